@@ -1,0 +1,46 @@
+# The service, without the pipeline that makes its models:
+#
+#   MODEL=$(python -m pipeline.package --resolve)
+#   docker build -t diffusion-foundry .
+#   docker run -p 127.0.0.1:3000:3000 -e FOUNDRY_API_KEYS=… -v "$MODEL":/model:ro diffusion-foundry
+#
+# or with the model in it, for a rollout:
+#
+#   docker build --target packed --build-context model="$MODEL" -t diffusion-foundry:VERSION .
+#
+# TORCH says which build of torch is wanted: cpu, or for a card the CUDA version of its driver, such as cu130. The
+# wheels bring CUDA themselves, so the base image stays the same.
+ARG PYTHON=3.11
+
+FROM python:${PYTHON}-slim-bookworm AS build
+ARG TORCH=cpu
+ENV UV_TORCH_BACKEND=${TORCH}
+RUN pip install --no-cache-dir --disable-pip-version-check uv==0.13.9
+WORKDIR /build
+COPY pyproject.toml constraints.txt ./
+RUN python -m venv --without-pip /opt/venv
+RUN uv pip install --no-cache --compile-bytecode --python /opt/venv/bin/python -r pyproject.toml --extra serve -c constraints.txt
+
+FROM python:${PYTHON}-slim-bookworm AS base
+RUN useradd --uid 10001 --create-home foundry
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /app
+COPY service/ service/
+COPY pipeline/__init__.py pipeline/__init__.py
+COPY pipeline/diffusion/ pipeline/diffusion/
+ENV PATH=/opt/venv/bin:${PATH} \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    BENTOML_DO_NOT_TRACK=True \
+    BENTOML_HOME=/home/foundry/bentoml
+USER 10001
+EXPOSE 3000
+# Loopback is of no use in a container; on any other address the service wants FOUNDRY_API_KEYS.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=4)"]
+ENTRYPOINT ["python", "-m", "service.serve", "--host", "0.0.0.0", "--port", "3000", "--model", "/model"]
+
+FROM base AS packed
+COPY --from=model . /model/
+
+FROM base AS service

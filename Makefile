@@ -1,0 +1,74 @@
+# Everything that a person or CI does here, as one command each. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+PORT ?= 5000
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+EXTRAS := train,serve,export,test,lint
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export BENTOML_DO_NOT_TRACK := True
+
+.PHONY: help install data demo repro register ui check test test-long gpu-check format clean
+
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+
+install: $(VENV)/installed ## create .venv with the pinned versions of everything
+
+# uv needs seconds where pip needs minutes; where uv cannot be had pip gives the same result.
+# A local CPU build of torch is offered by find-links, which uv reads from a variable of its own.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
+	@echo "installing into $(VENV) (about a minute)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@if $(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); then \
+	    UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python \
+	        --compile-bytecode -e '.[$(EXTRAS)]' -c constraints.txt; \
+	else \
+	    $(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt; \
+	fi
+	@$(BIN)/python -m pipeline.plots_template --out .dvc/plots/offline.html
+	@touch $@
+
+data: install ## get the demo's images into data/raw and check them
+	@python -m pipeline.fetch --out data/raw
+
+demo: data ## from nothing to a registered champion
+	@dvc repro
+	@python -m pipeline.register --model data/model --evaluation data/evaluation --out data/registration
+	@python -m pipeline.summary
+
+ui: install ## compare runs in the browser (PORT=5000)
+	@python -m pipeline.tracking ui --port $(PORT)
+
+check: install ## formatting, lint, types, architecture, workflows
+	@ruff format --check .
+	@ruff check .
+	@mypy
+	@lint-imports
+	@codespell
+	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	@zizmor --offline --quiet .github/workflows
+
+test: check ## what CI runs
+	@pytest
+
+test-long: install ## repeated kills and soaks, up to 45 minutes
+	@pytest -m long
+
+gpu-check: install ## try the CUDA path, where there is a card
+	@python -m pipeline.gpu_check
+
+format: install ## let ruff put the code in order
+	@ruff check --fix --quiet . || true
+	@ruff format --quiet .
+
+clean: ## drop the environment and every tool's cache; data, runs and models stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build *.egg-info

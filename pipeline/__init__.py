@@ -1,0 +1,1 @@
+"""The pipeline: one flat module a stage, over the pure core in `pipeline.diffusion`."""

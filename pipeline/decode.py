@@ -1,0 +1,174 @@
+"""Image files to prepared pixels: whatever the file's format and mode, `uint8 [size, size, channels]` or a reason.
+
+What happens on the way, in this order:
+
+* The first frame of an animation is taken. Images beyond `MAX_PIXELS` are refused before they are decoded.
+* EXIF orientation is applied; embedded colour profiles are not.
+* 16-bit grey becomes `round(value / 257)`. 32-bit integers must be 16-bit numbers (as PGM files hold), floats lie in
+  [0, 1] or else in [0, 255]; anything else has no known range and is refused.
+* Transparent pixels are laid over white. Grey is Pillow's luma, `0.299 R + 0.587 G + 0.114 B` of the stored
+  (gamma-encoded) values, ITU-R BT.601.
+* The largest centred square is resized with Lanczos-3, antialiased, in one step: the same as resizing by the short
+  side and cropping the centre.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
+"""No format that runs another program (EPS) or that any bytes can be taken for (TGA)."""
+
+MAX_PIXELS = 2**26
+"""8,192 x 8,192: about 0.3 GB while it is decoded."""
+
+TRANSPOSITIONS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation; 1 is upright."""
+ORIENTATION_TAG = 0x0112
+
+
+class BrokenImageError(Exception):
+    """The image cannot be used; the message says why, and is the same on every machine."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DecodedImage:
+    """An image as it goes into the prepared set, and what it was."""
+
+    pixels: NDArray[np.uint8]
+    """`[size, size, channels]`."""
+    width: int
+    """Of the source, after EXIF orientation."""
+    height: int
+    mode: str
+    """Pillow's mode of the source."""
+
+
+def decode(content: bytes | NDArray[Any], size: int, channels: int) -> DecodedImage:
+    """Decode an image file's bytes, or take an array `uint8 or uint16 [h, w]` or `uint8 [h, w, 1, 3 or 4]`.
+
+    Raises:
+        BrokenImageError: no image comes out of it.
+
+    """
+    if isinstance(content, bytes):
+        return _decode(content, size, channels)
+    if content.dtype == np.uint8 and content.reshape(*content.shape[:2], -1).shape == (size, size, channels):
+        return _ready(content, size, channels)
+    return _prepare(Image.fromarray(content.squeeze(2) if content.shape[2:] == (1,) else content), size, channels)
+
+
+def _ready(content: NDArray[np.uint8], size: int, channels: int) -> DecodedImage:
+    """Pixels that are what is wanted already: half of the time of a large IDX set is saved here."""
+    return DecodedImage(content.reshape(size, size, channels), size, size, "L" if channels == 1 else "RGB")
+
+
+def salvage(content: bytes, size: int) -> NDArray[np.uint8] | None:
+    """What can still be seen of an image that is quarantined, for the report: `[size, size, 3]`, or None.
+
+    Not for threads: Pillow has one switch for all.
+    """
+    switch, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    try:
+        return _decode(content, size, 3).pixels
+    except BrokenImageError:
+        return None
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = switch
+
+
+def _decode(content: bytes, size: int, channels: int) -> DecodedImage:
+    if not content:
+        raise BrokenImageError("empty file")
+    try:
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            return _prepare(image, size, channels)
+    except BrokenImageError:
+        raise
+    except UnidentifiedImageError:
+        raise BrokenImageError("not an image in a known format") from None
+    except Image.DecompressionBombError:
+        raise BrokenImageError(f"more than {MAX_PIXELS} pixels") from None
+    except Exception as error:  # noqa: BLE001 - hostile bytes make decoders raise anything
+        raise BrokenImageError(f"damaged: {_stable(error)}") from None
+
+
+def _stable(error: Exception) -> str:
+    """The message without memory addresses, on one line."""
+    message = " ".join(re.sub(r"0x[0-9a-fA-F]+", "0x…", str(error)).split())[:200]
+    return message or type(error).__name__
+
+
+def _prepare(image: Image.Image, size: int, channels: int) -> DecodedImage:
+    (width, height), mode = image.size, image.mode
+    if width * height > MAX_PIXELS:
+        raise BrokenImageError(f"{width} x {height} pixels, at most {MAX_PIXELS} are decoded")
+    # A JPEG is decoded at 1/2, 1/4 or 1/8 where twice the wanted size is left: photos go four times as fast.
+    image.draft(None, (2 * size, 2 * size))
+    image.load()
+    orientation = _orientation(image)
+    upright = image.transpose(TRANSPOSITIONS[orientation]) if orientation in TRANSPOSITIONS else image
+    pixels = np.asarray(_centre_square(_eight_bit(upright, channels), size)).reshape(size, size, channels)
+    return DecodedImage(pixels, *((height, width) if orientation >= 5 else (width, height)), mode)
+
+
+def _orientation(image: Image.Image) -> int:
+    """1 … 8; a picture whose metadata are damaged is upright."""
+    try:
+        orientation = image.getexif().get(ORIENTATION_TAG, 1)
+    except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
+        return 1
+    return orientation if orientation in TRANSPOSITIONS else 1
+
+
+def _centre_square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+
+
+def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
+    """As mode L or RGB."""
+    if image.mode == "F" or image.mode.startswith("I"):
+        flat = Image.fromarray(_to_bytes(np.asarray(image)))
+    elif image.has_transparency_data:
+        flat = _over_white(image)
+    else:
+        flat = image.convert("L" if image.mode in {"1", "L"} else "RGB")
+    return flat.convert("L" if channels == 1 else "RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
+
+
+def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Integers of 16 bits, or floats, to the nearest byte."""
+    low, high = values.min(), values.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise BrokenImageError("holds NaN or infinity")
+    float_full = 1 if high <= 1 else 255
+    full = 65_535 if np.issubdtype(values.dtype, np.integer) else float_full
+    if low < 0 or high > full:
+        raise BrokenImageError(f"values {low:g} … {high:g}, wanted 0 … {full}")
+    return np.rint(values * (255 / full)).astype(np.uint8)

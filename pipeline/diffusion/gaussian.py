@@ -1,0 +1,65 @@
+"""What is known in closed form if images were Gaussian: the best linear denoiser, and bounds in bits."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pipeline.diffusion.moments import BYTE
+from pipeline.diffusion.noise import NoiseSchedule
+
+
+def linear_denoiser_mse(eigenvalues: Float[Tensor, " d"], schedule: NoiseSchedule) -> Float[Tensor, " T"]:
+    """Mean squared error of x0 per dimension that the best affine denoiser reaches at each t.
+
+    It depends on the data's covariance only, and on Gaussian data no denoiser is better (Wiener filter).
+    """
+    # mean_i lambda_i / (1 + SNR_t lambda_i)
+    return torch.stack([(eigenvalues / (1 + snr * eigenvalues)).mean() for snr in schedule.snr])
+
+
+def prior_kl_bits_per_dim(schedule: NoiseSchedule, mean_x0_squared: float) -> float:
+    """KL(q(x_{T-1} | x0) || N(0, I)) per dimension in bits, averaged over images: what the last x still knows of them.
+
+    `mean_x0_squared` is E[x0^2].
+    """
+    abar = schedule.abar[-1]
+    # (abar E[x0^2] - abar - ln(1 - abar)) / 2
+    nats = (abar * mean_x0_squared - abar - torch.log1p(-abar)) / 2
+    return float(nats) / math.log(2)
+
+
+def gaussian_bits_per_dim(eigenvalues: Float[Tensor, " d"]) -> float:
+    """Code length of the images' bytes in bits per dimension under the Gaussian with their mean and covariance.
+
+    Bytes are made continuous by uniform noise of one step's width (Theis et al. 2016, section 3.1), which adds
+    step^2 / 12 to every variance; so the figure is an upper bound of the entropy that a trained model should beat.
+    """
+    variance = eigenvalues + BYTE**2 / 12
+    nats = (2 * math.pi * math.e * variance).log().mean() / 2 - math.log(BYTE)
+    return float(nats) / math.log(2)
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianDenoiser:
+    """E[x0 | x] for x0 ~ N(mean, U diag(eigenvalues) U^T): the best denoiser of Gaussian data, the best linear of any."""
+
+    mean: Float[Tensor, "c h w"]
+    eigenvalues: Float[Tensor, " k"]
+    eigenvectors: Float[Tensor, "d k"]
+    """U, orthonormal columns; there is no variance outside of what they span."""
+    schedule: NoiseSchedule
+
+    def __call__(
+        self, x: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"], labels: Int[Tensor, " rows"] | None
+    ) -> Float[Tensor, "rows c h w"]:
+        """The denoised rows, computed in float64 and given back in the precision of x; classes do not matter."""
+        del labels
+        abar, noise = self.schedule.abar[t][:, None], self.schedule.one_minus_abar[t][:, None]
+        U, variance = self.eigenvectors, self.eigenvalues
+        # mean + U sqrt(abar) lambda / (abar lambda + 1 - abar) U^T (x - sqrt(abar) mean)
+        gain = abar.sqrt() * variance / (abar * variance + noise)
+        residual = x.double().flatten(1) - abar.sqrt() * self.mean.flatten()
+        return (self.mean.flatten() + (residual @ U * gain) @ U.T).reshape(x.shape).to(x.dtype)

@@ -1,0 +1,308 @@
+"""Samplers as tables: each step of each sampler is x' = A x + B x0 + C x0_prev + D z, with its own four numbers.
+
+`x0` is the denoised image of this step, `x0_prev` that of the step before and `z` unit noise. A `SamplerPlan` is the
+table of (sampler, times); `step` applies one line of it to every row of a batch, and each row may follow another plan
+and be at another step. `sample` folds `step` over one plan.
+
+What is drawn: an image's generator gives its first noise, then one z for each step whose D is not 0, in the order of
+the steps, and nothing else. So an image depends on its seed, its class and its plan, and on no other image.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from pipeline.diffusion.denoiser import Denoiser
+from pipeline.diffusion.errors import FoundryError
+from pipeline.diffusion.guidance import GuidedDenoiser
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.seeds import image_generator, normal_rows
+
+Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
+
+SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim", "dpmpp_2m")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SamplerPlan:
+    """The table of one sampler on one timetable: one line a step, never written to after it was made."""
+
+    sampler: Sampler
+    times: Int[Tensor, " steps"]
+    """The t that the denoiser is asked at, falling."""
+    A: Float[Tensor, " steps"]
+    """Factor of x, float64 like the others; 0 in the last step, whose result is x0."""
+    B: Float[Tensor, " steps"]
+    """Factor of the denoised image; 1 in the last step."""
+    C: Float[Tensor, " steps"]
+    """Factor of the denoised image of the step before; 0 in the first and in the last step."""
+    D: Float[Tensor, " steps"]
+    """Factor of the noise; no noise is drawn where it is 0."""
+    clip: bool
+    """Whether denoised images are clipped to [-1, 1]."""
+    eta: float
+    """Share of noise of DDIM; 0 for the others."""
+    variance: Literal["small", "large", "optimal"]
+    """How the noise of a stochastic step is chosen."""
+
+    @property
+    def num_steps(self) -> int:
+        """How often the denoiser is asked."""
+        return len(self.times)
+
+    @cached_property
+    def coefficients(self) -> Float[Tensor, "steps 4"]:
+        """A, B, C and D side by side, float64."""
+        return torch.stack([self.A, self.B, self.C, self.D], dim=1)
+
+
+def make_plan(
+    sampler: Sampler,
+    schedule: NoiseSchedule,
+    times: Sequence[int],
+    *,
+    eta: float = 0.0,
+    variance: Literal["small", "large"] | Float[Tensor, " T"] = "small",
+    clip: bool = True,
+    keep_final_noise: bool = False,
+) -> SamplerPlan:
+    """The table of a sampler on any timetable.
+
+    One formula makes all of them: DDPM is DDIM with eta 1 (Song et al. 2021, section 4.1), and DPM-Solver++(2M) is
+    DDIM with eta 0 and x0 extrapolated through the step before.
+
+    Args:
+        sampler: `ddpm` (Ho et al. 2020), `ddim` (Song et al. 2021) or `dpmpp_2m` (Lu et al. 2022, algorithm 2).
+        schedule: the noise schedule.
+        times: strictly falling t in 0 … T-1; the step after the last goes to the image.
+        eta: noise of DDIM in [0, 1]; 0 draws no noise after the first.
+        variance: of the noise of `ddpm` and `ddim`: `small`, that of the posterior q(x_next | x, x0); `large`, that of
+            q(x | x_next), for `ddpm` alone; or the mean squared error of the denoiser for every t, for which the
+            optimal variance is made (Bao et al. 2022).
+        clip: clip denoised images to [-1, 1].
+        keep_final_noise: also add the noise of the last step, so that images are drawn from the model's distribution
+            instead of being its last denoised image.
+
+    Raises:
+        FoundryError: times, eta or variance are not as said above.
+
+    """
+    t = _checked_times(times, schedule)
+    name = _checked_variance(sampler, variance, schedule)
+    if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
+        raise FoundryError(f"eta: should be in [0, 1] for ddim and 0 for {sampler} (got {eta})")
+    A, B, C, D = coefficients(sampler, schedule, t, eta=eta, variance=variance).unbind(-1)
+    if not keep_final_noise:
+        D[-1] = 0
+    return SamplerPlan(sampler=sampler, times=t, A=A, B=B, C=C, D=D, clip=clip, eta=eta, variance=name)
+
+
+def coefficients(
+    sampler: Sampler,
+    schedule: NoiseSchedule,
+    t: Int[Tensor, "*plans steps"],
+    *,
+    eta: float = 0.0,
+    variance: Literal["small", "large"] | Float[Tensor, " T"] = "small",
+) -> Float[Tensor, "*plans steps 4"]:
+    """A, B, C and D of any number of timetables at once, float64; the arguments as in `make_plan`, unchecked."""
+    # abar and 1 - abar before and after each step; after the last there is no noise.
+    abar, noise = schedule.abar[t], schedule.one_minus_abar[t]
+    abar_next, noise_next = _next(abar, 1.0), _next(noise, 0.0)
+    alpha = abar / abar_next
+
+    share = {"ddpm": 1.0, "ddim": eta, "dpmpp_2m": 0.0}[sampler]
+    # sigma^2 = eta^2 (1 - abar_next) / (1 - abar) (1 - abar / abar_next), Song et al. eq. 16
+    posterior_variance = share**2 * noise_next / noise * (1 - alpha)
+    # A = sqrt(1 - abar_next - sigma^2) / sqrt(1 - abar), eq. 12, as a sum of positive numbers
+    A = ((1 - share**2) * noise_next / noise + share**2 * alpha * (noise_next / noise) ** 2).sqrt()
+    # B = sqrt(abar_next) - sqrt(abar) A, eq. 12 with eps = (x - sqrt(abar) x0) / sqrt(1 - abar)
+    B = abar_next.sqrt() - abar.sqrt() * A
+    k = _extrapolation(schedule.sigma[t]) if sampler == "dpmpp_2m" else torch.zeros_like(B)
+
+    if isinstance(variance, Tensor):
+        # sigma*^2 = sigma^2 + B^2 E|x0 - E[x0|x]|^2 / d, Bao et al. theorem 1 written for x0
+        D = (posterior_variance + B**2 * variance[t]).sqrt()
+    else:
+        # beta between the two levels is 1 - alpha, Ho et al. section 3.2
+        D = (posterior_variance if variance == "small" else 1 - alpha).sqrt()
+    return torch.stack([A, (1 + k) * B, -k * B, D], dim=-1)
+
+
+def step(
+    x: Float[Tensor, "rows c h w"],
+    denoised: Float[Tensor, "rows c h w"],
+    denoised_prev: Float[Tensor, "rows c h w"],
+    z: Float[Tensor, "rows c h w"],
+    coefficients: Float[Tensor, "rows 4"],
+) -> Float[Tensor, "rows c h w"]:
+    """x' = A x + B denoised + C denoised_prev + D z, every row with its own line of its own plan.
+
+    Pure and elementwise: a row's result has the same bits in every batch. What a row does not use (factor 0) must
+    still be finite; zeros will do.
+    """
+    # Cast first: not every device has float64.
+    A, B, C, D = coefficients.to(x.dtype).to(x.device)[:, :, None, None, None].unbind(1)
+    return A * x + B * denoised + C * denoised_prev + D * z
+
+
+def clip_rows(denoised: Float[Tensor, "rows c h w"], clip: Bool[Tensor, " rows"]) -> Float[Tensor, "rows c h w"]:
+    """Denoised images, those of the rows with `clip` clipped to [-1, 1]."""
+    return torch.where(clip[:, None, None, None], denoised.clamp(-1, 1), denoised)
+
+
+def draw_noise(
+    generators: Sequence[np.random.Generator], wanted: Sequence[bool], shape: tuple[int, int, int]
+) -> Float[Tensor, "rows c h w"]:
+    """float32 noise on the CPU: the next draw of every row that wants one, zeros for the others."""
+    z = torch.zeros(len(generators), *shape)
+    rows = [row for row, wants in enumerate(wanted) if wants]
+    if rows:
+        z[rows] = normal_rows([generators[row] for row in rows], shape)
+    return z
+
+
+class SamplingStep(NamedTuple):
+    """What a step has made."""
+
+    number: int
+    """Which step, from 0."""
+    x: Float[Tensor, "rows c h w"]
+    """The images after the step; after the last step they are done."""
+    denoised: Float[Tensor, "rows c h w"]
+    """What the step took for the clean images."""
+
+
+def reverse_steps(
+    denoiser: Denoiser,
+    plan: SamplerPlan,
+    x: Float[Tensor, "rows c h w"],
+    generators: Sequence[np.random.Generator],
+    labels: Int[Tensor, " rows"] | None,
+) -> Iterator[SamplingStep]:
+    """Fold a plan over noisy images x at the plan's first t, step by step, in x's dtype and on its device."""
+    rows, shape = len(x), (x.shape[1], x.shape[2], x.shape[3])
+    clip = torch.full((rows,), plan.clip, device=x.device)
+    denoised_prev = torch.zeros_like(x)
+    for number, t in enumerate(plan.times.tolist()):
+        z = draw_noise(generators, [bool(plan.D[number] != 0)] * rows, shape).to(x)
+        with torch.no_grad():
+            denoised = clip_rows(denoiser(x, torch.full((rows,), t, device=x.device), labels), clip)
+            x = step(x, denoised, denoised_prev, z, plan.coefficients[number].expand(rows, 4))
+        yield SamplingStep(number, x, denoised)
+        denoised_prev = denoised
+
+
+def sampling_steps(
+    denoiser: Denoiser,
+    plan: SamplerPlan,
+    seeds: Sequence[int],
+    labels: Int[Tensor, " rows"] | None,
+    shape: tuple[int, int, int],
+    *,
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[int, int] | None = None,
+    null_label: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Iterator[SamplingStep]:
+    """Draw one image a seed, step by step, so that the caller can show how they come about; see `sample`."""
+    if guidance_scale != 1:
+        if null_label is None:
+            raise FoundryError(f"guidance_scale: should be 1 for a model without classes (got {guidance_scale})")
+        denoiser = GuidedDenoiser(
+            denoiser=denoiser, scale=guidance_scale, null_label=null_label, interval=guidance_interval
+        )
+    generators = [image_generator(seed) for seed in seeds]
+    x = normal_rows(generators, shape).to(device)
+    return reverse_steps(denoiser, plan, x, generators, None if labels is None else labels.to(device))
+
+
+def sample(
+    denoiser: Denoiser,
+    plan: SamplerPlan,
+    seeds: Sequence[int],
+    labels: Int[Tensor, " rows"] | None,
+    shape: tuple[int, int, int],
+    *,
+    guidance_scale: float = 1.0,
+    guidance_interval: tuple[int, int] | None = None,
+    null_label: int | None = None,
+    device: str | torch.device = "cpu",
+) -> Float[Tensor, "rows c h w"]:
+    """Draw one image a seed, all in one batch.
+
+    Args:
+        denoiser: asked once a step.
+        plan: the sampler's table.
+        seeds: of the images, each in 0 … 2^63 - 1.
+        labels: class of every image; None for a denoiser without classes.
+        shape: channels, height, width.
+        guidance_scale: 1 for no guidance; other scales need labels and cost two rows an image.
+        guidance_interval: first and last t that are guided; None for all.
+        null_label: class index that means "no class"; needed for guidance.
+        device: where the denoiser is.
+
+    Returns:
+        float32 images, in [-1, 1] where the plan clips.
+
+    Raises:
+        FoundryError: guidance without classes.
+
+    """
+    steps = sampling_steps(
+        denoiser,
+        plan,
+        seeds,
+        labels,
+        shape,
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        null_label=null_label,
+        device=device,
+    )
+    *_, last = steps
+    return last.x
+
+
+def _next(levels: Float[Tensor, "*plans steps"], last: float) -> Float[Tensor, "*plans steps"]:
+    """The level after each step."""
+    return torch.cat([levels[..., 1:], torch.full_like(levels[..., :1], last)], dim=-1)
+
+
+def _extrapolation(sigma: Float[Tensor, "*plans steps"]) -> Float[Tensor, "*plans steps"]:
+    """k of the extrapolated image (1 + k) x0 - k x0_prev.
+
+    It is 0 in the first step, which has no step before, and in the last, which is infinitely long in log sigma.
+    """
+    # h = log sigma_s - log sigma_t, since lambda = -log sigma; k = 1 / (2 r) with r = h_prev / h, Lu et al. algorithm 2
+    h = (sigma[..., :-1] / sigma[..., 1:]).log()
+    k = torch.zeros_like(sigma)
+    k[..., 1:-1] = h[..., 1:] / (2 * h[..., :-1])
+    return k
+
+
+def _checked_times(times: Sequence[int], schedule: NoiseSchedule) -> Int[Tensor, " steps"]:
+    t, T = torch.tensor(list(times), dtype=torch.int64), schedule.num_timesteps
+    if not len(t) or t[0] >= T or t[-1] < 0 or (t.diff() >= 0).any():
+        raise FoundryError(f"times: should be at least one, strictly falling, in 0 … {T - 1} (got {list(times)})")
+    return t
+
+
+def _checked_variance(
+    sampler: Sampler, variance: Literal["small", "large"] | Tensor, schedule: NoiseSchedule
+) -> Literal["small", "large", "optimal"]:
+    if isinstance(variance, Tensor):
+        if variance.shape != schedule.beta.shape or not (variance.isfinite() & (variance >= 0)).all():
+            raise FoundryError(f"variance: should be {schedule.num_timesteps} finite numbers, none below 0")
+        if sampler == "dpmpp_2m":
+            raise FoundryError("variance: dpmpp_2m adds no noise (got a variance for every t)")
+        return "optimal"
+    if variance == "large" and sampler != "ddpm":
+        raise FoundryError(f"variance: large is for ddpm (got sampler {sampler})")
+    return variance

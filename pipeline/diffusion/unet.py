@@ -1,0 +1,199 @@
+"""A compact U-Net for small images: it works on patches, so most of its convolutions see a quarter of the pixels.
+
+A U-Net on 2x2 pixel-unshuffled images does the same work per parameter at a quarter of the cost; on two CPU
+cores this is worth more than any other change (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.diffusion.errors import FoundryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UNetConfig:
+    """What the network is made of; image channels and classes come from the data."""
+
+    patch_size: int = 2
+    """Side in pixels of the patches that the network sees as one position."""
+    widths: tuple[int, ...] = (32, 64)
+    """Channels of each level; every level has half the side of the one before."""
+    num_blocks: int = 2
+    """Residual blocks a level, on each side of the U."""
+    attention: bool = False
+    """Self-attention over the positions of the smallest level."""
+    dropout: float = 0.0
+    """Share of activations dropped in every residual block."""
+
+    def __post_init__(self) -> None:
+        if self.patch_size < 1 or self.num_blocks < 1 or not self.widths:
+            raise ValueError("patch_size and num_blocks should be at least 1 and widths should not be empty")
+        if any(width < GROUP_SIZE or width % GROUP_SIZE for width in self.widths):
+            raise ValueError(f"widths should be multiples of {GROUP_SIZE} (got {list(self.widths)})")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout should be in [0, 1) (got {self.dropout})")
+
+
+GROUP_SIZE = 8
+"""Channels that share one normalisation."""
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    return nn.GroupNorm(width // GROUP_SIZE, width)
+
+
+class ResidualBlock(nn.Module):
+    """x + conv(act(norm(conv(act(norm(x)))))), the inner norm scaled and shifted by the embedding."""
+
+    def __init__(self, width_in: int, width_out: int, embedding: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = group_norm(width_in)
+        self.conv1 = nn.Conv2d(width_in, width_out, 3, padding=1)
+        self.modulation = nn.Linear(embedding, 2 * width_out)
+        self.norm2 = group_norm(width_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
+        self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
+        # A new block is the identity: training starts from a shallow network.
+        _zero(self.conv2)
+
+    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b d h w"]:
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        inner: Tensor = self.conv1(F.silu(self.norm1(x)))
+        inner = F.silu(torch.addcmul(shift, self.norm2(inner), 1 + scale))
+        out: Tensor = self.skip(x) + self.conv2(self.dropout(inner))
+        return out
+
+
+class Attention(nn.Module):
+    """x + projected self-attention over all positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = group_norm(width)
+        self.qkv = nn.Conv2d(width, 3 * width, 1)
+        self.projection = nn.Conv2d(width, width, 1)
+        self.num_heads = max(1, width // 32)
+        _zero(self.projection)
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        b, c, h, w = x.shape
+        heads = self.qkv(self.norm(x)).reshape(b, 3 * self.num_heads, c // self.num_heads, h * w).transpose(2, 3)
+        query, key, value = heads.chunk(3, dim=1)
+        mixed = F.scaled_dot_product_attention(query, key, value)
+        out: Tensor = x + self.projection(mixed.transpose(2, 3).reshape(b, c, h, w))
+        return out
+
+
+class UNet(nn.Module):
+    """Predicts the training target from a noisy image, its noise level and its class."""
+
+    def __init__(self, config: UNetConfig, *, image_size: int, channels: int, num_classes: int) -> None:
+        """Build for square images; `num_classes` 0 makes an unconditional network.
+
+        Raises:
+            FoundryError: the image size does not divide into the patches and levels.
+
+        """
+        super().__init__()
+        divisor = config.patch_size * 2 ** (len(config.widths) - 1)
+        if image_size % divisor:
+            raise FoundryError(
+                f"prepare.image_size {image_size} should be a multiple of {divisor}: "
+                f"train.network.patch_size {config.patch_size}, halved {len(config.widths) - 1} times"
+            )
+        self.config, self.num_classes = config, num_classes
+        first, embedding = config.widths[0], 4 * config.widths[0]
+        self.time = nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
+        self.label = nn.Embedding(num_classes + 1, embedding) if num_classes else None
+        patched = channels * config.patch_size**2
+        self.inward = nn.Conv2d(patched, first, 3, padding=1)
+
+        self.down = nn.ModuleList()
+        self.shrink = nn.ModuleList()
+        skips, width = [first], first
+        for level, wide in enumerate(config.widths):
+            if level:
+                self.shrink.append(nn.Conv2d(width, wide, 3, stride=2, padding=1))
+                width = wide
+                skips.append(wide)
+            self.down.append(_blocks([(wide, wide)] * config.num_blocks, embedding, config.dropout))
+            skips += [wide] * config.num_blocks
+        self.middle = _blocks([(width, width)], embedding, config.dropout)
+        self.attention = Attention(width) if config.attention else None
+
+        self.up = nn.ModuleList()
+        self.grow = nn.ModuleList()
+        for level, wide in reversed(list(enumerate(config.widths))):
+            if level < len(config.widths) - 1:
+                self.grow.append(nn.Conv2d(width, wide, 3, padding=1))
+                width = wide
+            widths_in = [wide + skips.pop() for _ in range(config.num_blocks + 1)]
+            self.up.append(_blocks([(width_in, wide) for width_in in widths_in], embedding, config.dropout))
+        self.norm = group_norm(first)
+        self.outward = nn.Conv2d(first, patched, 3, padding=1)
+        _zero(self.outward)
+
+    def forward(
+        self, x: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], labels: Int[Tensor, " b"] | None
+    ) -> Float[Tensor, "b c h w"]:
+        """The target at every pixel; `labels` is None for an unconditional network."""
+        embedding = self.time(time_features(t).to(x.dtype))
+        if self.label is not None:
+            embedding = embedding + self.label(labels)
+        embedding = F.silu(embedding)
+
+        x = self.inward(F.pixel_unshuffle(x, self.config.patch_size))
+        skips = [x]
+        for level, blocks in enumerate(self.down):
+            if level:
+                x = self.shrink[level - 1](x)
+                skips.append(x)
+            for block in _each(blocks):
+                x = block(x, embedding)
+                skips.append(x)
+        for block in self.middle:
+            x = block(x, embedding)
+        if self.attention is not None:
+            x = self.attention(x)
+        for level, blocks in enumerate(self.up):
+            if level:
+                x = self.grow[level - 1](F.interpolate(x, scale_factor=2.0, mode="nearest"))
+            for block in _each(blocks):
+                x = block(torch.cat([x, skips.pop()], dim=1), embedding)
+        x = self.outward(F.silu(self.norm(x)))
+        return F.pixel_shuffle(x, self.config.patch_size)
+
+
+NUM_FREQUENCIES = 32
+
+
+def time_features(t: Int[Tensor, " b"]) -> Float[Tensor, "b 64"]:
+    """Sines and cosines of t at frequencies 1 … 1/10,000 (Vaswani et al. 2017, section 3.5)."""
+    exponents = torch.arange(NUM_FREQUENCIES, device=t.device) / (NUM_FREQUENCIES - 1)
+    angles = t[:, None] * torch.exp(-math.log(10_000) * exponents)
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+def _zero(convolution: nn.Conv2d) -> None:
+    for parameter in convolution.parameters():
+        nn.init.zeros_(parameter)
+
+
+def _blocks(widths: Iterable[tuple[int, int]], embedding: int, dropout: float) -> nn.ModuleList:
+    return nn.ModuleList(ResidualBlock(width_in, width_out, embedding, dropout) for width_in, width_out in widths)
+
+
+def _each(blocks: nn.Module) -> Iterable[nn.Module]:
+    return blocks.children()

@@ -1,0 +1,207 @@
+"""Stage `evaluate`: the model's pictures and losses against real images, their floors and a baseline.
+
+Reads: data/model, data/prepared, data/schedule, data/features
+Writes: data/evaluation (docs/contracts.md lists it file by file)
+Params: evaluate
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline import command
+from pipeline.diffusion.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from pipeline.copies import Neighbours
+    from pipeline.diffusion.artefact import Model
+    from pipeline.evaluation_report import ClassRow
+    from pipeline.judge import Judge
+    from pipeline.params import EvaluateParams
+    from pipeline.prepared import PreparedSet
+    from pipeline.table import Table
+    from pipeline.tracking import StageRun
+
+OUTS = (
+    "metrics.json",
+    "tuning.json",
+    "samples.npz",
+    "grid.png",
+    "nearest.png",
+    "loss_per_noise_level.csv",
+    "report.html",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=(__doc__ or "").splitlines()[0])
+    for name in ("model", "prepared", "schedule", "features"):
+        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name, help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("data/evaluation"), help="default: %(default)s")
+    arguments = parser.parse_args()
+
+    from pipeline.params import load_params
+    from pipeline.tracking import stage_run
+
+    params = load_params()
+    inputs = read_inputs(arguments.model, arguments.prepared, arguments.schedule, arguments.features)
+    with stage_run("evaluate", params=params.model_dump(mode="json", by_alias=True)) as run:
+        run.tags({"model.digest": inputs.model.digest, "extractor.digest": inputs.extractor_digest})
+        log(run, arguments.out, evaluate(inputs, arguments.out, params.evaluate))
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Inputs:
+    """What the other stages have made."""
+
+    model: Model
+    prepared: PreparedSet
+    table: Table
+    judge: Judge
+    extractor_digest: str
+    floors: dict[str, float]
+
+
+def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> Inputs:
+    """Open all folders.
+
+    Raises:
+        ArtefactError: a file is missing or damaged, or does not fit the others.
+
+    """
+    from pipeline.diffusion.artefact import load_model
+    from pipeline.documents import read_document
+    from pipeline.judge import load_judge
+    from pipeline.prepared import PreparedSet
+    from pipeline.table import read_table
+
+    images, loaded, table = PreparedSet.open(prepared), load_model(model), read_table(schedule / "table.parquet")
+    data, info = loaded.description.data, images.info
+    found, wanted = ((each.image_size, each.channels, each.class_names) for each in (data, info))
+    if found != wanted:
+        raise ArtefactError(f"{model}: made for size, channels and classes {found}, {prepared} has {wanted}")
+    if loaded.schedule.digest != table.schedule.digest:
+        raise ArtefactError(f"{model}: its noise schedule is not that of {schedule / 'table.parquet'}")
+    return Inputs(
+        model=loaded,
+        prepared=images,
+        table=table,
+        judge=load_judge(features, images),
+        extractor_digest=read_document(features / "extractor.json")["digest"],
+        floors=read_document(features / "floors.json"),
+    )
+
+
+def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, float]:
+    """Make `out`; returns what metrics.json holds."""
+    from pipeline.copies import nearest
+    from pipeline.diffusion.files import write_json
+    from pipeline.evaluation_report import Evaluation, write_report
+    from pipeline.evaluation_samples import draw_samples, write_grid, write_nearest, write_samples
+    from pipeline.losses import held_out_losses
+
+    start_afresh(out)
+    judge, train, names = inputs.judge, inputs.prepared.split("train"), inputs.prepared.info.class_names
+    samples = draw_samples(inputs.model, train, params)
+    neighbours = nearest(samples.images, train)
+    write_samples(out / "samples.npz", samples)
+    write_grid(out / "grid.png", samples, names)
+    write_nearest(out / "nearest.png", samples, neighbours, train)
+
+    losses = held_out_losses(
+        inputs.model, judge.held_out, inputs.table, num_images=params.likelihood_num_images, seed=params.seed
+    )
+    write_levels(out / "loss_per_noise_level.csv", losses.levels)
+    tuned = tuning(inputs.model, params)
+    write_json(out / "tuning.json", tuned)
+    metrics = {
+        **named("evaluate", figures(inputs, samples.images, samples.labels, neighbours) | losses.figures),
+        **named("baseline", baseline_figures(inputs, samples.labels, params)),
+        **{name: value for name, value in inputs.floors.items() if name.startswith("floor/")},
+    }
+    write_json(out / "metrics.json", metrics)
+    classes = class_rows(judge, samples.images, names)
+    write_report(out, Evaluation(metrics, losses.levels, classes, tuned["sampling"], judge.extractor.spec.kind))
+    return metrics
+
+
+def start_afresh(out: Path) -> None:
+    """No file of an earlier run may pass for one of this."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in OUTS:
+        (out / name).unlink(missing_ok=True)
+
+
+def figures(
+    inputs: Inputs, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, neighbours: Neighbours
+) -> dict[str, float]:
+    """All that is said of images."""
+    from pipeline.judge import copy_figures
+
+    train, honest = inputs.prepared.split("train"), inputs.floors["features/honest_closeness"]
+    return inputs.judge.figures(images, labels) | copy_figures(images, neighbours, train, honest)
+
+
+def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: EvaluateParams) -> dict[str, float]:
+    """The same of as many images from the mixture of Gaussians."""
+    from pipeline.baseline import draw_baseline
+    from pipeline.copies import nearest
+
+    train, num_components = inputs.prepared.split("train"), params.baseline_components
+    images = draw_baseline(train, labels, params.num_samples, num_components=num_components, seed=params.seed)
+    return figures(inputs, images, labels, nearest(images, train))
+
+
+def named(phase: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{phase}/{name}": value for name, value in values.items()}
+
+
+def tuning(model: Model, params: EvaluateParams) -> dict[str, Any]:
+    """How the model is best sampled: what `register` puts into the folder that is served."""
+    return {
+        "timetables": model.description.timetables,
+        "sampling": {
+            "sampler": params.sampler,
+            "num_steps": params.num_steps,
+            "guidance_scale": params.guidance_scale,
+        },
+    }
+
+
+def class_rows(judge: Judge, images: NDArray[np.uint8], names: Sequence[str] | None) -> list[ClassRow]:
+    """The share of each class; none where the judge knows none."""
+    from pipeline.evaluation_report import ClassRow
+
+    if names is None or judge.class_shares is None:
+        return []
+    drawn = judge.shares(judge.extractor.features(images))
+    return [ClassRow(*row) for row in zip(names, drawn.tolist(), judge.class_shares.tolist(), strict=True)]
+
+
+def write_levels(path: Path, levels: pd.DataFrame) -> None:
+    from pipeline.diffusion.files import replacing
+
+    with replacing(path) as temporary:
+        levels.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def log(run: StageRun, out: Path, metrics: dict[str, float]) -> None:
+    """Report to MLflow."""
+    run.metrics(metrics)
+    for name in ("grid", "nearest"):
+        run.image(f"evaluate/{name}", out / f"{name}.png")
+    for name in ("report.html", "metrics.json", "tuning.json", "loss_per_noise_level.csv"):
+        run.artifact(out / name)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,153 @@
+"""Stage `features`: the network whose features judge pictures, and how real images fare under it.
+
+Reads: data/prepared
+Writes: data/features (docs/contracts.md lists it file by file)
+Params: features, evaluate.num_samples
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import command
+from pipeline.diffusion.errors import FoundryError, GateError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipeline.judge import Judge
+    from pipeline.params import FeaturesParams
+    from pipeline.prepared import PreparedSet, Split
+    from pipeline.selection import Selection
+
+OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "floors.json")
+
+LEAST_TRAIN, LEAST_HELD_OUT = 50, 20
+"""With fewer images the figures, and their errors, mean nothing."""
+MOST_HELD_OUT = 10_000
+"""Held-out images of the reference."""
+MOST_SEARCHED = 1000
+"""Held-out images whose nearest training images are looked for: as many for the threshold and for its floor."""
+WITHHELD_DIVISOR = 5
+"""At most this part of the training images is kept from the classifier: to it they are new images, as samples are."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.features", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--prepared", type=Path, default=Path("data/prepared"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("data/features"), help="default: %(default)s")
+    arguments = parser.parse_args()
+
+    from pipeline.documents import read_document
+    from pipeline.params import load_params
+    from pipeline.prepared import PreparedSet
+    from pipeline.tracking import stage_run
+
+    params, prepared, out = load_params(), PreparedSet.open(arguments.prepared), arguments.out
+    with stage_run("features", params=params.model_dump(mode="json", by_alias=True)) as run:
+        floors = features(prepared, out, params.features, num_samples=params.evaluate.num_samples)
+        run.metrics(floors)
+        run.tags({"extractor.digest": read_document(out / "extractor.json")["digest"]})
+        check_accuracy(floors, params.features)
+
+
+def features(prepared: PreparedSet, out: Path, params: FeaturesParams, *, num_samples: int) -> dict[str, float]:
+    """Make `out` from `prepared`; returns what floors.json holds.
+
+    Raises:
+        FoundryError: there are too few images, or too few classes for a classifier.
+
+    """
+    from pipeline.diffusion.files import write_json
+    from pipeline.extractors import chosen_spec, make_extractor
+    from pipeline.judge import Judge, save_judge
+
+    check_size(prepared)
+    spec = chosen_spec(params, prepared.info)
+    start_afresh(out)
+    lessons, new, held_out = selections(prepared, num_samples, params.seed, learns=bool(spec.num_classes))
+    extractor = make_extractor(spec, params, lessons)
+    judge = Judge(extractor, held_out, extractor.features(held_out))
+    save_judge(out, judge, new)
+    floors = likeness_floors(judge, new) | copying_floors(held_out, prepared.split("train")) | accuracy(judge)
+    write_json(out / "floors.json", floors)
+    return floors
+
+
+def check_size(prepared: PreparedSet) -> None:
+    """Refuse a set that is too small to judge by."""
+    info = prepared.info
+    if info.num_train < LEAST_TRAIN or info.num_held_out < LEAST_HELD_OUT:
+        raise FoundryError(
+            f"data/prepared: {info.num_train} training and {info.num_held_out} held-out images, "
+            f"wanted at least {LEAST_TRAIN} and {LEAST_HELD_OUT}"
+        )
+
+
+def start_afresh(out: Path) -> None:
+    """No file of an earlier run may pass for one of this."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in OUTS:
+        (out / name).unlink(missing_ok=True)
+
+
+def selections(
+    prepared: PreparedSet, num_samples: int, seed: int, *, learns: bool
+) -> tuple[Selection, Selection, Selection]:
+    """Training images to learn from, training images that stand for new ones, and the held-out reference."""
+    import numpy as np
+
+    from pipeline.selection import Selection
+
+    train, held_out = prepared.split("train"), prepared.split("held_out")
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(train))
+    num_new = min(num_samples, len(train) // WITHHELD_DIVISOR if learns else len(train))
+    reference = random.permutation(len(held_out))[:MOST_HELD_OUT]
+    return Selection(train, order[num_new:]), Selection(train, order[:num_new]), Selection(held_out, reference)
+
+
+def likeness_floors(judge: Judge, new: Selection) -> dict[str, float]:
+    """What the figures say of real images: training images against the held-out ones."""
+    return {f"floor/{name}": value for name, value in judge.figures(new[:], new.labels).items()}
+
+
+def copying_floors(held_out: Selection, train: Split) -> dict[str, float]:
+    """What is a near-copy, from one half of the held-out images, and what is found in the other."""
+    from pipeline.copies import honest_closeness, nearest
+    from pipeline.judge import copy_figures
+
+    count = min(MOST_SEARCHED, len(held_out) // 2)
+    honest = honest_closeness(nearest(held_out[:count], train))
+    others = held_out[count : 2 * count]
+    figures = copy_figures(others, nearest(others, train), train, honest)
+    return {"features/honest_closeness": honest} | {f"floor/{name}": value for name, value in figures.items()}
+
+
+def accuracy(judge: Judge) -> dict[str, float]:
+    """Share of held-out images whose class is recognised; nothing where none is known."""
+    labels = judge.held_out.labels
+    if labels is None or not judge.extractor.spec.num_classes:
+        return {}
+    return {"features/accuracy": float((judge.extractor.classes(judge.features).numpy() == labels).mean())}
+
+
+def check_accuracy(floors: Mapping[str, float], params: FeaturesParams) -> None:
+    """Refuse a classifier that does not know its classes; the evidence is written.
+
+    Raises:
+        GateError: it recognises fewer held-out images than `params` want.
+
+    """
+    found = floors.get("features/accuracy")
+    if found is not None and found < params.min_accuracy:
+        raise GateError(
+            f"data/features/floors.json: features/accuracy {found:.4f}, features.min_accuracy wants "
+            f"{params.min_accuracy}: train longer (features.num_images) or judge by another features.extractor"
+        )
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,48 @@
+"""How the stages of one `dvc repro` find their common parent run: a small file for the DVC process above them.
+
+Parallel workers of `dvc queue` are different processes and share nothing; the stages of one run one after another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+from pipeline.lineage import ProcessId, dvc_process, main_worktree
+from pipeline.outs import write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def parent_run() -> str | None:
+    """The parent that an earlier stage of this DVC process remembered; None for the first, and outside of DVC."""
+    process = dvc_process()
+    path = _folder() / f"{process.pid}.json" if process else None
+    if process is None or path is None or not path.is_file():
+        return None
+    known = json.loads(path.read_text(encoding="utf-8"))
+    same = ProcessId.parse(known["process"]).is_same(process) and known["experiment"] == _experiment()
+    return str(known["run"]) if same else None
+
+
+def remember(run: str) -> None:
+    """From now on the stages of this DVC process belong to `run`; what ended processes remembered is forgotten."""
+    process = dvc_process()
+    if process is None:
+        return
+    folder = _folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / f"{process.pid}.json", {"process": str(process), "experiment": _experiment(), "run": run})
+    for path in folder.glob("*.json"):
+        if not ProcessId.parse(json.loads(path.read_text(encoding="utf-8"))["process"]).is_alive():
+            path.unlink(missing_ok=True)
+
+
+def _experiment() -> str | None:
+    return os.environ.get("DVC_EXP_NAME")
+
+
+def _folder() -> Path:
+    return main_worktree() / ".foundry" / "pipelines"

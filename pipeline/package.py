@@ -1,0 +1,67 @@
+"""Pack a model and the service that draws with it.
+
+    python -m pipeline.package                                   a Bento with the champion; its tag is printed
+    python -m pipeline.package --model models:/fashion-mnist/3   with another version, or a model folder
+    python -m pipeline.package --resolve                         only the checked model; its folder is printed
+    python -m pipeline.package --folder OUT                      only the checked model, as a new folder OUT
+    python -m pipeline.package --sbom FILE                       the bill of materials of the service
+
+A name in the registry is looked up once. Packing the same model with the same code twice makes nothing new.
+BENTOML_HOME says where Bentos are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from pipeline import command
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    if arguments.sbom:
+        from pipeline import sbom
+        from pipeline.outs import write_json
+
+        write_json(arguments.sbom, sbom.bill())
+        return
+    from pipeline import parcel
+
+    fetched = parcel.fetch(arguments.model or _champion())
+    for key, value in fetched.origin.items():
+        sys.stderr.write(f"{key:<16}{value}\n")
+    if arguments.folder:
+        parcel.copy(fetched, arguments.folder)
+        sys.stdout.write(f"{arguments.folder}\n")
+    elif arguments.resolve:
+        sys.stdout.write(f"{fetched.folder}\n")
+    else:
+        from pipeline import bento
+
+        sys.stdout.write(f"{bento.pack(fetched)}\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.package", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", metavar="FOLDER_OR_URI", help="default: the champion of the model that params.yaml names"
+    )
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--resolve", action="store_true", help="pack nothing, print where the checked model lies")
+    only.add_argument("--folder", type=Path, metavar="OUT", help="pack nothing, put the checked model there")
+    only.add_argument("--sbom", type=Path, metavar="FILE", help="pack nothing, write CycloneDX JSON")
+    return parser
+
+
+def _champion() -> str:
+    from pipeline.params import load_params
+
+    return f"models:/{load_params().register_.model_name}@champion"
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,242 @@
+"""Stage `schedule`: the noise schedule as a table, and what it and the images say of each other.
+
+Reads: data/prepared
+Writes: data/schedule (docs/contracts.md lists it file by file)
+Params: schedule
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import command
+from pipeline.diffusion.errors import GateError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import Tensor
+
+    from pipeline.diffusion.moments import Moments
+    from pipeline.diffusion.noise import NoiseSchedule
+    from pipeline.params import Density, ScheduleParams
+    from pipeline.prepared import PreparedSet, Split
+    from pipeline.table import Table
+    from pipeline.tracking import StageRun
+
+OUTS = (
+    "table.parquet",
+    "statistics.json",
+    "moments.safetensors",
+    "timetables.json",
+    "curves.csv",
+    "curves.png",
+    "forward.png",
+)
+
+BATCH_SIZE = 4096
+"""Images in memory at a time."""
+
+NUM_STEPS = range(4, 51)
+"""Numbers of steps whose sampling times are optimised."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.schedule", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--prepared", type=Path, default=Path("data/prepared"), help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=Path("data/schedule"), help="default: %(default)s")
+    arguments = parser.parse_args()
+
+    import torch
+
+    from pipeline.params import load_params
+    from pipeline.prepared import PreparedSet
+    from pipeline.tracking import stage_run
+
+    # Sums in one order, so the same bytes however many cores there are; and faster, since the tensors are small.
+    torch.set_num_threads(1)
+    params, prepared = load_params().schedule, PreparedSet.open(arguments.prepared)
+    with stage_run("schedule", params={"schedule": params.model_dump(mode="json")}) as run:
+        try:
+            schedule(prepared, arguments.out, params)
+        finally:
+            log(run, arguments.out)
+
+
+def schedule(prepared: PreparedSet, out: Path, params: ScheduleParams) -> None:
+    """Make `out` from `prepared`.
+
+    Raises:
+        GateError: the schedule does not fall from image to noise as `params` want it to; the evidence is in `out`.
+
+    """
+    from pipeline.diffusion.files import save_tensors, write_json
+    from pipeline.diffusion.moments import image_moments
+    from pipeline.plots import write_curves, write_curves_csv, write_forward
+    from pipeline.table import write_table
+
+    start_afresh(out)
+    noise = noise_schedule(params, out)
+    moments = image_moments(batches(prepared.split("train")))
+    table = make_table(params, noise, moments)
+    statistics = make_statistics(params, noise, moments)
+    write_json(out / "statistics.json", statistics)
+    write_table(out / "table.parquet", table)
+    names = ("mean_image", "eigenvalues", "eigenvectors")
+    save_tensors(out / "moments.safetensors", {name: getattr(moments, name) for name in names})
+    write_curves_csv(out / "curves.csv", table)
+    write_curves(out / "curves.png", table, moments)
+    write_forward(out / "forward.png", prepared, noise)
+    check_gates(params, statistics, out)
+    write_json(out / "timetables.json", make_timetables(noise, moments))
+
+
+def start_afresh(out: Path) -> None:
+    """An empty room: nothing of an earlier run stands beside the evidence of this one."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in OUTS:
+        (out / name).unlink(missing_ok=True)
+
+
+def noise_schedule(params: ScheduleParams, out: Path) -> NoiseSchedule:
+    """The schedule that `params` describe.
+
+    Raises:
+        GateError: abar does not fall strictly from image to noise.
+
+    """
+    from pipeline.diffusion.files import write_json
+    from pipeline.diffusion.noise import NoiseSchedule
+
+    try:
+        return NoiseSchedule(make_betas(params))
+    except ValueError as error:
+        statistics = {"schedule/num_timesteps": params.num_timesteps, "schedule/gates_passed": False}
+        write_json(out / "statistics.json", statistics)
+        raise GateError(f"params.yaml: schedule.betas: {error}") from None
+
+
+def make_betas(params: ScheduleParams) -> Tensor:
+    """float64 `[T]`."""
+    import torch
+
+    from pipeline.diffusion import betas
+
+    named: dict[str, Callable[..., Tensor]] = {
+        "linear": betas.linear_betas,
+        "scaled_linear": betas.scaled_linear_betas,
+        "cosine": betas.cosine_betas,
+        "sigmoid": betas.sigmoid_betas,
+    }
+    settings = params.betas.model_dump()
+    kind = settings.pop("kind")
+    if kind == "trained":
+        beta = torch.tensor(settings["values"], dtype=torch.float64)
+    else:
+        beta = named[kind](params.num_timesteps, **settings)
+    return betas.rescale_zero_terminal_snr(beta) if params.zero_terminal_snr else beta
+
+
+def make_density(params: Density, noise: NoiseSchedule) -> Tensor:
+    """float64 `[T]`, sums to 1."""
+    from pipeline.diffusion import density
+
+    named: dict[str, Callable[..., Tensor]] = {
+        "uniform": density.uniform_density,
+        "laplace": density.laplace_density,
+        "normal": density.normal_density,
+    }
+    return named[params.kind](noise, **params.model_dump(exclude={"kind"}))
+
+
+def make_table(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> Table:
+    from pipeline.diffusion.gaussian import linear_denoiser_mse
+    from pipeline.diffusion.weighting import loss_weight
+    from pipeline.table import WEIGHT_COLUMNS, Table
+
+    return Table(
+        schedule=noise,
+        density=make_density(params.density, noise),
+        weights={pair: loss_weight(*pair, noise, params.min_snr_gamma) for pair in WEIGHT_COLUMNS},
+        linear_denoiser_mse=linear_denoiser_mse(moments.eigenvalues, noise),
+    )
+
+
+def make_statistics(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> dict[str, float | bool]:
+    """statistics.json."""
+    from pipeline.diffusion.gaussian import gaussian_bits_per_dim, prior_kl_bits_per_dim
+
+    statistics = {
+        "schedule/num_timesteps": noise.num_timesteps,
+        "schedule/sigma_data": moments.sigma_data,
+        "schedule/mean_x0_squared": moments.mean_x0_squared,
+        "schedule/gaussian_bits_per_dim": gaussian_bits_per_dim(moments.eigenvalues),
+        "schedule/prior_kl_bits_per_dim": prior_kl_bits_per_dim(noise, moments.mean_x0_squared),
+        "schedule/terminal_snr": float(noise.snr[-1]),
+    }
+    return {**statistics, "schedule/gates_passed": not list(failed_gates(params, statistics))}
+
+
+def failed_gates(params: ScheduleParams, statistics: dict[str, float]) -> Iterator[str]:
+    """A line for each figure beyond its limit."""
+    for name in ("prior_kl_bits_per_dim", "terminal_snr"):
+        found, limit = statistics[f"schedule/{name}"], getattr(params, f"max_{name}")
+        if not found <= limit:
+            yield (
+                f"schedule/{name}: found {found:.4g}, wanted at most {limit:g} (schedule.max_{name}): the last t still "
+                "knows the image; more or larger betas, or schedule.zero_terminal_snr, leave less of it"
+            )
+
+
+def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[str, tuple[int, ...]]]:
+    """For each sampler and number of steps the times that lose least on Gaussian data with this spectrum."""
+    from tqdm import tqdm
+
+    from pipeline.diffusion.sampling import SAMPLERS
+    from pipeline.diffusion.timetables import optimise_each
+
+    numbers = [number for number in NUM_STEPS if number <= noise.num_timesteps]
+    with tqdm(total=len(SAMPLERS) * len(numbers), desc="timetables") as bar:
+        timetables: dict[str, dict[str, tuple[int, ...]]] = {}
+        for sampler in SAMPLERS:
+            timetables[sampler] = {}
+            for times in optimise_each(sampler, numbers, noise, moments.eigenvalues):
+                timetables[sampler][str(len(times))] = times
+                bar.update()
+    return timetables
+
+
+def batches(split: Split) -> Iterator[Tensor]:
+    """All images of a split, `uint8 [n, h, w, c]` at a time."""
+    import torch
+
+    for start in range(0, len(split), BATCH_SIZE):
+        yield torch.from_numpy(split.images(slice(start, start + BATCH_SIZE)))
+
+
+def check_gates(params: ScheduleParams, statistics: dict[str, float], out: Path) -> None:
+    """Refuse a schedule that fails a gate.
+
+    Raises:
+        GateError: one line a gate.
+
+    """
+    if findings := [f"{out / 'statistics.json'}: {finding}" for finding in failed_gates(params, statistics)]:
+        raise GateError("\n".join(findings))
+
+
+def log(run: StageRun, out: Path) -> None:
+    """Show MLflow what there is, evidence of a failed gate too."""
+    statistics = out / "statistics.json"
+    if statistics.exists():
+        run.metrics(json.loads(statistics.read_text(encoding="utf-8")))
+    for name in ("curves", "forward"):
+        if (out / f"{name}.png").exists():
+            run.image(f"schedule/{name}", out / f"{name}.png")
+
+
+if __name__ == "__main__":
+    command.run(main)

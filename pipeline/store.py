@@ -1,0 +1,144 @@
+"""The MLflow store: where it is, made once before anybody uses it, and the client that speaks to it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.diffusion.errors import FoundryError
+from pipeline.lineage import main_worktree
+from pipeline.outbox import locked
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EXPERIMENT = "diffusion-foundry"
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages are then about training runs, not about chats."""
+
+
+class StoreError(FoundryError):
+    """The MLflow store does not answer, or refuses."""
+
+
+DEFAULTS = {
+    # Nothing is sent to anybody but the tracking server.
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    # A server that does not answer is given up soon; the outbox keeps what it was to be told.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # `mlflow server` without its job runner is 2 processes and 0.5 GB, not 15 and 3 GB.
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, else a database in the main worktree; never relative, or experiments would lose it."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    relative = re.fullmatch(r"sqlite:///([^/].*)", uri)
+    return f"sqlite:///{main_worktree() / relative[1]}" if relative else uri
+
+
+def connect() -> Any:
+    """An `mlflow.MlflowClient` of the store, which is created or migrated first where it is a local database."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # Stages name their runs and parents themselves; an id from outside would have them overwrite each other.
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    import mlflow
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    uri = tracking_uri()
+    mlflow.set_tracking_uri(uri)
+    if not uri.startswith("sqlite:"):
+        return mlflow.MlflowClient(tracking_uri=uri)
+    # Two processes that make or migrate one SQLite database at once destroy it.
+    with locked(_database(uri).with_name(f"{_database(uri).name}.lock")):
+        return _migrated(uri)
+
+
+@contextmanager
+def answering() -> Iterator[None]:
+    """Turn what MLflow raises, when its store is not to be had, into one line.
+
+    Raises:
+        StoreError: with the store's address.
+
+    """
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except (MlflowException, RequestException) as error:
+        raise StoreError(f"{tracking_uri()}: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def experiment_id(client: Any) -> str:
+    """The experiment of all our runs, made where it is missing."""
+    from mlflow.exceptions import MlflowException
+
+    found = client.get_experiment_by_name(EXPERIMENT)
+    if found is None:
+        try:
+            return str(client.create_experiment(EXPERIMENT, _artifact_location(), EXPERIMENT_TAGS))
+        except MlflowException:
+            # Another stage was quicker.
+            found = client.get_experiment_by_name(EXPERIMENT)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _migrated(uri: str) -> Any:
+    """A client of a database that is as this version of MLflow wants it; its constructor makes a missing one."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return mlflow.MlflowClient(tracking_uri=uri)
+    except MlflowException as error:
+        if "out-of-date database schema" not in str(error):
+            raise
+        command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+        subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603  # the command is ours
+        return mlflow.MlflowClient(tracking_uri=uri)
+
+
+def _database(uri: str) -> Path:
+    return Path(uri.removeprefix("sqlite:///"))
+
+
+def _artifact_location() -> str | None:
+    """Beside the database; a server has its own place."""
+    uri = tracking_uri()
+    if uri.startswith(("http:", "https:", "databricks")):
+        return None
+    folder = _database(uri).parent if uri.startswith("sqlite:") else main_worktree()
+    return (folder / "mlartifacts").as_uri()
+
+
+def serve(host: str, port: int) -> None:
+    """Become an MLflow server of the store, until it is stopped."""
+    uri = tracking_uri()
+    experiment = experiment_id(connect())
+    sys.stderr.write(f"http://{host}:{port}/#/experiments/{experiment}/runs?compareRunsMode=CHART\n")
+    arguments = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])  # noqa: S606  # no shell is wanted

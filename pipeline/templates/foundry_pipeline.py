@@ -1,0 +1,161 @@
+# ruff: noqa: INP001  an exported folder is no package
+"""Draws images as the foundry that trained the model does, with DDPM, DDIM or DPM-Solver++(2M), on its own times.
+
+    pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
+    pipe(class_labels=[3, 3, 5], seeds=[1, 2, 3]).images
+
+Each image has its own seed and never depends on its neighbours. Each step of each sampler is
+x' = A x + B x0 + C x0_prev + D z.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+
+
+class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is untyped
+    """A U-Net and the table of how it is sampled."""
+
+    def __init__(
+        self,
+        unet: torch.nn.Module,
+        betas: list[float] | None = None,
+        target: str = "v",
+        timetables: dict[str, dict[str, list[int]]] | None = None,
+        sampler: str = "dpmpp_2m",
+        num_steps: int = 20,
+        guidance_scale: float = 1.0,
+        class_names: list[str] | None = None,
+        model_digest: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(unet=unet)
+        self.register_to_config(
+            betas=betas,
+            target=target,
+            timetables=timetables,
+            sampler=sampler,
+            num_steps=num_steps,
+            guidance_scale=guidance_scale,
+            class_names=class_names,
+            model_digest=model_digest,
+        )
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_labels: list[int] | None = None,
+        seeds: list[int] | None = None,
+        sampler: str | None = None,
+        num_inference_steps: int | None = None,
+        eta: float = 0.0,
+        guidance_scale: float | None = None,
+        output_type: str = "pil",
+    ) -> ImagePipelineOutput:
+        """Draw one image a seed.
+
+        Args:
+            class_labels: class of every image; None: no class.
+            seeds: one an image, each in 0 … 2^63 - 1; None: one image with seed 0.
+            sampler: `ddpm`, `ddim` or `dpmpp_2m`; None: the model's, likewise for the next and the last but one.
+            num_inference_steps: how often the network is asked.
+            eta: noise of `ddim`, 0 … 1.
+            guidance_scale: 1 for no guidance.
+            output_type: `pil`, `np` (float `[n, height, width, channels]` in 0 … 1) or `pt` (in -1 … 1).
+
+        """
+        config, size = self.config, self.unet.config
+        sampler = sampler or config.sampler
+        times = self._times(sampler, num_inference_steps or config.num_steps)
+        scale = config.guidance_scale if guidance_scale is None else guidance_scale
+        generators = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds or [0]]
+        labels = self._labels(class_labels, len(generators))
+        if scale != 1 and class_labels is None:
+            raise ValueError(f"guidance_scale: should be 1 for images without a class (got {scale})")
+
+        def noise() -> torch.Tensor:
+            shape = (size.channels, size.image_size, size.image_size)
+            drawn = np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
+            return torch.from_numpy(drawn).to(self.device, self.unet.dtype)
+
+        x = noise()
+        x0_prev = torch.zeros_like(x)
+        for t, (A, B, C, D) in self.progress_bar(
+            list(zip(times, self._coefficients(sampler, times, eta), strict=True))
+        ):
+            x0 = self._denoised(x, t, labels, scale).clamp(-1, 1)
+            z = noise() if D else torch.zeros_like(x)
+            x, x0_prev = A * x + B * x0 + C * x0_prev + D * z, x0
+        return ImagePipelineOutput(images=self._as(output_type, x))
+
+    def _times(self, sampler: str, num_steps: int) -> list[int]:
+        """The model's own times for this sampler and number of steps, else equally spaced ones."""
+        known, T = (self.config.timetables or {}).get(sampler, {}), len(self.config.betas)
+        if not 1 <= num_steps <= T:
+            raise ValueError(f"num_inference_steps: should be in 1 … {T} (got {num_steps})")
+        equal = (T - torch.arange(num_steps, dtype=torch.float64) * T / num_steps).round().long() - 1
+        return known.get(str(num_steps)) or [int(t) for t in equal]
+
+    def _coefficients(self, sampler: str, times: list[int], eta: float) -> list[list[float]]:
+        """A, B, C and D of every step."""
+        if sampler not in ("ddpm", "ddim", "dpmpp_2m") or not 0 <= eta <= 1 or (eta and sampler != "ddim"):
+            raise ValueError(
+                f"sampler {sampler} with eta {eta}: should be ddpm, ddim or dpmpp_2m, eta in 0 … 1 for ddim"
+            )
+        share = {"ddpm": 1.0, "ddim": eta, "dpmpp_2m": 0.0}[sampler]
+        abar = self._abar()[times]
+        abar_next = torch.cat([abar[1:], torch.ones_like(abar[:1])])
+        # sigma^2 = eta^2 (1 - abar_next) / (1 - abar) (1 - abar / abar_next), Song et al. 2021, eq. 16
+        variance = share**2 * (1 - abar_next) / (1 - abar) * (1 - abar / abar_next)
+        # x' = sqrt(abar_next) x0 + sqrt(1 - abar_next - sigma^2) eps + sigma z, eq. 12
+        A = ((1 - abar_next - variance).clamp(min=0) / (1 - abar)).sqrt()
+        B = abar_next.sqrt() - abar.sqrt() * A
+        # x0 is extrapolated to (1 + k) x0 - k x0_prev, Lu et al. 2022, algorithm 2
+        k = torch.zeros_like(A)
+        if sampler == "dpmpp_2m":
+            h = (abar_next / (1 - abar_next) / abar * (1 - abar)).log() / 2
+            k[1:-1] = h[1:-1] / (2 * h[:-2])
+        D = variance.sqrt()
+        D[-1] = 0
+        table: list[list[float]] = torch.stack([A, (1 + k) * B, -k * B, D], dim=1).tolist()
+        return table
+
+    def _denoised(self, x: torch.Tensor, t: int, labels: torch.Tensor | None, scale: float) -> torch.Tensor:
+        """The estimate of the clean images, guided (Ho and Salimans 2022, eq. 6) where the scale is not 1."""
+        if scale == 1 or labels is None:
+            return self._estimate(x, t, labels)
+        null = torch.full_like(labels, self.unet.config.num_classes)
+        wanted, plain = self._estimate(torch.cat([x, x]), t, torch.cat([labels, null])).chunk(2)
+        return plain + scale * (wanted - plain)
+
+    def _estimate(self, x: torch.Tensor, t: int, labels: torch.Tensor | None) -> torch.Tensor:
+        prediction: torch.Tensor = self.unet(x, torch.full((len(x),), t, device=x.device), labels)
+        abar = self._abar()[t].item()
+        a, b = abar**0.5, (1 - abar) ** 0.5
+        estimates = {"x0": (0.0, 1.0), "eps": (1 / a if a else 0.0, -b / a if a else 0.0), "v": (a, -b)}
+        P, Q = estimates[self.config.target]
+        x0: torch.Tensor = P * x + Q * prediction
+        return x0
+
+    def _abar(self) -> torch.Tensor:
+        return (1 - torch.tensor(self.config.betas, dtype=torch.float64)).cumprod(0)
+
+    def _labels(self, class_labels: list[int] | None, rows: int) -> torch.Tensor | None:
+        num_classes = self.unet.config.num_classes
+        if not num_classes:
+            if class_labels is not None:
+                raise ValueError(f"class_labels: the model knows no classes (got {class_labels})")
+            return None
+        labels = [num_classes] * rows if class_labels is None else list(class_labels)
+        if len(labels) != rows or (class_labels and not all(0 <= label < num_classes for label in class_labels)):
+            raise ValueError(f"class_labels: should be one a seed, each in 0 … {num_classes - 1} (got {class_labels})")
+        return torch.tensor(labels, device=self.device)
+
+    def _as(self, output_type: str, x: torch.Tensor) -> object:
+        if output_type == "pt":
+            return x
+        images: np.ndarray = ((x.float().cpu() + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+        return self.numpy_to_pil(images) if output_type == "pil" else images

@@ -1,0 +1,24 @@
+# ruff: noqa: INP001  an exported folder is no package
+"""The network as a component that diffusers loads and saves; an exported file has the network's own code above this."""
+
+from typing import Any
+
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from pipeline.diffusion.unet import UNet, UNetConfig
+
+
+class FoundryUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
+    """From noisy images, their t and their classes to the target that the network was trained on."""
+
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
+    def __init__(self, *, image_size: int, channels: int, num_classes: int, architecture: dict[str, Any]) -> None:
+        super().__init__()
+        config = UNetConfig(**{**architecture, "widths": tuple(architecture["widths"])})
+        self.network = UNet(config, image_size=image_size, channels=channels, num_classes=num_classes)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
+        out: Tensor = self.network(x, t, labels)
+        return out

@@ -1,0 +1,223 @@
+"""Runs in MLflow: one parent a pipeline, a child for each stage; `python -m pipeline.tracking sync | ui`.
+
+What a stage logs goes to an outbox on disk first (`pipeline.outbox`) and from there, in the background, to the store
+(`pipeline.shipping`): logging costs a stage microseconds, and a server that is away costs it nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+import uuid
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from pipeline import command, invocation, lineage, store
+from pipeline.lineage import main_worktree
+from pipeline.outbox import Outbox
+from pipeline.shipping import PROCESS_TAG, WORKTREE_TAG, Courier, Shipper
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import numpy as np
+
+__all__ = ["StageRun", "main_worktree", "stage_run"]
+
+FLUSH_SEC, FLUSH_WHEN_STOPPED_SEC = 60.0, 5.0
+THUMBNAIL_SIDE = 256
+
+
+class StageRun:
+    """A stage's run, while it runs; nothing here waits for a server."""
+
+    def __init__(self, outbox: Outbox, parent: str, child: str) -> None:
+        self._outbox, self._parent, self._child = outbox, parent, child
+
+    @property
+    def run_id(self) -> str:
+        """Names this run and its parent; `stage_run(..., resume_run_id=…)` goes on with both."""
+        return f"{self._parent}.{self._child}"
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers named `phase/name`: with a step (images seen) as points of curves, else as results.
+
+        They stand on the parent too. MLflow's charts show parents and hide their children, and there two pipelines
+        are compared.
+        """
+        numbers = {key: float(value) for key, value in values.items()}
+        for run in (self._child, self._parent):
+            self._append("metrics", run, metrics=numbers, step=step or 0)
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags of this run and its parent."""
+        for run in (self._child, self._parent):
+            self._append("tags", run, tags={key: str(value) for key, value in values.items()})
+
+    def dataset(self, digest: str) -> None:
+        """Say which prepared images the run and its parent are about."""
+        self.tags({"data.digest": digest})
+        for run in (self._child, self._parent):
+            self._append("dataset", run, digest=digest)
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Log a copy of a file or folder as it is now."""
+        self._append("artifact", self._child, file=self._outbox.keep(path), folder=folder)
+
+    def image(self, key: str, image: np.ndarray | Path, step: int | None = None) -> None:
+        """Log a picture (a file, or uint8 `[height, width]` or `[height, width, channels]`) for MLflow's image view.
+
+        It stands on the parent too.
+        """
+        with TemporaryDirectory() as folder:
+            files = [self._outbox.keep(path) for path in _image_files(Path(folder), key, image, step or 0)]
+        for run in (self._child, self._parent):
+            for file in files:
+                self._append("artifact", run, file=file, folder="images")
+            self._append("tags", run, tags={"mlflow.loggedImages": "True"})
+
+    def _open(self, stage: str, params: Mapping[str, Any]) -> None:
+        patch = lineage.uncommitted()
+        tags = lineage.facts() | {"git.dirty": str(bool(patch)).lower()}
+        everything = lineage.all_params()
+        name = os.environ.get("DVC_EXP_NAME") or _pipeline_name(everything)
+        pipeline_tags = {"mlflow.source.name": "pipeline"}
+        stage_tags = {"mlflow.source.name": f"pipeline.{stage}", "dvc.stage": stage}
+        self._open_run(self._parent, name, parent=None, params=everything, tags=tags | pipeline_tags)
+        self._open_run(self._child, stage, parent=self._parent, params=params, tags=tags | stage_tags)
+        if digest := lineage.data_digest():
+            self.dataset(digest)
+        if patch:
+            self._keep_patch(patch)
+
+    def _open_run(self, run: str, name: str, *, params: Mapping[str, Any], **content: Any) -> None:
+        process = {PROCESS_TAG: str(lineage.ProcessId.current()), WORKTREE_TAG: lineage.worktree()}
+        self._append("run", run, name=name, params=dict(_flattened(params)), process=process, **content)
+
+    def _keep_patch(self, patch: str) -> None:
+        with TemporaryDirectory() as folder:
+            path = Path(folder) / "git-diff.patch"
+            path.write_text(patch, encoding="utf-8", errors="surrogateescape")
+            self._append("artifact", self._parent, file=self._outbox.keep(path), folder=None)
+
+    def _end(self, status: str, reason: str | None) -> None:
+        if reason:
+            self._append("tags", self._child, tags={"error": reason})
+        for run in (self._child, self._parent):
+            self._append("end", run, status=status)
+
+    def _append(self, kind: str, run: str, **content: Any) -> None:
+        self._outbox.append(kind, run, time=time.time_ns() // 1_000_000, **content)
+
+
+@contextmanager
+def stage_run(stage: str, *, params: Mapping[str, Any], resume_run_id: str | None = None) -> Iterator[StageRun]:
+    """The run of a stage, below the run of its pipeline, which the first stage that really runs opens.
+
+    Args:
+        stage: its name.
+        params: what this stage was told, by section: `{"train": params.train.model_dump(mode="json")}`. The parent
+            shows all of params.yaml.
+        resume_run_id: `run_id` of an earlier, killed run of this stage, to go on with it and its parent.
+
+    """
+    if resume_run_id:
+        parent, child = resume_run_id.split(".")
+    else:
+        parent, child = invocation.parent_run() or uuid.uuid4().hex, uuid.uuid4().hex
+    invocation.remember(parent)
+    outbox = Outbox.create(_home())
+    run = StageRun(outbox, parent, child)
+    run._open(stage, params)  # noqa: SLF001  # the same module
+    courier = Courier(outbox)
+    status, reason = "FINISHED", None
+    try:
+        yield run
+    except (KeyboardInterrupt, SystemExit) as stop:
+        status, reason = "KILLED", str(stop)
+        raise
+    except BaseException as error:
+        status, reason = "FAILED", f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        run._end(status, reason)  # noqa: SLF001  # the same module
+        courier.finish(FLUSH_WHEN_STOPPED_SEC if status == "KILLED" else FLUSH_SEC)
+
+
+def model_folder(where: str) -> Path:
+    """The model folder at a path or a URI like `models:/fashion-mnist@champion`; only to be read.
+
+    Raises:
+        StoreError: the registry does not have it, or does not answer.
+
+    """
+    if ":/" not in where:
+        return Path(where)
+    from pipeline.registry import download
+
+    return download(where)
+
+
+def sync() -> int:
+    """Send what stages could not, and end the runs of killed ones; how many outboxes were sent."""
+    with store.answering():
+        shipper = Shipper(_home())
+        count = shipper.ship_ownerless()
+        shipper.end_killed_runs()
+        return count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.tracking", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("sync", help="send what waits in .foundry/outbox to the tracking server")
+    ui = commands.add_parser("ui", help="show the runs in a browser")
+    ui.add_argument("--host", default="127.0.0.1")
+    ui.add_argument("--port", type=int, default=5000)
+    arguments = parser.parse_args()
+    if arguments.command == "sync":
+        sys.stdout.write(f"{sync()} outboxes sent to {store.tracking_uri()}\n")
+    else:
+        store.serve(arguments.host, arguments.port)
+
+
+def _home() -> Path:
+    return main_worktree() / ".foundry" / "outbox"
+
+
+def _pipeline_name(params: Mapping[str, Any]) -> str:
+    return "-".join(filter(None, [lineage.short_commit(), lineage.params_digest(params)[:8]]))
+
+
+def _flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in params.items():
+        if isinstance(value, dict):
+            yield from _flattened(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+
+
+def _image_files(folder: Path, key: str, image: np.ndarray | Path, step: int) -> Iterator[Path]:
+    """The picture and its thumbnail, named as MLflow's image view wants them."""
+    from PIL import Image
+
+    if isinstance(image, Path):
+        picture: Image.Image = Image.open(image)
+    else:
+        picture = Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
+    # The name follows from key and step alone, so that a resumed training replaces its pictures.
+    stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{step}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{key}/{step}')}"
+    picture.save(folder / f"{stem}.png")
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    picture.convert("RGB").save(folder / f"{stem}+compressed.webp")
+    yield folder / f"{stem}.png"
+    yield folder / f"{stem}+compressed.webp"
+
+
+if __name__ == "__main__":
+    command.run(main)

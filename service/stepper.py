@@ -1,0 +1,216 @@
+"""The tensors: every image in flight has a slot, and a tick is one network call and one step for some of them.
+
+The rows of a call may follow different plans, be at different steps, have different classes and guidance: the step
+is the core's, row by row. A row's bits depend on its recipe alone as long as calls keep to the sizes of
+`Batches.exact`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from pipeline.diffusion.artefact import load_model
+from pipeline.diffusion.denoiser import NetworkDenoiser
+from pipeline.diffusion.guidance import guided
+from pipeline.diffusion.images import to_bytes
+from pipeline.diffusion.plans import plan_for
+from pipeline.diffusion.sampling import clip_rows, draw_noise, step
+from pipeline.diffusion.seeds import image_generator, normal_rows
+from service.batches import try_batches
+from service.job import Job, Terms
+from service.machine import repro_id
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from pipeline.diffusion.artefact import Model
+    from pipeline.diffusion.denoiser import Denoiser
+    from pipeline.diffusion.sampling import SamplerPlan
+    from service.batches import Batches
+    from service.job import Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """What a tick has done."""
+
+    finite: list[bool]
+    """Of each job whether the network's answer was finite; where not, its image is lost."""
+    batch_size: int
+    """Rows of the network call, with those that only fill it up."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """What a slot needs besides tensors."""
+
+    label: int
+    times: list[int]
+    coefficients: Tensor
+    noisy: list[bool]
+    """Whether a step draws noise."""
+    generator: np.random.Generator
+
+
+class Stepper:
+    """Slots for images, and the step over any of them; used by one thread."""
+
+    def __init__(
+        self, model: Model, denoiser: Denoiser, batches: Batches, *, slots: int, device: torch.device, backend: str
+    ) -> None:
+        self.model = model
+        self.num_slots = slots
+        self.batches = batches
+        self.repro_id = repro_id(backend, batches, device)
+        self._denoiser = denoiser
+        self._device = device
+        self._shape = model.description.data.shape
+        self._x = torch.zeros(slots, *self._shape, device=device)
+        self._denoised = torch.zeros_like(self._x)
+        self._seats: dict[int, Seat] = {}
+        self._free = list(range(slots))
+
+    @property
+    def num_free(self) -> int:
+        """Slots without a job."""
+        return len(self._free)
+
+    @classmethod
+    def load(cls, folder: Path, *, rows: int, slots: int, max_mib: int, threads: int) -> Stepper:
+        """A stepper for the model in a folder, on the GPU where there is one, with every batch size warm.
+
+        Args:
+            folder: checked as `load_model` does.
+            rows: of a tick.
+            slots: images in flight at most.
+            max_mib: of memory for them; large images get fewer slots.
+            threads: of torch, for the whole process; they decide about the bits.
+
+        Raises:
+            FoundryError: the folder does not hold a whole model, or the network cannot be exact here.
+
+        """
+        torch.set_num_threads(threads)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = load_model(folder)
+        denoiser = NetworkDenoiser(model.network.to(device), model.schedule, model.description.target)
+        batches = try_batches(model, denoiser, rows, device)
+        slot_bytes = 2 * 4 * math.prod(model.description.data.shape)
+        slots = max(rows, min(slots, max_mib * 2**20 // slot_bytes))
+        return cls(model, denoiser, batches, slots=slots, device=device, backend="torch")
+
+    def draw(self, recipe: Recipe) -> NDArray[np.uint8]:
+        """One image from its first noise to the last step, `[height, width, channels]`; it has the bits of any tick's.
+
+        Raises:
+            FoundryError: the recipe is not for this model.
+
+        """
+        job = Job(recipe=recipe, terms=Terms(request_id="", owner=""))
+        self.enter(job)
+        try:
+            while job.steps_left:
+                self.step([job])
+                job.step += 1
+            return self.image(job)
+        finally:
+            self.leave(job)
+
+    def enter(self, job: Job) -> None:
+        """Give a job a slot and draw its first noise.
+
+        Raises:
+            FoundryError: the recipe is not for this model.
+
+        """
+        seat = self._seat(job.recipe)
+        job.slot = self._free.pop()
+        self._seats[job.slot] = seat
+        self._x[job.slot] = normal_rows([seat.generator], self._shape)[0].to(self._device)
+        # What was here before need not be finite, and 0 times infinity is no number.
+        self._denoised[job.slot] = 0
+
+    def leave(self, job: Job) -> None:
+        """Take the slot back, if the job has one."""
+        if job.slot is not None:
+            del self._seats[job.slot]
+            self._free.append(job.slot)
+            job.slot = None
+
+    @torch.inference_mode()
+    def step(self, jobs: Sequence[Job]) -> Stepped:
+        """One network call; every job, each of which has a slot, goes one step further."""
+        seats = [self._seats[slot] for slot in _slots(jobs)]
+        slots = torch.tensor(_slots(jobs), device=self._device)
+        x = self._x[slots]
+        size = self.batches.size(sum(job.rows for job in jobs), is_exact=any(job.terms.is_exact for job in jobs))
+        denoised = self._denoise(x, jobs, seats, size)
+        finite = denoised.isfinite().flatten(1).all(dim=1)
+        # All plans of the service clip.
+        denoised = clip_rows(denoised, torch.ones_like(finite))
+        wanted = [seat.noisy[job.step] for seat, job in zip(seats, jobs, strict=True)]
+        z = draw_noise([seat.generator for seat in seats], wanted, self._shape).to(self._device)
+        coefficients = torch.stack([seat.coefficients[job.step] for seat, job in zip(seats, jobs, strict=True)])
+        self._x[slots] = step(x, denoised, self._denoised[slots], z, coefficients)
+        self._denoised[slots] = denoised
+        return Stepped(finite.tolist(), size)
+
+    def image(self, job: Job) -> NDArray[np.uint8]:
+        """The image as it is now, `[height, width, channels]`; after the last step it is done."""
+        return _pixels(self._x[job.slot])
+
+    def preview(self, job: Job) -> NDArray[np.uint8]:
+        """What the last step took for the clean image, `[height, width, channels]`."""
+        return _pixels(self._denoised[job.slot])
+
+    def _seat(self, recipe: Recipe) -> Seat:
+        plan: SamplerPlan = plan_for(self.model, recipe.sampler, recipe.num_steps, eta=recipe.eta)
+        label = self.model.null_label if recipe.class_label is None else recipe.class_label
+        return Seat(
+            label=label or 0,
+            times=plan.times.tolist(),
+            coefficients=plan.coefficients,
+            noisy=(plan.D != 0).tolist(),
+            generator=image_generator(recipe.seed),
+        )
+
+    def _denoise(self, x: Tensor, jobs: Sequence[Job], seats: Sequence[Seat], size: int) -> Tensor:
+        t = torch.tensor([seat.times[job.step] for seat, job in zip(seats, jobs, strict=True)], device=self._device)
+        denoiser = _Padded(self._denoiser, size)
+        if self.model.null_label is None:
+            return denoiser(x, t, None)
+        labels = torch.tensor([seat.label for seat in seats], device=self._device)
+        scale = torch.tensor([job.recipe.guidance_scale for job in jobs], device=self._device)
+        return guided(denoiser, x, t, labels, scale, self.model.null_label)
+
+
+@dataclass(frozen=True, slots=True)
+class _Padded:
+    """A denoiser that is always called with `size` rows; those that are missing are black, at t = 0."""
+
+    denoiser: Denoiser
+    size: int
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        missing = self.size - len(x)
+        filled = None if labels is None else torch.cat([labels, labels.new_zeros(missing)])
+        all_x, all_t = torch.cat([x, x.new_zeros(missing, *x.shape[1:])]), torch.cat([t, t.new_zeros(missing)])
+        return self.denoiser(all_x, all_t, filled)[: len(x)]
+
+
+def _slots(jobs: Sequence[Job]) -> list[int]:
+    return [job.slot for job in jobs if job.slot is not None]
+
+
+def _pixels(image: Tensor) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = to_bytes(image).permute(1, 2, 0).cpu().numpy()
+    return pixels

@@ -1,0 +1,167 @@
+"""What tests of the pipeline share: a tracking store each, and small real images.
+
+The store is a copy of one that was made once (0.07 s instead of 2). The images are scikit-learn's photographs and
+handwritten digits, read from its package without importing it.
+"""
+
+import gzip
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from hypothesis import settings
+from PIL import Image
+
+from pipeline.params import PrepareParams
+
+# The same examples on every machine, and no deadline: the machine may be busy.
+settings.register_profile("foundry", deadline=None, derandomize=True)
+settings.load_profile("foundry")
+
+OUTSIDE = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder, for commands in processes of their own."""
+    return Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def raced_store(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, list[str]]:
+    """A database that two processes made at once, and the number of experiments that each of them found in it."""
+    folder = tmp_path_factory.mktemp("store")
+    code = "from pipeline import store; client = store.connect(); print(len(client.search_experiments()))"
+    environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    command = [sys.executable, "-c", code]
+    processes = [
+        subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    return folder / "mlflow.db", [process.communicate()[0] for process in processes]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder outside of git and of DVC, which tracking takes for the main worktree."""
+    for variable in OUTSIDE:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def tracking_store(workspace: Path, raced_store: tuple[Path, list[str]]) -> Path:
+    """The workspace's store, ready for use."""
+    shutil.copyfile(raced_store[0], workspace / "mlflow.db")
+    return workspace / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def sklearn_data() -> Path:
+    spec = find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "datasets"
+
+
+@pytest.fixture(scope="session")
+def photos(sklearn_data: Path) -> dict[str, Image.Image]:
+    """`china` and `flower`, 640x427, RGB."""
+    return {name: Image.open(sklearn_data / "images" / f"{name}.jpg").convert("RGB") for name in ("china", "flower")}
+
+
+@pytest.fixture(scope="session")
+def digits(sklearn_data: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images `uint8 [1797, 8, 8]` and labels 0 … 9."""
+    with gzip.open(sklearn_data / "data" / "digits.csv.gz") as file:
+        table = np.loadtxt(file, delimiter=",")
+    return np.round(table[:, :-1] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8), table[:, -1].astype(np.int64)
+
+
+@pytest.fixture
+def prepare_params() -> Callable[..., PrepareParams]:
+    """Params of `prepare` that small sets fulfil, but for what is given."""
+
+    def make(**changes: Any) -> PrepareParams:
+        defaults = {
+            "source": "images",
+            "labelled": True,
+            "class_names": None,
+            "image_size": 8,
+            "channels": 3,
+            "held_out_share": 0.2,
+            "min_num_images": 2,
+            "max_broken_share": 0.5,
+            "max_duplicate_share": 0.5,
+            "max_blank_share": 0.5,
+            "max_class_ratio": 10.0,
+        }
+        return PrepareParams(**{**defaults, **changes})
+
+    return make
+
+
+@pytest.fixture
+def photo_folder(tmp_path: Path, photos: dict[str, Image.Image]) -> Path:
+    """`raw/china` and `raw/flower` with 16 different crops each, of different sizes, in PNG and JPEG."""
+    random = np.random.default_rng(0)
+    for name, photo in photos.items():
+        folder = tmp_path / "raw" / name
+        folder.mkdir(parents=True)
+        for number in range(16):
+            width, height = (int(side) for side in random.integers(40, 120, 2))
+            left, top = int(random.integers(0, 640 - width)), int(random.integers(0, 427 - height))
+            crop = photo.crop((left, top, left + width, top + height))
+            crop.save(folder / f"{number:02}.{'png' if number % 2 else 'jpg'}")
+    return tmp_path / "raw"
+
+
+@pytest.fixture
+def small_model(tmp_path: Path) -> Path:
+    """A model folder with a network of a few thousand weights, none of them 0, that draws in milliseconds."""
+    import torch
+
+    from pipeline.diffusion.artefact import DataSpec, Description, SamplingDefaults, build_network, save_model
+    from pipeline.diffusion.betas import cosine_betas
+    from pipeline.diffusion.noise import NoiseSchedule
+    from pipeline.diffusion.unet import UNetConfig
+
+    description = Description(
+        data=DataSpec(image_size=8, channels=1, class_names=("cat", "dog"), sigma_data=0.5),
+        network=UNetConfig(widths=(8,), num_blocks=1),
+        target="v",
+        sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=4, guidance_scale=1.0),
+        provenance={"data_digest": "da" * 32},
+    )
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: weight + 0.1 * torch.randn(weight.shape, generator=generator)
+        for name, weight in build_network(description, seed=0).state_dict().items()
+    }
+    save_model(tmp_path / "small_model", description, weights=weights, schedule=NoiseSchedule(cosine_betas(50)))
+    return tmp_path / "small_model"
+
+
+@pytest.fixture
+def champion(tracking_store: Path, small_model: Path, tmp_path: Path) -> str:
+    """`small_model`, trained in a run and registered as the champion; the URI that names it."""
+    from pipeline import tracking
+    from pipeline.diffusion.artefact import model_digest
+    from pipeline.register import register
+
+    assert tracking_store.exists()
+    with tracking.stage_run("train", params={}) as run:
+        run.tags({"model.digest": model_digest(small_model)})
+    evaluation = tmp_path / "evaluation"
+    evaluation.mkdir()
+    (evaluation / "metrics.json").write_text('{"evaluate/kid": 0.01, "evaluate/kid_standard_error": 0.001}')
+    register("small", small_model, evaluation, tmp_path / "registration")
+    return "models:/small@champion"

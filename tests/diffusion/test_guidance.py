@@ -1,0 +1,86 @@
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from pipeline.diffusion.errors import FoundryError
+from pipeline.diffusion.guidance import GuidedDenoiser, guided
+from tests.fakes import elementwise_denoiser
+
+NULL = 10
+
+
+@dataclass
+class CountingDenoiser:
+    """Counts the rows of its calls."""
+
+    rows: list[int] = field(default_factory=list)
+
+    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        self.rows.append(len(x))
+        return elementwise_denoiser(x, t, labels)
+
+
+def some_rows(num: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(num)
+    x = torch.randn(num, 1, 3, 5, generator=generator)
+    return x, torch.randint(0, 1000, (num,), generator=generator), torch.randint(0, NULL, (num,), generator=generator)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, 2.5, 7.0]), min_size=1, max_size=8))
+def test_rows_are_guided_by_their_own_scales_in_one_call_with_two_rows_for_each_guided_one(scales: list[float]) -> None:
+    x, t, labels = some_rows(len(scales))
+    denoiser = CountingDenoiser()
+    denoised = guided(denoiser, x, t, labels, torch.tensor(scales), NULL)
+    assert denoiser.rows == [len(scales) + sum(scale != 1 for scale in scales)]
+    conditional = elementwise_denoiser(x, t, labels)
+    unconditional = elementwise_denoiser(x, t, torch.full_like(labels, NULL))
+    for row, scale in enumerate(scales):
+        wanted = unconditional[row] + scale * (conditional[row] - unconditional[row])
+        assert torch.equal(denoised[row], conditional[row] if scale == 1 else wanted)
+
+
+def test_scale_zero_is_the_unconditional_image() -> None:
+    x, t, labels = some_rows(3)
+    denoised = guided(elementwise_denoiser, x, t, labels, torch.zeros(3), NULL)
+    torch.testing.assert_close(denoised, elementwise_denoiser(x, t, torch.full_like(labels, NULL)))
+
+
+@given(st.integers(0, 999), st.integers(0, 999), st.integers(0, 999))
+def test_guidance_acts_inside_of_its_interval_alone(low: int, high: int, t: int) -> None:
+    denoiser = GuidedDenoiser(denoiser=elementwise_denoiser, scale=3.0, null_label=NULL, interval=(low, high))
+    assert denoiser.scale_at(torch.tensor([t])).item() == (3.0 if low <= t <= high else 1.0)
+
+
+def test_outside_of_the_interval_guidance_costs_no_rows() -> None:
+    counting = CountingDenoiser()
+    denoiser = GuidedDenoiser(denoiser=counting, scale=3.0, null_label=NULL, interval=(100, 200))
+    x, _, labels = some_rows(4)
+    denoised = denoiser(x, torch.tensor([99, 100, 200, 201]), labels)
+    assert counting.rows == [6]
+    everywhere = GuidedDenoiser(denoiser=elementwise_denoiser, scale=3.0, null_label=NULL)
+    t = torch.tensor([99, 100, 200, 201])
+    assert torch.equal(denoised[1:3], everywhere(x, t, labels)[1:3])
+    assert torch.equal(denoised[[0, 3]], elementwise_denoiser(x, t, labels)[[0, 3]])
+
+
+def test_guidance_of_one_gaussian_class_moves_the_image_away_from_the_others() -> None:
+    def denoiser(x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        # The class at +1, the average of all at 0
+        del t
+        assert labels is not None
+        return torch.where(labels[:, None, None, None] == NULL, 0.0, torch.ones_like(x))
+
+    x, t, labels = some_rows(2)
+    assert (
+        guided(denoiser, x, t, labels, torch.tensor([2.0, 1.0]), NULL)[:, 0, 0, 0] == torch.tensor([2.0, 1.0])
+    ).all()
+
+
+def test_guidance_without_classes_is_refused() -> None:
+    x, t, _ = some_rows(2)
+    with pytest.raises(FoundryError, match=r"guidance_scale: should be 1 for images without a class \(got 3.0\)"):
+        GuidedDenoiser(denoiser=elementwise_denoiser, scale=3.0, null_label=NULL)(x, t, None)

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.params import Params, ParamsError, load_params
+
+ROOT = Path(__file__).parents[2]
+
+
+def _changed(tmp_path: Path, **changes: object) -> Path:
+    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for dotted, value in changes.items():
+        *sections, key = dotted.split("__")
+        section = document
+        for name in sections:
+            section = section[name]
+        section[key] = value
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_the_committed_params_are_valid() -> None:
+    assert load_params(ROOT / "params.yaml").register_.model_name == "fashion-mnist"
+
+
+def test_a_wrong_value_is_named_with_what_was_found_and_wanted(tmp_path: Path) -> None:
+    path = _changed(tmp_path, train__learning_rate=-1)
+    with pytest.raises(ParamsError, match=r"params.yaml: train.learning_rate: should be greater than 0 \(got -1\)$"):
+        load_params(path)
+
+
+def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
+    path = _changed(tmp_path, train__learning_rate=-1, train__surprise=1, evaluate__num_samples="many")
+    with pytest.raises(ParamsError) as caught:
+        load_params(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert any("train.surprise" in line for line in lines)
+    assert any("evaluate.num_samples" in line and '"many"' in line for line in lines)
+
+
+@pytest.mark.parametrize("value", [True, "0", 1.5, None])
+def test_a_seed_of_another_type_is_refused(tmp_path: Path, value: object) -> None:
+    with pytest.raises(ParamsError, match="train.seed"):
+        load_params(_changed(tmp_path, train__seed=value))
+
+
+def test_an_unknown_key_of_the_network_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="train.network.heads"):
+        load_params(_changed(tmp_path, train__network__heads=3))
+
+
+def test_the_networks_own_check_is_reported_as_a_finding(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"train.network: widths should be multiples of 8 \(got \[30\]\)"):
+        load_params(_changed(tmp_path, train__network__widths=[30]))
+
+
+def test_trained_betas_of_another_length_are_refused(tmp_path: Path) -> None:
+    path = _changed(tmp_path, schedule__betas={"kind": "trained", "values": [0.1, 0.2]})
+    with pytest.raises(ParamsError, match="2 values for schedule.num_timesteps 1000"):
+        load_params(path)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "train: [", "a: 2020-01-01\n", "x: .nan\n"])
+def test_a_file_that_is_not_a_mapping_of_sections_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(ParamsError, match=r"params\.yaml"):
+        load_params(path)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match="nowhere.yaml: not found"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+def test_every_option_is_explained_or_speaks_for_itself() -> None:
+    plain = {"seed", "sampler", "batch_size", "weight_decay"}
+    for section in Params.model_fields.values():
+        for name, field in section.annotation.model_fields.items():  # type: ignore[union-attr]
+            assert field.description or name in plain, name

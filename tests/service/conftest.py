@@ -1,0 +1,62 @@
+"""Small models with weights that matter: a new network's last convolution is zero, and every bit would be equal."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.diffusion.artefact import DataSpec, Description, SamplingDefaults, build_network, save_model
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.unet import UNetConfig
+
+CLASS_NAMES = ("cat", "dog", "bird")
+
+
+def _weights(description: Description) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    weights = build_network(description, seed=3).state_dict()
+    return {name: weight + 0.05 * torch.randn(weight.shape, generator=generator) for name, weight in weights.items()}
+
+
+def write_model(
+    folder: Path,
+    *,
+    class_names: tuple[str, ...] | None = CLASS_NAMES,
+    spoil: Callable[[dict[str, torch.Tensor]], None] | None = None,
+) -> Path:
+    description = Description(
+        data=DataSpec(image_size=8, channels=1, class_names=class_names, sigma_data=0.5),
+        network=UNetConfig(widths=(8, 16), num_blocks=1),
+        target="v",
+        sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=10, guidance_scale=1.0),
+        timetables={"ddim": {"3": (99, 60, 20)}},
+    )
+    weights = _weights(description)
+    if spoil:
+        spoil(weights)
+    save_model(folder, description, weights=weights, schedule=NoiseSchedule(cosine_betas(100)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes, 8x8, T = 100."""
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session")
+def classless_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same without classes."""
+    return write_model(tmp_path_factory.mktemp("classless"), class_names=None)
+
+
+@pytest.fixture(scope="session")
+def broken_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, but the network's answer for class 1 is infinite."""
+
+    def spoil(weights: dict[str, torch.Tensor]) -> None:
+        weights["label.weight"][1] = 1e30
+
+    return write_model(tmp_path_factory.mktemp("broken"), spoil=spoil)

@@ -1,0 +1,117 @@
+"""Rules of the house that no other tool checks: dvc.yaml, the modules, params.yaml and the docs tell one story."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from pipeline.params import Params
+
+ROOT = Path(__file__).parents[1]
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+COMMANDS = [*STAGES, "register", "sample", "fetch", "tracking", "summary"]
+MODULES = sorted((ROOT / "pipeline").rglob("*.py")) + sorted((ROOT / "service").rglob("*.py"))
+
+
+def _docstring(stage: str) -> str:
+    docstring = ast.get_docstring(ast.parse((ROOT / "pipeline" / f"{stage}.py").read_text()))
+    assert docstring
+    return docstring
+
+
+def _paths(entries: list) -> list[str]:  # type: ignore[type-arg]
+    return [path for entry in entries for path in ([entry] if isinstance(entry, str) else entry)]
+
+
+def _imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_is_a_module_a_params_section_and_a_verb(stage: str) -> None:
+    assert f"-m pipeline.{stage} " in STAGES[stage]["cmd"]
+    assert stage in Params.model_fields
+    assert STAGES[stage]["desc"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_docstring_says_what_dvc_yaml_says(stage: str) -> None:
+    lines = dict(
+        line.split(": ", 1) for line in _docstring(stage).splitlines() if re.match("(Reads|Writes|Params): ", line)
+    )
+    folders = {"/".join(path.split("/")[:2]) for path in STAGES[stage]["deps"]}
+    assert set(lines["Reads"].split(", ")) == folders
+    assert f"data/{STAGES[stage]['cmd'].split('--out data/')[1].split()[0]}" in lines["Writes"]
+    assert lines["Params"].split(", ") == STAGES[stage]["params"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_file_of_dvc_yaml_stands_in_the_contracts(stage: str) -> None:
+    contracts = (ROOT / "docs" / "contracts.md").read_text()
+    for path in _paths(
+        [*STAGES[stage].get("outs", []), *STAGES[stage].get("metrics", []), *STAGES[stage].get("plots", [])]
+    ):
+        assert path.split("/")[-1] in contracts, path
+
+
+@pytest.mark.parametrize("package", ["mlflow", "great_expectations"])
+def test_only_one_room_knows_each_tool(package: str) -> None:
+    allowed = {
+        "mlflow": {"tracking.py", "store.py", "shipping.py", "registry.py", "registered_model.py"},
+        "great_expectations": {"expectations.py"},
+    }
+    assert {path.name for path in MODULES if package in _imports(path)} <= allowed[package]
+
+
+def test_nothing_is_pickled() -> None:
+    forbidden = {"pickle", "dill", "cloudpickle", "joblib", "shelve"}
+    assert [path.name for path in MODULES if forbidden & _imports(path)] == []
+    assert [path.name for path in MODULES if "torch.load(" in path.read_text()] == []
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_answers_without_loading_torch(command: str) -> None:
+    probe = (
+        "import runpy, sys\n"
+        f"sys.argv = ['pipeline.{command}', '--help']\n"
+        "try:\n"
+        f"    runpy.run_module('pipeline.{command}', run_name='__main__')\n"
+        "except SystemExit as stop:\n"
+        "    assert stop.code in (0, None)\n"
+        "heavy = {'torch', 'pandas', 'mlflow', 'great_expectations', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "usage" in done.stdout
+
+
+def test_the_readme_is_short_and_every_make_command_in_the_docs_exists() -> None:
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) < 150
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for path in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        named = set(re.findall(r"(?:^|[`$] ?)make ([a-z-]+)", path.read_text(), re.MULTILINE))
+        assert named <= targets, (path.name, named - targets)
+
+
+def test_every_dependency_is_pinned_exactly() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [Requirement(text) for text in sum(project["optional-dependencies"].values(), project["dependencies"])]
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert [line for line in lines if not re.fullmatch(r"[a-z0-9.-]+==[a-z0-9.]+", line)] == []
+    pinned = {line.split("==")[0] for line in lines}
+    assert {canonicalize_name(requirement.name) for requirement in wanted} - pinned == set()

@@ -1,0 +1,166 @@
+"""The whole way in a project of its own: real commands, real DVC, a real store, scikit-learn's digits."""
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[1]
+CHANGES = {
+    "prepare": {"source": "arrays", "class_names": None, "image_size": 8, "held_out_share": 0.3},
+    "schedule": {"num_timesteps": 8},
+    "features": {"num_images": 20_000},
+    "train": {
+        "num_images": 12_800,
+        "num_grids": 1,
+        "num_snapshots": 2,
+        "network": {"widths": [16], "num_blocks": 1, "patch_size": 1},
+    },
+    "evaluate": {"num_samples": 200, "num_steps": 8, "baseline_components": 10, "likelihood_num_images": 20},
+    "register": {"model_name": "digits"},
+}
+
+
+class Project:
+    """A checkout that has another data set and small params, as a user would have it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for name in filter(None, names.split("\0")):
+            if (ROOT / name).exists() and name not in {"data/raw.dvc", "dvc.lock"}:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(ROOT / name, folder / name)
+        document = yaml.safe_load((ROOT / "params.yaml").read_text())
+        for section, changes in CHANGES.items():
+            document[section] |= changes
+        (folder / "params.yaml").write_text(yaml.safe_dump(document))
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "GIT_"))},
+            "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(folder),
+            "OMP_NUM_THREADS": "1",
+            "DVC_NO_ANALYTICS": "1",
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+        }
+
+    def run(self, *command: str) -> str:
+        """Standard output of a command that must end well."""
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout + done.stderr
+
+    def commit(self, message: str) -> None:
+        self.run("git", "add", "-A")
+        self.run("git", "-c", "user.name=a", "-c", "user.email=a@b.example", "commit", "-qm", message)
+
+    def register(self) -> dict[str, object]:
+        options = ("--model", "data/model", "--evaluation", "data/evaluation", "--out", "data/registration")
+        self.run("python", "-m", "pipeline.register", *options)
+        decision: dict[str, object] = json.loads((self.folder / "data/registration/decision.json").read_text())
+        return decision
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Project:
+    made = Project(tmp_path_factory.mktemp("project"))
+    (made.folder / "data" / "raw").mkdir(parents=True)
+    np.savez(made.folder / "data" / "raw" / "digits.npz", images=digits[0], labels=digits[1])
+    made.run("git", "init", "-q", "-b", "main")
+    made.run("dvc", "add", "-q", "data/raw")
+    made.commit("A project")
+    made.run("dvc", "repro")
+    return made
+
+
+def test_the_pipeline_leaves_what_dvc_yaml_says_and_nothing_else(project: Project) -> None:
+    metrics = json.loads((project.folder / "data/evaluation/metrics.json").read_text())
+    assert {"evaluate/kid", "evaluate/kid_standard_error", "floor/kid", "baseline/kid"} <= metrics.keys()
+    changed = {line[3:] for line in project.run("git", "status", "--porcelain").splitlines()}
+    allowed = {"dvc.lock", *(f"data/{name}.json" for name in (
+        "prepared/validation", "schedule/statistics", "features/floors", "evaluation/metrics",
+    ))}  # fmt: skip
+    assert changed <= allowed
+
+
+def test_a_second_run_does_nothing_in_seconds(project: Project) -> None:
+    start = time.monotonic()
+    said = project.run("dvc", "repro")
+    assert "Data and pipelines are up to date" in said
+    assert said.count("didn't change, skipping") == 6
+    assert time.monotonic() - start < 30
+
+
+def test_dvc_shows_the_metrics_params_and_plots(project: Project) -> None:
+    assert "evaluate/kid" in project.run("dvc", "metrics", "show", "--json")
+    assert project.run("dvc", "params", "diff", "--json").strip().startswith("{")
+    assert "index.html" in project.run("dvc", "plots", "show", "--out", "shown")
+    page = (project.folder / "shown" / "index.html").read_text()
+    assert "cdn." not in page
+    assert "train/loss" in page
+
+
+def test_the_model_becomes_champion_once(project: Project) -> None:
+    first = project.register()
+    assert (first["decision"], first["champion"]) == ("accept", first["challenger"] or first["champion"])
+    again = project.register()
+    assert again["decision"] == "unchanged"
+    assert again["champion"] == first["champion"]
+
+
+def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> None:
+    project.register()
+    drawn = []
+    for model in ("data/registration/model", "models:/digits@champion"):
+        options = ("--num-images", "5", "--seed", "3", "--out", "drawn.npz")
+        project.run("python", "-m", "pipeline.sample", "--model", model, *options)
+        drawn.append(dict(np.load(project.folder / "drawn.npz", allow_pickle=False)))
+    assert drawn[0]["images"].shape == (5, 8, 8, 1)
+    assert all(np.array_equal(drawn[0][name], drawn[1][name]) for name in ("images", "labels", "seeds"))
+
+
+def test_mlflow_has_one_parent_with_a_child_for_each_stage(project: Project) -> None:
+    code = (
+        "import json; from pipeline import store; client = store.connect();"
+        "ids = [e.experiment_id for e in client.search_experiments() if e.name == 'diffusion-foundry'];"
+        "runs = client.search_runs(ids);"
+        "print(json.dumps([[r.info.run_name, r.info.status, r.data.tags.get('mlflow.parentRunId'),"
+        " r.info.run_id, r.data.metrics.get('evaluate/kid')] for r in runs]))"
+    )
+    runs = json.loads(project.run("python", "-c", code).splitlines()[-1])
+    stages = [run for run in runs if run[0] in {"prepare", "schedule", "features", "train", "evaluate"}]
+    parents = {run[2] for run in stages}
+    assert len(stages) == 5
+    assert len(parents) == 1
+    assert all(run[1] == "FINISHED" for run in stages)
+    assert next(run for run in runs if run[3] in parents)[4] is not None
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("way", ["workspace", "--temp", "--queue"])
+def test_an_experiment_changes_only_what_it_should_and_is_in_mlflow(project: Project, way: str) -> None:
+    project.commit("Results") if project.run("git", "status", "--porcelain") else None
+    rate = {"workspace": "0.0015", "--temp": "0.0016", "--queue": "0.0017"}[way]
+    options = [] if way == "workspace" else [way]
+    said = project.run("dvc", "exp", "run", *options, "-n", f"rate-{rate[2:]}", "-S", f"train.learning_rate={rate}")
+    if way == "--queue":
+        said += project.run("dvc", "queue", "start")
+        while "Running" in project.run("dvc", "queue", "status"):
+            time.sleep(1)
+    shown = project.run("dvc", "exp", "show", "--csv")
+    assert f"rate-{rate[2:]}" in shown
+    code = (
+        "from pipeline import store; client = store.connect();"
+        "ids = [e.experiment_id for e in client.search_experiments()];"
+        f"print(len(client.search_runs(ids, \"tags.`dvc.exp.name` = 'rate-{rate[2:]}'\")))"
+    )
+    assert int(project.run("python", "-c", code).splitlines()[-1]) == 3, said
