@@ -85,7 +85,7 @@ def _build(tag: str, model: str, parcel: Parcel, packages: list[str]) -> str:
             version=version,
             labels=_labels(parcel),
             models=[model],
-            envs=[{"name": "FOUNDRY_MODEL_NAME", "value": parcel.name}],
+            envs=[{"name": "FOUNDRY_MODEL_NAME", "value": parcel.name}],  # type: ignore[list-item]  # it is converted
             build_ctx=folder,
         )
     return str(bento.tag)

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from safetensors import safe_open
 
 from pipeline.diffusion.errors import ArtefactError, FoundryError
-from pipeline.diffusion.files import file_digest, load_tensors, save_tensors
+from pipeline.diffusion.files import file_digest
+from pipeline.diffusion.tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

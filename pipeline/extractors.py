@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from pipeline.device import best_device
 from pipeline.diffusion.errors import ArtefactError, FoundryError
-from pipeline.diffusion.files import file_digest, load_tensors, save_tensors, write_json
+from pipeline.diffusion.files import file_digest, write_json
 from pipeline.diffusion.images import to_unit_range
+from pipeline.diffusion.tensors import load_tensors, save_tensors
 from pipeline.documents import read_document
 from pipeline.selection import Selection
 
@@ -39,6 +40,8 @@ Kind = Literal["classifier", "efficientnet_lite0", "random"]
 
 WEIGHTS, DESCRIPTION = "extractor.safetensors", "extractor.json"
 BATCH_SIZE = 128
+PEAK_LEARNING_RATE, RISE = 0.01, 0.2
+"""The classifier's learning rate rises over the first fifth of the steps and falls to zero over the rest."""
 
 
 class FeatureNetwork(nn.Module):
@@ -205,16 +208,17 @@ def train_classifier(network: ConvNet, lessons: Selection, *, num_images: int, s
     batch_size = min(BATCH_SIZE, len(lessons))
     num_steps = max(1, num_images // batch_size)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.01, total_steps=num_steps + 1, pct_start=0.2)
     network.train()
     batches = itertools.islice(_shuffled(lessons, batch_size, np.random.default_rng(seed)), num_steps)
-    for batch in tqdm(batches, total=num_steps, desc="classifier", unit=" batches", mininterval=0.5):
+    bar = tqdm(batches, total=num_steps, desc="classifier", unit=" batches", mininterval=0.5)
+    for step, batch in enumerate(bar):
+        progress = (step + 0.5) / num_steps
+        optimiser.param_groups[0]["lr"] = PEAK_LEARNING_RATE * min(progress / RISE, (1 - progress) / (1 - RISE))
         x = _pixels(batch[:])
         loss = F.cross_entropy(network.logits(network.features(x)), _labels(batch).to(x.device))
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         optimiser.step()
-        plan.step()
 
 
 def save_extractor(folder: Path, extractor: Extractor) -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 from pipeline import command
 from pipeline.diffusion.errors import FoundryError
-from pipeline.outs import replacing
+from pipeline.diffusion.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -46,7 +46,7 @@ def training_key(origin: Mapping[str, str]) -> str:
     return digest_of([canonical(origin)])[:32]
 
 
-def canonical(document: Any) -> bytes:  # noqa: ANN401  any JSON document
+def canonical(document: Any) -> bytes:
     """JSON bytes that are equal for equal documents."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 

@@ -9,8 +9,8 @@ import json
 import os
 from typing import TYPE_CHECKING
 
+from pipeline.diffusion.files import write_json
 from pipeline.lineage import ProcessId, dvc_process, main_worktree
-from pipeline.outs import write_json
 
 if TYPE_CHECKING:
     from pathlib import Path

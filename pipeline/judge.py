@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline import copies
 from pipeline.diffusion.errors import ArtefactError
-from pipeline.diffusion.files import load_tensors, save_tensors
+from pipeline.diffusion.tensors import load_tensors, save_tensors
 from pipeline.extractors import load_extractor, save_extractor
 from pipeline.quality import Reference, frechet_distance, kid, neighbourhoods
 from pipeline.selection import Selection

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.outs import replacing
+from pipeline.diffusion.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

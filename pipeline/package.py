@@ -23,7 +23,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     if arguments.sbom:
         from pipeline import sbom
-        from pipeline.outs import write_json
+        from pipeline.diffusion.files import write_json
 
         write_json(arguments.sbom, sbom.bill())
         return

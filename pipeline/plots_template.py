@@ -9,7 +9,7 @@ import argparse
 from pathlib import Path
 
 from pipeline import command
-from pipeline.outs import replacing
+from pipeline.diffusion.files import replacing
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 # Braced names are DVC's places. There is none for scripts: it would be filled with the CDN's.

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from pipeline.diffusion.artefact import Model
 from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.errors import FoundryError
-from pipeline.diffusion.files import replacing, save_tensors, write_json
+from pipeline.diffusion.files import replacing, write_json
 from pipeline.diffusion.plans import plan_for
 from pipeline.diffusion.sampling import SAMPLERS, sample
+from pipeline.diffusion.tensors import save_tensors
 
 TOLERANCE = 1e-4
 """Largest difference of a pixel in [-1, 1] between a model and its export."""

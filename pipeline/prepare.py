@@ -61,9 +61,9 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> None:
 
     """
     from pipeline.data_report import write_report
+    from pipeline.diffusion.files import write_json
     from pipeline.expectations import validate
     from pipeline.manifest import complete, write_manifest
-    from pipeline.outs import write_json
     from pipeline.spool import PixelSpool
 
     shape = (params.image_size, params.image_size, params.channels)
@@ -141,7 +141,7 @@ def write_data(
     out: Path, manifest: pd.DataFrame, class_names: tuple[str, ...] | None, params: PrepareParams, spool: PixelSpool
 ) -> None:
     """Write the splits and then dataset.json, without which they are no data set."""
-    from pipeline.outs import write_json
+    from pipeline.diffusion.files import write_json
     from pipeline.prepared import SPLITS, DatasetInfo, digest_of, write_split
 
     rows = {split: manifest[manifest["split"] == split] for split in SPLITS}

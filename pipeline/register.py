@@ -70,7 +70,7 @@ def register(name: str, trained: Path, evaluation: Path, out: Path) -> str:
     """
     from pipeline import promotion, store
     from pipeline.diffusion.artefact import model_digest
-    from pipeline.outs import write_json
+    from pipeline.diffusion.files import write_json
     from pipeline.registry import NEW, Candidate, Registry
 
     metrics, trained_digest = read_metrics(evaluation / "metrics.json"), model_digest(trained)

@@ -180,6 +180,16 @@ class Registry:
         self._client.set_terminated(run_id, "FINISHED")
 
 
+def model_folder(where: str) -> Path:
+    """The model folder at a path or a URI like `models:/fashion-mnist@champion`; only to be read.
+
+    Raises:
+        StoreError: the registry does not have it, or does not answer.
+
+    """
+    return download(where) if ":/" in where else Path(where)
+
+
 def download(uri: str) -> Path:
     """The model folder of a registered model, as `models:/name@alias` or `models:/name/version` names it."""
     with store.answering():

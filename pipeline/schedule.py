@@ -73,8 +73,9 @@ def schedule(prepared: PreparedSet, out: Path, params: ScheduleParams) -> None:
         GateError: the schedule does not fall from image to noise as `params` want it to; the evidence is in `out`.
 
     """
-    from pipeline.diffusion.files import save_tensors, write_json
+    from pipeline.diffusion.files import write_json
     from pipeline.diffusion.moments import image_moments
+    from pipeline.diffusion.tensors import save_tensors
     from pipeline.plots import write_curves, write_curves_csv, write_forward
     from pipeline.table import write_table
 

@@ -50,7 +50,7 @@ def table(metrics: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def _read(path: Path) -> Any:  # noqa: ANN401  JSON
+def _read(path: Path) -> Any:
     from pipeline.diffusion.errors import ArtefactError
 
     try:

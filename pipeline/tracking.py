@@ -89,7 +89,8 @@ class StageRun:
         pipeline_tags = {"mlflow.source.name": "pipeline"}
         stage_tags = {"mlflow.source.name": f"pipeline.{stage}", "dvc.stage": stage}
         self._open_run(self._parent, name, parent=None, params=everything, tags=tags | pipeline_tags)
-        self._open_run(self._child, stage, parent=self._parent, params=params, tags=tags | stage_tags)
+        own = {section: values for section, values in params.items() if section == stage}
+        self._open_run(self._child, stage, parent=self._parent, params=own, tags=tags | stage_tags)
         if digest := lineage.data_digest():
             self.dataset(digest)
         if patch:
@@ -121,8 +122,8 @@ def stage_run(stage: str, *, params: Mapping[str, Any], resume_run_id: str | Non
 
     Args:
         stage: its name.
-        params: what this stage was told, by section: `{"train": params.train.model_dump(mode="json")}`. The parent
-            shows all of params.yaml.
+        params: what the stage was told, by section: `{"train": params.train.model_dump(mode="json")}`. The run shows
+            the section of its stage, the parent all of params.yaml.
         resume_run_id: `run_id` of an earlier, killed run of this stage, to go on with it and its parent.
 
     """

@@ -99,9 +99,7 @@ def describe(params: Params, prepared: PreparedSet, table: Table, schedule: Path
         ),
         network=params.train.network,
         target=params.train.target,
-        sampling=replace(
-            DEFAULT_SAMPLING, num_steps=min(DEFAULT_SAMPLING.num_steps, table.schedule.num_timesteps)
-        ),
+        sampling=replace(DEFAULT_SAMPLING, num_steps=min(DEFAULT_SAMPLING.num_steps, table.schedule.num_timesteps)),
         timetables=timetables,
         provenance=provenance(params.train, prepared, table),
     )
@@ -183,7 +181,7 @@ def _grid(training: Training, description: Description) -> Image:
 
 def _write(out: Path, training: Training, journal: Journal, description: Description, run: StageRun) -> None:
     from pipeline.diffusion.artefact import SNAPSHOTS, save_model
-    from pipeline.diffusion.files import save_tensors
+    from pipeline.diffusion.tensors import save_tensors
 
     weights = training.ema.tracks[0]
     digest = save_model(out, description, weights=weights, schedule=training.table.schedule)

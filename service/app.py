@@ -23,7 +23,7 @@ from service.gate import Gate
 from service.pictures import Pictures
 from service.replies import error_response
 from service.runtime import Runtime
-from service.schemas import GenerationRequest
+from service.schemas import GenerationRequest, ImagesResponse
 from service.settings import load_settings
 
 api = build_api()
@@ -69,7 +69,7 @@ class Foundry:
     async def __is_ready__(self) -> bool:
         return self.runtime.engine.is_ready
 
-    @bentoml.api(input_spec=GenerationRequest)
+    @bentoml.api(input_spec=GenerationRequest, output_spec=ImagesResponse)
     async def generate(self, ctx: bentoml.Context, **fields: Any) -> Response:
         """The images of /v1/images/generations as JSON, for BentoML's own clients."""
         client, request = ctx.request, GenerationRequest(**fields)

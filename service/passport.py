@@ -11,13 +11,13 @@ import os
 from dataclasses import asdict, dataclass
 from json import dumps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.diffusion.errors import FoundryError
 
@@ -37,15 +37,15 @@ class Passport:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     model_digest: str
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     """Of this image: drawn alone with it, the picture comes out the same."""
-    num_steps: int
-    sampler: str
-    eta: float
-    class_label: int | None
+    num_steps: Annotated[int, Field(ge=1)]
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"]
+    eta: Annotated[float, Field(ge=0, le=1)]
+    class_label: Annotated[int, Field(ge=0)] | None
     """None: no class."""
-    guidance_scale: float
-    determinism: str
+    guidance_scale: Annotated[float, Field(allow_inf_nan=False)]
+    determinism: Literal["exact", "fast"]
     """`exact`: the picture depended on nothing else but `repro_id`."""
     repro_id: str
     """Digest of machine and library facts that the bits depend on."""

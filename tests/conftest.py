@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from hypothesis import settings
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.params import PrepareParams

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.errors import ArtefactError
-from pipeline.diffusion.files import file_digest, load_tensors, save_tensors, write_json
+from pipeline.diffusion.files import file_digest, write_json
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SAMPLERS, Sampler
 from pipeline.diffusion.target import TARGETS, Target, check_target
+from pipeline.diffusion.tensors import load_tensors, save_tensors
 from pipeline.diffusion.unet import UNet, UNetConfig
 
 FORMAT = 1

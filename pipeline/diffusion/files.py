@@ -8,10 +8,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from pipeline.diffusion.errors import ArtefactError
 
 
@@ -27,25 +23,9 @@ def file_digest(path: Path) -> str:
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     """Write sorted, indented JSON, at once and whole."""
     with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=2, sort_keys=True, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors, at once and whole."""
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata=dict(metadata) if metadata else None)
-
-
-def load_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a safetensors file, on the CPU."""
-    try:
-        tensors: dict[str, Tensor] = load_file(path)
-    except OSError as error:
-        raise ArtefactError(f"{path}: {error.strerror or error}") from None
-    except SafetensorError as error:
-        raise ArtefactError(f"{path}: not whole safetensors: {error}") from None
-    return tensors
+        temporary.write_text(
+            json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
 
 
 @contextmanager

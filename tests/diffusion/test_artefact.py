@@ -18,8 +18,8 @@ from pipeline.diffusion.artefact import (
 )
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.errors import FoundryError
-from pipeline.diffusion.files import load_tensors, save_tensors
 from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.tensors import load_tensors, save_tensors
 from pipeline.diffusion.unet import UNetConfig
 
 DESCRIPTION = Description(

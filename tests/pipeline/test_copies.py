@@ -64,9 +64,7 @@ def test_copies_are_found_with_some_noise_on_them_too(sets: tuple[Split, Images,
         assert near_copy_share(nearest(images, train), honest) > 0.95
 
 
-def test_honest_images_have_about_one_near_copy_in_a_hundred(
-    sets: tuple[Split, Images, Images], honest: float
-) -> None:
+def test_honest_images_have_about_one_near_copy_in_a_hundred(sets: tuple[Split, Images, Images], honest: float) -> None:
     assert near_copy_share(nearest(sets[2], sets[0]), honest) < 0.05
 
 

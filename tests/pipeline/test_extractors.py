@@ -42,9 +42,7 @@ def _made(kind: Kind, *, size: int = 8, channels: int = 1, seed: int = 0) -> Ext
 
 
 def _info(class_names: tuple[str, ...] | None) -> DatasetInfo:
-    return DatasetInfo(
-        image_size=8, channels=1, class_names=class_names, num_train=9, num_held_out=3, digest="0" * 64
-    )
+    return DatasetInfo(image_size=8, channels=1, class_names=class_names, num_train=9, num_held_out=3, digest="0" * 64)
 
 
 @pytest.fixture(scope="module")

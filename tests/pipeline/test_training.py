@@ -9,9 +9,9 @@ from pipeline.device import Device
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.errors import GateError
-from pipeline.diffusion.files import load_tensors, save_tensors
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import TARGETS
+from pipeline.diffusion.tensors import load_tensors, save_tensors
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.diffusion.weighting import WEIGHTINGS, loss_weight
 from pipeline.params import TrainParams, load_params

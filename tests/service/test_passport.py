@@ -146,6 +146,8 @@ UNREADABLE = {
     "a list": (repacked(SIGNED, text="[]"), "passport: .*"),
     "a text for a number": (repacked(SIGNED, text=_text(seed="1")), "passport: seed: Input should be a valid integer"),
     "true for a number": (repacked(SIGNED, text=_text(num_steps=True)), "passport: num_steps"),
+    "an unknown sampler": (repacked(SIGNED, text=_text(sampler="euler")), "passport: sampler: Input should be 'ddpm'"),
+    "a seed below 0": (repacked(SIGNED, text=_text(seed=-1)), "passport: seed: Input should be greater"),
     "a field too many": (repacked(SIGNED, text=_text(prompt="x")), "passport: prompt: Unexpected"),
     "a field too few": (repacked(SIGNED, text=_text(repro_id="gone")), "passport: repro_id: Field required"),
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.outs import replacing, write_json
+from pipeline.diffusion.files import replacing, write_json
 
 
 def fail_half_way(path: Path) -> None:
