@@ -129,8 +129,7 @@ def uncommitted() -> str:
 
 def all_params() -> dict[str, Any]:
     """params.yaml of the working folder."""
-    path = Path("params.yaml")
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+    return _read(Path("params.yaml"))
 
 
 def params_digest(params: Mapping[str, Any]) -> str:
@@ -186,24 +185,29 @@ def _md5(path: Path) -> str | None:
 
 def _raw_data_md5() -> str | None:
     """DVC's name of the content of data/raw."""
-    path = Path("data/raw.dvc")
-    document = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return str(document["outs"][0]["md5"]) if document else None
+    outs = _read(Path("data/raw.dvc")).get("outs", [{}])
+    return outs[0].get("md5")
 
 
 def data_digest() -> str | None:
     """The digest of the prepared images, where they are there already."""
-    path = Path("data/prepared/dataset.json")
-    return str(json.loads(path.read_text(encoding="utf-8"))["digest"]) if path.is_file() else None
+    return _read(Path("data/prepared/dataset.json")).get("digest")
 
 
 def _dvc_outs() -> Iterator[str]:
     """dvc.lock and what it lists as written by stages: outcomes of a run, not its causes."""
     yield "dvc.lock"
-    path = Path("dvc.lock")
-    document = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    for stage in (document or {}).get("stages", {}).values():
+    for stage in _read(Path("dvc.lock")).get("stages", {}).values():
         yield from (out["path"] for out in stage.get("outs", []))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A YAML or JSON file; nothing where it is missing or damaged, which its owner will say."""
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return document if isinstance(document, dict) else {}
 
 
 def _new_files(index: Path) -> tuple[list[str], list[tuple[str, int]]]:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RUN_TAG, PROCESS_TAG, WORKTREE_TAG = "foundry.run", "foundry.process", "foundry.worktree"
 MOST_PARAMS, MOST_METRICS, MOST_PARAM_LENGTH, MOST_DIGEST_LENGTH = 100, 1000, 6000, 36
 """MLflow's limits on one request, on a parameter's value, on a data set's digest."""
-SECONDS_BETWEEN_SHIPMENTS, LONGEST_BACKOFF_SEC = 1.0, 60.0
+SECONDS_BETWEEN_SHIPMENTS, LONGEST_BACKOFF_SEC = 5.0, 60.0
 PATIENCE_SEC = 5.0
 """How long a stage's end waits for a server that did not answer the last time."""
 RETRIED_STATUS = {401, 403, 408, 429}
@@ -44,7 +44,7 @@ class Shipper:
     def ship(self, outbox: Outbox) -> None:
         """Send what waits; raises what the store raises when it is not to be had."""
         while entries := outbox.waiting():
-            for _, group in groupby(entries, key=lambda entry: (entry.kind, entry.run)):
+            for _, group in groupby(entries, key=lambda entry: entry.kind):
                 self._ship_group(list(group), outbox)
 
     def ship_ownerless(self) -> int:
@@ -87,12 +87,14 @@ class Shipper:
         outbox.mark_shipped(entries[-1].end)
 
     def _send(self, entries: Sequence[Entry], outbox: Outbox) -> None:
-        kind, run = entries[0].kind, entries[0].run
-        if kind == "metrics":
-            self._log_metrics(self._run_id(run), entries)
+        """Send entries of one kind."""
+        if entries[0].kind == "metrics":
+            for run in dict.fromkeys(entry.run for entry in entries):
+                self._log_metrics(self._run_id(run), [entry for entry in entries if entry.run == run])
             return
         for entry in entries:
-            match kind:
+            run = entry.run
+            match entry.kind:
                 case "run":
                     self._open(run, entry.content)
                 case "tags":

@@ -52,13 +52,9 @@ def tracking_uri() -> str:
 
 def connect() -> Any:
     """An `mlflow.MlflowClient` of the store, which is created or migrated first where it is a local database."""
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    # Stages name their runs and parents themselves; an id from outside would have them overwrite each other.
-    os.environ.pop("MLFLOW_RUN_ID", None)
+    _set_defaults()
     import mlflow
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     uri = tracking_uri()
     mlflow.set_tracking_uri(uri)
     if not uri.startswith("sqlite:"):
@@ -76,6 +72,7 @@ def answering() -> Iterator[None]:
         StoreError: with the store's address.
 
     """
+    _set_defaults()
     from mlflow.exceptions import MlflowException
     from requests import RequestException
 
@@ -107,6 +104,27 @@ def experiment_id(client: Any) -> str:
     return str(found.experiment_id)
 
 
+def serve(host: str, port: int) -> None:
+    """Become an MLflow server of a local store, until it is stopped; a store that has a server is only named."""
+    uri = tracking_uri()
+    page = f"#/experiments/{experiment_id(connect())}/runs?compareRunsMode=CHART"
+    if uri.startswith(("http:", "https:")):
+        sys.stderr.write(f"{uri}/{page}\n")
+        return
+    sys.stderr.write(f"http://{host}:{port}/{page}\n")
+    arguments = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])  # noqa: S606  # no shell is wanted
+
+
+def _set_defaults() -> None:
+    """What MLflow reads when it is imported; who has set it otherwise is right."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # Stages name their runs and parents themselves; an id from outside would have them overwrite each other.
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
 def _migrated(uri: str) -> Any:
     """A client of a database that is as this version of MLflow wants it; its constructor makes a missing one."""
     import mlflow
@@ -133,12 +151,3 @@ def _artifact_location() -> str | None:
         return None
     folder = _database(uri).parent if uri.startswith("sqlite:") else main_worktree()
     return (folder / "mlartifacts").as_uri()
-
-
-def serve(host: str, port: int) -> None:
-    """Become an MLflow server of the store, until it is stopped."""
-    uri = tracking_uri()
-    experiment = experiment_id(connect())
-    sys.stderr.write(f"http://{host}:{port}/#/experiments/{experiment}/runs?compareRunsMode=CHART\n")
-    arguments = ["--backend-store-uri", uri, "--host", host, "--port", str(port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])  # noqa: S606  # no shell is wanted

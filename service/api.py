@@ -7,7 +7,7 @@ import functools
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,13 +17,15 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from service import openapi, schemas
-from service.delivery import CLIENT_GONE, answer, drawn
+from service.delivery import answer, drawn
 from service.errors import MalformedBodyError, MethodNotAllowedError, NotFoundError, ServiceError
 from service.intake import size_of
 from service.pictures import Pictures
 from service.replies import error_response, invalid_fields
-from service.runtime import Runtime
 from service.stream import EventStream
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
 
 PLAYGROUND = Path(__file__).with_name("static") / "playground.html"
 
@@ -42,7 +44,7 @@ async def generations(body: schemas.GenerationRequest, request: Request) -> Resp
     if body.stream:
         return EventStream(runtime, pictures)
     pixels = await drawn(runtime, pictures.order, request)
-    return Response(status_code=CLIENT_GONE) if pixels is None else await answer(body, pictures, pixels)
+    return await answer(body, pictures, pixels)
 
 
 @router.get("/v1/images/status", summary="How far a request is", responses=openapi.errors(401, 404, 422, 429, 503))
@@ -127,7 +129,7 @@ def build_api() -> FastAPI:
 
 def paths(api: FastAPI) -> dict[str, set[str]]:
     """Every path and its methods."""
-    routes = [route for route in api.routes if isinstance(route, Route)]
+    routes = [route for route in [*api.routes, *router.routes] if isinstance(route, Route)]
     return {route.path: set(route.methods or ()) for route in routes}
 
 

@@ -9,22 +9,24 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import bentoml
 from starlette.responses import Response
 
 from pipeline.diffusion.errors import FoundryError
 from service.api import build_api, paths
-from service.delivery import CLIENT_GONE, answer, drawn
+from service.delivery import answer, drawn
 from service.drain import DRAIN
 from service.errors import InvalidRequestError, ServiceError
 from service.gate import Gate
 from service.pictures import Pictures
 from service.replies import error_response
-from service.runtime import Runtime
 from service.schemas import GenerationRequest, ImagesResponse
 from service.settings import load_settings
+
+if TYPE_CHECKING:
+    from service.runtime import Runtime
 
 api = build_api()
 
@@ -52,6 +54,8 @@ class Foundry:
     @bentoml.on_startup
     async def start(self) -> None:
         """Begin to load the model; /readyz says when it is there."""
+        from service.runtime import Runtime  # noqa: PLC0415, torch: BentoML's supervisor can do without
+
         settings = load_settings()
         self.runtime = Runtime(settings, settings.model or _model_of(self.bento_service.bento))
         api.state.runtime = self.runtime
@@ -78,15 +82,11 @@ class Foundry:
                 message = "stream, response_format: should be false and b64_json; /v1/images/generations knows others"
                 raise InvalidRequestError(message, param="response_format")
             pictures = Pictures(self.runtime, request, client)
-            pixels = await drawn(self.runtime, pictures.order, client)
+            return await answer(request, pictures, await drawn(self.runtime, pictures.order, client))
         except ServiceError as error:
             self.runtime.stats.count_error(error.code)
             ctx.response.status_code = error.status
             return error_response(error, client.state.request_id)
-        if pixels is None:
-            ctx.response.status_code = CLIENT_GONE
-            return Response(status_code=CLIENT_GONE)
-        return await answer(request, pictures, pixels)
 
 
 def _model_of(bento: bentoml.Bento | None) -> Path:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from starlette.responses import Response
 
 from service.encoding import npy, zipped
-from service.errors import NotFoundError
+from service.errors import ClientGoneError, NotFoundError
 from service.mailbox import Mailbox
 from service.ticket import Drawn, End
 
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from service.runtime import Runtime
     from service.schemas import GenerationRequest
     from service.ticket import Order, Ticket
-
-CLIENT_GONE = 499
-"""Nobody reads the answer; without one the layers around us would wait."""
 
 T = TypeVar("T")
 
@@ -54,11 +51,11 @@ def submitted(runtime: Runtime, order: Order, mailbox: Mailbox) -> Iterator[None
         _write_log(runtime, ticket, "disconnected" if is_early else ticket.status)
 
 
-async def drawn(runtime: Runtime, order: Order, client: Request) -> list[NDArray[np.uint8]] | None:
-    """The images of an order, `[height, width, channels]` each; None: the client has gone before.
+async def drawn(runtime: Runtime, order: Order, client: Request) -> list[NDArray[np.uint8]]:
+    """The images of an order, `[height, width, channels]` each.
 
     Raises:
-        ServiceError: the engine does not take it on, or the images will not be drawn.
+        ServiceError: the engine does not take it on, the images will not be drawn, or the client has gone before.
 
     """
     mailbox = Mailbox(wants_progress=False)
@@ -104,11 +101,13 @@ async def _all_drawn(mailbox: Mailbox) -> list[NDArray[np.uint8]]:
                 return [images[index] for index in sorted(images)]
 
 
-async def _unless_gone(client: Request, work: Awaitable[T]) -> T | None:
+async def _unless_gone(client: Request, work: Awaitable[T]) -> T:
     working, going = asyncio.ensure_future(work), asyncio.ensure_future(_gone(client))
     try:
         await asyncio.wait({working, going}, return_when=asyncio.FIRST_COMPLETED)
-        return working.result() if working.done() else None
+        if working.done():
+            return working.result()
+        raise ClientGoneError("the client has gone")
     finally:
         working.cancel()
         going.cancel()

@@ -76,6 +76,12 @@ class UnsupportedMediaTypeError(ServiceError):
     status, code = 415, "unsupported_media_type"
 
 
+class ClientGoneError(ServiceError):
+    """Nobody reads the answer; but without one the layers around us would wait for it."""
+
+    status, code = 499, "client_gone"
+
+
 class QueueFullError(ServiceError):
     """There is as much work waiting as the service takes on."""
 

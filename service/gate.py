@@ -21,6 +21,7 @@ from starlette.datastructures import Headers, MutableHeaders
 
 from service.errors import (
     BodyTooLargeError,
+    ClientGoneError,
     InvalidRequestError,
     MalformedBodyError,
     MethodNotAllowedError,
@@ -111,8 +112,6 @@ class Gate:
         if scope["method"] == "POST":
             _check_media_type(headers)
             body = await _read_body(headers, receive, settings)
-            if body is None:
-                return
             _check_json(body)
             if path == NATIVE:
                 _check_fields(body)
@@ -193,8 +192,7 @@ def _check_media_type(headers: Headers) -> None:
         raise UnsupportedMediaTypeError(f"Content-Type: should be application/json (got {media_type or 'none'})")
 
 
-async def _read_body(headers: Headers, receive: Receive, settings: Settings) -> bytes | None:
-    """The body; None: the client is gone."""
+async def _read_body(headers: Headers, receive: Receive, settings: Settings) -> bytes:
     most = settings.max_body_bytes
     too_large = BodyTooLargeError(f"the body should be at most {most} bytes")
     if (length := headers.get("content-length", "0")).isdecimal() and int(length[:20]) > most:
@@ -205,7 +203,7 @@ async def _read_body(headers: Headers, receive: Receive, settings: Settings) -> 
             while True:
                 message = await receive()
                 if message["type"] == "http.disconnect":
-                    return None
+                    raise ClientGoneError("the client has gone")
                 body += message.get("body", b"")
                 if len(body) > most:
                     raise too_large

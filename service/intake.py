@@ -6,7 +6,6 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pipeline.diffusion.seeds import image_seed
 from service.errors import InvalidRequestError, NotFoundError
 from service.job import Recipe
 from service.ticket import Order
@@ -27,6 +26,8 @@ def order_for(request: GenerationRequest, model: Model, settings: Settings, *, r
         ServiceError: the request does not fit the model or the service, and the field that does not.
 
     """
+    from pipeline.diffusion.seeds import image_seed  # noqa: PLC0415, torch: BentoML's supervisor can do without
+
     _check_names(request, model.description.data, settings)
     recipe = _recipe(request, model)
     work = request.n * recipe.num_steps * recipe.rows

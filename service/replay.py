@@ -18,10 +18,16 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 import numpy as np
 
+from pipeline.diffusion.artefact import model_digest
 from pipeline.diffusion.errors import FoundryError, GateError
 from service import passport
+from service.encoding import passport_for
+from service.job import Recipe
+from service.settings import load_settings
+from service.stepper import Stepper
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -55,12 +61,6 @@ def drawn_here(folder: Path | None, wanted: Passport) -> Picture:
         FoundryError: the folder does not hold the model that drew it, or the passport asks for what that cannot do.
 
     """
-    from pipeline.diffusion.artefact import model_digest
-    from service.encoding import passport_for
-    from service.job import Recipe
-    from service.settings import load_settings
-    from service.stepper import Stepper
-
     settings = load_settings()
     model = folder or settings.model
     if model is None:
@@ -94,8 +94,6 @@ def drawn_by(url: str, wanted: Passport) -> Picture:
         ReplayError: it does not answer, refuses, or serves another model.
 
     """
-    import httpx
-
     key = os.environ.get("FOUNDRY_API_KEY")
     order = {
         "seed": wanted.seed,

@@ -110,7 +110,7 @@ class RequestStatus(BaseModel):
         return cls(
             id=ticket.order.request_id,
             status=ticket.status,
-            created=ticket.created,
+            created=int(ticket.created),
             images=len(ticket.jobs),
             images_done=ticket.images_done,
             steps=ticket.progress.steps,

@@ -84,7 +84,7 @@ class Ticket:
     """Called from the engine's thread; must not wait."""
     submitted: float
     """On the engine's clock."""
-    created: int = field(default_factory=lambda: int(time.time()))
+    created: float = field(default_factory=time.time)
     """Unix time."""
     jobs: list[Job] = field(init=False)
     is_cancelled: bool = False

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from pipeline.diffusion.errors import ArtefactError
@@ -15,7 +15,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
     """Write safetensors, at once and whole."""
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        save_file(contiguous, temporary, metadata=dict(metadata) if metadata else None)
+        # Not `save_file`, whose files only their owner can read.
+        temporary.write_bytes(save(contiguous, metadata=dict(metadata) if metadata else None))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

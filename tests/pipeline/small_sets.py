@@ -13,10 +13,9 @@ from pipeline.prepared import DatasetInfo, PreparedSet, Split, digest_of, write_
 
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
-FEATURES = PARAMS.features.model_copy(update={"num_images": 20_000})
-"""Enough for digits: 3 s."""
+FEATURES = PARAMS.features.model_copy(update={"num_images": 10_000})
+"""Enough for digits: 2 s."""
 
-Figures = Callable[[str], dict[str, float]]
 
 
 def split_of(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> Split:

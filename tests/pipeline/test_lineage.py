@@ -149,6 +149,17 @@ def test_facts_name_commit_branch_lock_and_data(git: Git, workspace: Path) -> No
     assert facts["version.torch"].startswith("2.")
 
 
+@pytest.mark.usefixtures("workspace")
+@pytest.mark.parametrize("text", ["<<<<<<< ours", "[]", "\0"])
+def test_a_damaged_file_is_a_fact_left_out(text: str) -> None:
+    for name in ("dvc.lock", "params.yaml", "data/raw.dvc", "data/prepared/dataset.json"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).write_text(text)
+    assert "data.md5" not in lineage.facts()
+    assert lineage.data_digest() is None
+    assert lineage.all_params() == {}
+
+
 def test_a_living_process_is_alive_and_an_ended_one_is_not() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     with process:

@@ -1,7 +1,5 @@
 import json
-import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -228,24 +226,16 @@ def test_what_a_killed_registration_left_is_taken_away_by_the_next() -> None:
     assert len(client.search_logged_models([store.experiment_id(client)])) == 2
 
 
-def test_a_registry_that_does_not_answer_is_named_and_what_was_made_stays(workspace: Path, root: Path) -> None:
+@pytest.mark.usefixtures("workspace")
+def test_a_registry_that_does_not_answer_is_named_and_what_was_made_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    write_model(Path("model"))
-    write_evaluation(Path("evaluation"), 0.1)
-    shutil.copyfile(root / "params.yaml", workspace / "params.yaml")
-    options = ["--model", "model", "--evaluation", "evaluation", "--out", "registration"]
-    done = subprocess.run(
-        [sys.executable, "-m", "pipeline.register", *options],
-        env={**os.environ, "MLFLOW_TRACKING_URI": uri, "PYTHONPATH": str(root)},
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"{uri}: ")
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(store.StoreError, match=uri) as error:
+        registered(seed=1, kid=0.1)
+    assert error.value.exit_code == 2
+    assert len(str(error.value).splitlines()) == 1
     assert decision()["decision"] == "undecided"
     assert decision()["model_digest"] == model_digest(Path("registration/model"))
 

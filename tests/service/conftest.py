@@ -1,6 +1,6 @@
 """Small models with weights that matter: a new network's last convolution is zero, and every bit would be equal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from pipeline.diffusion.artefact import DataSpec, Description, SamplingDefaults,
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
+from tests.service.server import Server, serving
 
 CLASS_NAMES = ("cat", "dog", "bird")
 
@@ -60,3 +61,10 @@ def broken_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         weights["label.weight"][1] = 1e30
 
     return write_model(tmp_path_factory.mktemp("broken"), spoil=spoil)
+
+
+@pytest.fixture(scope="session")
+def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The service as it is by default, for all tests that do not end it."""
+    with serving(model_folder, tmp_path_factory.mktemp("server")) as server:
+        yield server

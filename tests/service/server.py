@@ -1,0 +1,119 @@
+"""A real server in its own process group, and what tests ask of it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).parents[2]
+STARTED_WITHIN_SEC = 120
+
+
+@dataclass(eq=False)
+class Server:
+    process: subprocess.Popen[bytes]
+    port: int
+    log: Path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        return httpx.Client(base_url=self.url, timeout=60, headers=headers, trust_env=False)
+
+    def post(
+        self, path: str = "/v1/images/generations", *, headers: dict[str, str] | None = None, **body: Any
+    ) -> httpx.Response:
+        with self.client() as client:
+            return client.post(path, json=body, headers=headers)
+
+    def get(self, path: str, **query: str) -> httpx.Response:
+        with self.client() as client:
+            return client.get(path, params=query)
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of the samples with this name and these labels."""
+        families = text_string_to_metric_families(self.get("/metrics").text)
+        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        assert samples, name
+        return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
+
+    def is_idle(self) -> bool:
+        return self.metric("active_units") == self.metric("waiting_units") == self.metric("open_streams") == 0
+
+    def workers(self) -> list[int]:
+        found = subprocess.run(
+            ["pgrep", "-g", str(self.process.pid), "-f", "worker.service"], capture_output=True, check=False
+        )
+        return [int(pid) for pid in found.stdout.split()]
+
+
+@contextmanager
+def serving(model: Path, home: Path, *, wait: bool = True, **environment: str) -> Iterator[Server]:
+    """A server of `model` on a free port of the loopback address."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    home.mkdir(parents=True, exist_ok=True)
+    log = home / "server.log"
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("FOUNDRY_")}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service.serve", "--model", str(model), "--port", str(port)],
+            cwd=ROOT,
+            env={**clean, "BENTOML_HOME": str(home), "OMP_NUM_THREADS": "1", **environment},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server = Server(process, port, log)
+    try:
+        if wait:
+            wait_until_ready(server)
+        yield server
+    finally:
+        end(server)
+
+
+def wait_until_ready(server: Server) -> None:
+    def answers() -> bool:
+        assert server.process.poll() is None, server.log.read_text()
+        try:
+            return server.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    assert soon(answers, STARTED_WITHIN_SEC, every_sec=0.1), server.log.read_text()
+
+
+def end(server: Server) -> None:
+    """Ask it to stop, and make sure that nothing of it is left."""
+    if server.process.poll() is None:
+        server.process.send_signal(signal.SIGTERM)
+        try:
+            server.process.wait(30)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.process.pid, signal.SIGKILL)
+            server.process.wait(10)
+
+
+def soon(claim: Any, within_sec: float = 20, *, every_sec: float = 0.02) -> bool:
+    """Whether the claim comes true in time."""
+    deadline = time.monotonic() + within_sec
+    while not claim():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(every_sec)
+    return True
