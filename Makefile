@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
-PORT ?= 5000
+PORT ?=
+MODEL ?=
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
@@ -15,7 +16,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help install data demo repro register ui check test test-long gpu-check format clean
+.PHONY: help install data demo register ui serve check test test-long gpu-check format clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -42,11 +43,19 @@ data: install ## get the demo's images into data/raw and check them
 
 demo: data ## from nothing to a registered champion
 	@dvc repro
-	@python -m pipeline.register --model data/model --evaluation data/evaluation --out data/registration
+	@$(MAKE) --no-print-directory register
 	@python -m pipeline.summary
 
+register: install ## log the model of the last run and decide about the champion
+	@python -m pipeline.register --model data/model --evaluation data/evaluation --out data/registration
+
 ui: install ## compare runs in the browser (PORT=5000)
-	@python -m pipeline.tracking ui --port $(PORT)
+	@python -m pipeline.tracking ui --port $(or $(PORT),5000)
+
+# The name is looked up before the service starts, so what is served cannot change under it.
+serve: install ## serve the champion, or MODEL=folder or models:/…, on loopback (PORT=3000)
+	@folder=$$(python -m pipeline.package --resolve $(if $(MODEL),--model '$(MODEL)')) && \
+	    exec python -m service.serve --model "$$folder" --port $(or $(PORT),3000)
 
 check: install ## formatting, lint, types, architecture, workflows
 	@ruff format --check .
@@ -57,11 +66,12 @@ check: install ## formatting, lint, types, architecture, workflows
 	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@zizmor --offline --quiet .github/workflows
 
+# One thread of torch for each test process: threads that wait for each other by spinning make a busy machine crawl.
 test: check ## what CI runs
-	@pytest
+	@OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m 'not long'
 
 test-long: install ## repeated kills and soaks, up to 45 minutes
-	@pytest -m long
+	@OMP_NUM_THREADS=1 pytest -m long
 
 gpu-check: install ## try the CUDA path, where there is a card
 	@python -m pipeline.gpu_check

@@ -67,6 +67,7 @@ def _add_model(parcel: Parcel) -> str:
 
 def _build(tag: str, model: str, parcel: Parcel, packages: list[str]) -> str:
     import bentoml
+    from bentoml._internal.bento.build_config import BentoEnvSchema
     from bentoml.images import Image
 
     name, version = tag.split(":")
@@ -85,7 +86,7 @@ def _build(tag: str, model: str, parcel: Parcel, packages: list[str]) -> str:
             version=version,
             labels=_labels(parcel),
             models=[model],
-            envs=[{"name": "FOUNDRY_MODEL_NAME", "value": parcel.name}],  # type: ignore[list-item]  # it is converted
+            envs=[BentoEnvSchema(name="FOUNDRY_MODEL_NAME", value=parcel.name)],
             build_ctx=folder,
         )
     return str(bento.tag)

@@ -18,7 +18,7 @@ SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "diffusers": ""}
 
 def main() -> None:
     arguments = _parser().parse_args()
-    from pipeline import portable, tracking
+    from pipeline import portable, registry
     from pipeline.diffusion.artefact import load_model
 
     out = _checked(arguments.out, arguments.to)
@@ -27,7 +27,7 @@ def main() -> None:
         "torch-export": portable.write_torch_export,
         "diffusers": portable.write_diffusers,
     }[arguments.to]
-    model = load_model(tracking.model_folder(arguments.model))
+    model = load_model(registry.model_folder(arguments.model))
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(model, out)

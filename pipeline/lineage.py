@@ -185,13 +185,14 @@ def _md5(path: Path) -> str | None:
 
 def _raw_data_md5() -> str | None:
     """DVC's name of the content of data/raw."""
-    outs = _read(Path("data/raw.dvc")).get("outs", [{}])
-    return outs[0].get("md5")
+    outs: list[dict[str, str]] = _read(Path("data/raw.dvc")).get("outs", [])
+    return outs[0].get("md5") if outs else None
 
 
 def data_digest() -> str | None:
     """The digest of the prepared images, where they are there already."""
-    return _read(Path("data/prepared/dataset.json")).get("digest")
+    digest: str | None = _read(Path("data/prepared/dataset.json")).get("digest")
+    return digest
 
 
 def _dvc_outs() -> Iterator[str]:

@@ -198,7 +198,6 @@ class EvaluateParams(Section):
     num_steps: int = Field(ge=1, le=1000, description="network calls an image")
     guidance_scale: float = Field(ge=0, le=20, description="1: no guidance")
     baseline_components: int = Field(ge=1, description="Gaussians in the mixture that a model must beat")
-    tuning_budget_sec: float = Field(ge=0, description="time for refining sampling times on the model")
     likelihood_num_images: int = Field(ge=2, description="held-out images whose bits/dim are bounded")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXPERIMENT = "diffusion-foundry"
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-"""MLflow's pages are then about training runs, not about chats."""
 
 
 class StoreError(FoundryError):
@@ -59,9 +56,9 @@ def connect() -> Any:
     mlflow.set_tracking_uri(uri)
     if not uri.startswith("sqlite:"):
         return mlflow.MlflowClient(tracking_uri=uri)
-    # Two processes that make or migrate one SQLite database at once destroy it.
+    # The constructor makes or migrates the database, and two processes that do so at once destroy it.
     with locked(_database(uri).with_name(f"{_database(uri).name}.lock")):
-        return _migrated(uri)
+        return mlflow.MlflowClient(tracking_uri=uri)
 
 
 @contextmanager
@@ -93,7 +90,7 @@ def experiment_id(client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         try:
-            return str(client.create_experiment(EXPERIMENT, _artifact_location(), EXPERIMENT_TAGS))
+            return str(client.create_experiment(EXPERIMENT, artifact_location=_artifact_location()))
         except MlflowException:
             # Another stage was quicker.
             found = client.get_experiment_by_name(EXPERIMENT)
@@ -123,21 +120,6 @@ def _set_defaults() -> None:
     # Stages name their runs and parents themselves; an id from outside would have them overwrite each other.
     os.environ.pop("MLFLOW_RUN_ID", None)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
-def _migrated(uri: str) -> Any:
-    """A client of a database that is as this version of MLflow wants it; its constructor makes a missing one."""
-    import mlflow
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return mlflow.MlflowClient(tracking_uri=uri)
-    except MlflowException as error:
-        if "out-of-date database schema" not in str(error):
-            raise
-        command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
-        subprocess.run(command, check=True, stdout=sys.stderr)  # noqa: S603  # the command is ours
-        return mlflow.MlflowClient(tracking_uri=uri)
 
 
 def _database(uri: str) -> Path:

@@ -150,20 +150,6 @@ def stage_run(stage: str, *, params: Mapping[str, Any], resume_run_id: str | Non
         courier.finish(FLUSH_WHEN_STOPPED_SEC if status == "KILLED" else FLUSH_SEC)
 
 
-def model_folder(where: str) -> Path:
-    """The model folder at a path or a URI like `models:/fashion-mnist@champion`; only to be read.
-
-    Raises:
-        StoreError: the registry does not have it, or does not answer.
-
-    """
-    if ":/" not in where:
-        return Path(where)
-    from pipeline.registry import download
-
-    return download(where)
-
-
 def sync() -> int:
     """Send what stages could not, and end the runs of killed ones; how many outboxes were sent."""
     with store.answering():

@@ -1,7 +1,6 @@
 """Prepared sets made of a few given images."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ PARAMS = load_params(Path(__file__).parents[2] / "params.yaml")
 
 FEATURES = PARAMS.features.model_copy(update={"num_images": 10_000})
 """Enough for digits: 2 s."""
-
 
 
 def split_of(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> Split:

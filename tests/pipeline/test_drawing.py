@@ -1,5 +1,3 @@
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 import torch
@@ -24,7 +22,7 @@ def model() -> Model:
     network = build_network(description, seed=0).eval().requires_grad_(requires_grad=False)
     random = np.random.default_rng(0)
     for weight in network.parameters():
-        weight += torch.from_numpy(0.1 * random.standard_normal(weight.shape)).float()
+        weight.add_(torch.from_numpy(0.1 * random.standard_normal(weight.shape)).float())
     return Model(description, network, NoiseSchedule(cosine_betas(20)), digest="")
 
 
@@ -59,7 +57,9 @@ def test_the_bar_counts_images(model: Model, capsys: pytest.CaptureFixture[str])
 
 
 def _flat(count: int, size: int, channels: int) -> np.ndarray:
-    return (np.arange(count, dtype=np.uint8) + 1)[:, None, None, None].repeat(size, 1).repeat(size, 2).repeat(channels, 3)
+    return (
+        (np.arange(count, dtype=np.uint8) + 1)[:, None, None, None].repeat(size, 1).repeat(size, 2).repeat(channels, 3)
+    )
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
@@ -80,5 +80,5 @@ def test_a_sheet_can_be_seen_and_is_not_huge(size: int, tile: int) -> None:
 def test_names_stand_on_the_left_of_their_rows() -> None:
     sheet = np.asarray(sheet_image(_flat(2, 28, 1), columns=1, names=["a", "a long name"]))
     margin = sheet.shape[1] - 56
-    ink: Callable[[np.ndarray], int] = lambda part: int((part < 128).sum())
-    assert 0 < ink(sheet[:56, :margin]) < ink(sheet[57:, :margin])
+    first, second = ((part[:, :margin] < 128).sum() for part in (sheet[:56], sheet[57:]))
+    assert 0 < first < second

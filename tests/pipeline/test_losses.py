@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 import torch
@@ -99,5 +98,3 @@ def test_classes_reach_the_denoiser() -> None:
     images = Selection(split_of(_normal_images(5), np.arange(5)), np.array([4, 2]))
     loss_per_noise_level(denoiser, images, TABLE, seed=0, device=CPU)
     assert all(labels.tolist() == [4, 2] for labels in seen)
-
-

@@ -27,12 +27,15 @@ def _normal(seed: int, count: int, features: int = 3, shift: float = 0.0, scale:
     return torch.from_numpy(shift + scale * random.standard_normal((count, features)))
 
 
+def _k(x: Tensor, y: Tensor) -> float:
+    return (float(x @ y) / 3 + 1) ** 3
+
+
 def test_kid_is_the_mean_over_all_pairs_of_different_images() -> None:
     x, y = _normal(0, 150), _normal(1, 170, shift=0.3)
-    k = lambda a, b: (float(a @ b) / 3 + 1) ** 3
-    within_x = np.mean([k(x[i], x[j]) for i in range(150) for j in range(150) if i != j])
-    within_y = np.mean([k(y[i], y[j]) for i in range(170) for j in range(170) if i != j])
-    across = np.mean([k(a, b) for a in x for b in y])
+    within_x = np.mean([_k(x[i], x[j]) for i in range(150) for j in range(150) if i != j])
+    within_y = np.mean([_k(y[i], y[j]) for i in range(170) for j in range(170) if i != j])
+    across = np.mean([_k(a, b) for a in x for b in y])
     assert len(x) > BLOCK_SIZE
     assert kid(x, Reference(y)).value == pytest.approx(within_x + within_y - 2 * across, rel=1e-10)
 

@@ -286,29 +286,6 @@ def test_processes_that_come_to_a_fresh_store_at_once_all_find_it(raced_store: t
     assert raced_store[1] == ["1\n", "1\n"]
 
 
-@pytest.mark.long
-def test_the_store_of_an_earlier_mlflow_is_migrated_with_its_runs(workspace: Path) -> None:
-    from alembic.script import ScriptDirectory
-    from mlflow.store.db.utils import _get_alembic_config
-
-    uri = f"sqlite:///{workspace}/mlflow.db"
-    config = _get_alembic_config(uri)
-    (head,) = ScriptDirectory.from_config(config).get_heads()
-    code = f"""
-import sqlalchemy
-from alembic import command
-from mlflow.store.db.utils import _get_alembic_config
-from mlflow.store.tracking.dbmodels.initial_models import Base
-Base.metadata.create_all(sqlalchemy.create_engine({uri!r}))
-command.upgrade(_get_alembic_config({uri!r}), "{head}-1")
-"""
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-    assert store.connect().search_experiments() == []
-    with tracking.stage_run("train", params=PARAMS):
-        pass
-    assert [run.info.status for run in runs("train")] == ["FINISHED"]
-
-
 @pytest.mark.usefixtures("tracking_store")
 def test_nothing_but_the_tracking_server_is_told() -> None:
     store.connect()

@@ -1,76 +1,27 @@
 """The page in a real browser, before the real service."""
 
 import base64
-import os
+import json
 import re
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from service.passport import read
+from tests.service.server import Server, soon
 
-ROOT = Path(__file__).parents[2]
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 KEY = "a key for the test"
 LARGEST_SEED = 2**63 - 1
-START_SEC = 120
+TIMEOUT_MS = 15_000
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in the e2e extra")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
 expect = playwright.expect
-
-
-@pytest.fixture(scope="module")
-def url(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A service that wants a key and draws no more than 600 rows a request."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    home = tmp_path_factory.mktemp("bentoml")
-    environment = {
-        **os.environ,
-        "BENTOML_HOME": str(home),
-        "FOUNDRY_API_KEYS": KEY,
-        "FOUNDRY_MAX_REQUEST_ROW_STEPS": "800",
-        "FOUNDRY_MODEL_NAME": "pets",
-        "FOUNDRY_THREADS": "1",
-    }
-    command = [sys.executable, "-m", "service.serve", "--model", str(model_folder), "--port", str(port)]
-    with (home / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
-        try:
-            _wait_until_ready(f"http://127.0.0.1:{port}/readyz", process)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-
-
-def _wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + START_SEC
-    while time.monotonic() < deadline:
-        assert process.poll() is None, "the service has ended"
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            time.sleep(0.2)
-    pytest.fail(f"the service was not ready in {START_SEC} s")
+expect.set_options(timeout=TIMEOUT_MS)
 
 
 @pytest.fixture(scope="module")
@@ -83,31 +34,22 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def stranger(browser: Any, url: str) -> Iterator[Any]:
-    """The page as it opens: without a key."""
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    """The page, which has met the service."""
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(TIMEOUT_MS)
     faults: list[str] = []
     page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(f"{url}/playground")
+    page.goto(f"{server.url}/playground")
+    expect(page.locator("#model code")).to_be_visible()
     yield page
     context.close()
     assert faults == []
 
 
-@pytest.fixture
-def page(stranger: Any) -> Any:
-    """The page with the key."""
-    stranger.get_by_text("API key", exact=True).click()
-    stranger.get_by_label("Kept by this page").fill(KEY)
-    stranger.get_by_label("Kept by this page").press("Tab")
-    expect(stranger.get_by_text("pets")).to_be_visible()
-    return stranger
-
-
 def set_number(page: Any, number: int) -> None:
-    page.get_by_label("Pictures").fill(str(number))
+    page.get_by_label("How many").fill(str(number))
 
 
 def draw(page: Any, number: int) -> None:
@@ -152,15 +94,12 @@ def test_pictures_appear_out_of_noise_and_are_done_with_seed_and_passport(page: 
         assert (passport.sampler, passport.num_steps) == ("ddim", 100)
 
 
-def test_a_seed_beyond_what_javascript_can_count_draws_the_same_picture_again(page: Any, url: str) -> None:
-    page.get_by_label("Seed").fill(str(LARGEST_SEED))
+def test_a_seed_beyond_what_javascript_can_count_draws_the_same_picture_again(page: Any, server: Server) -> None:
+    page.get_by_role("textbox", name="Seed").fill(str(LARGEST_SEED))
     draw(page, 2)
     first, second = seeds(page)
     assert first == str(LARGEST_SEED)
-    order = {"seed": int(second), "steps": 10, "response_format": "png"}
-    alone = httpx.post(
-        f"{url}/v1/images/generations", json=order, headers={"Authorization": f"Bearer {KEY}"}, timeout=60
-    )
+    alone = server.post(seed=int(second), steps=10, response_format="png")
     assert alone.content == png_of(page, 1)
 
 
@@ -174,13 +113,13 @@ def test_a_picture_is_downloaded_as_it_was_drawn_and_its_seed_copied(page: Any, 
     assert (tmp_path / "picture.png").read_bytes() == png_of(page)
     page.get_by_role("button", name=f"Copy seed {seed}").click()
     expect(page.get_by_role("status")).to_have_text(f"Seed {seed} is copied.")
-    page.get_by_label("Seed").focus()
+    page.get_by_role("textbox", name="Seed").focus()
     page.keyboard.press("Control+V")
-    expect(page.get_by_label("Seed")).to_have_value(seed)
+    expect(page.get_by_role("textbox", name="Seed")).to_have_value(seed)
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
-def test_stopping_ends_the_work_of_the_service_too(page: Any, url: str, how: str) -> None:
+def test_stopping_ends_the_work_of_the_service_too(page: Any, server: Server, how: str) -> None:
     page.get_by_label("Steps").fill("100")
     set_number(page, 8)
     page.get_by_role("button", name="Draw").click()
@@ -192,15 +131,7 @@ def test_stopping_ends_the_work_of_the_service_too(page: Any, url: str, how: str
     expect(page.get_by_role("status")).to_have_text("Stopped.")
     expect(page.locator("li:not([data-done])")).to_have_count(0)
     expect(page.get_by_role("button", name="Draw")).to_be_enabled()
-    deadline = time.monotonic() + 10
-    while (open_images := _open_images(url)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert open_images == 0
-
-
-def _open_images(url: str) -> int:
-    queue = httpx.get(f"{url}/v1/queue", headers={"Authorization": f"Bearer {KEY}"}, timeout=30).json()
-    return int(queue["active_units"] + queue["waiting_units"])
+    assert soon(server.is_idle)
 
 
 def test_everything_can_be_done_with_the_keyboard(page: Any) -> None:
@@ -223,9 +154,22 @@ def test_everything_can_be_done_with_the_keyboard(page: Any) -> None:
 def test_every_control_has_a_name(page: Any) -> None:
     draw(page, 1)
     tree = page.locator("body").aria_snapshot()
-    controls = re.findall(r"- (button|combobox|slider|textbox|spinbutton|radio|link|img)(.*)", tree)
-    assert len(controls) >= 13
-    assert [control for control in controls if not re.match(r' "\S', control[1])] == []
+    controls = re.findall(r"- '?(button|combobox|slider|textbox|spinbutton|radio|link|img)\b(?: \"([^\"]+)\")?", tree)
+    names = [name for _, name in controls]
+    assert all(names), tree
+    for start in (
+        "Class",
+        "How many",
+        "Seed",
+        "DDIM",
+        "Steps",
+        "Guidance",
+        "Draw",
+        "Stop",
+        "Copy seed",
+        "Download the",
+    ):
+        assert any(name.startswith(start) for name in names), tree
 
 
 def test_without_a_class_there_is_nothing_to_guide_to(page: Any) -> None:
@@ -240,29 +184,40 @@ def test_without_a_class_there_is_nothing_to_guide_to(page: Any) -> None:
 
 
 def test_a_seed_that_is_too_large_is_refused_before_it_is_sent(page: Any) -> None:
-    page.get_by_label("Seed").fill(str(LARGEST_SEED + 1))
+    page.get_by_role("textbox", name="Seed").fill(str(LARGEST_SEED + 1))
     page.get_by_role("button", name="Draw").click()
     expect(page.locator("#seed:invalid")).to_be_visible()
     expect(page.locator("li")).to_have_count(0)
 
 
-def test_without_a_key_the_page_asks_for_one_and_keeps_it_nowhere(stranger: Any, page: Any) -> None:
-    context = stranger.context
-    assert context.cookies() == []
-    assert [origin["localStorage"] for origin in context.storage_state()["origins"]] == []
+def test_without_a_right_key_the_page_asks_for_one_and_keeps_it_nowhere(page: Any) -> None:
+    def guard(route: Any) -> None:
+        if route.request.headers.get("authorization") == f"Bearer {KEY}":
+            route.continue_()
+        else:
+            route.fulfill(status=401, json=_error("invalid_api_key"))
+
+    page.route("**/v1/**", guard)
     page.reload()
     expect(page.get_by_role("alert")).to_contain_text("The service wants an API key")
-    expect(page.get_by_label("Kept by this page")).to_be_visible()
-    expect(page.get_by_label("Kept by this page")).to_have_value("")
+    key = page.get_by_label("Kept by this page")
+    key.fill(KEY)
+    key.press("Tab")
+    expect(page.get_by_role("alert")).to_be_hidden()
+    draw(page, 1)
+    assert page.context.cookies() == []
+    assert [origin["localStorage"] for origin in page.context.storage_state()["origins"]] == []
+    page.reload()
+    expect(key).to_have_value("")
 
 
 def test_a_refusal_is_shown_in_the_words_of_the_service(page: Any) -> None:
-    page.get_by_label("Class").select_option("cat")
-    page.get_by_label("Guidance").fill("2")
-    page.get_by_label("Steps").fill("100")
-    set_number(page, 8)
+    def ask_for_more(route: Any) -> None:
+        route.continue_(post_data=json.dumps({**route.request.post_data_json, "steps": 1000}))
+
+    page.route("**/v1/images/generations", ask_for_more)
     page.get_by_role("button", name="Draw").click()
-    expect(page.get_by_role("alert")).to_contain_text("The service refuses: n x steps")
+    expect(page.get_by_role("alert")).to_contain_text("The service refuses: steps: should be at most 100")
     expect(page.locator("li")).to_have_count(0)
 
 
@@ -310,20 +265,20 @@ def test_a_service_that_is_gone_is_said_to_be_so_and_tried_again(page: Any) -> N
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_the_page_asks_nobody_but_its_own_service(browser: Any, url: str) -> None:
+def test_the_page_asks_nobody_but_its_own_service(browser: Any, server: Server) -> None:
     page, asked = browser.new_page(), set()
     page.on(
         "request", lambda request: asked.add(request.url.split("/")[2] if request.url.startswith("http") else "data")
     )
-    page.goto(f"{url}/playground")
-    expect(page.get_by_role("alert")).to_be_visible()
+    page.goto(f"{server.url}/playground")
+    expect(page.locator("#model code")).to_be_visible()
     page.close()
-    assert asked - {"data"} == {url.removeprefix("http://")}
+    assert asked - {"data"} == {f"127.0.0.1:{server.port}"}
 
 
 @pytest.mark.parametrize(("scheme", "ground"), [("light", "rgb(244, 243, 239)"), ("dark", "rgb(19, 18, 24)")])
-def test_the_page_follows_the_systems_light_and_dark(browser: Any, url: str, scheme: str, ground: str) -> None:
+def test_the_page_follows_the_systems_light_and_dark(browser: Any, server: Server, scheme: str, ground: str) -> None:
     page = browser.new_page(color_scheme=scheme)
-    page.goto(f"{url}/playground")
+    page.goto(f"{server.url}/playground")
     expect(page.locator("body")).to_have_css("background-color", ground)
     page.close()

@@ -1,0 +1,218 @@
+"""A service with keys and narrow limits, its end, and its next life."""
+
+import base64
+import hashlib
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from openapi_spec_validator import validate
+
+from service.passport import PassportError, read
+from tests.service.server import ROOT, Server, serving, soon, wait_until_ready
+
+GENERATIONS = "/v1/images/generations"
+
+
+@pytest.fixture(scope="module")
+def strict(broken_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Two keys, little room, a log, signed passports; and class 1 of the model is broken."""
+    home = tmp_path_factory.mktemp("strict")
+    with serving(
+        broken_folder,
+        home,
+        FOUNDRY_API_KEYS="alpha,beta",
+        FOUNDRY_MAX_OPEN_ROW_STEPS="1600",
+        FOUNDRY_MAX_STREAMS="2",
+        FOUNDRY_REQUEST_LOG=str(home / "log" / "requests.jsonl"),
+        FOUNDRY_PASSPORT_KEY="secret",
+    ) as server:
+        yield server
+
+
+def _post(server: Server, key: str | None = "alpha", *, request_id: str | None = None, **body: Any) -> httpx.Response:
+    with server.client(key) as client:
+        return client.post(GENERATIONS, json=body, headers={"x-request-id": request_id} if request_id else {})
+
+
+def _code(response: httpx.Response) -> str:
+    return str(response.json()["error"]["code"])
+
+
+def _in_background(server: Server, key: str, request_id: str, **body: Any) -> threading.Thread:
+    """A request that is under way when this returns."""
+    thread = threading.Thread(target=_post, args=(server, key), kwargs={"request_id": request_id, **body})
+    thread.start()
+    with server.client(key) as client:
+        assert soon(lambda: client.get("/v1/images/status", params={"id": request_id}).status_code == 200)
+    return thread
+
+
+def _cancel(server: Server, key: str, request_id: str) -> httpx.Response:
+    with server.client(key) as client:
+        return client.post("/v1/images/cancel", json={"id": request_id})
+
+
+# Keys
+
+
+def test_only_right_keys_get_images(strict: Server) -> None:
+    assert _post(strict, steps=1).status_code == 200
+    before = strict.metric("unet_forwards_total")
+    for key in (None, "gamma", "alph", "alphaa", "alpha,beta"):
+        response = _post(strict, key, steps=1)
+        assert (response.status_code, _code(response)) == (401, "invalid_api_key")
+        assert response.headers["www-authenticate"] == "Bearer"
+    assert strict.metric("unet_forwards_total") == before
+
+
+def test_a_wrong_key_is_refused_before_its_body_is_read(strict: Server) -> None:
+    with strict.client("gamma") as client:
+        assert client.post(GENERATIONS, content=b"x" * 10**6).status_code == 401
+
+
+def test_every_door_asks_for_a_key_but_those_that_tell_nothing(strict: Server) -> None:
+    asking = ["/v1/models", "/v1/queue", "/v1/images/status?id=x"]
+    assert {strict.get(path).status_code for path in asking} == {401}
+    assert strict.post("/generate", steps=1).status_code == 401
+    told = ["/livez", "/readyz", "/metrics", "/openapi.json"]
+    assert {strict.get(path).status_code for path in told} == {200}
+
+
+def test_the_description_asks_for_a_key_too(strict: Server) -> None:
+    document = strict.get("/openapi.json").json()
+    validate(document)
+    assert document["paths"][GENERATIONS]["post"]["security"] == [{"key": []}]
+    assert "security" not in document["paths"]["/livez"]["get"]
+
+
+def test_requests_of_other_keys_are_unknown(strict: Server) -> None:
+    waiting = _in_background(strict, "alpha", "secret-1", n=8, steps=100)
+    with strict.client("beta") as client:
+        assert client.get("/v1/images/status", params={"id": "secret-1"}).status_code == 404
+    assert _cancel(strict, "beta", "secret-1").status_code == 404
+    assert _cancel(strict, "alpha", "secret-1").status_code == 200
+    waiting.join(20)
+
+
+# Limits
+
+
+def test_a_key_gets_its_share_and_another_key_its_own(strict: Server) -> None:
+    waiting = _in_background(strict, "alpha", "greedy", n=8, steps=100)
+    response = _post(strict, "alpha", n=8, steps=100)
+    assert (response.status_code, _code(response)) == (429, "key_share_exceeded")
+    assert int(response.headers["retry-after"]) >= 1
+    assert _post(strict, "beta", steps=2).status_code == 200
+    _cancel(strict, "alpha", "greedy")
+    waiting.join(20)
+
+
+def test_streams_are_counted(strict: Server) -> None:
+    body = {"n": 4, "steps": 90, "stream": True}
+    with (
+        strict.client("alpha") as client,
+        client.stream("POST", GENERATIONS, json=body),
+        client.stream("POST", GENERATIONS, json=body | {"n": 1}),
+    ):
+        response = _post(strict, "beta", steps=1, stream=True)
+        assert (response.status_code, _code(response)) == (429, "too_many_connections")
+    assert soon(strict.is_idle)
+
+
+def test_an_image_that_is_not_finite_is_told_and_harms_no_other(strict: Server) -> None:
+    waiting = _in_background(strict, "beta", "healthy", n=2, steps=50, class_label=0)
+    response = _post(strict, steps=5, class_label=1)
+    assert (response.status_code, _code(response)) == (500, "numerical_error")
+    waiting.join(20)
+    with strict.client("beta") as client:
+        assert client.get("/v1/images/status", params={"id": "healthy"}).json()["status"] == "completed"
+
+
+def test_passports_are_signed(strict: Server) -> None:
+    png = base64.b64decode(_post(strict, steps=1).json()["data"][0]["b64_json"])
+    assert read(png, b"secret").is_verified
+    with pytest.raises(PassportError):
+        read(png, b"guess")
+
+
+def test_the_log_tells_what_was_asked_but_neither_who_nor_with_what_key(strict: Server) -> None:
+    _post(strict, "beta", request_id="logged", n=2, steps=3, class_label=2, seed=5, user="me")
+    path = strict.log.parent / "log" / "requests.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    [line] = [line for line in lines if line["request_id"] == "logged"]
+    assert (line["n"], line["steps"], line["class_label"], line["outcome"], line["images_done"]) == (
+        2,
+        3,
+        2,
+        "completed",
+        2,
+    )
+    assert line["owner"] == hashlib.sha256(b"beta").hexdigest()[:12]
+    assert not {"beta", "me"} & set(map(str, line.values()))
+
+
+# The end, and the next life
+
+
+def test_a_drained_service_finishes_its_work_and_its_streams_and_comes_back_the_same(
+    model_folder: Path, server: Server, tmp_path: Path
+) -> None:
+    asked: dict[str, Any] = {"seed": 21, "steps": 7, "sampler": "ddpm", "class_label": 1, "guidance_scale": 2.0, "n": 2}
+    with serving(model_folder, tmp_path) as other:
+        # A restart: another process, the same bytes.
+        images = [image["b64_json"] for image in other.post(**asked).json()["data"]]
+        assert images == [image["b64_json"] for image in server.post(**asked).json()["data"]]
+
+        with (
+            other.client() as client,
+            client.stream("POST", GENERATIONS, json={"n": 8, "steps": 100, "stream": True}) as stream,
+        ):
+            text = stream.iter_text()
+            told = next(text)
+            subprocess.run([sys.executable, "-m", "service.drain", "--port", str(other.port)], cwd=ROOT, check=True)
+            assert soon(lambda: other.get("/readyz").status_code == 503, 5)
+            assert int(other.get("/readyz").headers["retry-after"]) >= 1
+            assert other.get("/livez").status_code == 200
+            refused = other.post(steps=1)
+            assert (refused.status_code, _code(refused)) == (503, "draining")
+            assert int(refused.headers["retry-after"]) >= 1
+            other.process.send_signal(signal.SIGTERM)
+            told += "".join(text)
+        assert told.count("event: image_generation.completed") == 8
+        assert "event: error" not in told
+        assert other.process.wait(20) == 0
+        assert other.processes() == []
+
+
+@pytest.mark.long
+def test_a_worker_that_is_killed_comes_back(model_folder: Path, tmp_path: Path) -> None:
+    with serving(model_folder, tmp_path) as other:
+        waiting = _post_and_forget(other)
+        worker = max(pid for pid in other.processes() if pid != other.process.pid)
+        subprocess.run(["kill", "-9", str(worker)], check=True)
+        waiting.join(20)
+        assert soon(lambda: worker not in other.processes(), 20)
+        wait_until_ready(other)
+        assert other.post(steps=1).status_code == 200
+
+
+def _post_and_forget(server: Server) -> threading.Thread:
+    def visit() -> None:
+        try:
+            server.post(n=8, steps=100)
+        except httpx.TransportError:
+            return
+
+    thread = threading.Thread(target=visit)
+    thread.start()
+    time.sleep(0.1)
+    return thread

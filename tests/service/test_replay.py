@@ -1,0 +1,165 @@
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.diffusion.errors import FoundryError, GateError
+from service import passport, replay
+from tests.service.server import ROOT, Server
+
+Replay = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Replay:
+    """The command; what it says."""
+
+    def replayed(*arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
+        replay.main()
+        return capsys.readouterr().out
+
+    return replayed
+
+
+@pytest.fixture(scope="module")
+def picture(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn by the service beside three others."""
+    path = tmp_path_factory.mktemp("pictures") / "picture.png"
+    order: dict[str, Any] = {
+        "n": 4,
+        "seed": 11,
+        "steps": 7,
+        "sampler": "ddpm",
+        "class_label": "dog",
+        "guidance_scale": 2.5,
+    }
+    four = server.post(**order, response_format="b64_json").json()["data"]
+    alone = server.post(**{**order, "n": 1, "seed": four[2]["seed"]}, response_format="png")
+    path.write_bytes(alone.content)
+    return path
+
+
+def rewritten(picture: Path, path: Path, image: np.ndarray | None = None, **changes: object) -> Path:
+    """The picture with other pixels or another passport."""
+    original = passport.load(picture, None)
+    pixels = original.image if image is None else image
+    path.write_bytes(replace(original.passport, **changes).png(pixels, None))  # type: ignore[arg-type]
+    return path
+
+
+def test_a_picture_of_the_service_is_drawn_again_here_bit_by_bit(
+    run: Replay, picture: Path, model_folder: Path
+) -> None:
+    assert run(picture, "--model", model_folder) == f"{picture}: the same picture, every pixel\n"
+
+
+def test_a_picture_of_the_service_is_drawn_again_by_the_service(run: Replay, picture: Path, server: Server) -> None:
+    assert "the same picture" in run(picture, "--url", server.url)
+
+
+def test_the_service_and_the_stepper_here_promise_the_same_bits(picture: Path, model_folder: Path) -> None:
+    was = passport.load(picture, None).passport
+    assert replay.drawn_here(model_folder, was).passport == was
+
+
+def test_the_model_may_stand_in_the_environment(
+    run: Replay, picture: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FoundryError, match="--model: should name a model folder, or --url a service"):
+        run(picture)
+    monkeypatch.setenv("FOUNDRY_MODEL", str(model_folder))
+    assert "the same picture" in run(picture)
+
+
+def test_one_changed_pixel_is_found(run: Replay, picture: Path, model_folder: Path, tmp_path: Path) -> None:
+    image = passport.load(picture, None).image.copy()
+    image[3, 4] ^= 2
+    changed = rewritten(picture, tmp_path / "changed.png", image)
+    with pytest.raises(GateError, match=r"1 of 64 values differ, by at most 2 of 255; .*the picture was changed"):
+        run(changed, "--model", model_folder)
+
+
+def test_another_seed_in_the_passport_is_found(run: Replay, picture: Path, server: Server, tmp_path: Path) -> None:
+    with pytest.raises(GateError, match=r"of 64 values differ"):
+        run(rewritten(picture, tmp_path / "changed.png", seed=12), "--url", server.url)
+
+
+def test_other_facts_of_the_machine_are_named_as_the_cause(
+    run: Replay, picture: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    image = passport.load(picture, None).image ^ 1
+    elsewhere = rewritten(picture, tmp_path / "elsewhere.png", image, repro_id="0" * 16)
+    with pytest.raises(GateError, match=f"repro_id {'0' * 16}, this is .*another machine, library or setting"):
+        run(elsewhere, "--model", model_folder)
+    fast = rewritten(picture, tmp_path / "fast.png", image, determinism="fast")
+    with pytest.raises(GateError, match="determinism fast"):
+        run(fast, "--model", model_folder)
+
+
+def test_a_picture_of_another_size_is_no_fault_of_ours(
+    run: Replay, picture: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    cropped = rewritten(picture, tmp_path / "cropped.png", passport.load(picture, None).image[:4])
+    with pytest.raises(GateError, match="drawn again it is 8x8x1, it was 4x8x1"):
+        run(cropped, "--model", model_folder)
+
+
+def test_another_model_is_refused_before_anything_is_drawn(
+    run: Replay, picture: Path, classless_folder: Path, server: Server, tmp_path: Path
+) -> None:
+    with pytest.raises(FoundryError, match=r"holds the model \w{12}, the picture was drawn by \w{12}"):
+        run(picture, "--model", classless_folder)
+    foreign = rewritten(picture, tmp_path / "foreign.png", model_digest="0" * 64)
+    with pytest.raises(FoundryError, match=f"{server.url}: holds the model"):
+        run(foreign, "--url", server.url)
+
+
+def test_a_passport_that_asks_for_what_the_model_cannot_do_is_refused(
+    run: Replay, picture: Path, model_folder: Path, server: Server, tmp_path: Path
+) -> None:
+    beyond = rewritten(picture, tmp_path / "class.png", class_label=3)
+    with pytest.raises(FoundryError, match=r"class_label: should be below 3"):
+        run(beyond, "--model", model_folder)
+    with pytest.raises(FoundryError, match="num_steps: should be in 1 … 100"):
+        run(rewritten(picture, tmp_path / "steps.png", num_steps=101), "--model", model_folder)
+    with pytest.raises(FoundryError, match=f"{server.url}: 422: .*class_label"):
+        run(beyond, "--url", server.url)
+
+
+def test_a_service_that_is_not_there_is_said_to_be_so(run: Replay, picture: Path) -> None:
+    with pytest.raises(FoundryError, match=r"http://127\.0\.0\.1:9: .*refused"):
+        run(picture, "--url", "http://127.0.0.1:9")
+
+
+def test_with_a_key_a_tampered_passport_is_refused(
+    run: Replay, picture: Path, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = passport.load(picture, None)
+    signed = tmp_path / "signed.png"
+    signed.write_bytes(original.passport.png(original.image, b"secret"))
+    monkeypatch.setenv("FOUNDRY_PASSPORT_KEY", "secret")
+    assert "the same picture" in run(signed, "--model", model_folder)
+    with pytest.raises(FoundryError, match=r"picture\.png: the passport is not signed"):
+        run(picture, "--model", model_folder)
+    monkeypatch.setenv("FOUNDRY_PASSPORT_KEY", "another")
+    with pytest.raises(FoundryError, match="the signature does not fit"):
+        run(signed, "--model", model_folder)
+
+
+def test_the_exit_code_tells_same_from_other_and_from_unreadable(
+    picture: Path, model_folder: Path, tmp_path: Path
+) -> None:
+    changed = rewritten(picture, tmp_path / "changed.png", passport.load(picture, None).image ^ 1)
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "text.png")
+    for path, code in ((changed, 3), (tmp_path / "text.png", 2)):
+        command = [sys.executable, "-m", "service.replay", str(path), "--model", str(model_folder)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert len(done.stderr.splitlines()) == 1
