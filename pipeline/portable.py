@@ -137,7 +137,9 @@ def _tried(export: Callable[[], Result]) -> Result:
     try:
         with warnings.catch_warnings(action="ignore"):
             return export()
-    # They raise errors of many kinds, all of which mean this.
+    except ModuleNotFoundError:
+        raise
+    # They raise errors of many other kinds, all of which mean this.
     except Exception as error:
         raise ExportError(f"the network cannot be written in this form: {error}") from error
 

@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from service import openapi, schemas
 from service.delivery import answer, drawn
-from service.errors import MalformedBodyError, MethodNotAllowedError, NotFoundError, ServiceError
+from service.errors import MalformedBodyError, NotFoundError, ServiceError
 from service.intake import size_of
 from service.pictures import Pictures
 from service.replies import error_response, invalid_fields
@@ -168,5 +168,6 @@ async def _refuse_fields(request: Request, error: Exception) -> Response:
 
 async def _refuse_by_framework(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101, as above
-    kinds = {400: MalformedBodyError, 404: NotFoundError, 405: MethodNotAllowedError}
-    return await _refuse(request, kinds.get(error.status_code, ServiceError)(str(error.detail)))
+    # The gate knows paths and methods; what is left is a body that FastAPI cannot read.
+    kind = MalformedBodyError if error.status_code == 400 else ServiceError
+    return await _refuse(request, kind(str(error.detail)))

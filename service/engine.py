@@ -61,6 +61,9 @@ class Load:
 class Engine:
     """Draws the images of all requests together; every method may be called from any thread."""
 
+    policy = Scheduler
+    """What chooses the jobs of a tick; the benchmark puts others here."""
+
     def __init__(
         self,
         build: Callable[[], Stepper],
@@ -231,7 +234,7 @@ class Engine:
             stepper = self._build()
             self._limits = replace(self._limits, rows=stepper.batches.exact[-1], open_images=stepper.num_slots)
             pace = Pace({size: stepper.batches.call_sec[size] for size in stepper.batches.exact})
-            self._stepper, self._scheduler = stepper, Scheduler(self._limits, pace)
+            self._stepper, self._scheduler = stepper, self.policy(self._limits, pace)
             while not self._is_stopping and self._failures < MOST_FAILURES:
                 self._beat = self._clock()
                 self._wake.clear()

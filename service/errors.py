@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
 
 class ServiceError(Exception):
     """A request cannot be served; the message is shown to the client."""
@@ -44,6 +49,10 @@ class MethodNotAllowedError(ServiceError):
     """The path knows other methods."""
 
     status, code = 405, "method_not_allowed"
+
+    def __init__(self, path: str, allowed: Collection[str]) -> None:
+        self.allow = ", ".join(sorted(allowed))
+        super().__init__(f"{path} knows {self.allow}")
 
 
 class DuplicateIdError(ServiceError):

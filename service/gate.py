@@ -122,7 +122,7 @@ class Gate:
         if path not in self._paths:
             raise NotFoundError("there is nothing here; /openapi.json tells what there is")
         if method not in self._paths[path]:
-            raise MethodNotAllowedError(f"{path} knows {', '.join(sorted(self._paths[path]))}")
+            raise MethodNotAllowedError(path, self._paths[path])
 
 
 class _Answer:

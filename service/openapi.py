@@ -36,7 +36,7 @@ GENERATED: dict[int | str, dict[str, Any]] = {
             "image/png": BINARY,
             "application/zip": BINARY,
             "application/octet-stream": BINARY,
-            "text/event-stream": TEXT,
+            "text/event-stream": {},
         },
     }
 }

@@ -67,7 +67,12 @@ def drawn_here(folder: Path | None, wanted: Passport) -> Picture:
         raise ReplayError("--model: should name a model folder, or --url a service")
     _check_model(str(model), model_digest(model), wanted)
     stepper = Stepper.load(
-        model, rows=settings.rows, slots=settings.rows, max_mib=settings.max_open_mib, threads=settings.threads
+        model,
+        rows=settings.rows,
+        slots=settings.rows,
+        max_mib=settings.max_open_mib,
+        threads=settings.threads,
+        onnx=settings.onnx,
     )
     classes = stepper.model.description.data.num_classes
     if wanted.class_label is not None and wanted.class_label >= classes:

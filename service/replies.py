@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import JSONResponse
 
-from service.errors import InvalidRequestError, UnauthorizedError
+from service.errors import InvalidRequestError, MethodNotAllowedError, UnauthorizedError
 from service.schemas import ErrorDetail, ErrorResponse
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def error_headers(error: ServiceError) -> dict[str, str]:
     headers = {}
     if error.retry_after_sec is not None:
         headers["retry-after"] = str(error.retry_after_sec)
+    if isinstance(error, MethodNotAllowedError):
+        headers["allow"] = error.allow
     if isinstance(error, UnauthorizedError):
         headers["www-authenticate"] = "Bearer"
     return headers

@@ -37,6 +37,7 @@ class Runtime:
                 slots=settings.max_open_images,
                 max_mib=settings.max_open_mib,
                 threads=settings.threads,
+                onnx=settings.onnx,
             ),
             settings.limits,
             self.stats,

@@ -23,7 +23,7 @@ def main() -> None:
     try:
         _check_address(arguments.host, arguments.port)
         _check_settings(arguments.host)
-        _check_model(arguments.model)
+        _check_model(arguments.model, arguments.onnx)
     except FoundryError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
@@ -44,6 +44,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service.serve", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="its export to ONNX, which is faster on CPUs")
     parser.add_argument("--name", help="the model's name in the API (default diffusion-foundry)")
     parser.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=3000, help="default 3000")
@@ -56,7 +57,11 @@ def _environment(arguments: argparse.Namespace) -> dict[str, str]:
         "FOUNDRY_PORT": str(arguments.port),
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    return environment | ({"FOUNDRY_MODEL_NAME": arguments.name} if arguments.name else {})
+    if arguments.onnx:
+        environment["FOUNDRY_ONNX"] = str(arguments.onnx.absolute())
+    if arguments.name:
+        environment["FOUNDRY_MODEL_NAME"] = arguments.name
+    return environment
 
 
 def _check_address(host: str, port: int) -> None:
@@ -85,10 +90,13 @@ def _check_settings(host: str) -> None:
         )
 
 
-def _check_model(folder: Path) -> None:
+def _check_model(folder: Path, onnx: Path | None) -> None:
     from pipeline.diffusion.artefact import load_model  # noqa: PLC0415, torch takes seconds
+    from service.onnx import OnnxDenoiser  # noqa: PLC0415, as above
 
-    load_model(folder)
+    model = load_model(folder)
+    if onnx:
+        OnnxDenoiser(onnx, model, threads=1)
 
 
 if __name__ == "__main__":

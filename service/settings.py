@@ -30,6 +30,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", protected_namespaces=())
 
     model: Path | None = Field(default=None, description="model folder; none: the model inside of the Bento")
+    onnx: Path | None = Field(default=None, description="the model as pipeline.export writes it to ONNX; none: torch")
     model_name: str = Field(
         default="diffusion-foundry", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$", description="name in the API"
     )

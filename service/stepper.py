@@ -23,6 +23,7 @@ from pipeline.diffusion.seeds import image_generator, normal_rows
 from service.batches import try_batches
 from service.job import Job, Terms
 from service.machine import repro_id
+from service.onnx import OnnxDenoiser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,9 @@ class Stepper:
         return len(self._free)
 
     @classmethod
-    def load(cls, folder: Path, *, rows: int, slots: int, max_mib: int, threads: int) -> Stepper:
+    def load(
+        cls, folder: Path, *, rows: int, slots: int, max_mib: int, threads: int, onnx: Path | None = None
+    ) -> Stepper:
         """A stepper for the model in a folder, on the GPU where there is one, with every batch size warm.
 
         Args:
@@ -93,20 +96,26 @@ class Stepper:
             rows: of a tick.
             slots: images in flight at most.
             max_mib: of memory for them; large images get fewer slots.
-            threads: of torch, for the whole process; they decide about the bits.
+            threads: of torch, for the whole process, and of ONNX Runtime; they decide about the bits.
+            onnx: the model's denoiser for ONNX Runtime, which then stands in for torch's, on the CPU.
 
         Raises:
-            FoundryError: the folder does not hold a whole model, or the network cannot be exact here.
+            FoundryError: folder or file do not hold a whole model, or the network cannot be exact here.
 
         """
         torch.set_num_threads(threads)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         model = load_model(folder)
-        denoiser = NetworkDenoiser(model.network.to(device), model.schedule, model.description.target)
+        denoiser: Denoiser
+        if onnx is None:
+            device, backend = torch.device("cuda" if torch.cuda.is_available() else "cpu"), "torch"
+            denoiser = NetworkDenoiser(model.network.to(device), model.schedule, model.description.target)
+        else:
+            denoiser = OnnxDenoiser(onnx, model, threads=threads)
+            device, backend = torch.device("cpu"), denoiser.backend
         batches = try_batches(model, denoiser, rows, device)
         slot_bytes = 2 * 4 * math.prod(model.description.data.shape)
         slots = max(rows, min(slots, max_mib * 2**20 // slot_bytes))
-        return cls(model, denoiser, batches, slots=slots, device=device, backend="torch")
+        return cls(model, denoiser, batches, slots=slots, device=device, backend=backend)
 
     def draw(self, recipe: Recipe) -> NDArray[np.uint8]:
         """One image from its first noise to the last step, `[height, width, channels]`; it has the bits of any tick's.
@@ -189,6 +198,8 @@ class Stepper:
         if self.model.null_label is None:
             return denoiser(x, t, None)
         labels = torch.tensor([seat.label for seat in seats], device=self._device)
+        if all(job.rows == 1 for job in jobs):
+            return denoiser(x, t, labels)
         scale = torch.tensor([job.recipe.guidance_scale for job in jobs], device=self._device)
         return guided(denoiser, x, t, labels, scale, self.model.null_label)
 

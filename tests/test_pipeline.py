@@ -33,7 +33,13 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        names = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        names = subprocess.run(
+            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
         for name in filter(None, names.split("\0")):
             if (ROOT / name).exists() and name not in {"data/raw.dvc", "dvc.lock"}:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)

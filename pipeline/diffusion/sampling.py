@@ -8,6 +8,7 @@ What is drawn: an image's generator gives its first noise, then one z for each s
 the steps, and nothing else. So an image depends on its seed, its class and its plan, and on no other image.
 """
 
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.errors import FoundryError
@@ -114,7 +116,7 @@ def coefficients(
     """A, B, C and D of any number of timetables at once, float64; the arguments as in `make_plan`, unchecked."""
     # abar and 1 - abar before and after each step; after the last there is no noise.
     abar, noise = schedule.abar[t], schedule.one_minus_abar[t]
-    abar_next, noise_next = _next(abar, 1.0), _next(noise, 0.0)
+    abar_next, noise_next = F.pad(abar[..., 1:], (0, 1), value=1.0), F.pad(noise[..., 1:], (0, 1), value=0.0)
     alpha = abar / abar_next
 
     share = {"ddpm": 1.0, "ddim": eta, "dpmpp_2m": 0.0}[sampler]
@@ -235,7 +237,7 @@ def sample(
     null_label: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Float[Tensor, "rows c h w"]:
-    """Draw one image a seed, all in one batch.
+    """Draw one image a seed, all in one batch: float32, in [-1, 1] where the plan clips.
 
     Args:
         denoiser: asked once a step.
@@ -246,10 +248,7 @@ def sample(
         guidance_scale: 1 for no guidance; other scales need labels and cost two rows an image.
         guidance_interval: first and last t that are guided; None for all.
         null_label: class index that means "no class"; needed for guidance.
-        device: where the denoiser is.
-
-    Returns:
-        float32 images, in [-1, 1] where the plan clips.
+        device: of the denoiser.
 
     Raises:
         FoundryError: guidance without classes.
@@ -266,20 +265,11 @@ def sample(
         null_label=null_label,
         device=device,
     )
-    *_, last = steps
-    return last.x
-
-
-def _next(levels: Float[Tensor, "*plans steps"], last: float) -> Float[Tensor, "*plans steps"]:
-    """The level after each step."""
-    return torch.cat([levels[..., 1:], torch.full_like(levels[..., :1], last)], dim=-1)
+    return deque(steps, maxlen=1).pop().x
 
 
 def _extrapolation(sigma: Float[Tensor, "*plans steps"]) -> Float[Tensor, "*plans steps"]:
-    """k of the extrapolated image (1 + k) x0 - k x0_prev.
-
-    It is 0 in the first step, which has no step before, and in the last, which is infinitely long in log sigma.
-    """
+    """k of the extrapolated image (1 + k) x0 - k x0_prev; 0 in the first step and in the last, which has no end."""
     # h = log sigma_s - log sigma_t, since lambda = -log sigma; k = 1 / (2 r) with r = h_prev / h, Lu et al. algorithm 2
     h = (sigma[..., :-1] / sigma[..., 1:]).log()
     k = torch.zeros_like(sigma)

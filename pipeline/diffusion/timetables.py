@@ -1,12 +1,9 @@
 """Which t a sampler with few steps should visit: by rule, or by what the spectrum of the data says.
 
-For Gaussian data the best denoiser is linear, and so is each step of each sampler. In every direction of the
-covariance the images that come out are then Gaussian too, with a variance that follows from the table alone. So each
-timetable can be scored before any network is trained (`surrogate_error`, `surrogate_kl`), and the best one searched
-for (`optimise`).
+The rules are `timetable`. `optimise` searches for the times that lose least on Gaussian data with the spectrum of the
+data set (surrogate.py); `stretched` carries what it found to other numbers of steps.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -15,9 +12,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.diffusion.errors import FoundryError
-from pipeline.diffusion.moments import BYTE
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import Sampler, SamplerPlan, coefficients, make_plan
+from pipeline.diffusion.sampling import Sampler, coefficients, make_plan
+from pipeline.diffusion.surrogate import PIXEL_VARIANCE, errors, surrogate_error
 
 Grid = Literal["uniform", "trailing", "log_snr", "karras"]
 
@@ -38,12 +35,6 @@ def timetable(grid: Grid, schedule: NoiseSchedule, num_steps: int) -> tuple[int,
     return tuple(_distinct(GRIDS[grid](schedule, num_steps), schedule.num_timesteps).tolist())
 
 
-def _check_num_steps(num_steps: int, schedule: NoiseSchedule) -> None:
-    T = schedule.num_timesteps
-    if not 1 <= num_steps <= T:
-        raise FoundryError(f"num_steps: should be in 1 … {T}, the number of noise levels (got {num_steps})")
-
-
 def stretched(times: Sequence[int], num_steps: int, schedule: NoiseSchedule) -> tuple[int, ...]:
     """A timetable of the same shape with another number of steps, the first t T-1.
 
@@ -55,6 +46,12 @@ def stretched(times: Sequence[int], num_steps: int, schedule: NoiseSchedule) -> 
     """
     _check_num_steps(num_steps, schedule)
     return tuple(_stretched(torch.tensor(list(times)), num_steps, schedule.num_timesteps).tolist())
+
+
+def _check_num_steps(num_steps: int, schedule: NoiseSchedule) -> None:
+    T = schedule.num_timesteps
+    if not 1 <= num_steps <= T:
+        raise FoundryError(f"num_steps: should be in 1 … {T}, the number of noise levels (got {num_steps})")
 
 
 def _uniform(schedule: NoiseSchedule, num_steps: int) -> Int[Tensor, " steps"]:
@@ -104,52 +101,11 @@ def _distinct(t: Int[Tensor, " steps"], T: int) -> Int[Tensor, " steps"]:
     return (room + place).cummin(dim=0).values - place
 
 
-PIXEL_VARIANCE = BYTE**2 / 12
-"""Variance that rounding to bytes adds to every direction: finer errors than that cannot be seen."""
-
-EXCESS_ERROR = 0.01
-"""Share by which a trained denoiser's squared error is taken to exceed the least, independently in every step.
-
-Without it the search finds steps of 2M that lie so close together that x0 is extrapolated a hundredfold, which is
-right for an exact denoiser alone.
-"""
-
 NUM_GROUPS = 64
 """Eigenvalues that stand for all in the search."""
 
 LEAST_GAIN = 1e-3
 """Share of the loss that a move of the search must win."""
-
-
-def output_variance(
-    plan: SamplerPlan, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]
-) -> Float[Tensor, " d"]:
-    """Variance of what the plan draws, without clipping, in each direction of Gaussian data, with its best denoiser.
-
-    The eigenvalues are those of the data's covariance; here and below, those under 0 by rounding count as 0.
-    """
-    return _output(plan.coefficients[None], plan.times[None], schedule, eigenvalues.clamp(min=0))[0, 0]
-
-
-def surrogate_kl(plan: SamplerPlan, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]) -> float:
-    """KL(data || images drawn) in bits per dimension, for Gaussian data with this spectrum, both rounded to bytes.
-
-    Mean images are taken as equal, and are up to what the first t still knows of the image.
-    """
-    wanted, drawn = eigenvalues.clamp(min=0), output_variance(plan, schedule, eigenvalues)
-    ratio = (wanted + PIXEL_VARIANCE) / (drawn + PIXEL_VARIANCE)
-    # 0.5 (lambda / v - 1 - log(lambda / v)) for two Gaussians with one mean
-    return (ratio - 1 - ratio.log()).mean().item() / (2 * math.log(2))
-
-
-def surrogate_error(plan: SamplerPlan, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]) -> float:
-    """Squared error per dimension of what the plan draws, for Gaussian data with this spectrum: what `optimise` lowers.
-
-    The Fréchet distance between the data and what the best denoiser draws, and the variance that a denoiser with
-    `EXCESS_ERROR` adds to it. For a sampler without noise this is the mean squared difference between an image and
-    the one that the exact probability flow makes of the same first noise.
-    """
-    return _error(plan.coefficients[None], plan.times[None], schedule, eigenvalues.clamp(min=0)).mean().item()
 
 
 def optimise(
@@ -158,8 +114,8 @@ def optimise(
     """The timetable of `num_steps` that loses least by `surrogate_error`, as far as a local search finds it.
 
     The first t is T-1, the only one where images may start as pure noise. The search starts from the optimum for half
-    as many steps, stretched, and moves one or more t at a time; it is never worse than the grids of `timetable`. Made for up
-    to 50 steps: its time grows with the square of their number.
+    as many steps, stretched, and moves one or more t at a time; it is never worse than the grids of `timetable`. Made
+    for up to 50 steps: its time grows with the square of their number.
 
     Raises:
         FoundryError: the number of steps is not in 1 … T.
@@ -195,8 +151,8 @@ def _loss(sampler: Sampler, schedule: NoiseSchedule, eigenvalues: Float[Tensor, 
     values, weights = _grouped(eigenvalues.clamp(min=0))
 
     def loss(t: Int[Tensor, "plans steps"]) -> Float[Tensor, " plans"]:
-        errors: Tensor = _error(coefficients(sampler, schedule, t), t, schedule, values)
-        return errors @ weights
+        found: Tensor = errors(coefficients(sampler, schedule, t), t, schedule, values)
+        return found @ weights
 
     return loss
 
@@ -245,47 +201,6 @@ def _stretched(t: Int[Tensor, " coarse"], num_steps: int, T: int) -> Int[Tensor,
     place = torch.linspace(0, len(t) - 1, num_steps, dtype=torch.float64)
     low, high = place.floor().long(), place.ceil().long()
     return _distinct(torch.lerp(t[low].double(), t[high].double(), place - low).round().long(), T)
-
-
-def _error(
-    table: Float[Tensor, "plans steps 4"],
-    t: Int[Tensor, "plans steps"],
-    schedule: NoiseSchedule,
-    eigenvalues: Float[Tensor, " d"],
-) -> Float[Tensor, "plans d"]:
-    """Fréchet distance of Gaussian data, and the variance of the denoiser's error, in every direction."""
-    variance, error = _output(table, t, schedule, eigenvalues).unbind(0)
-    return (eigenvalues.sqrt() - variance.sqrt()).square() + error
-
-
-def _output(
-    table: Float[Tensor, "plans steps 4"],
-    t: Int[Tensor, "plans steps"],
-    schedule: NoiseSchedule,
-    eigenvalues: Float[Tensor, " d"],
-) -> Float[Tensor, "two plans d"]:
-    """Variance of the images drawn with the best denoiser, and of the error in them that its excess error makes."""
-    abar, noise = schedule.abar[t][..., None], schedule.one_minus_abar[t][..., None]
-    total = abar * eigenvalues + noise
-    # x0 ~ N(0, lambda) given x has the mean `gain` x and the variance lambda (1 - abar) / (abar lambda + 1 - abar)
-    gains, least = abar.sqrt() * eigenvalues / total, eigenvalues * noise / total
-    # What each step draws, and the error that its denoised image brings, side by side from here on
-    drawn = torch.stack([table[..., 3:] ** 2 * torch.ones_like(gains), torch.zeros_like(gains)])
-    brought = torch.stack([torch.zeros_like(gains), EXCESS_ERROR * least])
-
-    # Variance of x, its covariance with the denoised image of the step before, and that image's variance
-    x = torch.stack([torch.ones_like(gains[:, 0]), torch.zeros_like(gains[:, 0])])
-    both, prev = torch.zeros_like(x), torch.zeros_like(x)
-    for step in range(t.shape[1]):
-        A, B, C, _ = table[:, step, :, None].unbind(1)
-        gain, error = gains[:, step], brought[:, :, step]
-        factor = A + B * gain
-        x, both, prev = (
-            factor**2 * x + 2 * factor * C * both + C**2 * prev + B**2 * error + drawn[:, :, step],
-            gain * (factor * x + C * both) + B * error,
-            gain**2 * x + error,
-        )
-    return x
 
 
 def _grouped(eigenvalues: Float[Tensor, " d"]) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:

@@ -1,6 +1,5 @@
 import itertools
 
-import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -10,23 +9,17 @@ from torch import Tensor
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.errors import FoundryError
-from pipeline.diffusion.gaussian import GaussianDenoiser
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import SAMPLERS, Sampler, make_plan, reverse_steps, sample
-from pipeline.diffusion.seeds import image_generator
+from pipeline.diffusion.sampling import SAMPLERS, Sampler, make_plan
+from pipeline.diffusion.surrogate import surrogate_error
 from pipeline.diffusion.timetables import (
-    EXCESS_ERROR,
     GRIDS,
     Grid,
     optimise,
     optimise_each,
-    output_variance,
     stretched,
-    surrogate_error,
-    surrogate_kl,
     timetable,
 )
-from tests.fakes import NormalDenoiser
 
 LINEAR = NoiseSchedule(linear_betas(1000))
 COSINE = NoiseSchedule(cosine_betas(1000))
@@ -99,59 +92,6 @@ def test_karras_has_the_noise_levels_of_its_formula() -> None:
     wanted = (high + torch.arange(8, dtype=torch.float64) / 7 * (low - high)) ** 7
     # The nearest whole t is not further in log sigma than half a step.
     torch.testing.assert_close(LINEAR.sigma[times].log(), wanted.log(), rtol=0, atol=0.1)
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
-@pytest.mark.parametrize("schedule", [LINEAR, COSINE])
-def test_output_variance_is_that_of_sampling_with_the_exact_denoiser(schedule: NoiseSchedule, sampler: Sampler) -> None:
-    eigenvalues = torch.tensor([70.0, 3.0, 0.5, 0.01, 1e-4, 0.0], dtype=torch.float64)
-    axes = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))).Q
-    denoiser = GaussianDenoiser(torch.zeros(1, 2, 3, dtype=torch.float64), eigenvalues, axes, schedule)
-    plan = make_plan(sampler, schedule, [999, 800, 300, 120, 15], clip=False)
-    # Without noise sampling is linear: row i goes in as axis i and comes out as that axis times its standard deviation.
-    x = axes.T.reshape(6, 1, 2, 3)
-    *_, last = reverse_steps(denoiser, plan, x, [image_generator(0)] * 6, None)
-    root = output_variance(plan, schedule, eigenvalues).sqrt()
-    torch.testing.assert_close((last.x.flatten(1) @ axes).abs(), torch.diag(root), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("eta", [0.0, 0.7, 1.0])
-def test_output_variance_of_noisy_samplers_is_that_of_many_samples(eta: float) -> None:
-    plan = make_plan("ddim", LINEAR, [999, 700, 300, 60], eta=eta, clip=False)
-    x = sample(NormalDenoiser(LINEAR, 0.0, 0.5), plan, range(4), None, (1, 100, 100))
-    wanted = output_variance(plan, LINEAR, torch.tensor([0.25], dtype=torch.float64))
-    assert x.var().item() == pytest.approx(wanted.item(), rel=5 * (2 / x.numel()) ** 0.5)
-
-
-@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
-def test_surrogate_error_is_the_squared_difference_from_the_exact_flow(sampler: Sampler) -> None:
-    std, generator = 0.5, torch.Generator().manual_seed(0)
-    exact = NormalDenoiser(LINEAR, 0.0, std)
-
-    def nearly_exact(x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        least = std**2 / (1 + LINEAR.snr[t] * std**2)
-        noise = torch.randn(x.shape, generator=generator)
-        return exact(x, t, labels) + (EXCESS_ERROR * least).sqrt().float()[:, None, None, None] * noise
-
-    plan = make_plan(sampler, LINEAR, [999, 800, 500, 200, 50], clip=False)
-    x = torch.randn(4, 1, 100, 100, generator=generator)
-    *_, last = reverse_steps(nearly_exact, plan, x, [image_generator(0)] * 4, None)
-    # The probability flow from N(0, 1) to N(0, std^2) is a scaling.
-    found = (last.x - std * x).square().mean().item()
-    wanted = surrogate_error(plan, LINEAR, torch.tensor([std**2], dtype=torch.float64))
-    assert found == pytest.approx(wanted, rel=0.03)
-
-
-def test_surrogate_kl_is_the_kl_of_two_gaussians_in_bits() -> None:
-    plan = make_plan("ddim", LINEAR, [999, 400, 20])
-    eigenvalues = torch.tensor([2.0, 0.1, 0.0, -1e-18], dtype=torch.float64)
-    byte = (2 / 255) ** 2 / 12
-    data, drawn = (
-        torch.distributions.Normal(0.0, (variance + byte).sqrt(), validate_args=False)
-        for variance in (eigenvalues.clamp(min=0), output_variance(plan, LINEAR, eigenvalues))
-    )
-    wanted = torch.distributions.kl_divergence(data, drawn).mean().item() / np.log(2)
-    assert surrogate_kl(plan, LINEAR, eigenvalues) == pytest.approx(wanted, rel=1e-9)
 
 
 def error_of(sampler: Sampler, times: tuple[int, ...], schedule: NoiseSchedule, spectrum: Tensor = SPECTRUM) -> float:

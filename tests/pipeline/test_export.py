@@ -3,8 +3,10 @@
 import json
 import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +80,7 @@ def onnx_file(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def _session(path: Path):  # type: ignore[no-untyped-def]  # onnxruntime has no types
+def _session(path: Path) -> Any:  # onnxruntime has no types
     import onnxruntime
 
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -130,7 +132,7 @@ def test_a_torch_export_program_denoises_as_the_model_does_and_holds_no_pickle(t
 
 
 @pytest.fixture(scope="module")
-def pipeline(folder: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]  # diffusers has no types
+def pipeline(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:  # diffusers has no types
     home = tmp_path_factory.mktemp("diffusers")
     _export("diffusers", folder, home / "exported")
     from diffusers import DiffusionPipeline
@@ -172,13 +174,13 @@ def _drawn(
     ],
 )
 def test_diffusers_draws_as_our_sampler_does(
-    pipeline, model: Model, sampler: str, num_steps: int, options: dict[str, float]
-) -> None:  # type: ignore[no-untyped-def]
+    pipeline: Any, model: Model, sampler: str, num_steps: int, options: dict[str, float]
+) -> None:
     found = pipeline([0, 1], [5, 6], sampler=sampler, num_inference_steps=num_steps, output_type="pt", **options).images
     torch.testing.assert_close(found, _drawn(model, sampler, num_steps, [5, 6], [0, 1], **options), atol=1e-4, rtol=0)
 
 
-def test_without_a_class_diffusers_draws_the_null_class(pipeline, model: Model) -> None:  # type: ignore[no-untyped-def]
+def test_without_a_class_diffusers_draws_the_null_class(pipeline: Any, model: Model) -> None:
     found = pipeline(seeds=[5], output_type="pt").images
     torch.testing.assert_close(found, _drawn(model, "dpmpp_2m", 5, [5], [2]), atol=1e-4, rtol=0)
 
@@ -193,12 +195,14 @@ def test_without_a_class_diffusers_draws_the_null_class(pipeline, model: Model) 
         ({"guidance_scale": 2.0}, "guidance_scale: should be 1 for images without a class"),
     ],
 )
-def test_the_exported_pipeline_refuses_what_our_sampler_would(pipeline, asked: dict[str, object], message: str) -> None:  # type: ignore[no-untyped-def]
+def test_the_exported_pipeline_refuses_what_our_sampler_would(
+    pipeline: Any, asked: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline(seeds=[1], **asked)
 
 
-def test_the_exported_code_needs_nothing_of_this_project(pipeline) -> None:  # type: ignore[no-untyped-def]
+def test_the_exported_code_needs_nothing_of_this_project(pipeline: Any) -> None:
     for module in (type(pipeline).__module__, type(pipeline.unet).__module__):
         source = Path(str(sys.modules[module].__file__)).read_text()
         assert "from pipeline" not in source
@@ -208,9 +212,9 @@ def test_the_exported_code_needs_nothing_of_this_project(pipeline) -> None:  # t
 def test_an_export_that_differs_from_the_model_is_refused_and_leaves_nothing(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(portable.PortableDenoiser, "forward", lambda self, x, t, labels: x + self.network(x, t, labels))
-    with pytest.raises(FoundryError, match="the export differs from the model by"):
-        portable.write_torch_export(model, tmp_path / "model.pt2")
+    monkeypatch.setattr(portable, "sample", lambda *asked: sample(*asked) + 2e-4)
+    with pytest.raises(FoundryError, match=r"the export differs from the model by 2\.\de-04"):
+        portable.write_diffusers(model, tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -230,3 +234,12 @@ def test_a_wrong_suffix_or_a_folder_that_is_there_is_refused_before_any_work(fol
         _export("onnx", folder, tmp_path / "model.pt")
     with pytest.raises(FoundryError, match="is there already"):
         _export("diffusers", folder, tmp_path)
+
+
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    with pytest.raises(FoundryError, match=r"--to diffusers: needs the export extra \(diffusers is missing\)"):
+        _export("diffusers", folder, tmp_path / "exported")
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 ROOT = Path(__file__).parents[2]
@@ -54,10 +55,28 @@ class Server:
     def is_idle(self) -> bool:
         return self.metric("active_units") == self.metric("waiting_units") == self.metric("open_streams") == 0
 
-    def processes(self) -> list[int]:
-        """All that it has started and that is still there."""
-        found = subprocess.run(["pgrep", "-s", str(self.process.pid)], capture_output=True, check=False)
-        return [int(pid) for pid in found.stdout.split()]
+    def processes(self) -> list[psutil.Process]:
+        """All that it has started, BentoML's supervisor first, and that is still there."""
+        return sorted(
+            (
+                process
+                for process in psutil.process_iter()
+                if _environment(process).get("FOUNDRY_PORT") == str(self.port)
+            ),
+            key=lambda process: process.create_time(),
+        )
+
+    def worker(self) -> psutil.Process:
+        """The process with the engine."""
+        [worker] = [process for process in self.processes() if "_bentoml_impl.worker.service" in process.cmdline()]
+        return worker
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return {}
 
 
 def free_port() -> int:
@@ -109,8 +128,8 @@ def end(server: Server) -> None:
     try:
         server.process.wait(30)
     finally:
-        for pid in server.processes():
-            os.kill(pid, signal.SIGKILL)
+        for process in server.processes():
+            process.kill()
         server.process.wait(10)
 
 

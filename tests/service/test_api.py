@@ -259,6 +259,7 @@ def test_wrong_paths_and_methods_are_told(server: Server) -> None:
         ]:
             response = client.request(method, path)
             assert (response.status_code, _error(response)) == (405, "method_not_allowed")
+            assert response.headers["allow"]
 
 
 def test_a_wrong_request_id_is_refused(server: Server) -> None:

@@ -9,14 +9,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import torch
 from openapi_spec_validator import validate
 
+from service.job import Recipe
 from service.passport import PassportError, read
+from service.stepper import Stepper
 from tests.service.server import ROOT, Server, serving, soon, wait_until_ready
 
 GENERATIONS = "/v1/images/generations"
@@ -163,44 +168,46 @@ def test_the_log_tells_what_was_asked_but_neither_who_nor_with_what_key(strict: 
 # The end, and the next life
 
 
-def test_a_drained_service_finishes_its_work_and_its_streams_and_comes_back_the_same(
-    model_folder: Path, server: Server, tmp_path: Path
-) -> None:
-    asked: dict[str, Any] = {"seed": 21, "steps": 7, "sampler": "ddpm", "class_label": 1, "guidance_scale": 2.0, "n": 2}
-    with serving(model_folder, tmp_path) as other:
-        # A restart: another process, the same bytes.
-        images = [image["b64_json"] for image in other.post(**asked).json()["data"]]
-        assert images == [image["b64_json"] for image in server.post(**asked).json()["data"]]
+def _stream_to_its_end(server: Server) -> str:
+    with server.client() as client:
+        return client.post(GENERATIONS, json={"n": 8, "steps": 100, "stream": True}).text
 
-        with (
-            other.client() as client,
-            client.stream("POST", GENERATIONS, json={"n": 8, "steps": 100, "stream": True}) as stream,
-        ):
-            text = stream.iter_text()
-            told = next(text)
-            subprocess.run([sys.executable, "-m", "service.drain", "--port", str(other.port)], cwd=ROOT, check=True)
-            assert soon(lambda: other.get("/readyz").status_code == 503, 5)
-            assert int(other.get("/readyz").headers["retry-after"]) >= 1
-            assert other.get("/livez").status_code == 200
-            refused = other.post(steps=1)
-            assert (refused.status_code, _code(refused)) == (503, "draining")
-            assert int(refused.headers["retry-after"]) >= 1
-            other.process.send_signal(signal.SIGTERM)
-            told += "".join(text)
-        assert told.count("event: image_generation.completed") == 8
-        assert "event: error" not in told
-        assert other.process.wait(20) == 0
-        assert other.processes() == []
+
+def test_a_drained_service_finishes_its_work_and_its_streams(model_folder: Path, tmp_path: Path) -> None:
+    with serving(model_folder, tmp_path) as server, ThreadPoolExecutor(16) as pool:
+        # Another process draws the same pixels, tick by tick in company or alone.
+        recipe = Recipe(seed=21, class_label=1, sampler="ddpm", num_steps=7, guidance_scale=2.0)
+        drawn = server.post(seed=21, class_label=1, sampler="ddpm", steps=7, guidance_scale=2.0, response_format="png")
+        stepper = Stepper.load(model_folder, rows=8, slots=8, max_mib=1, threads=torch.get_num_threads())
+        assert np.array_equal(read(drawn.content, None).image, stepper.draw(recipe))
+
+        streams = [pool.submit(_stream_to_its_end, server) for _ in range(16)]
+        assert soon(lambda: server.metric("open_streams") == 16)
+        subprocess.run([sys.executable, "-m", "service.drain", "--port", str(server.port)], cwd=ROOT, check=True)
+        assert soon(lambda: server.get("/readyz").status_code == 503, 5)
+        assert int(server.get("/readyz").headers["retry-after"]) >= 1
+        assert server.get("/livez").status_code == 200
+        refused = server.post(steps=1)
+        assert (refused.status_code, _code(refused)) == (503, "draining")
+        assert int(refused.headers["retry-after"]) >= 1
+        assert server.metric("open_streams") > 0
+
+        server.process.send_signal(signal.SIGTERM)
+        told = [stream.result() for stream in streams]
+        assert {text.count("event: image_generation.completed") for text in told} == {8}
+        assert not any("event: error" in text for text in told)
+        assert server.process.wait(20) == 0
+        assert server.processes() == []
 
 
 @pytest.mark.long
 def test_a_worker_that_is_killed_comes_back(model_folder: Path, tmp_path: Path) -> None:
     with serving(model_folder, tmp_path) as other:
         waiting = _post_and_forget(other)
-        worker = max(pid for pid in other.processes() if pid != other.process.pid)
-        subprocess.run(["kill", "-9", str(worker)], check=True)
+        worker = other.worker()
+        worker.kill()
         waiting.join(20)
-        assert soon(lambda: worker not in other.processes(), 20)
+        worker.wait(20)
         wait_until_ready(other)
         assert other.post(steps=1).status_code == 200
 

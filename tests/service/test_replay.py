@@ -1,4 +1,3 @@
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -153,13 +152,11 @@ def test_with_a_key_a_tampered_passport_is_refused(
         run(signed, "--model", model_folder)
 
 
-def test_the_exit_code_tells_same_from_other_and_from_unreadable(
+def test_a_picture_that_is_drawn_otherwise_ends_with_code_3_and_one_line(
     picture: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     changed = rewritten(picture, tmp_path / "changed.png", passport.load(picture, None).image ^ 1)
-    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "text.png")
-    for path, code in ((changed, 3), (tmp_path / "text.png", 2)):
-        command = [sys.executable, "-m", "service.replay", str(path), "--model", str(model_folder)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == code
-        assert len(done.stderr.splitlines()) == 1
+    command = [sys.executable, "-m", "service.replay", str(changed), "--model", str(model_folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1

@@ -3,10 +3,14 @@ import inspect
 import pytest
 
 from service import errors
-from service.errors import ServiceError, UnauthorizedError
+from service.errors import MethodNotAllowedError, ServiceError, UnauthorizedError
 from service.replies import error_body, error_headers, invalid_fields
 
-KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, ServiceError)]
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, ServiceError) and kind is not MethodNotAllowedError
+]
 
 
 def test_every_error_has_a_code_of_its_own() -> None:
@@ -15,16 +19,23 @@ def test_every_error_has_a_code_of_its_own() -> None:
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_every_error_has_the_one_shape(kind: type[ServiceError]) -> None:
-    body = error_body(kind("because", param="p"), "id").error
+    error = kind("because", param="p")
+    body = error_body(error, "id").error
     assert (body.message, body.code, body.param, body.request_id) == ("because", kind.code, "p", "id")
     assert body.type == {401: "authentication_error", 429: "rate_limit_error"}.get(
         kind.status, "server_error" if kind.status >= 500 else "invalid_request_error"
     )
 
 
-def test_headers_tell_when_to_come_again_and_how_to_log_in() -> None:
+def test_headers_tell_when_to_come_again_and_how_to_ask() -> None:
     assert error_headers(errors.QueueFullError("full", retry_after_sec=7)) == {"retry-after": "7"}
     assert error_headers(UnauthorizedError("who?")) == {"www-authenticate": "Bearer"}
+
+
+def test_a_wrong_method_is_told_the_right_ones() -> None:
+    error = MethodNotAllowedError("/x", {"POST", "GET"})
+    assert str(error) == "/x knows GET, POST"
+    assert error_headers(error) == {"allow": "GET, POST"}
 
 
 def test_all_fields_are_named_once_and_the_first_is_the_parameter() -> None:

@@ -1,0 +1,1 @@
+"""Measurements that the docs quote; none of them runs in the tests."""
