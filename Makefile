@@ -9,7 +9,7 @@ MODEL ?=
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
-EXTRAS := train,serve,export,test,lint
+EXTRAS := train,serve,export,test,e2e,lint
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
