@@ -304,13 +304,14 @@ class Engine:
 
     def _close(self, ticket: Ticket, state: State, error: ServiceError | None) -> None:
         """End what is open of a request, and tell its end."""
+        # First, for those who ask for its status while its jobs end.
+        ticket.error = error
         for job in ticket.jobs:
             if job.is_open:
                 self._end(job, state)
-        ticket.error = error
         key = ticket.order.owner, ticket.order.request_id
-        del self._open[key]
-        self._closed[key] = ticket
+        self._closed.pop(key, None)
+        self._closed[key] = self._open.pop(key)
         while len(self._closed) > CLOSED_KEPT:
             self._closed.popitem(last=False)
         self._stats.count_request(ticket, self._clock())

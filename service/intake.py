@@ -31,8 +31,9 @@ def order_for(request: GenerationRequest, model: Model, settings: Settings, *, r
     _check_names(request, model.description.data, settings)
     recipe = _recipe(request, model)
     work = request.n * recipe.num_steps * recipe.rows
-    if work > settings.max_request_row_steps:
-        most = settings.max_request_row_steps
+    # What no empty queue could take is no matter of trying again.
+    most = min(settings.max_request_row_steps, int(settings.limits.owner_share * settings.max_open_row_steps))
+    if work > most:
         raise InvalidRequestError(
             f"n x steps, doubled by guidance, should be at most {most} (got {work})", param="steps"
         )

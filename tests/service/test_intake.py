@@ -45,6 +45,13 @@ def test_work_is_bounded_by_images_steps_and_guidance_together(model: Model) -> 
         _order(model, settings, n=4, steps=10, class_label=0, guidance_scale=2.0)
 
 
+def test_work_that_never_fits_the_queue_is_refused_for_good(model: Model) -> None:
+    settings = Settings(max_open_row_steps=100, api_keys="a,b")
+    _order(model, settings, n=5, steps=10)
+    with pytest.raises(InvalidRequestError, match=r"at most 50 \(got 60\)"):
+        _order(model, settings, n=6, steps=10)
+
+
 def test_a_model_without_classes_knows_none(classless_folder: Path) -> None:
     model = load_model(classless_folder)
     assert _order(model).recipes[0].class_label is None
