@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from pipeline.diffusion.sampling import Sampler
 
 BATCH_SIZE = 64
-"""Images drawn at a time: on two CPU cores larger batches are no faster (docs/performance.md)."""
+"""Rows of every network call, filled up where fewer images are wanted: inside one batch size a row has the same bits
+whatever its neighbours are, in another size it may differ in the last one."""
 
 
 def draw(
@@ -67,15 +68,15 @@ def draw(
             x0 = sample(
                 denoiser,
                 plan,
-                seeds[batch],
-                None if labels is None else torch.tensor(labels[batch]),
+                [seeds[row] for row in batch],
+                None if labels is None else torch.tensor([labels[row] for row in batch]),
                 model.description.data.shape,
                 guidance_scale=scale,
                 null_label=model.null_label,
                 device=device,
             )
             images[batch] = to_bytes(x0).permute(0, 2, 3, 1).cpu().numpy()
-            bar.update(len(x0))
+            bar.update(len(set(batch)))
     return images
 
 
@@ -133,5 +134,7 @@ def _picture(model: Model) -> tuple[int, int, int]:
     return height, width, channels
 
 
-def _batches(count: int) -> list[slice]:
-    return [slice(start, start + BATCH_SIZE) for start in range(0, count, BATCH_SIZE)]
+def _batches(count: int) -> list[list[int]]:
+    """Which images the rows of each batch are; the last image fills up the last batch."""
+    starts = range(0, count, BATCH_SIZE)
+    return [[min(row, count - 1) for row in range(start, start + BATCH_SIZE)] for start in starts]

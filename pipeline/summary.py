@@ -36,7 +36,12 @@ def main() -> None:
     decision = _read(arguments.registration / "decision.json")
     sys.stdout.write(f"\n{table(metrics)}\n")
     sys.stdout.write(f"samples: {arguments.evaluation / 'grid.png'}, report: {arguments.evaluation / 'report.html'}\n")
-    sys.stdout.write(f"registered: {decision['model_name']} version {decision['version']}, {decision['decision']}\n\n")
+    from pipeline.versions import holding
+
+    for version in holding(decision["model_digest"]):
+        aliases = ", ".join(version.aliases) or "no alias"
+        sys.stdout.write(f"registered: {version} ({aliases}); this time: {decision['decision']}\n")
+    sys.stdout.write("\n")
     sys.stdout.write(NEXT)
 
 

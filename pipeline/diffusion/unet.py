@@ -1,7 +1,6 @@
 """A compact U-Net for small images: it works on patches, so most of its convolutions see a quarter of the pixels.
 
-A U-Net on 2x2 pixel-unshuffled images does the same work per parameter at a quarter of the cost; on two CPU
-cores this is worth more than any other change (docs/performance.md).
+On 2x2 pixel-unshuffled images every convolution costs a quarter of what it costs on the pixels themselves.
 """
 
 from __future__ import annotations
