@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from pipeline.copies import Neighbours
     from pipeline.diffusion.artefact import Model
-    from pipeline.evaluation_report import ClassRow
-    from pipeline.judge import Judge
+    from pipeline.judging.copies import Neighbours
+    from pipeline.judging.evaluation_report import ClassRow
+    from pipeline.judging.judge import Judge
     from pipeline.params import EvaluateParams
     from pipeline.prepared import PreparedSet
     from pipeline.table import Table
@@ -80,7 +80,7 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
     """
     from pipeline.diffusion.artefact import load_model
     from pipeline.documents import read_document
-    from pipeline.judge import load_judge
+    from pipeline.judging.judge import load_judge
     from pipeline.prepared import PreparedSet
     from pipeline.table import read_table
 
@@ -103,11 +103,11 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
 
 def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, float]:
     """Make `out`; returns what metrics.json holds."""
-    from pipeline.copies import nearest
     from pipeline.diffusion.files import write_json
-    from pipeline.evaluation_report import Evaluation, write_report
-    from pipeline.evaluation_samples import draw_samples, write_grid, write_nearest, write_samples
-    from pipeline.losses import held_out_losses
+    from pipeline.judging.copies import nearest
+    from pipeline.judging.evaluation_report import Evaluation, write_report
+    from pipeline.judging.evaluation_samples import draw_samples, write_grid, write_nearest, write_samples
+    from pipeline.judging.losses import held_out_losses
 
     start_afresh(out)
     judge, train, names = inputs.judge, inputs.prepared.split("train"), inputs.prepared.info.class_names
@@ -145,7 +145,7 @@ def figures(
     inputs: Inputs, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, neighbours: Neighbours
 ) -> dict[str, float]:
     """All that is said of images."""
-    from pipeline.judge import copy_figures
+    from pipeline.judging.judge import copy_figures
 
     train, honest = inputs.prepared.split("train"), inputs.floors["features/honest_closeness"]
     return inputs.judge.figures(images, labels) | copy_figures(images, neighbours, train, honest)
@@ -153,8 +153,8 @@ def figures(
 
 def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: EvaluateParams) -> dict[str, float]:
     """The same of as many images from the mixture of Gaussians."""
-    from pipeline.baseline import draw_baseline
-    from pipeline.copies import nearest
+    from pipeline.judging.baseline import draw_baseline
+    from pipeline.judging.copies import nearest
 
     train, num_components = inputs.prepared.split("train"), params.baseline_components
     images = draw_baseline(train, labels, params.num_samples, num_components=num_components, seed=params.seed)
@@ -179,7 +179,7 @@ def tuning(model: Model, params: EvaluateParams) -> dict[str, Any]:
 
 def class_rows(judge: Judge, images: NDArray[np.uint8], names: Sequence[str] | None) -> list[ClassRow]:
     """The share of each class; none where the judge knows none."""
-    from pipeline.evaluation_report import ClassRow
+    from pipeline.judging.evaluation_report import ClassRow
 
     if names is None or judge.class_shares is None:
         return []

@@ -18,8 +18,9 @@ SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "diffusers": ""}
 
 def main() -> None:
     arguments = _parser().parse_args()
-    from pipeline import portable, registry
     from pipeline.diffusion.artefact import load_model
+    from pipeline.packaging import portable
+    from pipeline.records import registry
 
     out = _checked(arguments.out, arguments.to)
     write = {
@@ -49,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _checked(out: Path, to: str) -> Path:
-    from pipeline.portable import ExportError
+    from pipeline.packaging.portable import ExportError
 
     suffix = SUFFIXES[to]
     if suffix and out.suffix != suffix:

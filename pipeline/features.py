@@ -17,10 +17,10 @@ from pipeline.diffusion.errors import FoundryError, GateError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.judge import Judge
+    from pipeline.judging.judge import Judge
+    from pipeline.judging.selection import Selection
     from pipeline.params import FeaturesParams
     from pipeline.prepared import PreparedSet, Split
-    from pipeline.selection import Selection
 
 OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "floors.json")
 
@@ -61,8 +61,8 @@ def features(prepared: PreparedSet, out: Path, params: FeaturesParams, *, num_sa
 
     """
     from pipeline.diffusion.files import write_json
-    from pipeline.extractors import chosen_spec, make_extractor
-    from pipeline.judge import Judge, save_judge
+    from pipeline.judging.extractors import chosen_spec, make_extractor
+    from pipeline.judging.judge import Judge, save_judge
 
     check_size(prepared)
     spec = chosen_spec(params, prepared.info)
@@ -99,7 +99,7 @@ def selections(
     """Training images to learn from, training images that stand for new ones, and the held-out reference."""
     import numpy as np
 
-    from pipeline.selection import Selection
+    from pipeline.judging.selection import Selection
 
     train, held_out = prepared.split("train"), prepared.split("held_out")
     random = np.random.default_rng(seed)
@@ -116,8 +116,8 @@ def likeness_floors(judge: Judge, new: Selection) -> dict[str, float]:
 
 def copying_floors(held_out: Selection, train: Split) -> dict[str, float]:
     """What is a near-copy, from one half of the held-out images, and what is found in the other."""
-    from pipeline.copies import honest_closeness, nearest
-    from pipeline.judge import copy_figures
+    from pipeline.judging.copies import honest_closeness, nearest
+    from pipeline.judging.judge import copy_figures
 
     count = min(MOST_SEARCHED, len(held_out) // 2)
     honest = honest_closeness(nearest(held_out[:count], train))

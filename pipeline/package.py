@@ -22,12 +22,12 @@ from pipeline import command
 def main() -> None:
     arguments = _parser().parse_args()
     if arguments.sbom:
-        from pipeline import sbom
         from pipeline.diffusion.files import write_json
+        from pipeline.packaging import sbom
 
         write_json(arguments.sbom, sbom.bill())
         return
-    from pipeline import parcel
+    from pipeline.packaging import parcel
 
     fetched = parcel.fetch(arguments.model or _champion())
     for key, value in fetched.origin.items():
@@ -38,7 +38,7 @@ def main() -> None:
     elif arguments.resolve:
         sys.stdout.write(f"{fetched.folder}\n")
     else:
-        from pipeline import bento
+        from pipeline.packaging import bento
 
         sys.stdout.write(f"{bento.pack(fetched)}\n")
 

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from pipeline.intake.spool import PixelSpool
     from pipeline.params import PrepareParams
-    from pipeline.spool import PixelSpool
     from pipeline.tracking import StageRun
 
 
@@ -60,11 +60,11 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> None:
         GateError: the images are not good enough; the evidence is in `out`.
 
     """
-    from pipeline.data_report import write_report
     from pipeline.diffusion.files import write_json
-    from pipeline.expectations import validate
-    from pipeline.manifest import complete, write_manifest
-    from pipeline.spool import PixelSpool
+    from pipeline.intake.data_report import write_report
+    from pipeline.intake.expectations import validate
+    from pipeline.intake.manifest import complete, write_manifest
+    from pipeline.intake.spool import PixelSpool
 
     shape = (params.image_size, params.image_size, params.channels)
     out.mkdir(parents=True, exist_ok=True)
@@ -100,9 +100,9 @@ def collect(raw: Path, params: PrepareParams, spool: PixelSpool, remains: dict[s
     """Examine all images: pixels go to the spool, what is quarantined to `remains`, rows come out in frames."""
     from tqdm import tqdm
 
-    from pipeline.examination import examine_all
-    from pipeline.manifest import frame_of
-    from pipeline.sources import read_raw
+    from pipeline.intake.examination import examine_all
+    from pipeline.intake.manifest import frame_of
+    from pipeline.intake.sources import read_raw
 
     num_classes = len(params.class_names) if params.class_names else None
     source = read_raw(raw, params.source, labelled=params.labelled, num_classes=num_classes)

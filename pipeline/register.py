@@ -36,9 +36,9 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_experiments()
 
-    from pipeline.lineage import main_worktree
-    from pipeline.outbox import locked
     from pipeline.params import load_params
+    from pipeline.records.lineage import main_worktree
+    from pipeline.records.outbox import locked
 
     name = load_params().register_.model_name
     with locked(main_worktree() / ".foundry" / "register.lock"):
@@ -68,10 +68,11 @@ def register(name: str, trained: Path, evaluation: Path, out: Path) -> str:
         StoreError: the registry does not answer; what was made of the model stays in `out`.
 
     """
-    from pipeline import promotion, store
+    from pipeline import promotion
     from pipeline.diffusion.artefact import model_digest
     from pipeline.diffusion.files import write_json
-    from pipeline.registry import NEW, Candidate, Registry
+    from pipeline.records import store
+    from pipeline.records.registry import NEW, Candidate, Registry
 
     metrics, trained_digest = read_metrics(evaluation / "metrics.json"), model_digest(trained)
     model = write_tuned(trained, evaluation / "tuning.json", out / "model")
@@ -175,7 +176,8 @@ def _decision(
 
 def _tags(model: Model, trained_digest: str, judged: list[Rule], champion: str | None) -> dict[str, str]:
     """What a version says of itself."""
-    from pipeline import lineage, promotion
+    from pipeline import promotion
+    from pipeline.records import lineage
 
     accepted, found = promotion.is_accepted(judged), lineage.facts()
     lasting = {key: value for key, value in found.items() if key in LASTING_FACTS}

@@ -25,10 +25,10 @@ MAX_IMAGES = 1_000_000
 
 def main() -> None:
     arguments = _parser().parse_args()
-    from pipeline import registry
     from pipeline.diffusion.artefact import load_model
     from pipeline.diffusion.seeds import image_seed
     from pipeline.drawing import draw
+    from pipeline.records import registry
 
     model = load_model(registry.model_folder(arguments.model))
     labels = class_labels(arguments.class_label, model.description.data, arguments.num_images)

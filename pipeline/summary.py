@@ -36,7 +36,7 @@ def main() -> None:
     decision = _read(arguments.registration / "decision.json")
     sys.stdout.write(f"\n{table(metrics)}\n")
     sys.stdout.write(f"samples: {arguments.evaluation / 'grid.png'}, report: {arguments.evaluation / 'report.html'}\n")
-    from pipeline.versions import holding
+    from pipeline.records.versions import holding
 
     for version in holding(decision["model_digest"]):
         aliases = ", ".join(version.aliases) or "no alias"

@@ -18,7 +18,7 @@ from pipeline import command
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.versions import Version
+    from pipeline.records.versions import Version
     from service.passport import Passport, Picture
 
 
@@ -28,8 +28,8 @@ def main() -> None:
     )
     parser.add_argument("picture", type=Path, help="a PNG that the service has drawn")
     arguments = parser.parse_args()
-    from pipeline import versions
     from pipeline.diffusion.errors import GateError
+    from pipeline.records import versions
     from service import passport
 
     picture = passport.load(arguments.picture, passport.environment_key())
@@ -38,7 +38,7 @@ def main() -> None:
     for version in found:
         _say(_making(version))
     if not found:
-        from pipeline.store import tracking_uri
+        from pipeline.records.store import tracking_uri
 
         raise GateError(f"{tracking_uri()}: no registered model has the digest {picture.passport.model_digest}")
 
@@ -66,7 +66,7 @@ def _settings(passport: Passport) -> str:
 
 
 def _making(version: Version) -> Iterator[tuple[str, str | None]]:
-    from pipeline import lineage, store
+    from pipeline.records import lineage, store
 
     tags = version.tags
     commit, lock, data = tags.get("git.commit"), tags.get("dvc.lock.md5"), tags.get("data.md5")

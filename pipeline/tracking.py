@@ -1,7 +1,7 @@
 """Runs in MLflow: one parent a pipeline, a child for each stage; `python -m pipeline.tracking sync | ui`.
 
-What a stage logs goes to an outbox on disk first (`pipeline.outbox`) and from there, in the background, to the store
-(`pipeline.shipping`): logging costs a stage microseconds, and a server that is away costs it nothing.
+What a stage logs goes to an outbox on disk first (`pipeline.records.outbox`) and from there, in the background, to the store
+(`pipeline.records.shipping`): logging costs a stage microseconds, and a server that is away costs it nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pipeline import command, invocation, lineage, store
-from pipeline.lineage import main_worktree
-from pipeline.outbox import Outbox
-from pipeline.shipping import PROCESS_TAG, WORKTREE_TAG, Courier, Shipper
+from pipeline import command
+from pipeline.records import invocation, lineage, store
+from pipeline.records.lineage import main_worktree
+from pipeline.records.outbox import Outbox
+from pipeline.records.shipping import PROCESS_TAG, WORKTREE_TAG, Courier, Shipper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

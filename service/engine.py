@@ -262,13 +262,15 @@ class Engine:
                 self._fail(jobs, error)
             return True
         self._failures = 0
+        # Before anyone hears of it: who has the answer finds it counted.
+        self._stats.count_forward(jobs, stepped.batch_size)
         with self._lock:
             scheduler.advance(jobs)
             for job, is_finite in zip(jobs, stepped.finite, strict=True):
                 self._hand_out(job, is_finite=is_finite)
             seconds = self._clock() - began
             scheduler.pace.observe(stepped.batch_size, seconds)
-        self._stats.count_tick(jobs, stepped.batch_size, seconds)
+        self._stats.observe_tick(seconds)
         return True
 
     def _close_unwanted(self, now: float) -> None:

@@ -71,11 +71,14 @@ class Stats(Collector):
         """Network calls."""
         return self._forwards
 
-    def count_tick(self, jobs: Sequence[Job], batch_size: int, seconds: float) -> None:
+    def count_forward(self, jobs: Sequence[Job], batch_size: int) -> None:
         rows = sum(job.rows for job in jobs)
         with self._lock:
             self._forwards += 1
             self._row_steps.update(image=len(jobs), guidance=rows - len(jobs), padding=batch_size - rows)
+
+    def observe_tick(self, seconds: float) -> None:
+        with self._lock:
             self._tick_sec.observe(seconds)
 
     def count_request(self, ticket: Ticket, now: float) -> None:

@@ -39,7 +39,7 @@ def root() -> Path:
 def raced_store(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, list[str]]:
     """A database that two processes made at once, and the number of experiments that each of them found in it."""
     folder = tmp_path_factory.mktemp("store")
-    code = "from pipeline import store; client = store.connect(); print(len(client.search_experiments()))"
+    code = "from pipeline.records import store; client = store.connect(); print(len(client.search_experiments()))"
     environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     command = [sys.executable, "-c", code]
     processes = [

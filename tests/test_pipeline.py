@@ -140,7 +140,7 @@ def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> Non
 
 def test_mlflow_has_one_parent_with_a_child_for_each_stage(project: Project) -> None:
     code = (
-        "import json; from pipeline import store; client = store.connect();"
+        "import json; from pipeline.records import store; client = store.connect();"
         "ids = [e.experiment_id for e in client.search_experiments() if e.name == 'diffusion-foundry'];"
         "runs = client.search_runs(ids);"
         "print(json.dumps([[r.info.run_name, r.info.status, r.data.tags.get('mlflow.parentRunId'),"
@@ -169,7 +169,7 @@ def test_an_experiment_changes_only_what_it_should_and_is_in_mlflow(project: Pro
     shown = project.run("dvc", "exp", "show", "--csv")
     assert f"rate-{rate[2:]}" in shown
     code = (
-        "from pipeline import store; client = store.connect();"
+        "from pipeline.records import store; client = store.connect();"
         "ids = [e.experiment_id for e in client.search_experiments()];"
         f"print(len(client.search_runs(ids, \"tags.`dvc.exp.name` = 'rate-{rate[2:]}'\")))"
     )

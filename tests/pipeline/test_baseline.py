@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.baseline import draw_baseline, fit, principal_axes
+from pipeline.judging.baseline import draw_baseline, fit, principal_axes
 from tests.pipeline.small_sets import split_of
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]

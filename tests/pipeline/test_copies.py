@@ -4,8 +4,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
 
-from pipeline import copies
-from pipeline.copies import (
+from pipeline.judging import copies
+from pipeline.judging.copies import (
     honest_closeness,
     near_copy_share,
     nearest,

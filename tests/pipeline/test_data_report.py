@@ -14,9 +14,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.data_report import write_report
-from pipeline.expectations import Judgement, Validation
-from pipeline.manifest import complete, frame_of
+from pipeline.intake.data_report import write_report
+from pipeline.intake.expectations import Judgement, Validation
+from pipeline.intake.manifest import complete, frame_of
 
 HOSTILE = "<script>alert('x')</script>&amp;\".png"
 

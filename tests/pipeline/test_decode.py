@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.decode import FORMATS, MAX_PIXELS, BrokenImageError, decode, salvage
+from pipeline.intake.decode import FORMATS, MAX_PIXELS, BrokenImageError, decode, salvage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -25,8 +25,8 @@ from pipeline.diffusion.target import TARGETS
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.diffusion.weighting import WEIGHTINGS, loss_weight
 from pipeline.evaluate import OUTS, evaluate, main, read_inputs
-from pipeline.evaluation_samples import class_labels
 from pipeline.features import features
+from pipeline.judging.evaluation_samples import class_labels
 from pipeline.prepared import PreparedSet
 from pipeline.table import Table, write_table
 from tests.pipeline.small_sets import PARAMS, evaluate_params, features_params, write_prepared
@@ -219,7 +219,7 @@ def test_a_missing_file_is_named(data: Path, tmp_path: Path, name: str) -> None:
 def test_the_command_reads_params_and_reports_to_mlflow(
     data: Path, out: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline import store
+    from pipeline.records import store
 
     document = PARAMS.model_dump(mode="json", by_alias=True)
     document["evaluate"] = EVALUATE.model_dump(mode="json")

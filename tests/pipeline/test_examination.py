@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.examination import BATCH_BYTES, BATCH_SIZE, examine_all
-from pipeline.sources import RawImage
+from pipeline.intake.examination import BATCH_BYTES, BATCH_SIZE, examine_all
+from pipeline.intake.sources import RawImage
 
 
 def raw(number: int, side: int = 64) -> RawImage:

@@ -10,8 +10,8 @@ import great_expectations.expectations as gxe
 import pandas as pd
 import pytest
 
-from pipeline.expectations import Check, _all_but, judge, suite, validate
-from pipeline.manifest import complete, frame_of
+from pipeline.intake.expectations import Check, _all_but, judge, suite, validate
+from pipeline.intake.manifest import complete, frame_of
 from pipeline.params import PrepareParams
 
 Make = Callable[..., PrepareParams]

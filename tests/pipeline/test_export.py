@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline import export, portable
+from pipeline import export
 from pipeline.diffusion.artefact import (
     DataSpec,
     Description,
@@ -29,6 +29,7 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.plans import plan_for
 from pipeline.diffusion.sampling import sample
 from pipeline.diffusion.unet import UNetConfig
+from pipeline.packaging import portable
 
 SCHEDULE = NoiseSchedule(cosine_betas(50))
 DESCRIPTION = Description(

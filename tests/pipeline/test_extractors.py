@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.diffusion.errors import ArtefactError, FoundryError
-from pipeline.extractors import (
+from pipeline.judging.extractors import (
     DESCRIPTION,
     WEIGHTS,
     ConvNet,
@@ -18,8 +18,8 @@ from pipeline.extractors import (
     make_extractor,
     save_extractor,
 )
+from pipeline.judging.selection import Selection
 from pipeline.prepared import DatasetInfo
-from pipeline.selection import Selection
 from tests.pipeline.small_sets import features_params, split_of
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -8,12 +8,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from pipeline.copies import honest_closeness, nearest
 from pipeline.diffusion.errors import ArtefactError
-from pipeline.extractors import Spec, make_extractor
-from pipeline.judge import REFERENCE, Judge, copy_figures, load_judge, save_judge, sharpness, total_variation
+from pipeline.judging.copies import honest_closeness, nearest
+from pipeline.judging.extractors import Spec, make_extractor
+from pipeline.judging.judge import REFERENCE, Judge, copy_figures, load_judge, save_judge, sharpness, total_variation
+from pipeline.judging.selection import Selection
 from pipeline.prepared import PreparedSet
-from pipeline.selection import Selection
 from tests.pipeline.small_sets import features_params, write_prepared
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import lineage
-from pipeline.lineage import ProcessId
+from pipeline.records import lineage
+from pipeline.records.lineage import ProcessId
 
 Git = Callable[..., str]
 
@@ -179,7 +179,7 @@ def test_a_later_process_with_the_same_number_is_another() -> None:
 def test_stages_of_one_dvc_process_share_their_parent_run_and_two_processes_do_not(workspace: Path, root: Path) -> None:
     """A script called dvc runs stages in a shell, as DVC does; a stage that finds no parent opens one."""
     (workspace / "stage.py").write_text(
-        "import sys, uuid\nfrom pipeline import invocation\n"
+        "import sys, uuid\nfrom pipeline.records import invocation\n"
         "run = invocation.parent_run() or uuid.uuid4().hex\ninvocation.remember(run)\nprint(run)\n"
     )
     (workspace / "dvc").write_text(
@@ -201,7 +201,7 @@ def test_stages_of_one_dvc_process_share_their_parent_run_and_two_processes_do_n
 
 @pytest.mark.usefixtures("workspace")
 def test_a_stage_outside_of_dvc_has_no_common_parent() -> None:
-    from pipeline import invocation
+    from pipeline.records import invocation
 
     invocation.remember("run")
     assert invocation.parent_run() is None

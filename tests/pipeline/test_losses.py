@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.losses import NUM_LEVELS, level_figures, likelihood, loss_per_noise_level
-from pipeline.selection import Selection
+from pipeline.judging.losses import NUM_LEVELS, level_figures, likelihood, loss_per_noise_level
+from pipeline.judging.selection import Selection
 from pipeline.table import Table
 from tests.fakes import NormalDenoiser
 from tests.pipeline.small_sets import split_of
@@ -52,7 +52,7 @@ def test_a_worse_denoiser_is_above_the_linear_one_at_every_level() -> None:
 
 def test_the_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = loss_per_noise_level(BEST, IMAGES, TABLE, seed=3, device=CPU)
-    monkeypatch.setattr("pipeline.losses.BATCH_SIZE", 7)
+    monkeypatch.setattr("pipeline.judging.losses.BATCH_SIZE", 7)
     assert np.allclose(whole, loss_per_noise_level(BEST, IMAGES, TABLE, seed=3, device=CPU), rtol=1e-6)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.manifest import COLUMNS, complete, frame_of, split_of, write_manifest
+from pipeline.intake.manifest import COLUMNS, complete, frame_of, split_of, write_manifest
 
 
 def row(file: str, pixels: str = "", **more: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.outbox import Outbox, OutboxError, ownerless
+from pipeline.records.outbox import Outbox, OutboxError, ownerless
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def test_outboxes_come_oldest_first(home: Path) -> None:
 def test_a_killed_process_leaves_its_entries_and_its_unfinished_runs(home: Path, root: Path) -> None:
     code = f"""
 from pathlib import Path
-from pipeline.outbox import Outbox
+from pipeline.records.outbox import Outbox
 outbox = Outbox.create(Path({str(home)!r}))
 outbox.append("run", "parent")
 outbox.append("run", "child")
@@ -145,7 +145,7 @@ def test_a_disk_that_is_full_is_named_and_no_entry_is_torn(home: Path, root: Pat
     code = f"""
 import resource
 from pathlib import Path
-from pipeline.outbox import Outbox, OutboxError
+from pipeline.records.outbox import Outbox, OutboxError
 outbox = Outbox.create(Path({str(home)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import package, parcel, requirements, store
+from pipeline import package
 from pipeline.diffusion.artefact import model_digest
 from pipeline.diffusion.errors import ArtefactError, FoundryError
+from pipeline.packaging import parcel, requirements
+from pipeline.records import store
 from tests.service.server import Server, end, free_port, wait_until_ready
 
 pytestmark = pytest.mark.usefixtures("workspace")

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from pipeline.phash import perceptual_hashes
+from pipeline.intake.phash import perceptual_hashes
 
 
 def test_hashes_are_those_of_imagehash(photos: dict[str, Image.Image]) -> None:

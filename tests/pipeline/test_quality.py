@@ -9,7 +9,7 @@ from torch import Tensor
 from torchmetrics.image.fid import _compute_fid
 from torchmetrics.image.kid import poly_mmd
 
-from pipeline.quality import (
+from pipeline.judging.quality import (
     BLOCK_SIZE,
     NEIGHBOURHOOD,
     Reference,

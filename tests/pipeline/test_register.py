@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline import promotion, store, tracking
+from pipeline import promotion, tracking
 from pipeline.diffusion.artefact import (
     DEFAULT_SAMPLING,
     DataSpec,
@@ -25,8 +25,9 @@ from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.drawing import draw
+from pipeline.records import store
+from pipeline.records.registry import COMPLETE_TAG, Candidate, Registry, download
 from pipeline.register import read_metrics, refuse_experiments, register, write_tuned
-from pipeline.registry import COMPLETE_TAG, Candidate, Registry, download
 
 NAME = "tiny"
 

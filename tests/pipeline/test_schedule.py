@@ -11,12 +11,12 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from pipeline import store
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.errors import GateError
 from pipeline.diffusion.timetables import optimise
 from pipeline.params import ScheduleParams
 from pipeline.prepared import DatasetInfo, PreparedSet, digest_of, write_split
+from pipeline.records import store
 from pipeline.schedule import OUTS, main, make_betas, make_density, noise_schedule, schedule
 from pipeline.table import read_table
 

@@ -18,8 +18,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.diffusion.errors import FoundryError
-from pipeline.sources import RawImage, RawSet, read_raw
-from pipeline.sources.raw import MAX_BYTES
+from pipeline.intake.sources import RawImage, RawSet, read_raw
+from pipeline.intake.sources.raw import MAX_BYTES
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 

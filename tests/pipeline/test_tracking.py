@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import lineage, store, tracking
-from pipeline.outbox import Outbox, ownerless
-from pipeline.shipping import PROCESS_TAG, WORKTREE_TAG, Shipper
+from pipeline import tracking
+from pipeline.records import lineage, store
+from pipeline.records.outbox import Outbox, ownerless
+from pipeline.records.shipping import PROCESS_TAG, WORKTREE_TAG, Shipper
 
 PARAMS = {"train": {"learning_rate": 0.001, "network": {"widths": [32, 64]}, "target": "v"}}
 

@@ -9,7 +9,7 @@ import torch
 
 from pipeline.diffusion.artefact import load_model
 from pipeline.diffusion.errors import FoundryError
-from pipeline.portable import write_onnx
+from pipeline.packaging.portable import write_onnx
 from service.job import Job, Recipe, Terms
 from service.onnx import OnnxDenoiser
 from service.stepper import Stepper

@@ -33,7 +33,8 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
 
 def test_rows_are_told_apart_by_what_they_are_for() -> None:
     stats, jobs = Stats(), [*_ticket(5).jobs, *_ticket(5, 3.0).jobs]
-    stats.count_tick(jobs, 8, 0.002)
+    stats.count_forward(jobs, 8)
+    stats.observe_tick(0.002)
     samples = _samples(stats)
     assert samples["unet_forwards_total", ""] == stats.forwards == 1
     kinds = {kind: samples["row_steps_total", kind] for kind in ("image", "guidance", "padding")}

@@ -18,8 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pipeline import lineage, store
-from pipeline.shipping import PROCESS_TAG, WORKTREE_TAG
+from pipeline.records import lineage, store
+from pipeline.records.shipping import PROCESS_TAG, WORKTREE_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING
 
 from pipeline.diffusion.files import write_json
-from pipeline.lineage import ProcessId, dvc_process, main_worktree
+from pipeline.records.lineage import ProcessId, dvc_process, main_worktree
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from pipeline.copies import Neighbours
     from pipeline.diffusion.artefact import Model
+    from pipeline.judging.copies import Neighbours
     from pipeline.params import EvaluateParams
     from pipeline.prepared import Split
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.diffusion.errors import FoundryError
-from pipeline.sources.classes import class_depth, class_of
-from pipeline.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, listed, printable
+from pipeline.intake.sources.classes import class_depth, class_of
+from pipeline.intake.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, listed, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

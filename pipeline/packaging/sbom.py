@@ -7,7 +7,7 @@ from typing import Any
 
 from packaging.utils import canonicalize_name
 
-from pipeline import requirements
+from pipeline.packaging import requirements
 
 
 def bill() -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.images import to_bytes, to_unit_range
-from pipeline.quality import square_root
+from pipeline.judging.quality import square_root
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

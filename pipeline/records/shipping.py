@@ -12,15 +12,15 @@ import threading
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from pipeline import store
-from pipeline.lineage import ProcessId, worktree
-from pipeline.outbox import DamagedOutboxError, Outbox, locked, ownerless
+from pipeline.records import store
+from pipeline.records.lineage import ProcessId, worktree
+from pipeline.records.outbox import DamagedOutboxError, Outbox, locked, ownerless
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from pipeline.outbox import Entry
+    from pipeline.records.outbox import Entry
 
 RUN_TAG, PROCESS_TAG, WORKTREE_TAG = "foundry.run", "foundry.process", "foundry.worktree"
 MOST_PARAMS, MOST_METRICS, MOST_PARAM_LENGTH, MOST_DIGEST_LENGTH = 100, 1000, 6000, 36

@@ -15,7 +15,7 @@ from pipeline.diffusion.errors import FoundryError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def served() -> dict[str, Distribution]:

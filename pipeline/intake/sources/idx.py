@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pipeline.decode import MAX_PIXELS
 from pipeline.diffusion.errors import FoundryError
-from pipeline.sources.raw import RawImage, RawSet, check_labels, image_rows
+from pipeline.intake.decode import MAX_PIXELS
+from pipeline.intake.sources.raw import RawImage, RawSet, check_labels, image_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.diffusion.errors import FoundryError
-from pipeline.lineage import main_worktree
-from pipeline.outbox import locked
+from pipeline.records.lineage import main_worktree
+from pipeline.records.outbox import locked
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

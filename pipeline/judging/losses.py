@@ -19,7 +19,7 @@ from pipeline.diffusion.likelihood import bits_per_dim
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.seeds import image_generator, image_seed, normal_rows
 from pipeline.diffusion.timetables import timetable
-from pipeline.selection import Selection
+from pipeline.judging.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

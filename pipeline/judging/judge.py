@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline import copies
 from pipeline.diffusion.errors import ArtefactError
 from pipeline.diffusion.tensors import load_tensors, save_tensors
-from pipeline.extractors import load_extractor, save_extractor
-from pipeline.quality import Reference, frechet_distance, kid, neighbourhoods
-from pipeline.selection import Selection
+from pipeline.judging import copies
+from pipeline.judging.extractors import load_extractor, save_extractor
+from pipeline.judging.quality import Reference, frechet_distance, kid, neighbourhoods
+from pipeline.judging.selection import Selection
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
 
-    from pipeline.copies import Neighbours
-    from pipeline.extractors import Extractor
+    from pipeline.judging.copies import Neighbours
+    from pipeline.judging.extractors import Extractor
     from pipeline.prepared import PreparedSet, Split
 
 REFERENCE = "reference.safetensors"

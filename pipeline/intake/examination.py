@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.decode import BrokenImageError, DecodedImage, decode
-from pipeline.phash import perceptual_hashes
+from pipeline.intake.decode import BrokenImageError, DecodedImage, decode
+from pipeline.intake.phash import perceptual_hashes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
-    from pipeline.sources import RawImage
+    from pipeline.intake.sources import RawImage
 
 BATCH_SIZE = 64
 """Most images a batch."""
@@ -39,7 +39,7 @@ class Examined:
     """A batch of images."""
 
     rows: list[dict[str, Any]]
-    """One an image, accepted or not: `ROW` of pipeline/manifest.py."""
+    """One an image, accepted or not: `ROW` of pipeline/intake/manifest.py."""
     pixels: NDArray[np.uint8]
     """`[n, size, size, channels]`, of the accepted ones."""
     remains: dict[str, bytes]

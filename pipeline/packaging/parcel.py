@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.diffusion.artefact import DESCRIPTION, WEIGHTS, load_model, model_digest
 from pipeline.diffusion.errors import ArtefactError, FoundryError
-from pipeline.lineage import main_worktree
+from pipeline.records.lineage import main_worktree
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,7 +41,7 @@ def fetch(where: str) -> Parcel:
     if ":/" not in where:
         folder, digest = _keep(Path(where))
         return Parcel(folder=folder, name="model", tag=digest[:16], digest=digest, origin=_origin_of(folder))
-    from pipeline import registry, versions
+    from pipeline.records import registry, versions
 
     version = versions.resolve(where)
     folder, digest = _keep(registry.download(version.uri))

@@ -34,7 +34,7 @@ from pipeline.diffusion.tensors import save_tensors
 TOLERANCE = 1e-4
 """Largest difference of a pixel in [-1, 1] between a model and its export."""
 TEMPLATES = Path(__file__).with_name("templates")
-NETWORK_CODE = Path(__file__).parent / "diffusion" / "unet.py"
+NETWORK_CODE = Path(__file__).parents[1] / "diffusion" / "unet.py"
 SEEDS = [0, 1]
 """Of the images that an exported pipeline is compared by."""
 

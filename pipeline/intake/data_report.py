@@ -16,8 +16,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from pipeline.decode import salvage
 from pipeline.diffusion.files import replacing
+from pipeline.intake.decode import salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from pipeline.expectations import Validation
+    from pipeline.intake.expectations import Validation
 
     Pixels = Callable[[Iterable[int]], NDArray[np.uint8]]
     """Prepared images by the manifest's column `found`."""

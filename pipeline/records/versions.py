@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline import store
 from pipeline.diffusion.errors import FoundryError
-from pipeline.registry import COMPLETE_TAG, DIGEST_TAG
+from pipeline.records import store
+from pipeline.records.registry import COMPLETE_TAG, DIGEST_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

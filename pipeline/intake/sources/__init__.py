@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.diffusion.errors import FoundryError
-from pipeline.sources.archive import read_archive
-from pipeline.sources.arrays import read_arrays
-from pipeline.sources.folder import read_folder
-from pipeline.sources.idx import read_idx
-from pipeline.sources.raw import RawImage, RawSet
+from pipeline.intake.sources.archive import read_archive
+from pipeline.intake.sources.arrays import read_arrays
+from pipeline.intake.sources.folder import read_folder
+from pipeline.intake.sources.idx import read_idx
+from pipeline.intake.sources.raw import RawImage, RawSet
 
 __all__ = ["RawImage", "RawSet", "read_raw"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.diffusion.errors import FoundryError
-from pipeline.sources.classes import class_depth, class_of
-from pipeline.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, printable
+from pipeline.intake.sources.classes import class_depth, class_of
+from pipeline.intake.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.decode import MAX_PIXELS
 from pipeline.diffusion.errors import FoundryError
-from pipeline.sources.raw import RawImage, RawSet, check_labels, image_rows, is_ignored, listed
+from pipeline.intake.decode import MAX_PIXELS
+from pipeline.intake.sources.raw import RawImage, RawSet, check_labels, image_rows, is_ignored, listed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -9,15 +9,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from pipeline import requirements
 from pipeline.diffusion.artefact import model_digest
 from pipeline.diffusion.errors import ArtefactError
 from pipeline.identity import digest_of
+from pipeline.packaging import requirements
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from pipeline.parcel import Parcel
+    from pipeline.packaging.parcel import Parcel
 
 # Nothing is told to anybody, and a build does not wait for an answer.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")

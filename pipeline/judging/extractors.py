@@ -24,7 +24,7 @@ from pipeline.diffusion.files import file_digest, write_json
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.tensors import load_tensors, save_tensors
 from pipeline.documents import read_document
-from pipeline.selection import Selection
+from pipeline.judging.selection import Selection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from pipeline.judging.selection import Images
     from pipeline.params import FeaturesParams
     from pipeline.prepared import DatasetInfo
-    from pipeline.selection import Images
 
 Kind = Literal["classifier", "efficientnet_lite0", "random"]
 

@@ -1,0 +1,1 @@
+"""Raw images on their way in: sources, decoding, examination, expectations."""

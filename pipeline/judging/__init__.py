@@ -1,0 +1,1 @@
+"""How pictures and losses are judged: features, distances, copies, baseline, report."""

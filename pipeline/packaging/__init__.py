@@ -1,0 +1,1 @@
+"""A model on its way out of the house: Bento, bill of materials, other libraries' formats."""
