@@ -20,6 +20,11 @@ class Device:
     """torch.compile the network; asked for by FOUNDRY_COMPILE=1, it takes about a minute before it pays."""
 
     @property
+    def name(self) -> str:
+        """As people call it."""
+        return torch.cuda.get_device_name(self.device) if self.is_cuda else self.device.type
+
+    @property
     def is_cuda(self) -> bool:
         return self.device.type == "cuda"
 

@@ -12,7 +12,6 @@ from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
 from pipeline.device import best_device
-from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.plans import plan_for
 from pipeline.diffusion.sampling import sample
@@ -61,7 +60,7 @@ def draw(
     plan = plan_for(model, sampler or defaults.sampler, num_steps or defaults.num_steps, eta=eta)
     scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
     device = best_device().device
-    denoiser = NetworkDenoiser(model.network.to(device), model.schedule, model.description.target)
+    denoiser = model.denoiser(device)
     images = np.empty((len(seeds), *_picture(model)), np.uint8)
     with tqdm(total=len(seeds), desc="draw", unit=" images", disable=not progress, mininterval=0.5) as bar:
         for batch in _batches(len(seeds)):

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 # What the order of the images, the network and its updates are made of; logging and drawing do not change weights.
-TRAINING_CODE = ("training.py", "prepared.py", "device.py", *(f"diffusion/{name}.py" for name in (
-    "density", "ema", "images", "noise", "target", "unet", "weighting",
+TRAINING_CODE = ("training.py", "optimiser.py", "prepared.py", "device.py", "team.py", *(f"diffusion/{name}.py" for name in (
+    "density", "ema", "images", "loss", "noise", "target", "unet", "weighting",
 )))  # fmt: skip
 LIBRARIES = ("torch", "numpy")
 
@@ -36,7 +36,7 @@ def provenance(params: TrainParams, prepared: PreparedSet, table: Table) -> dict
         "params_digest": digest_of([canonical(settings)]),
         "schedule_digest": digest_of(
             column.numpy().tobytes()
-            for column in (table.schedule.beta, table.density, table.weight(params.target, params.weighting))
+            for column in (table.schedule.beta, table.density, table.weight("x0", params.weighting))
         ),
     }
 

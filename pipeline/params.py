@@ -170,8 +170,9 @@ class TrainParams(Section):
         description="loss weight, whatever the target: uniform in x0; snr: uniform in eps, as DDPM; "
         "min_snr: snr up to schedule.min_snr_gamma; vlb: the likelihood's. See pipeline/diffusion/weighting.py"
     )
-    learning_rate: float = Field(gt=0, description="peak, after warm-up")
-    warmup_share: Share = Field(description="share of the length over which the learning rate rises")
+    learning_rate: float = Field(gt=0, description="of the convolutions, by Muon: peak, after warm-up")
+    adam_learning_rate: float = Field(gt=0, description="of all else, by AdamW: peak, after warm-up")
+    warmup_share: Share = Field(description="share of the length over which the learning rates rise")
     learning_rate_plan: Literal["decay", "constant"] = Field(
         description="decay: to zero at num_images; constant: a finished run may be extended"
     )
@@ -202,9 +203,19 @@ class EvaluateParams(Section):
 
 
 class RegisterParams(Section):
-    """`python -m pipeline.register`: which registered model, and the rule for `champion`."""
+    """`python -m pipeline.register`: which registered model, and what a challenger must keep to be champion."""
 
     model_name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="MLflow registered model")
+    confidence: float = Field(ge=0.5, lt=1, description="of the interval of the difference between two models' KID")
+    max_kid_rise: float = Field(
+        ge=0, description="how much worse KID may be where the data are new: share of the champion's"
+    )
+    max_latency_ratio: float = Field(gt=0, description="time for a batch of pictures over the champion's")
+    max_memory_ratio: float = Field(gt=0, description="peak memory while drawing over the champion's")
+    max_size_ratio: float = Field(gt=0, description="bytes of the weights over the champion's")
+    max_class_total_variation: Share = Field(
+        description="distance of the class shares from those of held-out images; a worse champion may be matched"
+    )
 
 
 class Params(Section):

@@ -4,7 +4,8 @@ Reads: data/prepared, data/schedule
 Writes: data/model (docs/contracts.md lists it file by file)
 Params: train
 
-A killed training goes on where it stopped with the next run, bit-exactly on a CPU: see `pipeline.journal`.
+A killed training goes on where it stopped with the next run, bit-exactly on a CPU: see `pipeline.journal`. It runs in
+one process a core or card (`NPROC` overrides), by itself or under torchrun: see `pipeline.team`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import argparse
 import json
 import signal
 import sys
+from collections import deque
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,17 +25,15 @@ from pipeline import command
 if TYPE_CHECKING:
     from types import FrameType
 
-    from PIL.Image import Image
-
-    from pipeline.diffusion.artefact import Description, Model
+    from pipeline.diffusion.artefact import Description
     from pipeline.journal import Journal
+    from pipeline.look import Look
     from pipeline.params import Params
     from pipeline.prepared import PreparedSet
     from pipeline.table import Table
+    from pipeline.team import Team
     from pipeline.tracking import StageRun
     from pipeline.training import Training
-
-GRID_COLUMNS = 8
 
 
 def main() -> None:
@@ -45,42 +46,67 @@ def main() -> None:
 
     from pipeline.params import load_params
     from pipeline.prepared import PreparedSet
+    from pipeline.team import assembled
 
-    train(
-        load_params(),
-        PreparedSet.open(arguments.prepared),
-        arguments.schedule,
-        arguments.out,
-        checkpoint_interval_sec=arguments.checkpoint_interval_sec,
-    )
+    params, prepared = load_params(), PreparedSet.open(arguments.prepared)
+    with assembled(params.train.batch_size) as team:
+        if team.is_first:
+            interval_sec = arguments.checkpoint_interval_sec
+            train(params, prepared, arguments.schedule, arguments.out, checkpoint_interval_sec=interval_sec, team=team)
+        else:
+            follow(params, prepared, arguments.schedule, team)
 
 
-def train(params: Params, prepared: PreparedSet, schedule: Path, out: Path, *, checkpoint_interval_sec: float) -> None:
+def train(
+    params: Params, prepared: PreparedSet, schedule: Path, out: Path, *, checkpoint_interval_sec: float, team: Team
+) -> None:
     """Train to the end, from the last checkpoint where there is one, and write the model folder."""
     from pipeline import checkpoint, tracking
+    from pipeline.identity import training_key
+    from pipeline.journal import Journal
+    from pipeline.look import Look
+
+    description, training = _start(params, prepared, schedule, team)
+    # In another number of processes the same sums are rounded otherwise.
+    key = training_key({**description.provenance, "processes": str(team.size)})
+    store = tracking.main_worktree() / ".foundry" / "training" / key
+    with checkpoint.exclusive(store):
+        journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec)
+        journal.resume()
+        training.meet()
+        _say_where_it_starts(journal)
+        settings = params.model_dump(mode="json", by_alias=True)
+        with tracking.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
+            journal.run_id = run.run_id
+            run.tags({"device": training.device.name, "processes": str(team.size)})
+            _train_to_the_end(training, journal, Look(training, description, prepared.split("held_out")), run)
+            _write(out, training, journal, description, run)
+
+
+def follow(params: Params, prepared: PreparedSet, schedule: Path, team: Team) -> None:
+    """Do this process's share of every step, until the end or until the first process ends."""
+    from pipeline.diffusion.errors import FoundryError
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    _, training = _start(params, prepared, schedule, team)
+    with suppress(FoundryError):
+        training.meet()
+        deque(training.steps(), maxlen=0)
+
+
+def _start(params: Params, prepared: PreparedSet, schedule: Path, team: Team) -> tuple[Description, Training]:
     from pipeline.device import best_device
     from pipeline.diffusion.artefact import build_network
     from pipeline.diffusion.target import check_target
-    from pipeline.identity import training_key
-    from pipeline.journal import Journal
     from pipeline.table import read_table
     from pipeline.training import Training
 
     table = read_table(schedule / "table.parquet")
     check_target(params.train.target, table.schedule)
     description = describe(params, prepared, table, schedule)
-    store = tracking.main_worktree() / ".foundry" / "training" / training_key(description.provenance)
-    with checkpoint.exclusive(store):
-        network = build_network(description, seed=params.train.seed)
-        training = Training(params.train, network, table, prepared.split("train"), best_device())
-        journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec)
-        journal.resume()
-        _say_where_it_starts(journal)
-        settings = params.model_dump(mode="json", by_alias=True)
-        with tracking.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
-            journal.run_id = run.run_id
-            _train_to_the_end(training, journal, description, run)
-            _write(out, training, journal, description, run)
+    network = build_network(description, seed=params.train.seed)
+    return description, Training(params.train, network, table, prepared.split("train"), best_device(), team)
 
 
 def describe(params: Params, prepared: PreparedSet, table: Table, schedule: Path) -> Description:
@@ -112,13 +138,13 @@ def _say_where_it_starts(journal: Journal) -> None:
         sys.stderr.write(f"going on after {journal.num_images_saved} images\n")
 
 
-def _train_to_the_end(training: Training, journal: Journal, description: Description, run: StageRun) -> None:
+def _train_to_the_end(training: Training, journal: Journal, look: Look, run: StageRun) -> None:
     from tqdm import tqdm
 
     from pipeline.training import check_finite
 
     signals = _Signals()
-    batch_size, num_grids = training.params.batch_size, training.params.num_grids
+    batch_size, num_looks = training.params.batch_size, training.params.num_grids
     total = training.num_steps * batch_size
     with tqdm(total=total, initial=training.num_images, unit=" images", desc="train", mininterval=0.5) as bar:
         for step in training.steps():
@@ -128,9 +154,9 @@ def _train_to_the_end(training: Training, journal: Journal, description: Descrip
             if row is not None:
                 run.metrics(row, step=step.num_images)
                 bar.set_postfix(loss=f"{row['train/loss']:.4f}", refresh=False)
-            if training.has_just_done_one_of(num_grids):
-                path = journal.keep_grid(_grid(training, description))
-                run.image("train/grid", path, step=step.num_images)
+            if training.has_just_done_one_of(num_looks):
+                run.image("train/grid", journal.keep_grid(look.grid()), step=step.num_images)
+                run.metrics(look.held_out_losses(), step=step.num_images)
             if signals.received or journal.is_time_to_save():
                 journal.save()
             signals.leave(training.num_images)
@@ -155,28 +181,6 @@ class _Signals:
         name = signal.Signals(self.received).name
         sys.stderr.write(f"\nstopped by {name} after {num_images} images; the next run goes on from there\n")
         sys.exit(128 + self.received)
-
-
-def _averaged(training: Training, description: Description) -> Model:
-    """The model as it would be sampled now: the first EMA track."""
-    from pipeline.diffusion.artefact import Model, build_network
-
-    network = build_network(description, seed=0)
-    network.load_state_dict(training.ema.tracks[0])
-    network.to(training.device.device).eval().requires_grad_(requires_grad=False)
-    return Model(description, network, training.table.schedule, digest="")
-
-
-def _grid(training: Training, description: Description) -> Image:
-    """The same few images of every class, from the same noise each time."""
-    from pipeline.diffusion.seeds import image_seed
-    from pipeline.drawing import draw, grid_image
-
-    num_rows = max(1, description.data.num_classes)
-    seeds = [image_seed(training.params.seed, i) for i in range(num_rows * GRID_COLUMNS)]
-    labels = [row for row in range(num_rows) for _ in range(GRID_COLUMNS)] if description.data.num_classes else None
-    images = draw(_averaged(training, description), seeds, labels)
-    return grid_image(images, columns=GRID_COLUMNS)
 
 
 def _write(out: Path, training: Training, journal: Journal, description: Description, run: StageRun) -> None:

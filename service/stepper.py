@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 
 from pipeline.diffusion.artefact import load_model
-from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.plans import plan_for
-from pipeline.diffusion.sampling import clip_rows, draw_noise, step
+from pipeline.diffusion.sampling import draw_noise, step
 from pipeline.diffusion.seeds import image_generator, normal_rows
 from service.batches import try_batches
 from service.job import Job, Terms
@@ -35,9 +35,12 @@ if TYPE_CHECKING:
 
     from pipeline.diffusion.artefact import Model
     from pipeline.diffusion.denoiser import Denoiser
-    from pipeline.diffusion.sampling import SamplerPlan
+    from pipeline.diffusion.sampling import Sampler
     from service.batches import Batches
     from service.job import Recipe
+
+PLANS_KEPT = 64
+"""Of different sampler, steps and eta; requests mostly ask for the same few."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +53,21 @@ class Stepped:
     """Rows of the network call, with those that only fill it up."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class Course:
+    """A plan as plain numbers: in a tick of few rows, tensors of one number each would cost more than the step."""
+
+    times: list[int]
+    coefficients: list[list[float]]
+    """A, B, C and D of every step."""
+
+
+@dataclass(frozen=True, slots=True)
 class Seat:
     """What a slot needs besides tensors."""
 
     label: int
-    times: list[int]
-    coefficients: Tensor
-    noisy: list[bool]
-    """Whether a step draws noise."""
+    course: Course
     generator: np.random.Generator
 
 
@@ -79,6 +88,7 @@ class Stepper:
         self._denoised = torch.zeros_like(self._x)
         self._seats: dict[int, Seat] = {}
         self._free = list(range(slots))
+        self._course = lru_cache(PLANS_KEPT)(self._plan)
 
     @property
     def num_free(self) -> int:
@@ -108,7 +118,7 @@ class Stepper:
         denoiser: Denoiser
         if onnx is None:
             device, backend = torch.device("cuda" if torch.cuda.is_available() else "cpu"), "torch"
-            denoiser = NetworkDenoiser(model.network.to(device), model.schedule, model.description.target)
+            denoiser = model.denoiser(device)
         else:
             denoiser = OnnxDenoiser(onnx, model, threads=threads)
             device, backend = torch.device("cpu"), denoiser.backend
@@ -158,18 +168,19 @@ class Stepper:
     @torch.inference_mode()
     def step(self, jobs: Sequence[Job]) -> Stepped:
         """One network call; every job, each of which has a slot, goes one step further."""
-        seats = [self._seats[slot] for slot in _slots(jobs)]
         slots = torch.tensor(_slots(jobs), device=self._device)
-        x = self._x[slots]
+        seats = [self._seats[slot] for slot in _slots(jobs)]
+        lines = [seat.course.coefficients[job.step] for seat, job in zip(seats, jobs, strict=True)]
         size = self.batches.size(sum(job.rows for job in jobs), is_exact=any(job.terms.is_exact for job in jobs))
+        x = self._x[slots]
         denoised = self._denoise(x, jobs, seats, size)
-        finite = denoised.isfinite().flatten(1).all(dim=1)
+        # One number that is not finite makes the sum so.
+        finite = denoised.sum(dim=(1, 2, 3)).isfinite()
         # All plans of the service clip.
-        denoised = clip_rows(denoised, torch.ones_like(finite))
-        wanted = [seat.noisy[job.step] for seat, job in zip(seats, jobs, strict=True)]
-        z = draw_noise([seat.generator for seat in seats], wanted, self._shape).to(self._device)
-        coefficients = torch.stack([seat.coefficients[job.step] for seat, job in zip(seats, jobs, strict=True)])
-        self._x[slots] = step(x, denoised, self._denoised[slots], z, coefficients)
+        denoised = denoised.clamp(-1, 1)
+        z = draw_noise([seat.generator for seat in seats], [D != 0 for *_, D in lines], self._shape)
+        coefficients = torch.tensor(lines, dtype=torch.float64)
+        self._x[slots] = step(x, denoised, self._denoised[slots], z.to(self._device), coefficients)
         self._denoised[slots] = denoised
         return Stepped(finite.tolist(), size)
 
@@ -182,18 +193,17 @@ class Stepper:
         return _pixels(self._denoised[job.slot])
 
     def _seat(self, recipe: Recipe) -> Seat:
-        plan: SamplerPlan = plan_for(self.model, recipe.sampler, recipe.num_steps, eta=recipe.eta)
+        course = self._course(recipe.sampler, recipe.num_steps, recipe.eta)
         label = self.model.null_label if recipe.class_label is None else recipe.class_label
-        return Seat(
-            label=label or 0,
-            times=plan.times.tolist(),
-            coefficients=plan.coefficients,
-            noisy=(plan.D != 0).tolist(),
-            generator=image_generator(recipe.seed),
-        )
+        return Seat(label or 0, course, image_generator(recipe.seed))
+
+    def _plan(self, sampler: Sampler, num_steps: int, eta: float) -> Course:
+        plan = plan_for(self.model, sampler, num_steps, eta=eta)
+        return Course(plan.times.tolist(), plan.coefficients.tolist())
 
     def _denoise(self, x: Tensor, jobs: Sequence[Job], seats: Sequence[Seat], size: int) -> Tensor:
-        t = torch.tensor([seat.times[job.step] for seat, job in zip(seats, jobs, strict=True)], device=self._device)
+        times = [seat.course.times[job.step] for seat, job in zip(seats, jobs, strict=True)]
+        t = torch.tensor(times, device=self._device)
         denoiser = _Padded(self._denoiser, size)
         if self.model.null_label is None:
             return denoiser(x, t, None)
@@ -213,6 +223,8 @@ class _Padded:
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         missing = self.size - len(x)
+        if not missing:
+            return self.denoiser(x, t, labels)
         filled = None if labels is None else torch.cat([labels, labels.new_zeros(missing)])
         all_x, all_t = torch.cat([x, x.new_zeros(missing, *x.shape[1:])]), torch.cat([t, t.new_zeros(missing)])
         return self.denoiser(all_x, all_t, filled)[: len(x)]

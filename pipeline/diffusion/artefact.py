@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.errors import ArtefactError
 from pipeline.diffusion.files import file_digest, write_json
 from pipeline.diffusion.noise import NoiseSchedule
@@ -89,6 +90,11 @@ class Model:
     def null_label(self) -> int | None:
         """The class index that means "no class"; None for a model without classes."""
         return self.description.data.num_classes or None
+
+    def denoiser(self, device: torch.device | str = "cpu") -> NetworkDenoiser:
+        """The network, moved to that device, read as a denoiser of pixels."""
+        network = self.network.to(device)
+        return NetworkDenoiser(network, self.schedule, self.description.target, clip=True)
 
 
 def build_network(description: Description, *, seed: int) -> UNet:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pipeline.diffusion.images import clipped
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import Target, check_target, to_x0
 
@@ -37,6 +38,9 @@ class NetworkDenoiser:
     """(x, t, labels) -> prediction of `target`, of the shape of x."""
     schedule: NoiseSchedule
     target: Target
+    clip: bool = False
+    """Whether the images are pixels, so that an estimate outside of [-1, 1] is brought to its edge. A network trained on
+    `loss.visible_error` needs it: beyond the edge its estimates mean nothing, and guidance would make much of them."""
 
     def __post_init__(self) -> None:
         check_target(self.target, self.schedule)
@@ -56,4 +60,5 @@ class NetworkDenoiser:
         """The denoised rows, t in 0 … T-1."""
         # Cast first: not every device has float64.
         P, Q = self.coefficients.to(x.dtype).to(x.device)[t][:, :, None, None, None].unbind(1)
-        return P * x + Q * self.network(x, t, labels)
+        denoised = P * x + Q * self.network(x, t, labels)
+        return clipped(denoised) if self.clip else denoised

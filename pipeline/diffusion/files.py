@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from pipeline.diffusion.errors import ArtefactError
+from pipeline.diffusion.errors import ArtefactError, FoundryError
+
+
+class UnwritableError(FoundryError):
+    """A file cannot be written: the disk is full, or the folder is read-only."""
 
 
 def file_digest(path: Path) -> str:
@@ -29,18 +33,46 @@ def write_json(path: Path, document: Mapping[str, Any]) -> None:
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Say of a full disk or a read-only folder where it was met: the system's own error often names no file.
+
+    Raises:
+        UnwritableError: in the place of an OSError.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        raise UnwritableError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, on the disk, when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """A temporary path beside `path` that takes its place, on the disk, when the block ends well.
+
+    Raises:
+        UnwritableError: the disk is full, or the folder cannot be written.
+
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
+    with naming(path):
+        try:
+            yield temporary
+            _sync(temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)
+
+
+TEMPORARY = ".tmp"
+"""How the name of a file ends that is being written, or that a killed process was writing."""
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    file = os.open(path, os.O_RDONLY)
     try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        os.fsync(file)
     finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        os.close(file)

@@ -22,7 +22,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU."""
     try:
-        tensors: dict[str, Tensor] = load_file(path)
+        # Not as a memory map: a file that is cut short while its tensors are used would end the process (SIGBUS).
+        tensors: dict[str, Tensor] = load_file(path, backend="pread")
     except OSError as error:
         raise ArtefactError(f"{path}: {error.strerror or error}") from None
     except SafetensorError as error:

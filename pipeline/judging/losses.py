@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.device import best_device
-from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.likelihood import bits_per_dim
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
@@ -49,9 +48,11 @@ class Losses:
 def held_out_losses(model: Model, held_out: Selection, table: Table, *, num_images: int, seed: int) -> Losses:
     """Take the first images for the levels, and of the others up to `num_images` for the bound."""
     device = best_device().device
-    denoiser = NetworkDenoiser(model.network.to(device), model.schedule, model.description.target)
+    denoiser = model.denoiser(device)
     count = min(NUM_FOR_LEVELS, len(held_out) // 2)
-    levels = loss_per_noise_level(denoiser, held_out.part(slice(count)), table, seed=seed, device=device)
+    levels = loss_per_noise_level(
+        denoiser, held_out.part(slice(count)), table, num_levels=NUM_LEVELS, seed=seed, device=device
+    )
     others = held_out.part(slice(count, count + num_images))
     # A tight decoder is as wide as the error at t = 0, which other images tell.
     decoder_std = math.sqrt(levels["held_out_mse"].iloc[0])
@@ -63,14 +64,14 @@ def held_out_losses(model: Model, held_out: Selection, table: Table, *, num_imag
 
 
 def loss_per_noise_level(
-    denoiser: Denoiser, images: Selection, table: Table, *, seed: int, device: torch.device
+    denoiser: Denoiser, images: Selection, table: Table, *, num_levels: int, seed: int, device: torch.device
 ) -> pd.DataFrame:
     """Mean squared error of x0, per dimension, at levels equally spaced in log-SNR, t rising.
 
     Every level has the same images and the same noise, so that the curve is smooth. A level without any signal (zero
     terminal SNR) is left out.
     """
-    levels = _levels(table.schedule)
+    levels = _levels(table.schedule, num_levels)
     errors = np.zeros(len(levels))
     for start, (x0, labels) in _shown(images, device, "noise levels"):
         eps = _noise(x0, [image_seed(seed, start + row) for row in range(len(x0))])
@@ -116,8 +117,8 @@ def likelihood(
     }
 
 
-def _levels(schedule: NoiseSchedule) -> list[int]:
-    falling = timetable("log_snr", schedule, min(NUM_LEVELS, schedule.num_timesteps))
+def _levels(schedule: NoiseSchedule, num_levels: int) -> list[int]:
+    falling = timetable("log_snr", schedule, min(num_levels, schedule.num_timesteps))
     return [t for t in reversed(falling) if schedule.snr[t] > 0]
 
 

@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.diffusion.artefact import Model
-from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.files import replacing, write_json
+from pipeline.diffusion.images import clipped
 from pipeline.diffusion.plans import plan_for
 from pipeline.diffusion.sampling import SAMPLERS, sample
 from pipeline.diffusion.tensors import save_tensors
@@ -49,14 +49,13 @@ class PortableDenoiser(nn.Module):
     def __init__(self, model: Model) -> None:
         super().__init__()
         self.network = model.network
-        denoiser = NetworkDenoiser(model.network, model.schedule, model.description.target)
+        denoiser = model.denoiser()
         self.coefficients: Tensor
         self.register_buffer("coefficients", denoiser.coefficients.float())
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         P, Q = self.coefficients[t][:, :, None, None, None].unbind(1)
-        denoised: Tensor = P * x + Q * self.network(x, t, labels)
-        return denoised
+        return clipped(P * x + Q * self.network(x, t, labels))
 
 
 Denoise = Callable[..., Tensor]
@@ -170,7 +169,7 @@ def _random_rows(model: Model, rows: int) -> tuple[Tensor, ...]:
 
 
 def _compare(model: Model, exported: Denoise) -> None:
-    denoiser = NetworkDenoiser(model.network, model.schedule, model.description.target)
+    denoiser = model.denoiser()
     for rows in (1, 3):
         x, t, *classes = _random_rows(model, rows)
         _require_equal(exported(x, t, *classes), denoiser(x, t, classes[0] if classes else None))
@@ -231,7 +230,7 @@ def _network_code() -> str:
 def _compare_pipeline(model: Model, folder: Path) -> None:
     """Draw two images with each sampler, here and there."""
     pipeline = _load_pipeline(folder)
-    denoiser = NetworkDenoiser(model.network, model.schedule, model.description.target)
+    denoiser = model.denoiser()
     labels = [0, model.null_label - 1] if model.null_label else None
     classes = torch.tensor(labels) if labels else None
     for sampler in SAMPLERS:

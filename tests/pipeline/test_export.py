@@ -23,7 +23,6 @@ from pipeline.diffusion.artefact import (
     save_model,
 )
 from pipeline.diffusion.betas import cosine_betas
-from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.plans import plan_for
@@ -89,7 +88,7 @@ def _session(path: Path) -> Any:  # onnxruntime has no types
 
 def test_onnx_denoises_as_the_model_does_for_any_number_of_rows(onnx_file: Path, model: Model) -> None:
     session, generator = _session(onnx_file), torch.Generator().manual_seed(1)
-    denoiser = NetworkDenoiser(model.network, model.schedule, model.description.target)
+    denoiser = model.denoiser()
     for rows in (1, 2, 7):
         x = torch.randn(rows, 1, 8, 8, generator=generator)
         t = torch.randint(50, (rows,), generator=generator)
@@ -122,7 +121,7 @@ def test_a_torch_export_program_denoises_as_the_model_does_and_holds_no_pickle(t
     _export("torch-export", folder, out)
     model = load_model(folder)
     program = torch.export.load(out).module()
-    denoiser = NetworkDenoiser(model.network, model.schedule, model.description.target)
+    denoiser = model.denoiser()
     x, t = torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 30, 49])
     torch.testing.assert_close(program(x, t), denoiser(x, t, None), atol=1e-4, rtol=0)
     with zipfile.ZipFile(out) as archive:
@@ -154,7 +153,7 @@ def _drawn(
     model: Model, sampler: str, num_steps: int, seeds: list[int], labels: list[int], **options: float
 ) -> torch.Tensor:
     return sample(
-        NetworkDenoiser(model.network, model.schedule, model.description.target),
+        model.denoiser(),
         plan_for(model, sampler, num_steps, eta=options.get("eta", 0.0)),  # type: ignore[arg-type]  # one of SAMPLERS
         seeds,
         torch.tensor(labels),

@@ -33,7 +33,7 @@ IMAGES = Selection(split_of(_normal_images(150)), np.arange(150))
 
 
 def test_the_best_denoiser_has_the_loss_that_theory_gives_it() -> None:
-    levels = loss_per_noise_level(BEST, IMAGES, TABLE, seed=0, device=CPU)
+    levels = loss_per_noise_level(BEST, IMAGES, TABLE, num_levels=24, seed=0, device=CPU)
     assert len(levels) == NUM_LEVELS
     assert levels["t"].iloc[0] == 0
     assert levels["t"].iloc[-1] == 199
@@ -45,15 +45,15 @@ def test_the_best_denoiser_has_the_loss_that_theory_gives_it() -> None:
 
 def test_a_worse_denoiser_is_above_the_linear_one_at_every_level() -> None:
     worse = NormalDenoiser(TABLE.schedule, MEAN + 0.5, STD)
-    figures = level_figures(loss_per_noise_level(worse, IMAGES, TABLE, seed=0, device=CPU))
+    figures = level_figures(loss_per_noise_level(worse, IMAGES, TABLE, num_levels=24, seed=0, device=CPU))
     assert figures["mse_over_linear"] > 1.1
     assert figures["levels_better_than_linear"] < 0.5
 
 
 def test_the_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = loss_per_noise_level(BEST, IMAGES, TABLE, seed=3, device=CPU)
+    whole = loss_per_noise_level(BEST, IMAGES, TABLE, num_levels=24, seed=3, device=CPU)
     monkeypatch.setattr("pipeline.judging.losses.BATCH_SIZE", 7)
-    assert np.allclose(whole, loss_per_noise_level(BEST, IMAGES, TABLE, seed=3, device=CPU), rtol=1e-6)
+    assert np.allclose(whole, loss_per_noise_level(BEST, IMAGES, TABLE, num_levels=24, seed=3, device=CPU), rtol=1e-6)
 
 
 def test_a_level_without_signal_is_left_out() -> None:
@@ -61,7 +61,7 @@ def test_a_level_without_signal_is_left_out() -> None:
     betas[-1] = 1
     table = _table(betas)
     levels = loss_per_noise_level(
-        NormalDenoiser(table.schedule, MEAN, STD), IMAGES.part(slice(8)), table, seed=0, device=CPU
+        NormalDenoiser(table.schedule, MEAN, STD), IMAGES.part(slice(8)), table, num_levels=24, seed=0, device=CPU
     )
     assert levels["t"].iloc[-1] < 49
     assert np.isfinite(levels.to_numpy()).all()
@@ -69,7 +69,9 @@ def test_a_level_without_signal_is_left_out() -> None:
 
 def test_few_noise_levels_are_all_there() -> None:
     table = _table(cosine_betas(3))
-    levels = loss_per_noise_level(NormalDenoiser(table.schedule, MEAN, STD), IMAGES, table, seed=0, device=CPU)
+    levels = loss_per_noise_level(
+        NormalDenoiser(table.schedule, MEAN, STD), IMAGES, table, num_levels=24, seed=0, device=CPU
+    )
     assert levels["t"].tolist() == [0, 1, 2]
 
 
@@ -96,5 +98,5 @@ def test_classes_reach_the_denoiser() -> None:
         return BEST(x, t, None)
 
     images = Selection(split_of(_normal_images(5), np.arange(5)), np.array([4, 2]))
-    loss_per_noise_level(denoiser, images, TABLE, seed=0, device=CPU)
+    loss_per_noise_level(denoiser, images, TABLE, num_levels=24, seed=0, device=CPU)
     assert all(labels.tolist() == [4, 2] for labels in seen)

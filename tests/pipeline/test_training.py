@@ -17,6 +17,7 @@ from pipeline.diffusion.weighting import WEIGHTINGS, loss_weight
 from pipeline.params import TrainParams, load_params
 from pipeline.prepared import Split
 from pipeline.table import Table
+from pipeline.team import Team
 from pipeline.training import Training, TrainStep, check_finite
 
 CPU = Device(torch.device("cpu"), autocast=False, compile=False)
@@ -74,13 +75,33 @@ def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
 
 def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
     params = SMALL.model_copy(update={"num_images": 16_000, "warmup_share": 0.1})
-    training, rates = _training(params), []
+    training, shares = _training(params), []
     for training.step in range(1000):
-        rates.append(training.learning_rate())
-    assert rates[0] == pytest.approx(params.learning_rate / 100)
-    assert max(rates) == pytest.approx(params.learning_rate, rel=1e-3)
-    assert int(np.argmax(rates)) in range(98, 102)
-    assert rates[-1] < 1e-4 * params.learning_rate
+        shares.append(training.learning_rate_share())
+    assert shares[0] == pytest.approx(0.01)
+    assert max(shares) == pytest.approx(1, rel=1e-3)
+    assert int(np.argmax(shares)) in range(98, 102)
+    assert shares[-1] < 1e-4
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_a_team_add_up_to_the_gradient_of_the_whole_batch(size: int) -> None:
+    params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
+    wanted, found = _gradient(Team(), params), 0.0
+    for rank in range(size):
+        found = found + _gradient(Team(rank, size), params)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def _gradient(team: Team, params: TrainParams) -> torch.Tensor:
+    training = _training(params)
+    training.team = team
+    # Blocks start as the identity, where most gradients are 0.
+    generator = torch.Generator().manual_seed(0)
+    for weight in training.weights().values():
+        weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    training._loss(training._batch(0)).backward()
+    return torch.cat([weight.grad.flatten() for weight in training.network.parameters() if weight.grad is not None])
 
 
 def test_a_constant_plan_takes_the_same_way_whatever_its_length() -> None:

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.artefact import Model, load_model
-from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.errors import FoundryError
 from service.batches import Batches, try_batches
 from tests.fakes import elementwise_denoiser
@@ -39,7 +38,7 @@ def test_a_network_that_looks_at_the_place_in_the_batch_is_refused(model: Model)
 
 
 def test_every_size_is_timed_and_the_largest_is_always_exact(model: Model) -> None:
-    denoiser = NetworkDenoiser(model.network, model.schedule, model.description.target)
+    denoiser = model.denoiser()
     batches = try_batches(model, denoiser, 8, CPU)
     assert batches.exact[-1] == 8
     assert list(batches.call_sec) == list(range(1, 9))

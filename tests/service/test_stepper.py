@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from pipeline.diffusion.artefact import Model, load_model
-from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.plans import plan_for
@@ -37,7 +36,7 @@ def _job(recipe: Recipe, *, is_exact: bool = True) -> Job:
 
 
 def _stepper(model: Model) -> Stepper:
-    denoiser = NetworkDenoiser(model.network, model.schedule, model.description.target)
+    denoiser = model.denoiser()
     batches = try_batches(model, denoiser, ROWS, CPU)
     return Stepper(model, denoiser, batches, slots=16, device=CPU, backend="torch")
 
@@ -86,7 +85,7 @@ def test_a_picture_has_the_same_bits_alone_and_in_any_traffic(stepper: Stepper, 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_the_service_draws_what_the_offline_sampler_draws(stepper: Stepper, recipe: Recipe) -> None:
     model = stepper.model
-    denoiser = NetworkDenoiser(model.network, model.schedule, model.description.target)
+    denoiser = model.denoiser()
     label = 3 if recipe.class_label is None else recipe.class_label
     count = ROWS // recipe.rows
     images = sample(

@@ -137,7 +137,8 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         a, b = abar**0.5, (1 - abar) ** 0.5
         estimates = {"x0": (0.0, 1.0), "eps": (1 / a if a else 0.0, -b / a if a else 0.0), "v": (a, -b)}
         P, Q = estimates[self.config.target]
-        x0: torch.Tensor = P * x + Q * prediction
+        # Before guidance too: beyond the edge an estimate means nothing.
+        x0: torch.Tensor = (P * x + Q * prediction).clamp(-1, 1)
         return x0
 
     def _abar(self) -> torch.Tensor:

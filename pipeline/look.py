@@ -1,0 +1,61 @@
+"""A look at a training on its way: what its average draws, and how well it denoises images that it never saw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pipeline.diffusion.artefact import Model, build_network
+from pipeline.diffusion.seeds import image_seed
+from pipeline.drawing import draw, grid_image
+from pipeline.judging.losses import loss_per_noise_level
+from pipeline.judging.selection import Selection
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from pipeline.diffusion.artefact import Description
+    from pipeline.prepared import Split
+    from pipeline.training import Training
+
+GRID_COLUMNS = 8
+NUM_HELD_OUT, NUM_LEVELS = 64, 6
+
+
+class Look:
+    """Always the same noise and the same held-out images, so that looks can be compared."""
+
+    def __init__(self, training: Training, description: Description, held_out: Split) -> None:
+        self._training, self._description = training, description
+        self._held_out = Selection(held_out, np.arange(min(NUM_HELD_OUT, len(held_out))))
+
+    def grid(self) -> Image:
+        """The same few images of every class."""
+        num_classes = self._description.data.num_classes
+        num_rows = max(1, num_classes)
+        seeds = [image_seed(self._training.params.seed, i) for i in range(num_rows * GRID_COLUMNS)]
+        labels = [row for row in range(num_rows) for _ in range(GRID_COLUMNS)] if num_classes else None
+        return grid_image(draw(self._averaged(), seeds, labels), columns=GRID_COLUMNS)
+
+    def held_out_losses(self) -> dict[str, float]:
+        """Mean squared error of x0 at a few t, by metric name."""
+        training = self._training
+        device = training.device.device
+        levels = loss_per_noise_level(
+            self._averaged().denoiser(device),
+            self._held_out,
+            training.table,
+            num_levels=NUM_LEVELS,
+            seed=training.params.seed,
+            device=device,
+        )
+        return {f"train/held_out_mse_t{t:04d}": mse for t, mse in zip(levels["t"], levels["held_out_mse"], strict=True)}
+
+    def _averaged(self) -> Model:
+        """The model as it would be sampled now: the first EMA track."""
+        training = self._training
+        network = build_network(self._description, seed=0)
+        network.load_state_dict(training.ema.tracks[0])
+        network.to(training.device.device).eval().requires_grad_(requires_grad=False)
+        return Model(self._description, network, training.table.schedule, digest="")
