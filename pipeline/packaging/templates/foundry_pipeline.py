@@ -92,12 +92,26 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         return ImagePipelineOutput(images=self._as(output_type, x))
 
     def _times(self, sampler: str, num_steps: int) -> list[int]:
-        """The model's own times for this sampler and number of steps, else equally spaced ones."""
+        """The model's own times for this sampler and number of steps, else others of its own stretched."""
         known, T = (self.config.timetables or {}).get(sampler, {}), len(self.config.betas)
         if not 1 <= num_steps <= T:
             raise ValueError(f"num_inference_steps: should be in 1 … {T} (got {num_steps})")
-        equal = (T - torch.arange(num_steps, dtype=torch.float64) * T / num_steps).round().long() - 1
-        return known.get(str(num_steps)) or [int(t) for t in equal]
+        if str(num_steps) in known:
+            return list(known[str(num_steps)])
+        if not known:
+            equal = (T - torch.arange(num_steps, dtype=torch.float64) * T / num_steps).round().long() - 1
+            return [int(t) for t in equal]
+        lengths = sorted(map(int, known))
+        nearest = next((length for length in lengths if length > num_steps), lengths[-1])
+        times = torch.tensor(known[str(nearest)], dtype=torch.float64)
+        place = torch.linspace(0, nearest - 1, num_steps, dtype=torch.float64)
+        low, high = place.floor().long(), place.ceil().long()
+        t = torch.lerp(times[low], times[high], place - low).round().long()
+        # Strictly falling from T - 1: each moves as little as the ones before it allow.
+        order = torch.arange(num_steps)
+        room = torch.maximum(t, num_steps - 1 - order)
+        room[0] = T - 1
+        return [int(t) for t in (room + order).cummin(dim=0).values - order]
 
     def _coefficients(self, sampler: str, times: list[int], eta: float) -> list[list[float]]:
         """A, B, C and D of every step."""
