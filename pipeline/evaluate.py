@@ -8,9 +8,9 @@ Params: evaluate
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import command
 from pipeline.diffusion.errors import ArtefactError
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from pipeline.diffusion.artefact import Model
     from pipeline.judging.copies import Neighbours
     from pipeline.judging.evaluation_report import ClassRow
     from pipeline.judging.judge import Judge
+    from pipeline.judging.tuning import Tuning
     from pipeline.params import EvaluateParams
     from pipeline.prepared import PreparedSet
     from pipeline.table import Table
@@ -64,6 +66,7 @@ class Inputs:
     """What the other stages have made."""
 
     model: Model
+    snapshots: dict[str, Tensor]
     prepared: PreparedSet
     table: Table
     judge: Judge
@@ -78,7 +81,8 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
         ArtefactError: a file is missing or damaged, or does not fit the others.
 
     """
-    from pipeline.diffusion.artefact import load_model
+    from pipeline.diffusion.artefact import SNAPSHOTS, load_model
+    from pipeline.diffusion.tensors import load_tensors
     from pipeline.documents import read_document
     from pipeline.judging.judge import load_judge
     from pipeline.prepared import PreparedSet
@@ -93,6 +97,7 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
         raise ArtefactError(f"{model}: its noise schedule is not that of {schedule / 'table.parquet'}")
     return Inputs(
         model=loaded,
+        snapshots=load_tensors(model / SNAPSHOTS),
         prepared=images,
         table=table,
         judge=load_judge(features, images),
@@ -108,21 +113,23 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
     from pipeline.judging.evaluation_report import Evaluation, write_report
     from pipeline.judging.evaluation_samples import draw_samples, write_grid, write_nearest, write_samples
     from pipeline.judging.losses import held_out_losses
+    from pipeline.judging.tuning import tune
 
     start_afresh(out)
     judge, train, names = inputs.judge, inputs.prepared.split("train"), inputs.prepared.info.class_names
-    samples = draw_samples(inputs.model, train, params)
+    tuning = tune(inputs.model, inputs.snapshots, train, inputs.table, params)
+    write_json(out / "tuning.json", tuning.document())
+    model = tuned(inputs.model, tuning)
+    samples = draw_samples(model, train, params)
     neighbours = nearest(samples.images, train)
     write_samples(out / "samples.npz", samples)
     write_grid(out / "grid.png", samples, names)
     write_nearest(out / "nearest.png", samples, neighbours, train)
 
     losses = held_out_losses(
-        inputs.model, judge.held_out, inputs.table, num_images=params.likelihood_num_images, seed=params.seed
+        model, judge.held_out, inputs.table, num_images=params.likelihood_num_images, seed=params.seed
     )
     write_levels(out / "loss_per_noise_level.csv", losses.levels)
-    tuned = tuning(inputs.model, params)
-    write_json(out / "tuning.json", tuned)
     metrics = {
         **named("evaluate", figures(inputs, samples.images, samples.labels, neighbours) | losses.figures),
         **named("baseline", baseline_figures(inputs, samples.labels, params)),
@@ -130,7 +137,7 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
     }
     write_json(out / "metrics.json", metrics)
     classes = class_rows(judge, samples.images, names)
-    write_report(out, Evaluation(metrics, losses.levels, classes, tuned["sampling"], judge.extractor.spec.kind))
+    write_report(out, Evaluation(metrics, losses.levels, classes, asdict(tuning.sampling), judge.extractor.spec.kind))
     return metrics
 
 
@@ -165,16 +172,10 @@ def named(phase: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{phase}/{name}": value for name, value in values.items()}
 
 
-def tuning(model: Model, params: EvaluateParams) -> dict[str, Any]:
-    """How the model is best sampled: what `register` puts into the folder that is served."""
-    return {
-        "timetables": model.description.timetables,
-        "sampling": {
-            "sampler": params.sampler,
-            "num_steps": params.num_steps,
-            "guidance_scale": params.guidance_scale,
-        },
-    }
+def tuned(model: Model, tuning: Tuning) -> Model:
+    """The model, whose network has the weights that were chosen, sampled as was chosen."""
+    description = replace(model.description, sampling=tuning.sampling, timetables=tuning.timetables)
+    return replace(model, description=description)
 
 
 def class_rows(judge: Judge, images: NDArray[np.uint8], names: Sequence[str] | None) -> list[ClassRow]:

@@ -197,7 +197,11 @@ class EvaluateParams(Section):
     seed: Seed
     sampler: Sampler
     num_steps: int = Field(ge=1, le=1000, description="network calls an image")
-    guidance_scale: float = Field(ge=0, le=20, description="1: no guidance")
+    guidance_scale: float = Field(ge=0, le=20, description="1: no guidance; counts only where there are classes")
+    ema_widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
+        min_length=1, description="relative widths of the post-hoc EMA, of which the best is chosen"
+    )
+    tuning_rows: int = Field(ge=0, description="network rows that refining the times may take; 0: leave them")
     baseline_components: int = Field(ge=1, description="Gaussians in the mixture that a model must beat")
     likelihood_num_images: int = Field(ge=2, description="held-out images whose bits/dim are bounded")
 

@@ -39,18 +39,10 @@ class Samples:
 
 
 def draw_samples(model: Model, train: Split, params: EvaluateParams) -> Samples:
-    """The same seeds every time; the classes in the shares that they have in training."""
+    """The same seeds every time, as the model is sampled by default; the classes in the shares that they have in training."""
     labels = None if train.labels is None else class_labels(train.labels, params.num_samples)
     seeds = [image_seed(params.seed, i) for i in range(params.num_samples)]
-    images = draw(
-        model,
-        seeds,
-        None if labels is None else labels.tolist(),
-        sampler=params.sampler,
-        num_steps=params.num_steps,
-        guidance_scale=params.guidance_scale,
-        progress=True,
-    )
+    images = draw(model, seeds, None if labels is None else labels.tolist(), progress=True)
     return Samples(images, labels, np.array(seeds, np.int64))
 
 

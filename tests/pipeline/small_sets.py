@@ -48,5 +48,13 @@ def features_params(**changes: Any) -> FeaturesParams:
 
 def evaluate_params(**changes: Any) -> EvaluateParams:
     """Few samples, few steps."""
-    small = {"num_samples": 120, "num_steps": 4, "baseline_components": 20, "likelihood_num_images": 40}
+    small = {
+        "num_samples": 120,
+        "sampler": "dpmpp_2m",
+        "num_steps": 4,
+        "guidance_scale": 1.0,
+        "tuning_rows": 1000,
+        "baseline_components": 20,
+        "likelihood_num_images": 40,
+    }
     return PARAMS.evaluate.model_copy(update=small | changes)

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.diffusion.artefact import DataSpec, Description, SamplingDefaults, build_network, save_model
+from pipeline.diffusion.artefact import (
+    SNAPSHOTS,
+    DataSpec,
+    Description,
+    SamplingDefaults,
+    build_network,
+    save_model,
+)
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.errors import ArtefactError
@@ -22,6 +29,7 @@ from pipeline.diffusion.gaussian import linear_denoiser_mse
 from pipeline.diffusion.moments import image_moments
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import TARGETS
+from pipeline.diffusion.tensors import save_tensors
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.diffusion.weighting import WEIGHTINGS, loss_weight
 from pipeline.evaluate import OUTS, evaluate, main, read_inputs
@@ -57,6 +65,13 @@ def _write_model(folder: Path, prepared: PreparedSet, table: Table) -> None:
     )
     weights = build_network(description, seed=0).state_dict()
     save_model(folder, description, weights=weights, schedule=table.schedule)
+    snapshots = {
+        f"{step}/{width}/{name}": tensor.clone()
+        for step in (5, 10)
+        for width in (0.05, 0.1)
+        for name, tensor in weights.items()
+    }
+    save_tensors(folder / SNAPSHOTS, snapshots)
 
 
 def _write_all(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, extractor: str) -> Path:
@@ -132,28 +147,30 @@ def test_the_figures_are_in_the_contract(metrics: dict[str, float]) -> None:
     assert {name.split("/")[1] for name in metrics} <= listed
 
 
-def test_samples_have_classes_and_seeds_by_which_they_can_be_drawn_again(data: Path, out: Path) -> None:
-    from pipeline.diffusion.artefact import load_model
+def test_samples_have_classes_and_seeds_by_which_the_tuned_model_draws_them_again(
+    data: Path, out: Path, tmp_path: Path
+) -> None:
     from pipeline.drawing import draw
+    from pipeline.tuned import write_tuned
 
+    tuned = write_tuned(data / "model", out / "tuning.json", tmp_path / "tuned")
     with np.load(out / "samples.npz") as samples:
         assert sorted(samples) == ["images", "labels", "seeds"]
         assert samples["images"].shape == (EVALUATE.num_samples, 8, 8, 1)
-        again = draw(
-            load_model(data / "model"),
-            samples["seeds"][7:8].tolist(),
-            samples["labels"][7:8].tolist(),
-            sampler=EVALUATE.sampler,
-            num_steps=EVALUATE.num_steps,
-        )
-        assert np.abs(again.astype(int) - samples["images"][7]).max() <= 1
+        again = draw(tuned, samples["seeds"][7:8].tolist(), samples["labels"][7:8].tolist())
+        assert np.array_equal(again[0], samples["images"][7])
 
 
-def test_the_tuning_is_how_the_samples_were_drawn(out: Path) -> None:
-    assert json.loads((out / "tuning.json").read_text()) == {
-        "sampling": {"guidance_scale": 1.0, "num_steps": 4, "sampler": "dpmpp_2m"},
-        "timetables": {"dpmpp_2m": {"4": [49, 30, 12, 2]}},
-    }
+def test_the_tuning_says_how_the_samples_were_drawn_and_what_it_was_chosen_by(out: Path) -> None:
+    tuning = json.loads((out / "tuning.json").read_text())
+    assert tuning["sampling"] == {"guidance_scale": 1.0, "num_steps": 4, "sampler": "dpmpp_2m"}
+    losses = tuning["ema_losses"]
+    assert [float(width) for width in losses] == list(EVALUATE.ema_widths)
+    assert losses[str(tuning["ema_width"])] == min(losses.values())
+    times = tuning["timetables"]["dpmpp_2m"]["4"]
+    assert times[0] == 49
+    assert times == sorted(set(times), reverse=True)
+    assert 0 < tuning["refinement"]["after"] <= tuning["refinement"]["before"]
 
 
 def test_the_losses_stand_beside_the_linear_denoisers(out: Path) -> None:
@@ -206,7 +223,10 @@ def test_a_model_of_another_schedule_is_refused(data: Path, tmp_path: Path) -> N
         read_inputs(data / "model", data / "prepared", tmp_path / "schedule", data / "features")
 
 
-@pytest.mark.parametrize("name", ["features/floors.json", "features/reference.safetensors", "model/model.json"])
+@pytest.mark.parametrize(
+    "name",
+    ["features/floors.json", "features/reference.safetensors", "model/model.json", "model/snapshots.safetensors"],
+)
 def test_a_missing_file_is_named(data: Path, tmp_path: Path, name: str) -> None:
     for folder in ("model", "prepared", "schedule", "features"):
         shutil.copytree(data / folder, tmp_path / folder)
