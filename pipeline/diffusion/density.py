@@ -1,8 +1,7 @@
 """How often training visits each t: the density p(t), and batches of t drawn from it with low discrepancy.
 
 The density moves *effort* on purpose (Karras et al. 2022, section 5): the loss of a row is not divided by p(t), so a
-training minimises sum_t p(t) weight(t) error(t). The weights are a table of their own and know nothing of p(t). Who
-wants the plain mean over t instead multiplies each row by `importance_weights`.
+training minimises sum_t p(t) weight(t) error(t). The weights are a table of their own and know nothing of p(t).
 """
 
 import torch
@@ -27,11 +26,6 @@ def normal_density(schedule: NoiseSchedule, mean: float, std: float) -> Float[Te
     """log-SNR = -2 ln sigma is normal: the log-normal sigma of Karras et al. 2022, mean -2 P_mean and std 2 P_std."""
     z = (_edges(schedule) - mean) / std
     return _cell_masses(torch.special.ndtr(-z.abs()), z)
-
-
-def importance_weights(density: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
-    """1 / (T p(t)), whose mean under p is one; inf where p is 0."""
-    return 1 / (len(density) * density)
 
 
 def stratified_t(density: Float[Tensor, " T"], batch_size: int, u0: float) -> Int[Tensor, " batch"]:

@@ -43,7 +43,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UnwritableError(f"{path}: cannot be written: {error.strerror or error}") from error
+        reason = os.strerror(error.errno) if error.errno else error
+        raise UnwritableError(f"{path}: cannot be written: {reason}") from error
 
 
 @contextmanager
@@ -58,18 +59,18 @@ def replacing(path: Path) -> Iterator[Path]:
     with naming(path):
         try:
             yield temporary
-            _sync(temporary)
+            sync(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
 
 
 TEMPORARY = ".tmp"
 """How the name of a file ends that is being written, or that a killed process was writing."""
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk."""
     file = os.open(path, os.O_RDONLY)
     try:

@@ -5,8 +5,6 @@ covariance the images that come out are then Gaussian too, with a variance that 
 the steps of a plan lose can be read from it, for any spectrum of the data.
 """
 
-import math
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -34,17 +32,6 @@ def output_variance(
     The eigenvalues are those of the data's covariance; here and below, those under 0 by rounding count as 0.
     """
     return _output(plan.coefficients[None], plan.times[None], schedule, eigenvalues.clamp(min=0))[0, 0]
-
-
-def surrogate_kl(plan: SamplerPlan, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]) -> float:
-    """KL(data || images drawn) in bits per dimension, for Gaussian data with this spectrum, both rounded to bytes.
-
-    Mean images are taken as equal, and are up to what the first t still knows of the image.
-    """
-    wanted, drawn = eigenvalues.clamp(min=0), output_variance(plan, schedule, eigenvalues)
-    ratio = (wanted + PIXEL_VARIANCE) / (drawn + PIXEL_VARIANCE)
-    # 0.5 (lambda / v - 1 - log(lambda / v)) for two Gaussians with one mean
-    return (ratio - 1 - ratio.log()).mean().item() / (2 * math.log(2))
 
 
 def surrogate_error(plan: SamplerPlan, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]) -> float:

@@ -9,7 +9,6 @@ from scipy import stats
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.density import (
-    importance_weights,
     laplace_density,
     normal_density,
     stratified_t,
@@ -95,11 +94,3 @@ def test_batch_means_vary_much_less_than_those_of_independent_t() -> None:
     independent_variance = f.var() / 64
     assert together.var() < independent_variance / 20
     assert abs(together.mean() - f.mean()) < 5 * math.sqrt(together.var() / 400)
-
-
-@given(st.floats(-3, 3), st.floats(2, 10))
-def test_importance_weights_average_to_one_and_undo_the_density(mean: float, std: float) -> None:
-    density = normal_density(ZERO_SNR, mean, std)
-    weight = importance_weights(density)
-    torch.testing.assert_close((density * weight).sum(), torch.tensor(1.0, dtype=torch.float64))
-    torch.testing.assert_close((density * weight * ZERO_SNR.beta).sum(), ZERO_SNR.beta.mean())
