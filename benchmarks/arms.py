@@ -6,9 +6,9 @@ bentoml serve benchmarks.arms:Adaptive
 
 from __future__ import annotations
 
+import base64
 import os
 from dataclasses import replace
-from typing import Any
 
 import bentoml
 from pydantic import BaseModel
@@ -78,16 +78,16 @@ class Adaptive:
         if settings.model is None:
             raise ValueError("FOUNDRY_MODEL: should name a model folder")
         self._stepper = Stepper.load(
-            settings.model, rows=32, slots=32, max_mib=64, threads=settings.threads, onnx=settings.onnx
+            settings.model, rows=32, slots=32, max_mib=64, threads=settings.threads, backend=settings.backend
         )
         self._forwards = 0
 
     @bentoml.api(batchable=True, max_batch_size=8, max_latency_ms=600_000)
-    def draw(self, requests: list[Asked]) -> list[list[list[Any]]]:
-        """Pixels of every request's images."""
+    def draw(self, requests: list[Asked]) -> list[list[str]]:
+        """Pixels of every request's images, base64."""
         jobs = [_jobs(request) for request in requests]
         going = [job for images in jobs for job in images]
-        pixels: dict[Job, list[Any]] = {}
+        pixels: dict[Job, str] = {}
         for job in going:
             self._stepper.enter(job)
         while going:
@@ -96,7 +96,7 @@ class Adaptive:
             for job in going:
                 job.step += 1
                 if not job.steps_left:
-                    pixels[job] = self._stepper.image(job).tolist()
+                    pixels[job] = base64.b64encode(self._stepper.image(job).tobytes()).decode()
                     self._stepper.leave(job)
             going = [job for job in going if job.steps_left]
         return [[pixels[job] for job in images] for images in jobs]

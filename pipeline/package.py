@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 from pipeline import command
+from pipeline.diffusion.errors import FoundryError
 
 
 def main() -> None:
@@ -32,6 +33,11 @@ def main() -> None:
     fetched = parcel.fetch(arguments.model or _champion())
     for key, value in fetched.origin.items():
         sys.stderr.write(f"{key:<16}{value}\n")
+    try:
+        parcel.add_onnx(fetched)
+    except FoundryError as reason:
+        # A model is served all the same, if slower.
+        sys.stderr.write(f"not for ONNX Runtime: {reason}\n")
     if arguments.folder:
         parcel.copy(fetched, arguments.folder)
         sys.stdout.write(f"{arguments.folder}\n")

@@ -57,7 +57,11 @@ class Foundry:
         from service.runtime import Runtime  # noqa: PLC0415, torch: BentoML's supervisor can do without
 
         settings = load_settings()
-        self.runtime = Runtime(settings, settings.model or _model_of(self.bento_service.bento))
+        folder = settings.model
+        if folder is None:
+            folder, name = _model_of(self.bento_service.bento)
+            settings = settings.model_copy(update={"model_name": name} if settings.is_nameless else {})
+        self.runtime = Runtime(settings, folder)
         api.state.runtime = self.runtime
         asyncio.get_running_loop().add_signal_handler(DRAIN, self.runtime.engine.drain)
         self.runtime.start()
@@ -89,14 +93,14 @@ class Foundry:
             return error_response(error, client.state.request_id)
 
 
-def _model_of(bento: bentoml.Bento | None) -> Path:
-    """The folder of the one model inside of a Bento."""
+def _model_of(bento: bentoml.Bento | None) -> tuple[Path, str]:
+    """Folder and name of the one model inside of a Bento."""
     models = [] if bento is None else bento.info.all_models
     if len(models) != 1:
         raise FoundryError(
             f"FOUNDRY_MODEL: should name a model folder, or the Bento hold one model (got {len(models)})"
         )
-    return Path(models[0].to_model().resolve().path)
+    return Path(models[0].to_model().resolve().path), models[0].tag.name
 
 
 # mypy takes no notice of what a class decorator returns.

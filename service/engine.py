@@ -6,25 +6,24 @@ A tick ends what is cancelled or late, lets the scheduler choose, makes one netw
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from service.errors import (
     CancelledError,
     DeadlineExceededError,
     DrainingError,
-    DuplicateIdError,
-    NotFoundError,
     NotReadyError,
     NumericalError,
     ServiceError,
     StoppedError,
 )
 from service.job import Job, State, Terms
-from service.scheduler import Pace, Scheduler
+from service.roster import Roster
+from service.scheduler import Load, Pace, Scheduler
 from service.ticket import Drawn, End, Event, Order, Preview, Ticket
 
 if TYPE_CHECKING:
@@ -38,24 +37,8 @@ log = logging.getLogger("foundry.engine")
 
 MOST_FAILURES = 3
 """Ticks that may fail one after the other; then the engine gives up, and /livez says so."""
-CLOSED_KEPT = 1024
-"""Closed requests whose status can still be asked for."""
 IDLE_SEC = 0.5
 """How often an idle engine shows that it lives."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Load:
-    """What the engine has to do."""
-
-    active_units: int = 0
-    """Images that have begun."""
-    waiting_units: int = 0
-    """Images that have not."""
-    row_steps: int = 0
-    """Work that is left of both."""
-    backlog_sec: int = 0
-    """Whole seconds until it is done, as far as can be told."""
 
 
 class Engine:
@@ -94,8 +77,7 @@ class Engine:
         self._lock = threading.Lock()
         """Held for the scheduler and the tickets; never while the network is called."""
         self._wake = threading.Event()
-        self._open: dict[tuple[str, str], Ticket] = {}
-        self._closed: OrderedDict[tuple[str, str], Ticket] = OrderedDict()
+        self._roster = Roster()
         self._stepper: Stepper | None = None
         self._scheduler: Scheduler | None = None
         self._is_stopping = False
@@ -163,11 +145,10 @@ class Engine:
         """
         with self._lock:
             scheduler, now = self._working_scheduler(), self._clock()
-            if (order.owner, order.request_id) in self._open:
-                raise DuplicateIdError(f"request {order.request_id} is still open; give another id")
+            self._roster.check_free(order.owner, order.request_id)
             ticket = Ticket(order=order, terms=self._terms(order, now), listener=listener, submitted=now)
             scheduler.admit(ticket.jobs, now)
-            self._open[order.owner, order.request_id] = ticket
+            self._roster.enter(ticket)
         self._wake.set()
         return ticket
 
@@ -191,23 +172,12 @@ class Engine:
 
         """
         with self._lock:
-            ticket = self._open.get((owner, request_id)) or self._closed.get((owner, request_id))
-        if ticket is None:
-            raise NotFoundError(f"there is no request {request_id}")
-        return ticket
+            return self._roster.find(owner, request_id)
 
     def load(self) -> Load:
         """What is open now."""
         with self._lock:
-            if self._scheduler is None:
-                return Load()
-            jobs = self._scheduler.open_jobs
-            return Load(
-                active_units=sum(job.state is State.DRAWING for job in jobs),
-                waiting_units=sum(job.state is State.WAITING for job in jobs),
-                row_steps=self._scheduler.open_row_steps,
-                backlog_sec=self._scheduler.backlog_sec if jobs else 0,
-            )
+            return Load() if self._scheduler is None else self._scheduler.load
 
     def _working_scheduler(self) -> Scheduler:
         if self._is_draining:
@@ -217,13 +187,13 @@ class Engine:
         return self._scheduler
 
     def _terms(self, order: Order, now: float) -> Terms:
-        wait_sec = self._max_request_sec if order.deadline_sec is None else order.deadline_sec
+        expires = now + min(order.deadline_sec or math.inf, self._max_request_sec)
         return Terms(
             request_id=order.request_id,
             owner=order.owner,
             priority=order.priority,
-            deadline=None if order.deadline_sec is None else now + order.deadline_sec,
-            expires=now + min(wait_sec, self._max_request_sec),
+            deadline=None if order.deadline_sec is None else expires,
+            expires=expires,
             is_exact=order.is_exact,
         )
 
@@ -250,45 +220,57 @@ class Engine:
         began = self._clock()
         with self._lock:
             self._close_unwanted(began)
-            jobs = scheduler.choose(began)
-        if not jobs:
-            return False
+            jobs = self._seat(scheduler.choose(began))
+            if not jobs:
+                return bool(scheduler.open_jobs)
         try:
-            stepped = _step(stepper, jobs)
+            stepped = stepper.step(jobs)
         except Exception as error:
             log.exception("a tick has failed")
             self._failures += 1
             with self._lock:
                 self._fail(jobs, error)
-            return True
-        self._failures = 0
-        # Before anyone hears of it: who has the answer finds it counted.
-        self._stats.count_forward(jobs, stepped.batch_size)
-        with self._lock:
-            scheduler.advance(jobs)
-            for job, is_finite in zip(jobs, stepped.finite, strict=True):
-                self._hand_out(job, is_finite=is_finite)
-            seconds = self._clock() - began
-            scheduler.pace.observe(stepped.batch_size, seconds)
-        self._stats.observe_tick(seconds)
+        else:
+            self._failures = 0
+            self._hand_out(scheduler, jobs, stepped, began)
         return True
 
     def _close_unwanted(self, now: float) -> None:
-        for ticket in list(self._open.values()):
+        for ticket in list(self._roster.open_tickets):
             if ticket.is_cancelled:
                 self._close(ticket, State.CANCELLED, CancelledError("the request was cancelled"))
             elif ticket.terms.expires <= now:
                 self._close(ticket, State.EXPIRED, DeadlineExceededError("the images were not ready in time"))
 
+    def _seat(self, jobs: Sequence[Job]) -> list[Job]:
+        """Give slots to those that have none; a request that cannot have one fails alone."""
+        for job in jobs:
+            if job.is_open and job.slot is None:
+                try:
+                    self.stepper.enter(job)
+                except Exception as error:
+                    log.exception("request %s cannot be drawn", job.terms.request_id)
+                    self._fail([job], error)
+        return [job for job in jobs if job.is_open]
+
+    def _hand_out(self, scheduler: Scheduler, jobs: Sequence[Job], stepped: Stepped, began: float) -> None:
+        """Count the step and tell what it has brought; first the one, so that who has the answer finds it counted."""
+        self._stats.count_forward(jobs, stepped.batch_size)
+        with self._lock:
+            scheduler.advance(jobs)
+            for job, is_finite in zip(jobs, stepped.finite, strict=True):
+                if job.is_open:  # Another image of its request may have had no finite numbers.
+                    self._tell_of(job, is_finite=is_finite)
+            seconds = self._clock() - began
+            scheduler.pace.observe(stepped.batch_size, seconds)
+        self._stats.observe_tick(seconds)
+
     def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
-        for ticket in {self._ticket(job) for job in jobs}:
+        for ticket in {self._roster.of(job) for job in jobs}:
             self._close(ticket, State.FAILED, ServiceError(f"the engine has failed: {type(error).__name__}"))
 
-    def _hand_out(self, job: Job, *, is_finite: bool) -> None:
-        """Tell what the job's step has brought."""
-        if not job.is_open:
-            return  # Another image of its request was not finite.
-        ticket, stepper = self._ticket(job), self.stepper
+    def _tell_of(self, job: Job, *, is_finite: bool) -> None:
+        ticket, stepper = self._roster.of(job), self.stepper
         if not is_finite:
             message = "the network's answer was not a finite number"
             self._close(ticket, State.FAILED, NumericalError(message))
@@ -311,11 +293,7 @@ class Engine:
         for job in ticket.jobs:
             if job.is_open:
                 self._end(job, state)
-        key = ticket.order.owner, ticket.order.request_id
-        self._closed.pop(key, None)
-        self._closed[key] = self._open.pop(key)
-        while len(self._closed) > CLOSED_KEPT:
-            self._closed.popitem(last=False)
+        self._roster.close(ticket)
         self._stats.count_request(ticket, self._clock())
         _tell(ticket, End(error))
         # The ticket is kept for its status; what the listener holds is not.
@@ -329,19 +307,9 @@ class Engine:
     def _close_all(self) -> None:
         with self._lock:
             self._is_stopping = True
-            for ticket in list(self._open.values()):
+            for ticket in list(self._roster.open_tickets):
                 message = "the service has stopped"
                 self._close(ticket, State.FAILED, StoppedError(message, retry_after_sec=5))
-
-    def _ticket(self, job: Job) -> Ticket:
-        return self._open[job.terms.owner, job.terms.request_id]
-
-
-def _step(stepper: Stepper, jobs: Sequence[Job]) -> Stepped:
-    for job in jobs:
-        if job.slot is None:
-            stepper.enter(job)
-    return stepper.step(jobs)
 
 
 def _ignore(event: Event) -> None:

@@ -12,16 +12,17 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from service.backend import Backend
     from service.batches import Batches
 
 
-def repro_id(backend: str, batches: Batches, device: torch.device) -> str:
+def repro_id(backend: Backend, batches: Batches) -> str:
     """16 hex digits over backend, libraries, processor, threads and the sizes of exact batches."""
     facts = {
-        "backend": backend,
+        "backend": backend.name,
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "processor": _processor(device),
+        "processor": _processor(backend.device),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "exact_batches": batches.exact,

@@ -26,8 +26,8 @@ from pipeline.diffusion.errors import FoundryError, GateError
 from service import passport
 from service.encoding import passport_for
 from service.job import Recipe
+from service.runtime import load_stepper
 from service.settings import load_settings
-from service.stepper import Stepper
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -66,14 +66,7 @@ def drawn_here(folder: Path | None, wanted: Passport) -> Picture:
     if model is None:
         raise ReplayError("--model: should name a model folder, or --url a service")
     _check_model(str(model), model_digest(model), wanted)
-    stepper = Stepper.load(
-        model,
-        rows=settings.rows,
-        slots=settings.rows,
-        max_mib=settings.max_open_mib,
-        threads=settings.threads,
-        onnx=settings.onnx,
-    )
+    stepper = load_stepper(settings, model)
     classes = stepper.model.description.data.num_classes
     if wanted.class_label is not None and wanted.class_label >= classes:
         raise ReplayError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
@@ -19,6 +20,23 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 
+def load_stepper(settings: Settings, folder: Path) -> Stepper:
+    """The stepper of a model folder as the settings want it.
+
+    Raises:
+        FoundryError: as for `Stepper.load`.
+
+    """
+    return Stepper.load(
+        folder,
+        rows=settings.rows,
+        slots=settings.max_open_images,
+        max_mib=settings.max_open_mib,
+        threads=settings.threads,
+        backend=settings.backend,
+    )
+
+
 class Runtime:
     """One engine and its surroundings, from the start of the service to its end."""
 
@@ -31,14 +49,7 @@ class Runtime:
         self.encoder = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self.log = RequestLog(settings.request_log, settings.request_log_mib) if settings.request_log else None
         self.engine = Engine(
-            lambda: Stepper.load(
-                folder,
-                rows=settings.rows,
-                slots=settings.max_open_images,
-                max_mib=settings.max_open_mib,
-                threads=settings.threads,
-                onnx=settings.onnx,
-            ),
+            partial(load_stepper, settings, folder),
             settings.limits,
             self.stats,
             max_request_sec=settings.max_request_sec,

@@ -42,6 +42,20 @@ class Limits:
     """Ticks after which a job that got no step is starving."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Load:
+    """What there is to do."""
+
+    active_units: int = 0
+    """Images that have begun."""
+    waiting_units: int = 0
+    """Images that have not."""
+    row_steps: int = 0
+    """Work that is left of both."""
+    backlog_sec: int = 0
+    """Whole seconds until it is done, as far as can be told."""
+
+
 class Pace:
     """Measured seconds of a tick, by its number of rows."""
 
@@ -89,6 +103,15 @@ class Scheduler:
     def backlog_sec(self) -> int:
         """Whole seconds, at least 1, after which the work that is open now is done."""
         return max(1, math.ceil(self.open_row_steps * self.pace.row_step_sec))
+
+    @property
+    def load(self) -> Load:
+        return Load(
+            active_units=sum(job.state is State.DRAWING for job in self._open),
+            waiting_units=sum(job.state is State.WAITING for job in self._open),
+            row_steps=self.open_row_steps,
+            backlog_sec=self.backlog_sec if self._open else 0,
+        )
 
     def admit(self, jobs: Sequence[Job], now: float) -> None:
         """Take on all jobs of a request, or none.

@@ -11,19 +11,26 @@ import os
 import socket
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.diffusion.errors import FoundryError
+
+if TYPE_CHECKING:
+    from service.settings import Settings
 
 SERVICE = "service.app:Foundry"
 
 
 def main() -> None:
     arguments = _parser().parse_args()
+    from service.settings import load_settings  # noqa: PLC0415, --help needs none of it
+
     os.environ.update(_environment(arguments))
     try:
         _check_address(arguments.host, arguments.port)
-        _check_settings(arguments.host)
-        _check_model(arguments.model, arguments.onnx)
+        settings = load_settings()
+        _check_keys(arguments.host, settings)
+        _check_model(arguments.model, settings)
     except FoundryError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
@@ -44,7 +51,6 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service.serve", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
-    parser.add_argument("--onnx", type=Path, metavar="FILE", help="its export to ONNX, which is faster on CPUs")
     parser.add_argument("--name", help="the model's name in the API (default diffusion-foundry)")
     parser.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=3000, help="default 3000")
@@ -57,8 +63,6 @@ def _environment(arguments: argparse.Namespace) -> dict[str, str]:
         "FOUNDRY_PORT": str(arguments.port),
         "BENTOML_DO_NOT_TRACK": "True",
     }
-    if arguments.onnx:
-        environment["FOUNDRY_ONNX"] = str(arguments.onnx.absolute())
     if arguments.name:
         environment["FOUNDRY_MODEL_NAME"] = arguments.name
     return environment
@@ -80,23 +84,17 @@ def _family(host: str) -> socket.AddressFamily:
         raise FoundryError(f"--host: should be an IP address, as in 127.0.0.1 or 0.0.0.0 (got {host})") from None
 
 
-def _check_settings(host: str) -> None:
-    from service.settings import load_settings  # noqa: PLC0415, --help needs none of it
-
-    settings = load_settings()
+def _check_keys(host: str, settings: Settings) -> None:
     if not (ipaddress.ip_address(host).is_loopback or settings.key_digests or settings.allow_anonymous):
         raise FoundryError(
             f"--host {host}: others can reach it, so set FOUNDRY_API_KEYS, or FOUNDRY_ALLOW_ANONYMOUS=1 to serve anybody"
         )
 
 
-def _check_model(folder: Path, onnx: Path | None) -> None:
-    from pipeline.diffusion.artefact import load_model  # noqa: PLC0415, torch takes seconds
-    from service.onnx import OnnxDenoiser  # noqa: PLC0415, as above
+def _check_model(folder: Path, settings: Settings) -> None:
+    from service.runtime import load_stepper  # noqa: PLC0415, torch takes seconds
 
-    model = load_model(folder)
-    if onnx:
-        OnnxDenoiser(onnx, model, threads=1)
+    load_stepper(settings, folder)
 
 
 if __name__ == "__main__":

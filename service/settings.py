@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -30,9 +31,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", protected_namespaces=())
 
     model: Path | None = Field(default=None, description="model folder; none: the model inside of the Bento")
-    onnx: Path | None = Field(default=None, description="the model as pipeline.export writes it to ONNX; none: torch")
     model_name: str = Field(
-        default="diffusion-foundry", pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$", description="name in the API"
+        default="diffusion-foundry",
+        pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$",
+        description="name in the API; the model inside of a Bento has one",
+    )
+    backend: Literal["auto", "torch", "onnxruntime"] = Field(
+        default="auto",
+        description="what calls the network; auto: on CPUs onnxruntime, if its file is in the model folder",
     )
     port: int = Field(
         default=3000, ge=1, le=65535, description="that `bentoml serve` was told; python -m service.drain"
@@ -60,6 +66,11 @@ class Settings(BaseSettings):
     passport_key: SecretStr = Field(default=SecretStr(""), description="signs the passports in PNGs")
     request_log: Path | None = Field(default=None, description="file for a JSON line a request; none: no log")
     request_log_mib: int = Field(default=16, ge=1, le=1024, description="size at which it is rotated; 3 old ones stay")
+
+    @property
+    def is_nameless(self) -> bool:
+        """Whether the environment gives the model no name."""
+        return "model_name" not in self.model_fields_set
 
     @property
     def key_digests(self) -> tuple[bytes, ...]:

@@ -20,10 +20,10 @@ from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.plans import plan_for
 from pipeline.diffusion.sampling import draw_noise, step
 from pipeline.diffusion.seeds import image_generator, normal_rows
+from service.backend import backend_for
 from service.batches import try_batches
 from service.job import Job, Terms
 from service.machine import repro_id
-from service.onnx import OnnxDenoiser
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from pipeline.diffusion.artefact import Model
     from pipeline.diffusion.denoiser import Denoiser
     from pipeline.diffusion.sampling import Sampler
+    from service.backend import Backend, Wanted
     from service.batches import Batches
     from service.job import Recipe
 
@@ -74,17 +75,15 @@ class Seat:
 class Stepper:
     """Slots for images, and the step over any of them; used by one thread."""
 
-    def __init__(
-        self, model: Model, denoiser: Denoiser, batches: Batches, *, slots: int, device: torch.device, backend: str
-    ) -> None:
+    def __init__(self, model: Model, backend: Backend, batches: Batches, *, slots: int) -> None:
         self.model = model
         self.num_slots = slots
         self.batches = batches
-        self.repro_id = repro_id(backend, batches, device)
-        self._denoiser = denoiser
-        self._device = device
+        self.repro_id = repro_id(backend, batches)
+        self._denoiser = backend.denoiser
+        self._device = backend.device
         self._shape = model.description.data.shape
-        self._x = torch.zeros(slots, *self._shape, device=device)
+        self._x = torch.zeros(slots, *self._shape, device=self._device)
         self._denoised = torch.zeros_like(self._x)
         self._seats: dict[int, Seat] = {}
         self._free = list(range(slots))
@@ -97,9 +96,9 @@ class Stepper:
 
     @classmethod
     def load(
-        cls, folder: Path, *, rows: int, slots: int, max_mib: int, threads: int, onnx: Path | None = None
+        cls, folder: Path, *, rows: int, slots: int, max_mib: int, threads: int, backend: Wanted = "auto"
     ) -> Stepper:
-        """A stepper for the model in a folder, on the GPU where there is one, with every batch size warm.
+        """A stepper for the model in a folder, with every batch size warm.
 
         Args:
             folder: checked as `load_model` does.
@@ -107,25 +106,19 @@ class Stepper:
             slots: images in flight at most.
             max_mib: of memory for them; large images get fewer slots.
             threads: of torch, for the whole process, and of ONNX Runtime; they decide about the bits.
-            onnx: the model's denoiser for ONNX Runtime, which then stands in for torch's, on the CPU.
+            backend: as for `backend_for`.
 
         Raises:
-            FoundryError: folder or file do not hold a whole model, or the network cannot be exact here.
+            FoundryError: the folder does not hold a whole model, or the network cannot be exact here.
 
         """
         torch.set_num_threads(threads)
         model = load_model(folder)
-        denoiser: Denoiser
-        if onnx is None:
-            device, backend = torch.device("cuda" if torch.cuda.is_available() else "cpu"), "torch"
-            denoiser = model.denoiser(device)
-        else:
-            denoiser = OnnxDenoiser(onnx, model, threads=threads)
-            device, backend = torch.device("cpu"), denoiser.backend
-        batches = try_batches(model, denoiser, rows, device)
+        chosen = backend_for(model, folder, backend, threads=threads)
+        batches = try_batches(model, chosen.denoiser, rows, chosen.device)
         slot_bytes = 2 * 4 * math.prod(model.description.data.shape)
         slots = max(rows, min(slots, max_mib * 2**20 // slot_bytes))
-        return cls(model, denoiser, batches, slots=slots, device=device, backend=backend)
+        return cls(model, chosen, batches, slots=slots)
 
     def draw(self, recipe: Recipe) -> NDArray[np.uint8]:
         """One image from its first noise to the last step, `[height, width, channels]`; it has the bits of any tick's.

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from service.settings import Settings
+
 ROOT = Path(__file__).parents[1]
 MAX_INSTALLED_MB = 1300
 # Of these names the only one that is wanted: BentoML asks it about cards, and it holds no CUDA.
@@ -101,6 +103,10 @@ def test_the_manifests_start_what_the_dockerfile_builds() -> None:
     assert str(container["ports"][0]["containerPort"]) in all_of("EXPOSE")
     assert str(pod["securityContext"]["runAsUser"]) in all_of("USER")
     assert "python -m service.drain" in container["lifecycle"]["preStop"]["exec"]["command"][-1]
+    # Whoever waits longest is still waited for.
+    longest_sec = Settings.model_fields["max_request_sec"].default
+    assert pod["terminationGracePeriodSeconds"] > longest_sec
+    assert int(compose["stop_grace_period"].removesuffix("s")) > longest_sec
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
     assert container["livenessProbe"]["httpGet"]["path"] == "/livez"
     assert service["spec"]["selector"] == deployment["spec"]["selector"]["matchLabels"]

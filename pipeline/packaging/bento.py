@@ -67,7 +67,6 @@ def _add_model(parcel: Parcel) -> str:
 
 def _build(tag: str, model: str, parcel: Parcel, packages: list[str]) -> str:
     import bentoml
-    from bentoml._internal.bento.build_config import BentoEnvSchema
     from bentoml.images import Image
 
     name, version = tag.split(":")
@@ -86,7 +85,6 @@ def _build(tag: str, model: str, parcel: Parcel, packages: list[str]) -> str:
             version=version,
             labels=_labels(parcel),
             models=[model],
-            envs=[BentoEnvSchema(name="FOUNDRY_MODEL_NAME", value=parcel.name)],
             build_ctx=folder,
         )
     return str(bento.tag)

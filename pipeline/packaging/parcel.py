@@ -1,4 +1,7 @@
-"""A model on its way to be served: its name looked up once, its files checked, a copy kept that nobody changes."""
+"""A model on its way to be served: its name looked up once, its files checked, a copy kept that nobody changes.
+
+Beside the model's own files the copy gets the network for ONNX Runtime, which the service is faster with on CPUs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,12 @@ from pipeline.diffusion.errors import ArtefactError, FoundryError
 from pipeline.records.lineage import main_worktree
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
+
+    from pipeline.diffusion.artefact import Model
+
+ONNX = "denoiser.onnx"
+"""Its name beside the model's files; `service.onnx` reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +28,7 @@ class Parcel:
     """A checked model and where it comes from."""
 
     folder: Path
-    """Holds the model's two files and nothing else; its name is the digest."""
+    """Holds the model's two files and, where it could be made, `denoiser.onnx`; its name is the digest."""
     name: str
     """The registered model's, or `model` for a folder that no registry knows."""
     tag: str
@@ -51,8 +59,25 @@ def fetch(where: str) -> Parcel:
     return Parcel(folder=folder, name=version.name, tag=tag, digest=digest, origin=version.origin)
 
 
+def add_onnx(parcel: Parcel) -> None:
+    """Put the network for ONNX Runtime beside the model's files, unless a good one is there.
+
+    Raises:
+        FoundryError: it cannot be made; the message says why.
+
+    """
+    from pipeline.packaging import portable
+
+    model, path = load_model(parcel.folder), parcel.folder / ONNX
+    try:
+        if not (path.exists() and _denoises_as(model, path)):
+            portable.write_onnx(model, path)
+    except ModuleNotFoundError as missing:
+        raise portable.ExportError(f"{missing.name} is missing, which the export extra brings") from None
+
+
 def copy(parcel: Parcel, out: Path) -> None:
-    """Put the model's files into a new folder.
+    """Put the files into a new folder.
 
     Raises:
         FoundryError: there is something at `out` already.
@@ -60,7 +85,7 @@ def copy(parcel: Parcel, out: Path) -> None:
     """
     if out.exists():
         raise FoundryError(f"{out}: is there already")
-    _copy(parcel.folder, out)
+    _copy(parcel.folder, out, [path.name for path in parcel.folder.iterdir()])
 
 
 def _keep(source: Path) -> tuple[Path, str]:
@@ -73,7 +98,7 @@ def _keep(source: Path) -> tuple[Path, str]:
         except ArtefactError:
             shutil.rmtree(kept)
     if not kept.exists():
-        _copy(source, kept)
+        _copy(source, kept, (WEIGHTS, DESCRIPTION))
         # The source may have changed since it was read.
         if model_digest(kept) != digest:
             shutil.rmtree(kept)
@@ -81,11 +106,23 @@ def _keep(source: Path) -> tuple[Path, str]:
     return kept, digest
 
 
-def _copy(source: Path, out: Path) -> None:
+def _denoises_as(model: Model, path: Path) -> bool:
+    from pipeline.packaging import portable
+
+    try:
+        portable.check_onnx(model, path)
+    except ModuleNotFoundError:
+        raise
+    except Exception:  # noqa: BLE001, those of ONNX Runtime are private
+        return False
+    return True
+
+
+def _copy(source: Path, out: Path, names: Sequence[str]) -> None:
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name in (WEIGHTS, DESCRIPTION):
+    for name in names:
         shutil.copyfile(source / name, partial / name)
     partial.rename(out)
 

@@ -90,7 +90,17 @@ def write_onnx(model: Model, out: Path) -> None:
     program.model.metadata_props["foundry"] = _facts(model)
     with replacing(out) as temporary:
         program.save(temporary, external_data=False)
-        _compare(model, _onnx_denoiser(temporary))
+        check_onnx(model, temporary)
+
+
+def check_onnx(model: Model, path: Path) -> None:
+    """See that a file for ONNX denoises as the model does.
+
+    Raises:
+        ExportError: it does not.
+
+    """
+    _compare(model, _onnx_denoiser(path))
 
 
 def write_diffusers(model: Model, out: Path) -> None:

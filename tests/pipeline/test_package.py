@@ -71,6 +71,30 @@ def test_a_registry_that_holds_another_model_than_it_says_is_not_believed() -> N
         parcel.fetch("models:/small@champion")
 
 
+def test_the_network_for_onnx_runtime_is_put_beside_the_model_once_and_a_bad_one_made_anew(small_model: Path) -> None:
+    fetched = parcel.fetch(str(small_model))
+    parcel.add_onnx(fetched)
+    file = fetched.folder / parcel.ONNX
+    content, written = file.read_bytes(), file.stat().st_mtime_ns
+    parcel.add_onnx(fetched)
+    assert file.stat().st_mtime_ns == written
+    file.write_bytes(b"half a file")
+    parcel.add_onnx(fetched)
+    assert file.read_bytes() == content
+    assert model_digest(fetched.folder) == fetched.digest
+
+
+def test_a_model_that_cannot_be_had_for_onnx_runtime_is_served_all_the_same(
+    small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setattr(sys, "argv", ["package", "--model", str(small_model), "--resolve"])
+    package.main()
+    told = capsys.readouterr()
+    assert model_digest(Path(told.out.strip())) == model_digest(small_model)
+    assert "not for ONNX Runtime: onnxruntime is missing, which the export extra brings" in told.err
+
+
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
@@ -156,18 +180,20 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
     description = yaml.safe_load((bento / "bento.yaml").read_text())
     assert [model["tag"] for model in description["models"]] == [f"small:1-{digest[:16]}"]
     assert description["labels"]["model.digest"] == digest
-    files = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"service/app.py", "service/static/playground.html", "pipeline/__init__.py"} <= files
-    assert {name.split("/")[1] for name in files if name.startswith("pipeline/")} == {"__init__.py", "diffusion"}
+    sources = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
+    assert {"service/app.py", "service/static/playground.html", "pipeline/__init__.py"} <= sources
+    assert {name.split("/")[1] for name in sources if name.startswith("pipeline/")} == {"__init__.py", "diffusion"}
     packages = (bento / "env" / "python" / "requirements.txt").read_text()
     assert {line for line in packages.split() if "==" not in line} == set()
 
     model = home / "models" / "small" / f"1-{digest[:16]}"
-    assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.safetensors", "model.yaml"]
+    files = {path.name for path in model.iterdir()}
+    assert files == {"denoiser.onnx", "model.json", "model.safetensors", "model.yaml"}
     metadata = yaml.safe_load((model / "model.yaml").read_text())["metadata"]
     assert {"mlflow.version", "mlflow.run_id", "model.digest", "data.digest", "decision"} <= metadata.keys()
 
-    assert _served_digest(tag, environment, tmp_path) == digest
+    served = _served(tag, environment, tmp_path)
+    assert (served["id"], served["digest"]) == ("small", digest)
 
 
 def _without_network() -> list[str]:
@@ -177,7 +203,8 @@ def _without_network() -> list[str]:
     return probe[:-1] if can else []
 
 
-def _served_digest(tag: str, environment: dict[str, str], elsewhere: Path) -> str:
+def _served(tag: str, environment: dict[str, str], elsewhere: Path) -> dict[str, Any]:
+    """The model as a service of the Bento lists it."""
     port, log = free_port(), elsewhere / "served.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -192,6 +219,8 @@ def _served_digest(tag: str, environment: dict[str, str], elsewhere: Path) -> st
     server = Server(process, port, log)
     try:
         wait_until_ready(server)
-        return str(server.get("/v1/models").json()["data"][0]["digest"])
+        [model] = server.get("/v1/models").json()["data"]
+        assert server.post(model="small", steps=1).status_code == 200
+        return dict(model)
     finally:
         end(server)

@@ -8,10 +8,10 @@ import re
 import socket
 import subprocess
 import sys
-import threading
 import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any
 
 import httpx
@@ -25,7 +25,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.gate import BENTO_PATHS
 from service.passport import read
 from service.schemas import ErrorResponse, ImagesResponse, ModelList
-from tests.service.server import Server, soon
+from tests.service.server import Server, begin, busy, soon
 
 GENERATIONS = "/v1/images/generations"
 
@@ -138,11 +138,12 @@ def test_bytes_do_not_depend_on_traffic(server: Server) -> None:
 
 def test_concurrent_requests_share_network_calls(server: Server) -> None:
     assert soon(server.is_idle)
-    before = server.metric("unet_forwards_total")
-    with ThreadPoolExecutor(4) as pool:
-        jobs = [pool.submit(server.post, steps=steps, seed=1) for steps in (100, 80, 60, 90)]
+    with ThreadPoolExecutor(24) as pool:
+        before = server.metric("unet_forwards_total")
+        jobs = [pool.submit(server.post, steps=steps, seed=1) for steps in (100, 80, 60, 90) * 6]
         assert {job.result().status_code for job in jobs} == {200}
-    assert server.metric("unet_forwards_total") - before < 0.7 * 330
+    # Alone each would need 330 / 4 on average.
+    assert server.metric("unet_forwards_total") - before < 0.5 * 6 * 330
 
 
 # What is refused
@@ -295,7 +296,11 @@ def test_previews_come_nearer_to_the_image(server: Server) -> None:
     events = _events(server, steps=100, seed=5, partial_images=3, sampler="ddim", class_label=0)
     shown = [fields for name, fields in events if "b64_json" in fields]
     images = [np.asarray(Image.open(io.BytesIO(base64.b64decode(f["b64_json"]))), np.float32) for f in shown]
-    assert [fields.get("partial_image_index") for fields in shown] == [0, 1, 2, None]
+    # A reader that is late finds the last of them.
+    numbers = [fields["partial_image_index"] for fields in shown[:-1]]
+    assert numbers
+    assert numbers == sorted(set(numbers))
+    assert set(numbers) <= {0, 1, 2}
     far = [float(np.abs(image - images[-1]).mean()) for image in images]
     assert far == sorted(far, reverse=True)
 
@@ -306,35 +311,36 @@ def test_refusals_come_before_a_stream(server: Server) -> None:
 
 
 def test_a_cancelled_stream_ends_with_an_error(server: Server) -> None:
-    with server.client() as client:
-        body = {"stream": True, "n": 8, "steps": 100}
-        with client.stream("POST", GENERATIONS, json=body, headers={"x-request-id": "doomed"}) as response:
-            text = response.iter_text()
-            first = next(text)
-            assert server.post("/v1/images/cancel", id="doomed").status_code == 200
-            name, fields = _parsed(first + "".join(text))[-1]
+    body = {"stream": True, "n": 8, "steps": 100}
+    with (
+        busy(server),
+        server.client() as client,
+        client.stream("POST", GENERATIONS, json=body, headers={"x-request-id": "doomed"}) as response,
+    ):
+        text = response.iter_text()
+        first = next(text)
+        assert server.post("/v1/images/cancel", id="doomed").status_code == 200
+        name, fields = _parsed(first + "".join(text))[-1]
     assert (name, fields["error"]["code"], fields["error"]["request_id"]) == ("error", "cancelled", "doomed")
-    assert soon(server.is_idle)
 
 
 # Requests by id
 
 
 def test_a_waiting_client_can_be_cancelled_by_id_and_followed(server: Server) -> None:
-    answers: list[httpx.Response] = []
     headers = {"x-request-id": "slow-1"}
-    waiting = threading.Thread(target=lambda: answers.append(server.post(n=8, steps=100, headers=headers)))
-    waiting.start()
-    assert soon(lambda: server.get("/v1/images/status", id="slow-1").status_code == 200)
-    status = server.get("/v1/images/status", id="slow-1").json()
-    assert status["status"] in ("queued", "running")
-    assert (status["images"], status["steps"]) == (8, 800)
-    twice = server.post(steps=1, headers=headers)
-    assert (twice.status_code, _error(twice)) == (409, "duplicate_request_id")
-    for _ in range(2):
-        assert server.post("/v1/images/cancel", id="slow-1").status_code == 200
-    waiting.join(20)
-    assert (answers[0].status_code, _error(answers[0])) == (409, "cancelled")
+    with busy(server), ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(server.post, n=8, steps=100, headers=headers)
+        assert soon(lambda: server.get("/v1/images/status", id="slow-1").status_code == 200)
+        status = server.get("/v1/images/status", id="slow-1").json()
+        assert status["status"] in ("queued", "running")
+        assert (status["images"], status["steps"]) == (8, 800)
+        twice = server.post(steps=1, headers=headers)
+        assert (twice.status_code, _error(twice)) == (409, "duplicate_request_id")
+        for _ in range(2):
+            assert server.post("/v1/images/cancel", id="slow-1").status_code == 200
+        answer = waiting.result()
+    assert (answer.status_code, _error(answer)) == (409, "cancelled")
     assert server.get("/v1/images/status", id="slow-1").json()["status"] == "cancelled"
 
 
@@ -356,38 +362,30 @@ def test_unknown_ids_are_not_found(server: Server) -> None:
 # Clients that go away
 
 
-def _abandon(server: Server, body: dict[str, Any], after_sec: float) -> None:
-    """Send a request by hand and break the connection, without a word."""
-    content = json.dumps(body).encode()
-    head = (
-        f"POST {GENERATIONS} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(content)}\r\n\r\n"
-    )
-    with socket.create_connection(("127.0.0.1", server.port)) as connection:
-        connection.sendall(head.encode() + content)
-        time.sleep(after_sec)
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_goes_away_frees_its_rows(server: Server, stream: bool) -> None:  # noqa: FBT001
-    assert soon(server.is_idle)
-    before = server.metric("requests_total", outcome="cancelled")
-    _abandon(server, {"n": 8, "steps": 100, "stream": stream}, 0.2)
-    gone = time.monotonic()
-    assert soon(lambda: server.metric("requests_total", outcome="cancelled") == before + 1, 5)
-    assert time.monotonic() - gone < 2
-    assert soon(server.is_idle)
+    def status() -> str | None:
+        return str(server.get("/v1/images/status", id=name).json().get("status"))
+
+    name = f"gone-{stream}"
+    with busy(server):
+        with ExitStack() as stack:
+            begin(server, {"n": 8, "steps": 100, "stream": stream}, stack, request_id=name)
+            assert soon(lambda: status() == "running")
+        assert soon(lambda: status() == "cancelled")
 
 
-def test_a_hundred_clients_that_go_away_leave_nothing(server: Server) -> None:
+def test_hundreds_of_clients_that_go_away_leave_nothing(server: Server) -> None:
     order = random.Random(0)  # noqa: S311, traffic
 
     def visit(number: int) -> None:
         body = {"n": order.randint(1, 8), "steps": order.randint(1, 100), "stream": number % 2 == 0}
-        _abandon(server, body, order.random() * 0.1)
+        with ExitStack() as stack:
+            begin(server, body, stack)
+            time.sleep(order.random() * 0.1)
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(visit, range(100)))
+        list(pool.map(visit, range(300)))
     assert soon(server.is_idle)
     assert server.post(steps=1).status_code == 200
 

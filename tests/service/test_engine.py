@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.diffusion.artefact import load_model
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.errors import FoundryError
+from service.backend import Backend
 from service.batches import Batches
 from service.engine import Engine
 from service.errors import (
@@ -53,7 +54,7 @@ class Listener:
             self._ended.set()
 
     def error(self) -> ServiceError | None:
-        assert self._ended.wait(20)
+        assert self._ended.wait(60)
         end = self.events[-1]
         assert isinstance(end, End)
         assert sum(isinstance(event, End) for event in self.events) == 1
@@ -71,11 +72,11 @@ def _order(name: str, *recipes: Recipe, **terms: object) -> Order:
 
 @contextmanager
 def _running(
-    build: Callable[[], Stepper], limits: Limits = LIMITS, *, max_request_sec: float = 300.0, stuck_sec: float = 30.0
+    build: Callable[[], Stepper], limits: Limits = LIMITS, *, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Engine]:
-    engine = Engine(build, limits, Stats(), max_request_sec=max_request_sec, stuck_sec=stuck_sec)
+    engine = Engine(build, limits, Stats(), max_request_sec=300, stuck_sec=30, clock=clock)
     engine.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not engine.is_ready and engine.is_alive and time.monotonic() < deadline:
         time.sleep(0.005)
     yield engine
@@ -88,14 +89,23 @@ def _load(folder: Path) -> Stepper:
 
 def _with_denoiser(folder: Path, denoiser: Denoiser) -> Stepper:
     batches = Batches(exact=(4, 8), call_sec={4: 0.001, 8: 0.001})
-    device = torch.device("cpu")
-    return Stepper(load_model(folder), denoiser, batches, slots=SLOTS, device=device, backend="fake")
+    backend = Backend("fake", denoiser, torch.device("cpu"))
+    return Stepper(load_model(folder), backend, batches, slots=SLOTS)
 
 
 @pytest.fixture(scope="module")
 def engine(model_folder: Path) -> Iterator[Engine]:
     with _running(lambda: _load(model_folder)) as engine:
         yield engine
+
+
+class Clock:
+    """Stands still until a test moves it: no machine is too slow for it."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Gate:
@@ -109,14 +119,16 @@ class Gate:
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         self.calls += 1
         self.entered.set()
-        assert self.open.wait(20)
+        assert self.open.wait(60)
         return elementwise_denoiser(x, t, labels)
 
 
 @contextmanager
-def _gated(folder: Path, limits: Limits = LIMITS, **options: float) -> Iterator[tuple[Engine, Gate]]:
+def _gated(
+    folder: Path, limits: Limits = LIMITS, *, clock: Callable[[], float] = time.monotonic
+) -> Iterator[tuple[Engine, Gate]]:
     gate = Gate()
-    with _running(lambda: _with_denoiser(folder, gate), limits, **options) as engine:
+    with _running(lambda: _with_denoiser(folder, gate), limits, clock=clock) as engine:
         yield engine, gate
         gate.open.set()
 
@@ -127,7 +139,7 @@ def _nothing_left(engine: Engine) -> bool:
 
 
 def _soon(claim: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not claim() and time.monotonic() < deadline:
         time.sleep(0.005)
     return claim()
@@ -196,7 +208,7 @@ def test_previews_are_as_many_as_asked_for(engine: Engine) -> None:
 def test_a_cancelled_request_ends_at_the_next_tick_and_frees_its_slots(model_folder: Path) -> None:
     with _gated(model_folder) as (engine, gate):
         engine.submit(_order("going", RECIPE, replace(RECIPE, seed=8)), listener := Listener())
-        assert gate.entered.wait(10)
+        assert gate.entered.wait(60)
         engine.cancel("o", "going")
         engine.cancel("o", "going")
         gate.open.set()
@@ -244,10 +256,11 @@ def test_a_full_engine_refuses_at_once_and_goes_on(model_folder: Path) -> None:
 
 
 def test_a_deadline_that_passes_ends_the_request(model_folder: Path) -> None:
-    with _gated(model_folder) as (engine, gate):
-        engine.submit(_order("late", deadline_sec=0.05), listener := Listener())
-        assert gate.entered.wait(10)
-        time.sleep(0.06)
+    clock = Clock()
+    with _gated(model_folder, clock=clock) as (engine, gate):
+        engine.submit(_order("late", deadline_sec=5), listener := Listener())
+        assert gate.entered.wait(60)
+        clock.now += 5
         gate.open.set()
         assert isinstance(listener.error(), DeadlineExceededError)
         assert engine.find("o", "late").status == "expired"
@@ -259,11 +272,13 @@ def test_a_deadline_that_cannot_be_met_is_refused(engine: Engine) -> None:
         engine.submit(_order("hopeless", replace(RECIPE, num_steps=100), deadline_sec=0.001), Listener())
 
 
-def test_no_request_may_take_for_ever(model_folder: Path) -> None:
-    with _gated(model_folder, max_request_sec=0.05) as (engine, gate):
-        engine.submit(_order("endless"), listener := Listener())
-        assert gate.entered.wait(10)
-        time.sleep(0.06)
+@pytest.mark.parametrize("deadline_sec", [None, 500])
+def test_no_request_may_take_for_ever(model_folder: Path, deadline_sec: float | None) -> None:
+    clock = Clock()
+    with _gated(model_folder, clock=clock) as (engine, gate):
+        engine.submit(_order("endless", deadline_sec=deadline_sec), listener := Listener())
+        assert gate.entered.wait(60)
+        clock.now += 300
         gate.open.set()
         assert isinstance(listener.error(), DeadlineExceededError)
 
@@ -312,9 +327,12 @@ def test_an_engine_that_always_fails_is_not_alive(model_folder: Path) -> None:
 
 
 def test_an_engine_that_is_stuck_is_not_alive(model_folder: Path) -> None:
-    with _gated(model_folder, stuck_sec=0.8) as (engine, gate):
+    clock = Clock()
+    with _gated(model_folder, clock=clock) as (engine, gate):
         engine.submit(_order("stuck"), Listener())
-        assert _soon(lambda: not engine.is_alive)
+        assert gate.entered.wait(60)
+        clock.now += 31
+        assert not engine.is_alive
         gate.open.set()
         assert _soon(lambda: engine.is_alive)
 
@@ -342,7 +360,7 @@ def test_while_draining_open_work_goes_on_and_new_work_is_refused(model_folder: 
 def test_stopping_tells_those_who_wait(model_folder: Path) -> None:
     with _gated(model_folder) as (engine, gate):
         engine.submit(_order("open"), listener := Listener())
-        assert gate.entered.wait(10)
+        assert gate.entered.wait(60)
         threading.Timer(0.1, gate.open.set).start()
         engine.stop()
         assert isinstance(listener.error(), StoppedError)
@@ -356,19 +374,6 @@ def test_a_listener_that_fails_harms_nobody(engine: Engine) -> None:
     engine.submit(_order("here"), listener := Listener())
     assert len(listener.images()) == 1
     assert _soon(lambda: _nothing_left(engine))
-
-
-def test_statuses_of_the_past_are_bounded(model_folder: Path) -> None:
-    with _running(lambda: _with_denoiser(model_folder, elementwise_denoiser)) as engine:
-        for start in range(0, 1040, 26):
-            listeners = [Listener() for _ in range(26)]
-            for i, listener in enumerate(listeners, start):
-                engine.submit(_order(f"past-{i}", replace(RECIPE, num_steps=1)), listener)
-            for listener in listeners:
-                listener.images()
-        with pytest.raises(NotFoundError):
-            engine.find("o", "past-0")
-        assert engine.find("o", "past-1039").status == "completed"
 
 
 def test_hundreds_of_cancelled_requests_leave_nothing(engine: Engine) -> None:
@@ -393,8 +398,16 @@ def test_hundreds_of_cancelled_requests_leave_nothing(engine: Engine) -> None:
     assert _nothing_left(engine)
 
 
-def test_the_recipe_is_checked_by_the_engine_too(engine: Engine) -> None:
-    engine.submit(_order("wrong", replace(RECIPE, num_steps=101)), listener := Listener())
-    error = listener.error()
-    assert error is not None
-    assert FoundryError.__name__ in str(error)
+def test_a_recipe_that_cannot_be_drawn_fails_its_request_alone(model_folder: Path) -> None:
+    wrong = replace(RECIPE, num_steps=101)
+    with _gated(model_folder) as (engine, gate):
+        engine.submit(_order("first"), Listener())
+        assert gate.entered.wait(60)
+        engine.submit(_order("wrong", RECIPE, wrong, wrong), failed := Listener())
+        engine.submit(_order("right"), fine := Listener())
+        gate.open.set()
+        error = failed.error()
+        assert error is not None
+        assert FoundryError.__name__ in str(error)
+        assert len(fine.images()) == 1
+        assert _soon(lambda: _nothing_left(engine))

@@ -13,12 +13,14 @@ from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.plans import plan_for
 from pipeline.diffusion.sampling import sample
+from service.backend import Backend
 from service.batches import Batches, try_batches
 from service.job import Job, Recipe, Terms
 from service.stepper import Stepper
 from tests.fakes import elementwise_denoiser
 
 CPU = torch.device("cpu")
+FAKE = Backend("fake", elementwise_denoiser, CPU)
 ROWS = 8
 RECIPES = [
     Recipe(seed=11, class_label=0, sampler="dpmpp_2m", num_steps=7),
@@ -36,9 +38,8 @@ def _job(recipe: Recipe, *, is_exact: bool = True) -> Job:
 
 
 def _stepper(model: Model) -> Stepper:
-    denoiser = model.denoiser()
-    batches = try_batches(model, denoiser, ROWS, CPU)
-    return Stepper(model, denoiser, batches, slots=16, device=CPU, backend="torch")
+    backend = Backend("torch", model.denoiser(), CPU)
+    return Stepper(model, backend, try_batches(model, backend.denoiser, ROWS, CPU), slots=16)
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +110,7 @@ def test_rows_share_calls_whatever_they_ask_for(model_folder: Path) -> None:
         return elementwise_denoiser(x, t, labels)
 
     model = load_model(model_folder)
-    stepper = Stepper(model, counted, Batches(exact=(4, 8), call_sec={}), slots=4, device=CPU, backend="fake")
+    stepper = Stepper(model, Backend("fake", counted, CPU), Batches(exact=(4, 8), call_sec={}), slots=4)
     jobs = [_job(RECIPES[0]), _job(RECIPES[1]), _job(RECIPES[3])]
     for job in jobs:
         stepper.enter(job)
@@ -120,9 +121,7 @@ def test_rows_share_calls_whatever_they_ask_for(model_folder: Path) -> None:
 
 def test_fast_rows_are_not_filled_up_unless_an_exact_one_is_among_them(model_folder: Path) -> None:
     model = load_model(model_folder)
-    stepper = Stepper(
-        model, elementwise_denoiser, Batches(exact=(8,), call_sec={}), slots=4, device=CPU, backend="fake"
-    )
+    stepper = Stepper(model, FAKE, Batches(exact=(8,), call_sec={}), slots=4)
     fast, exact = _job(RECIPES[0], is_exact=False), _job(RECIPES[1])
     stepper.enter(fast)
     stepper.enter(exact)
@@ -200,7 +199,4 @@ def test_loading_tries_batches_and_names_what_the_bits_depend_on(model_folder: P
     assert loaded.batches.exact[-1] == 4
     assert loaded.num_slots == 9
     assert loaded.repro_id == again.repro_id
-    assert (
-        loaded.repro_id
-        != Stepper(loaded.model, elementwise_denoiser, loaded.batches, slots=1, device=CPU, backend="fake").repro_id
-    )
+    assert loaded.repro_id != Stepper(loaded.model, FAKE, loaded.batches, slots=1).repro_id

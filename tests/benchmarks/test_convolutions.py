@@ -1,0 +1,29 @@
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.convolutions import convolutions_of, measured_peak
+from pipeline.diffusion.unet import UNet, UNetConfig
+
+
+def test_as_many_operations_are_counted_as_torch_counts() -> None:
+    network = UNet(UNetConfig(widths=(8, 16), num_blocks=1), image_size=8, channels=1, num_classes=0)
+    x, t = torch.randn(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
+    found = convolutions_of(network, lambda: network(x, t, None))
+    with FlopCounterMode(display=False) as counter:
+        network(x, t, None)
+    wanted = counter.get_flop_counts()["Global"][torch.ops.aten.convolution]
+    assert sum(2 * count * shape.multiply_adds for shape, count in found.items()) == wanted
+
+
+def test_a_training_step_has_three_passes_but_for_the_first_convolution() -> None:
+    first, second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)
+    network = nn.Sequential(first, second)
+    x = torch.randn(2, 1, 6, 6)
+    found = convolutions_of(network, lambda: network(x))
+    weights = list(network.parameters())
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(network(x).sum(), [*weights])
+    peak = measured_peak(found, rounds=1)
+    assert peak.flops == counter.get_total_flops()
+    assert peak.seconds > 0

@@ -1,0 +1,37 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.protocol import in_turn, run_command, table
+from pipeline.diffusion.errors import FoundryError
+
+
+def test_every_arm_is_asked_once_a_round_and_the_first_round_does_not_count() -> None:
+    asked: list[str] = []
+
+    def arm(name: str) -> float:
+        asked.append(name)
+        return float(len(asked))
+
+    said = in_turn({"a": lambda: arm("a"), "b": lambda: arm("b")}, rounds=2)
+    assert asked == ["a", "b"] * 3
+    assert said == {"a": [3.0, 5.0], "b": [4.0, 6.0]}
+
+
+def test_a_table_shows_three_digits_and_a_dash_for_nothing() -> None:
+    text = table(["arm", "images/s"], [["ours", 12.3456], ["large", 12345.6], ["none", None]])
+    assert text == "| arm | images/s |\n| --- | --- |\n| ours | 12.3 |\n| large | 12346 |\n| none | – |\n"
+
+
+def test_a_command_that_fails_is_told_with_what_it_said(tmp_path: Path) -> None:
+    with pytest.raises(FoundryError, match=r"(?s)exit code 3.*no such thing"):
+        run_command([sys.executable, "-Sc", "print('no such thing'); raise SystemExit(3)"], folder=tmp_path)
+
+
+def test_a_command_is_timed_and_its_memory_is_its_own(tmp_path: Path) -> None:
+    code = "import time; x = b'1' * ({} << 20); time.sleep(0.3); print('done')"
+    large, small = (run_command([sys.executable, "-Sc", code.format(mib)], folder=tmp_path) for mib in (200, 1))
+    assert small.said == "done\n"
+    assert large.seconds > 0.3
+    assert 190 < large.peak_mib - small.peak_mib < 250

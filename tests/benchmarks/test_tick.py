@@ -1,0 +1,12 @@
+import pytest
+
+from benchmarks.tick import shares
+
+
+def test_what_is_between_calls_is_not_the_network() -> None:
+    calls = [(10.0 * tick, 10.0 * tick + 8) for tick in range(20)]
+    found = shares(calls)
+    assert found == {"network_sec": 8, "outside_sec": 2, "outside_share": pytest.approx(0.2)}
+    # Other programs make some calls and gaps longer.
+    disturbed = [(200 + 90.0 * tick, 200 + 90.0 * tick + 50) for tick in range(10)]
+    assert shares([*calls, *disturbed]) == found

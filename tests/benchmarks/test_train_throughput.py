@@ -1,0 +1,41 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.convolutions import Peak
+from benchmarks.train_throughput import TimedSplit, report, write_large
+from tests.pipeline.small_sets import split_of
+
+
+def test_the_large_set_has_every_image_as_often_as_wanted(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8)
+    write_large(split_of(images, np.arange(50) % 3), tmp_path / "large", 10)
+    assert np.array_equal(np.load(tmp_path / "large" / "images-00000.npy"), np.tile(images, (10, 1, 1, 1)))
+    assert np.array_equal(np.load(tmp_path / "large" / "labels.npy"), np.tile(np.arange(50) % 3, 10))
+
+
+def test_a_timed_split_gives_the_same_images_and_notes_each_reading() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8)
+    timed = TimedSplit(split_of(images), [])
+    assert np.array_equal(timed.images(np.array([3, 1])), images[[3, 1]])
+    assert len(timed.seconds) == 1
+    assert timed.labels is None
+
+
+def test_the_share_of_the_peak_counts_three_passes() -> None:
+    # 10 million multiply-adds at 1,000 images a second are 60 GFLOP/s with the gradients of both sides.
+    cost = {"weights_millions": 1.0, "multiply_adds_millions": 10.0, "images_per_sec": 1000.0}
+    document = {
+        "peak": [{"flops": 100 * 10**9, "seconds": 1.0}, {"flops": 80 * 10**9, "seconds": 1.0}],
+        "networks": {"ours": cost},
+        "command_images_per_sec": 500.0,
+        "loading_share": 0.01,
+        "tracking_share": 0.01,
+        "sender_share": 0.01,
+        "memory": [],
+    }
+    lines = report(document).splitlines()
+    assert lines[2].split(" | ")[-1] == "0.6 |"
+    assert lines[3].split(" | ")[-1] == "0.3 |"
+    assert Peak(100 * 10**9, 1.0).gflops_per_sec == pytest.approx(100)
