@@ -1,4 +1,4 @@
-"""Runs in MLflow: one parent a pipeline, a child for each stage; `python -m pipeline.tracking sync | ui`.
+"""Runs in MLflow: one parent a pipeline, a child for each stage; `python -m pipeline.tracking sync | reconcile | ui`.
 
 What a stage logs goes to an outbox on disk first (`pipeline.records.outbox`) and from there, in the background, to the store
 (`pipeline.records.shipping`): logging costs a stage microseconds, and a server that is away costs it nothing.
@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline import command
-from pipeline.records import invocation, lineage, store
+from pipeline.records import invocation, lineage, stage_key, store
 from pipeline.records.lineage import main_worktree
 from pipeline.records.outbox import Outbox
 from pipeline.records.shipping import PROCESS_TAG, WORKTREE_TAG, Courier, Shipper
@@ -89,6 +89,8 @@ class StageRun:
         name = os.environ.get("DVC_EXP_NAME") or _pipeline_name(everything)
         pipeline_tags = {"mlflow.source.name": "pipeline"}
         stage_tags = {"mlflow.source.name": f"pipeline.{stage}", "dvc.stage": stage}
+        if key := stage_key.key_of_running(stage):
+            stage_tags[stage_key.KEY_TAG] = key
         self._open_run(self._parent, name, parent=None, params=everything, tags=tags | pipeline_tags)
         own = {section: values for section, values in params.items() if section == stage}
         self._open_run(self._child, stage, parent=self._parent, params=own, tags=tags | stage_tags)
@@ -164,12 +166,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.tracking", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("sync", help="send what waits in .foundry/outbox to the tracking server")
+    commands.add_parser("reconcile", help="show what DVC took from its cache as runs, and name lost and foreign runs")
     ui = commands.add_parser("ui", help="show the runs in a browser")
     ui.add_argument("--host", default="127.0.0.1")
     ui.add_argument("--port", type=int, default=5000)
     arguments = parser.parse_args()
     if arguments.command == "sync":
         sys.stdout.write(f"{sync()} outboxes sent to {store.tracking_uri()}\n")
+    elif arguments.command == "reconcile":
+        from pipeline.records.reconcile import reconcile
+
+        sync()
+        sys.stdout.write("".join(f"{line}\n" for line in reconcile().lines()))
     else:
         store.serve(arguments.host, arguments.port)
 
