@@ -16,7 +16,8 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help install data demo register ui serve check test test-long gpu-check format clean
+.PHONY: help install data demo register retrain rollback history decision remotes push drift bento image pull-request \
+    ui reconcile report serve check test test-long verify bench bench-peers gpu-check format clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -49,6 +50,54 @@ demo: data ## from nothing to a registered champion
 register: install ## log the model of the last run and decide about the champion
 	@python -m pipeline.register --model data/model --evaluation data/evaluation --out data/registration
 
+# The whole of CI's loop. REMOTE=1: what is not here is pulled from DVC's remote. SET changes params first.
+# What people type (SET, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
+retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", REMOTE=1)
+	@python -m pipeline.override "$${SET:-}"
+	@dvc repro $(if $(REMOTE),--pull --allow-missing)
+	@$(if $(REMOTE),dvc pull --quiet prepare features train evaluate)
+	@$(MAKE) --no-print-directory register
+	@python -m pipeline.report
+	@python -m pipeline.history --out data/registration/promotions.jsonl
+
+rollback: install ## make the previous champion champion again (REASON="…", required)
+	@python -m pipeline.rollback --reason "$${REASON:-}"
+
+history: install ## show who was champion when, and why
+	@python -m pipeline.history
+
+decision: ## say in a word what the gate has decided
+	@$(PYTHON) -c 'import json; print(json.load(open("data/registration/decision.json"))["decision"])'
+
+remotes: install ## refuse to go on without a tracking server and a DVC remote (DVC_REMOTE=url)
+	@python -m pipeline.remotes
+
+push: install ## send what was made to DVC's remote
+	@dvc push --quiet
+
+drift: install ## compare new images with the training set (NEW=folder, request log or url; REMOTE=1)
+	@$(if $(REMOTE),dvc pull --quiet prepare features)
+	@new="$${NEW:-}"; \
+	if [[ "$$new" == *://* ]]; then \
+	    rm -rf .foundry/incoming && dvc get-url --quiet "$$new" .foundry/incoming && new=.foundry/incoming; \
+	fi; \
+	python -m pipeline.drift "$$new"
+
+bento: install ## pack the champion and the service
+	@python -m pipeline.package
+
+image: install ## build the image with the champion in it (IMAGE=name)
+	@deploy/image "$${IMAGE:-diffusion-foundry}"
+
+pull-request: ## propose what a retraining changed: one pull request with one comment
+	@deploy/pull-request
+
+report: install ## write what the last retraining changed as a page, and print its place
+	@python -m pipeline.report
+
+reconcile: install ## show what DVC took from its cache as runs in MLflow, and name lost and foreign runs
+	@python -m pipeline.tracking reconcile
+
 ui: install ## compare runs in the browser (PORT=5000)
 	@python -m pipeline.tracking ui --port $(or $(PORT),5000)
 
@@ -72,6 +121,18 @@ test: check ## what CI runs
 
 test-long: install ## repeated kills and soaks, up to 45 minutes
 	@OMP_NUM_THREADS=1 pytest -m long
+
+verify: data ## train shortly twice, once killed three times, and compare every byte
+	@dvc repro --quiet schedule
+	@python -m pipeline.verify
+
+bench: install ## try every benchmark; benchmarks/README.md has the commands that measure
+	@for name in pipeline_overhead train_throughput sample_throughput timetables time_to_quality; do \
+	    python -m benchmarks.$$name --quick; \
+	done
+
+bench-peers: install ## what benchmarks are measured beside, into .foundry/peers
+	@pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .foundry/peers -r benchmarks/constraints.txt
 
 gpu-check: install ## try the CUDA path, where there is a card
 	@python -m pipeline.gpu_check

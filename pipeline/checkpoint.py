@@ -3,6 +3,9 @@
 DVC deletes the outs of a stage before it runs it again, so what a killed training must find again cannot be an
 out. The store is `.foundry/training/<key>/` in the main work tree; the key is a digest of code, params, data,
 schedule and library versions, so a changed parameter never picks up an old state.
+
+When a training has ended, one checkpoint of it stays, by which its model can be written again or extended; and all but
+the 3 last finished and the 16 last stopped trainings are forgotten (`NUM_FINISHED`, `NUM_STOPPED`).
 """
 
 from __future__ import annotations
@@ -10,14 +13,15 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from safetensors import safe_open
 
 from pipeline.diffusion.errors import ArtefactError, FoundryError
-from pipeline.diffusion.files import file_digest
+from pipeline.diffusion.files import TEMPORARY, file_digest, naming, sync
 from pipeline.diffusion.tensors import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_KEPT = 2
+"""Checkpoints of a training under way: the second is there for the case that the first is damaged."""
+NUM_FINISHED, NUM_STOPPED = 3, 16
+"""Trainings whose state is kept, by when they last began."""
+LOCK, FINISHED, UNNAMED = "lock", "finished", "new.safetensors"
 
 
 @dataclass(frozen=True)
@@ -47,28 +55,33 @@ def exclusive(folder: Path) -> Iterator[None]:
         FoundryError: another living process holds it.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a+")
+    with lock:
+        if not _lock(lock):
             lock.seek(0)
-            raise FoundryError(f"{folder}: the same training is running already (process {lock.read()})") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+            raise FoundryError(f"{folder}: the same training is running already (process {lock.read()})")
+        with naming(folder):
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            (folder / FINISHED).unlink(missing_ok=True)
+            _remove_half_written(folder)
         yield
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
     """Write a checkpoint whose name holds its digest, then drop all but the last two."""
-    temporary = folder / "new.safetensors"
+    temporary = folder / UNNAMED
     notes = {"num_images": checkpoint.num_images, **checkpoint.notes}
     save_tensors(temporary, checkpoint.tensors, metadata={"notes": json.dumps(notes)})
     path = folder / f"{checkpoint.num_images:012d}-{file_digest(temporary)}.safetensors"
-    temporary.replace(path)
-    for old in _newest_first(folder)[NUM_KEPT:]:
-        old.unlink()
+    with naming(path):
+        temporary.replace(path)
+        sync(folder)
+        for old in _newest_first(folder)[NUM_KEPT:]:
+            old.unlink()
     return path
 
 
@@ -81,6 +94,49 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
         except ArtefactError as error:
             damaged.append(str(error))
     return None, damaged
+
+
+def finish(folder: Path) -> None:
+    """The training in `folder` has ended and its model is written: keep its last checkpoint, and forget old trainings."""
+    for old in _newest_first(folder)[1:]:
+        old.unlink()
+    (folder / FINISHED).touch()
+    _forget_old(folder.parent)
+
+
+def _forget_old(home: Path) -> None:
+    # By the locks, which stay for ever: who empties a store while another begins there would take its lock away.
+    locks = sorted(home.glob(f"*/{LOCK}"), key=lambda lock: lock.stat().st_mtime, reverse=True)
+    finished = [lock for lock in locks if (lock.parent / FINISHED).exists()]
+    stopped = [lock for lock in locks if lock not in finished]
+    for path in finished[NUM_FINISHED:] + stopped[NUM_STOPPED:]:
+        with path.open() as lock:
+            if _lock(lock):
+                _empty(path.parent)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def _lock(file: IO[str]) -> bool:
+    """Lock an open file until it is closed; False where it is locked already."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove_half_written(folder: Path) -> None:
+    """What a process was writing when it was killed."""
+    (folder / UNNAMED).unlink(missing_ok=True)
+    for path in folder.rglob(f".*{TEMPORARY}"):
+        path.unlink()
 
 
 def _newest_first(folder: Path) -> list[Path]:

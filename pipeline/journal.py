@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import shutil
+import sys
 import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline import checkpoint
-from pipeline.diffusion.files import replacing
+from pipeline.diffusion.files import naming, replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +46,11 @@ class Journal:
         self.rows, self.run_id = found.notes["rows"], found.notes["run_id"]
         self._stretch = [(loss, norm) for loss, norm in found.notes["stretch"]]
         self.num_images_saved = found.num_images
+        if found.num_images == found.notes["length"] < self._length:
+            sys.stderr.write(
+                f"extending a finished training of {found.num_images} images to {self._length}, which "
+                "train.learning_rate_plan constant allows; curves and snapshots keep their old places up to there\n"
+            )
 
     def note(self, step: TrainStep) -> dict[str, float] | None:
         """Take in one step; the last of its stretch gives a row of the curves, the mean over the stretch."""
@@ -61,7 +67,7 @@ class Journal:
 
     def save(self) -> None:
         """Write a checkpoint of everything."""
-        notes = {"rows": self.rows, "stretch": self._stretch, "run_id": self.run_id}
+        notes = {"rows": self.rows, "stretch": self._stretch, "run_id": self.run_id, "length": self._length}
         state = checkpoint.Checkpoint(self.training.num_images, self.training.state(), notes)
         checkpoint.save(self.store, state)
         self.num_images_saved, self._saved_at = state.num_images, time.monotonic()
@@ -69,20 +75,28 @@ class Journal:
     def keep_grid(self, grid: Image) -> Path:
         """Keep a sample grid under the number of images seen."""
         path = self.store / "grids" / f"{self.training.num_images:09d}.png"
-        path.parent.mkdir(exist_ok=True)
+        with naming(path):
+            path.parent.mkdir(exist_ok=True)
         with replacing(path) as temporary:
             grid.save(temporary, format="png")
         return path
 
     def write(self, out: Path) -> None:
-        """Write curves.csv and the grids into the model folder."""
+        """Write curves.csv and the grids into the model folder: the training has ended."""
         with replacing(out / "curves.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([COLUMNS, *self.rows])
-        (out / "grids").mkdir(exist_ok=True)
-        for path in sorted((self.store / "grids").glob("*.png")):
-            if int(path.stem) <= self.training.num_images:
-                shutil.copyfile(path, out / "grids" / path.name)
+        with naming(out / "grids"):
+            (out / "grids").mkdir(exist_ok=True)
+            for path in sorted((self.store / "grids").glob("*.png")):
+                if int(path.stem) <= self.training.num_images:
+                    shutil.copyfile(path, out / "grids" / path.name)
+        checkpoint.finish(self.store)
+
+    @property
+    def _length(self) -> int:
+        """Images of the whole training."""
+        return self.training.num_steps * self.training.params.batch_size
 
     def _is_last_of_stretch(self) -> bool:
         return self.training.has_just_done_one_of(NUM_ROWS)

@@ -60,14 +60,15 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> None:
         GateError: the images are not good enough; the evidence is in `out`.
 
     """
-    from pipeline.diffusion.files import write_json
+    from pipeline.diffusion.files import naming, write_json
     from pipeline.intake.data_report import write_report
     from pipeline.intake.expectations import validate
     from pipeline.intake.manifest import complete, write_manifest
     from pipeline.intake.spool import PixelSpool
 
     shape = (params.image_size, params.image_size, params.channels)
-    out.mkdir(parents=True, exist_ok=True)
+    with naming(out):
+        out.mkdir(parents=True, exist_ok=True)
     remove_outs(out)
     remains: dict[str, bytes] = {}
     with PixelSpool(out, shape) as spool:
@@ -124,13 +125,17 @@ def collect(raw: Path, params: PrepareParams, spool: PixelSpool, remains: dict[s
 
 
 def remove_outs(out: Path) -> None:
-    """Nothing of an earlier run stands beside the outs of this one."""
+    """Nothing of an earlier run, nor of one that was killed, stands beside the outs of this one."""
+    from pipeline.diffusion.files import TEMPORARY, naming
     from pipeline.prepared import SPLITS
 
-    for name in ("dataset.json", "manifest.parquet", "validation.json", "report.html"):
-        (out / name).unlink(missing_ok=True)
-    for name in (*SPLITS, PARTIAL):
-        shutil.rmtree(out / name, ignore_errors=True)
+    files = ("dataset.json", "manifest.parquet", "validation.json", "report.html")
+    with naming(out):
+        for path in (*(out / name for name in files), *out.glob(f".*{TEMPORARY}")):
+            path.unlink(missing_ok=True)
+        for name in (*SPLITS, PARTIAL):
+            if (out / name).exists():
+                shutil.rmtree(out / name)
 
 
 PARTIAL = ".partial"
@@ -141,11 +146,12 @@ def write_data(
     out: Path, manifest: pd.DataFrame, class_names: tuple[str, ...] | None, params: PrepareParams, spool: PixelSpool
 ) -> None:
     """Write the splits and then dataset.json, without which they are no data set."""
-    from pipeline.diffusion.files import write_json
+    from pipeline.diffusion.files import naming, write_json
     from pipeline.prepared import SPLITS, DatasetInfo, digest_of, write_split
 
     rows = {split: manifest[manifest["split"] == split] for split in SPLITS}
-    (out / PARTIAL).mkdir()
+    with naming(out / PARTIAL):
+        (out / PARTIAL).mkdir()
     for split, images in rows.items():
         positions = images["found"].to_numpy(dtype="int64")
         labels = images["label"].to_numpy(dtype="int64") if class_names else None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipeline.diffusion.errors import ArtefactError
+from pipeline.diffusion.files import naming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -136,14 +137,17 @@ class PreparedSet:
 
     @classmethod
     def open(cls, folder: Path) -> PreparedSet:
-        """Map the files of `folder`; their pixels are not read yet.
+        """Check every byte of `folder` against dataset.json, and map its files.
 
         Raises:
-            ArtefactError: a file is missing, truncated, left over, or does not fit dataset.json.
+            ArtefactError: a file is missing, truncated, changed, left over, or does not fit dataset.json.
 
         """
         info = DatasetInfo.read(folder / "dataset.json")
-        return cls(info, {name: _open_split(folder / name, info, info.num_images(name)) for name in SPLITS})
+        splits = {name: _open_split(folder / name, info, info.num_images(name)) for name in SPLITS}
+        if (found := digest_of(folder)) != info.digest:
+            raise ArtefactError(f"{folder}: its images or labels were changed: digest {found}, wanted {info.digest}")
+        return cls(info, splits)
 
 
 def _open_split(folder: Path, info: DatasetInfo, num_images: int) -> Split:
@@ -196,13 +200,14 @@ def write_split(
     labels: NDArray[np.int64] | None,
 ) -> None:
     """Write a split into the new folder `folder`: image i is what `read` gives for `positions[i]`."""
-    folder.mkdir()
-    for number, name in enumerate(shard_names(len(positions))):
-        shard = positions[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]
-        blocks = (read(shard[at : at + BLOCK_SIZE]) for at in range(0, len(shard), BLOCK_SIZE))
-        _write_shard(folder / name, len(shard), blocks)
-    if labels is not None:
-        np.save(folder / "labels.npy", labels, allow_pickle=False)
+    with naming(folder):
+        folder.mkdir()
+        for number, name in enumerate(shard_names(len(positions))):
+            shard = positions[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]
+            blocks = (read(shard[at : at + BLOCK_SIZE]) for at in range(0, len(shard), BLOCK_SIZE))
+            _write_shard(folder / name, len(shard), blocks)
+        if labels is not None:
+            np.save(folder / "labels.npy", labels, allow_pickle=False)
 
 
 def _write_shard(path: Path, num_images: int, blocks: Iterator[NDArray[np.uint8]]) -> None:

@@ -1,48 +1,56 @@
 """Register the evaluated model and decide whether it is champion; not a DVC stage, for a registry is a side effect.
 
-Reads: data/model, data/evaluation
-Writes: data/registration (decision.json, model/), and a version of the registered model with its aliases
-Params: register
+Reads: data/model, data/evaluation, data/prepared, data/features
+Writes: data/registration (docs/contracts.md lists it file by file), and a version of the registered model with its aliases
+Params: register, evaluate
 
-The same model twice makes no second version.
+Where there is a champion, it and this model draw the same seeds and are judged by the extractor and the held-out images
+of now, each in a process of its own; what was once written down about the champion counts for nothing. The same model
+twice makes no second version.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import shutil
 import sys
-from dataclasses import asdict
-from datetime import UTC, datetime
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pipeline import command
 
 if TYPE_CHECKING:
-    from pipeline.diffusion.artefact import Description, Model
-    from pipeline.promotion import Rule
+    from pipeline.contest import Arena
+    from pipeline.gate import Verdict
+    from pipeline.records.registry import Candidate
 
 LASTING_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
+MOST_ATTEMPTS = 3
+"""Each may find that another registration was quicker."""
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.register", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m pipeline.register", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER")
     parser.add_argument("--evaluation", type=Path, required=True, metavar="FOLDER")
+    for name in ("prepared", "features"):
+        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name, metavar="FOLDER")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
     arguments = parser.parse_args()
     refuse_experiments()
 
+    from pipeline.contest import Arena
     from pipeline.params import load_params
     from pipeline.records.lineage import main_worktree
     from pipeline.records.outbox import locked
 
-    name = load_params().register_.model_name
+    params = load_params()
+    arena = Arena(prepared=arguments.prepared, features=arguments.features, params=params)
     with locked(main_worktree() / ".foundry" / "register.lock"):
-        sys.stdout.write(f"{register(name, arguments.model, arguments.evaluation, arguments.out)}\n")
+        said = register(params.register_.model_name, arguments.model, arguments.evaluation, arguments.out, arena)
+    sys.stdout.write(f"{said}\n")
 
 
 def refuse_experiments() -> None:
@@ -60,7 +68,7 @@ def refuse_experiments() -> None:
         )
 
 
-def register(name: str, trained: Path, evaluation: Path, out: Path) -> str:
+def register(name: str, trained: Path, evaluation: Path, out: Path, arena: Arena) -> str:
     """Register the model in `trained`, tuned as `evaluation` says; returns in one line what has become of it.
 
     Raises:
@@ -68,45 +76,37 @@ def register(name: str, trained: Path, evaluation: Path, out: Path) -> str:
         StoreError: the registry does not answer; what was made of the model stays in `out`.
 
     """
-    from pipeline import promotion
+    from pipeline.records.succession import ChampionChangedError
+
+    candidate = make_candidate(trained, evaluation, out)
+    for _ in range(MOST_ATTEMPTS - 1):
+        with suppress(ChampionChangedError):
+            return _register(name, candidate, arena)
+        sys.stderr.write(f"{name}: another registration has made its model champion meanwhile; deciding again\n")
+    return _register(name, candidate, arena)
+
+
+def make_candidate(trained: Path, evaluation: Path, out: Path) -> Candidate:
+    """What the registry is to be given; the tuned model is written into `out`."""
     from pipeline.diffusion.artefact import model_digest
-    from pipeline.diffusion.files import write_json
-    from pipeline.records import store
-    from pipeline.records.registry import NEW, Candidate, Registry
+    from pipeline.records import lineage
+    from pipeline.records.registry import Candidate
+    from pipeline.tuned import write_tuned
 
     metrics, trained_digest = read_metrics(evaluation / "metrics.json"), model_digest(trained)
     model = write_tuned(trained, evaluation / "tuning.json", out / "model")
-    evidence = out / "decision.json"
-    try:
-        with store.answering():
-            registry = Registry(name)
-            version = registry.version_of(model.digest)
-            if version is None:
-                registry.discard_half_made(model.digest)
-            aliases = registry.aliases()
-            champion = aliases.get("champion")
-            champion_metrics = registry.metrics(champion) if champion else None
-    except store.StoreError:
-        write_json(evidence, _decision("undecided", model))
-        raise
-    if version is not None:
-        write_json(evidence, _decision("unchanged", model, champion=champion, challenger=version))
-        return f"{name} version {version} is this model already; the champion is version {champion}"
-
-    judged = promotion.rules(metrics, champion_metrics)
-    accepted = promotion.is_accepted(judged)
-    write_json(evidence, _decision("accept" if accepted else "reject", model, rules=judged, champion=champion))
-    candidate = Candidate(
+    return Candidate(
         folder=out / "model",
         model=model,
         trained_digest=trained_digest,
         metrics=metrics,
-        evidence=evidence,
-        tags=_tags(model, trained_digest, judged, champion),
+        evidence=out / "decision.json",
+        tags={
+            **{key: value for key, value in lineage.facts().items() if key in LASTING_FACTS},
+            "model.trained_digest": trained_digest,
+            "data.digest": str(model.description.provenance.get("data_digest", "unknown")),
+        },
     )
-    with store.answering():
-        version = registry.add(candidate, promotion.aliases_after(aliases, NEW, accepted=accepted))
-    return f"{name} version {version} is {'champion' if accepted else 'challenger'}: {promotion.reason(judged)}"
 
 
 def read_metrics(path: Path) -> dict[str, float]:
@@ -116,97 +116,64 @@ def read_metrics(path: Path) -> dict[str, float]:
         ArtefactError: the file is missing, or holds something else.
 
     """
-    document = _read_json(path)
+    from pipeline.diffusion.errors import ArtefactError
+    from pipeline.documents import read_document
+
+    document = read_document(path)
     numbers = {key: float(value) for key, value in document.items() if isinstance(value, int | float)}
     if others := sorted(document.keys() - numbers.keys()):
-        from pipeline.diffusion.errors import ArtefactError
-
         raise ArtefactError(f"{path}: {others[0]}: should be a number (got {document[others[0]]!r})")
     return numbers
 
 
-def write_tuned(trained: Path, tuning: Path, out: Path) -> Model:
-    """Write to `out` the model in `trained` with what the evaluation has found about sampling it."""
-    from pipeline.diffusion.artefact import WEIGHTS, load_model, write_description
+def _register(name: str, candidate: Candidate, arena: Arena) -> str:
+    from pipeline.gate import verdict
+    from pipeline.records import store
+    from pipeline.records.registry import Registry, download
+    from pipeline.records.succession import Decision
 
-    model = load_model(trained)
-    description = _tuned(model.description, _read_json(tuning), tuning) if tuning.exists() else model.description
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    shutil.copyfile(trained / WEIGHTS, partial / WEIGHTS)
-    write_description(partial, description, model.schedule)
-    tuned = load_model(partial)
-    shutil.rmtree(out, ignore_errors=True)
-    partial.rename(out)
-    return tuned
-
-
-def _tuned(description: Description, tuning: dict[str, Any], path: Path) -> Description:
-    from pipeline.diffusion.artefact import SamplingDefaults, retuned
-    from pipeline.diffusion.errors import ArtefactError
-
-    timetables = {sampler: dict(by_steps) for sampler, by_steps in description.timetables.items()}
     try:
-        for sampler, by_steps in tuning.get("timetables", {}).items():
-            found = {steps: tuple(int(t) for t in times) for steps, times in by_steps.items()}
-            timetables[sampler] = timetables.get(sampler, {}) | found
-        sampling = SamplingDefaults(**{**asdict(description.sampling), **tuning.get("sampling", {})})
-    except (TypeError, ValueError, AttributeError) as error:
-        raise ArtefactError(f"{path}: {error}") from None
-    return retuned(description, sampling=sampling, timetables=timetables, provenance=description.provenance)
+        with store.answering():
+            registry = Registry(name)
+            registry.succession.complete()
+            registry.discard_half_made(candidate.model.digest)
+            version, champion = registry.version_of(candidate.model.digest), registry.aliases().get("champion")
+            folder = download(f"models:/{name}/{champion}") if champion and not version else None
+    except store.StoreError:
+        _write_decision(candidate, "undecided")
+        raise
+    if version:
+        _write_decision(candidate, "unchanged", champion=champion, challenger=version)
+        return f"{name} version {version} is this model already; the champion is version {champion}"
+
+    found = verdict(candidate.metrics, candidate.folder, folder, arena, candidate.evidence.parent)
+    word = "accept" if found.is_accepted else "reject"
+    _write_decision(candidate, word, verdict=found, champion=champion)
+    with store.answering():
+        decided = replace(candidate, tags={**candidate.tags, "decision": word})
+        version = registry.add(decided, Decision(accepted=found.is_accepted, against=champion, why=found.why))
+    return f"{name} version {version} is {'champion' if found.is_accepted else 'challenger'}: {found.why}"
 
 
-def _decision(
+def _write_decision(
+    candidate: Candidate,
     word: str,
-    model: Model,
     *,
-    rules: list[Rule] | None = None,
+    verdict: Verdict | None = None,
     champion: str | None = None,
     challenger: str | None = None,
-) -> dict[str, Any]:
-    return {
+) -> None:
+    from pipeline.diffusion.files import write_json
+
+    document = {
         "decision": word,
-        "rules": [asdict(rule) for rule in rules or []],
+        "rules": [asdict(rule) for rule in verdict.rules] if verdict else [],
+        "comparison": verdict.comparison if verdict else None,
         "champion": champion,
         "challenger": challenger,
-        "model_digest": model.digest,
+        "model_digest": candidate.model.digest,
     }
-
-
-def _tags(model: Model, trained_digest: str, judged: list[Rule], champion: str | None) -> dict[str, str]:
-    """What a version says of itself."""
-    from pipeline import promotion
-    from pipeline.records import lineage
-
-    accepted, found = promotion.is_accepted(judged), lineage.facts()
-    lasting = {key: value for key, value in found.items() if key in LASTING_FACTS}
-    promoted = {
-        "promoted_from": champion or "none",
-        "promoted_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "promoted_why": promotion.reason(judged),
-    }
-    return {
-        **lasting,
-        "model.trained_digest": trained_digest,
-        "data.digest": str(model.description.provenance.get("data_digest", "unknown")),
-        "decision": "accept" if accepted else "reject",
-        **(promoted if accepted else {}),
-    }
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    from pipeline.diffusion.errors import ArtefactError
-
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtefactError(f"{path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path}: not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise ArtefactError(f"{path}: should be an object (got {type(document).__name__})")
-    return document
+    write_json(candidate.evidence, document)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.params import PrepareParams
+from pipeline.params import PrepareParams, load_params
 
 # The same examples on every machine, and no deadline: the machine may be busy.
 settings.register_profile("foundry", deadline=None, derandomize=True)
@@ -154,6 +154,7 @@ def small_model(tmp_path: Path) -> Path:
 def champion(tracking_store: Path, small_model: Path, tmp_path: Path) -> str:
     """`small_model`, trained in a run and registered as the champion; the URI that names it."""
     from pipeline import tracking
+    from pipeline.contest import Arena
     from pipeline.diffusion.artefact import model_digest
     from pipeline.register import register
 
@@ -163,5 +164,6 @@ def champion(tracking_store: Path, small_model: Path, tmp_path: Path) -> str:
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
     (evaluation / "metrics.json").write_text('{"evaluate/kid": 0.01, "evaluate/kid_standard_error": 0.001}')
-    register("small", small_model, evaluation, tmp_path / "registration")
+    arena = Arena(prepared=tmp_path, features=tmp_path, params=load_params(Path(__file__).parents[1] / "params.yaml"))
+    register("small", small_model, evaluation, tmp_path / "registration", arena)
     return "models:/small@champion"

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
+
+from pipeline.diffusion.files import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,21 +28,27 @@ class PixelSpool:
         """`shape` is height, width, channels."""
         self._shape = shape
         self._num_bytes = int(np.prod(shape))
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+        self._folder = folder
+        with naming(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        # What a full disk did not take was told before, and closing tries once more.
+        with suppress(OSError):
+            self._file.close()
 
     def append(self, pixels: NDArray[np.uint8]) -> None:
         """Add `[n, height, width, channels]`."""
-        self._file.write(pixels.tobytes())
+        with naming(self._folder):
+            self._file.write(pixels.tobytes())
 
     def read(self, positions: Iterable[int]) -> NDArray[np.uint8]:
         """The images appended at these positions, in this order."""
-        self._file.flush()
+        with naming(self._folder):
+            self._file.flush()
         # Reads, not a memory map: a map's pages would count as this process's memory.
         rows = [os.pread(self._file.fileno(), self._num_bytes, int(at) * self._num_bytes) for at in positions]
         return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *self._shape)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from pipeline.diffusion.files import write_json
+from pipeline.diffusion.files import naming, write_json
 from pipeline.records.lineage import ProcessId, dvc_process, main_worktree
 
 if TYPE_CHECKING:
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 def parent_run() -> str | None:
     """The parent that an earlier stage of this DVC process remembered; None for the first, and outside of DVC."""
     process = dvc_process()
-    path = _folder() / f"{process.pid}.json" if process else None
-    if process is None or path is None or not path.is_file():
+    known = _known(_folder() / f"{process.pid}.json") if process else None
+    if process is None or known is None:
         return None
-    known = json.loads(path.read_text(encoding="utf-8"))
     same = ProcessId.parse(known["process"]).is_same(process) and known["experiment"] == _experiment()
-    return str(known["run"]) if same else None
+    return known["run"] if same else None
 
 
 def remember(run: str) -> None:
@@ -33,11 +32,23 @@ def remember(run: str) -> None:
     if process is None:
         return
     folder = _folder()
-    folder.mkdir(parents=True, exist_ok=True)
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / f"{process.pid}.json", {"process": str(process), "experiment": _experiment(), "run": run})
     for path in folder.glob("*.json"):
-        if not ProcessId.parse(json.loads(path.read_text(encoding="utf-8"))["process"]).is_alive():
+        known = _known(path)
+        if known is None or not ProcessId.parse(known["process"]).is_alive():
             path.unlink(missing_ok=True)
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    """What was remembered; None where there is nothing, or no longer, or nothing that can be read."""
+    try:
+        known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        ProcessId.parse(known["process"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return known
 
 
 def _experiment() -> str | None:

@@ -28,7 +28,7 @@ MOST_BYTES_OF_NEW_FILES = 10 << 20
 """Files that git does not know and that go beyond this together are named in the patch, not copied into it."""
 GIT_TIMEOUT_SEC = 60
 CLOCK_TOLERANCE_SEC = 2.0
-"""psutil derives a process's start from the boot time, which moves when the clock is set."""
+"""The boot time is known in whole seconds, and may pass from one to the next between two questions."""
 
 
 def main_worktree() -> Path:
@@ -51,6 +51,7 @@ class ProcessId:
 
     pid: int
     created: float
+    """Seconds after the machine was started: this stays when the clock is set."""
 
     @classmethod
     def current(cls) -> ProcessId:
@@ -58,7 +59,7 @@ class ProcessId:
 
     @classmethod
     def of(cls, process: psutil.Process) -> ProcessId:
-        return cls(process.pid, round(process.create_time(), 2))
+        return cls(process.pid, round(process.create_time() - psutil.boot_time(), 2))
 
     @classmethod
     def parse(cls, text: str) -> ProcessId:

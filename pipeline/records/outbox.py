@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pipeline.diffusion.errors import FoundryError
-from pipeline.diffusion.files import replacing
+from pipeline.diffusion.files import naming, replacing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -59,7 +59,9 @@ class Outbox:
     @classmethod
     def create(cls, home: Path) -> Outbox:
         """A new outbox below `home`, locked before anybody can see it."""
-        name = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
+        # After all that are there, also where the clock has gone back since: outboxes are shipped by name.
+        newest = max((int(folder.name.split("-")[0]) for folder in home.glob("[0-9]*")), default=0)
+        name = f"{max(time.time_ns(), newest + 1):020d}-{uuid.uuid4().hex[:8]}"
         hidden = home / f".{name}"
         with _naming(home):
             hidden.mkdir(parents=True)
@@ -169,8 +171,9 @@ def ownerless(home: Path) -> Iterator[Outbox]:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the lock `path` against other processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,14 +1,12 @@
 """The registered model in MLflow: versions, each with its evidence as tags and metrics, and who is champion.
 
-A version is made in steps, of which the tag `registered_at` is the last. A step that fails takes back those before it.
-What a killed registration leaves has no such tag and is taken away by the next; the aliases as they were stand in the
-version's tag `aliases_before`.
+A version is made in steps, of which the tag `registered_at` is the last. A step that fails takes back those before it;
+what a killed registration leaves has no such tag and is taken away by the next.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import time
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,17 +17,17 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pipeline.records import lineage, store
-from pipeline.records.shipping import PROCESS_TAG, WORKTREE_TAG
+from pipeline.records.claim import is_abandoned, marks
+from pipeline.records.succession import COMPLETE_TAG, Succession
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from pipeline.diffusion.artefact import Model
+    from pipeline.records.succession import Decision
 
-DIGEST_TAG, ALIASES_TAG, COMPLETE_TAG = "model.digest", "aliases_before", "registered_at"
+DIGEST_TAG = "model.digest"
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "jaxtyping", "tqdm", "mlflow")
-NEW = "new"
-"""Stands for the version to be made, which has no number yet."""
 LOGGED_MODEL = "models:/"
 """What the source of a version begins with; the id of its logged model follows."""
 MODEL_CODE = Path(__file__).with_name("registered_model.py")
@@ -50,20 +48,20 @@ class Candidate:
 
 
 class Registry:
-    """The versions and aliases of one registered model."""
+    """The versions of one registered model."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self._client = store.connect()
         self._experiment = store.experiment_id(self._client)
+        self.succession = Succession(self._client, self._experiment, name)
 
     def aliases(self) -> dict[str, str]:
         """Version by alias."""
-        registered = self._registered_model()
-        return {} if registered is None else {alias: str(version) for alias, version in registered.aliases.items()}
+        return self.succession.aliases()
 
     def metrics(self, version: str) -> dict[str, float]:
-        """The metrics that the model of a version was registered with."""
+        """The metrics that the model of a version was registered with; its trial may have said otherwise since."""
         source = str(self._client.get_model_version(self.name, version).source)
         if not source.startswith(LOGGED_MODEL):
             return {}  # registered by other means
@@ -76,31 +74,38 @@ class Registry:
         return str(complete[0].version) if complete else None
 
     def discard_half_made(self, digest: str) -> None:
-        """Take away what a killed registration of this model has left."""
+        """Take away what killed registrations of this model have left, where it is not whole."""
+        if self.version_of(digest):
+            return
         for version in self._versions(digest):
-            self._discard_version(version.version, json.loads(version.tags[ALIASES_TAG]))
+            if is_abandoned(version.tags):
+                self._client.delete_model_version(self.name, version.version)
         wanted = f"name = '{self.name}' and tags.`{DIGEST_TAG}` = '{digest}'"
         for model in self._client.search_logged_models([self._experiment], wanted):
-            self._client.delete_logged_model(model.model_id)
+            if is_abandoned(model.tags):
+                self._client.delete_logged_model(model.model_id)
 
-    def add(self, candidate: Candidate, aliases: Mapping[str, str | None]) -> str:
+    def add(self, candidate: Candidate, decision: Decision) -> str:
         """Log a model, make a version of it and move the aliases, all of it or nothing; returns the version.
 
-        An alias that is to name the new version says `NEW`.
+        Raises:
+            ChampionChangedError: the champion is not the one that was decided against.
+
         """
         maker = self._training_run(candidate.trained_digest)
-        with self._run(maker) as run_id, _all_or_nothing() as undo:
-            self._client.log_artifact(run_id, str(candidate.evidence))
-            source = maker.info.run_id if maker else run_id
-            model_id = self._log_model(candidate, source, undo)
-            self._log_metrics(run_id, model_id, candidate.metrics)
-            version = self._make_version(candidate, model_id, source, undo)
-            self._set_aliases({alias: version if name == NEW else name for alias, name in aliases.items()})
-            self._client.set_model_version_tag(self.name, version, COMPLETE_TAG, _now())
+        with self._run(maker) as run_id:
+            with _all_or_nothing() as undo:
+                self._client.log_artifact(run_id, str(candidate.evidence))
+                source = maker.info.run_id if maker else run_id
+                model_id = self._log_model(candidate, source, undo)
+                self._log_metrics(run_id, model_id, candidate.metrics)
+                version = self._make_version(candidate, model_id, source, undo)
+                self.succession.decide(version, decision)
+            self.succession.complete()
         return version
 
     def _log_model(self, candidate: Candidate, source: str, undo: ExitStack) -> str:
-        tags = {DIGEST_TAG: candidate.model.digest, **candidate.tags}
+        tags = {DIGEST_TAG: candidate.model.digest, **marks(), **candidate.tags}
         logged = self._client.create_logged_model(self._experiment, self.name, source, tags, model_type="diffusion")
         model_id = str(logged.model_id)
         undo.callback(self._client.delete_logged_model, model_id)
@@ -118,40 +123,29 @@ class Registry:
         self._client.log_batch(run_id, metrics=entities)
 
     def _make_version(self, candidate: Candidate, model_id: str, source: str, undo: ExitStack) -> str:
-        before = self.aliases()
-        if self._registered_model() is None:
-            self._client.create_registered_model(self.name)
-            undo.callback(self._client.delete_registered_model, self.name)
-        tags = {DIGEST_TAG: candidate.model.digest, ALIASES_TAG: json.dumps(before), **candidate.tags}
+        self._make_registered_model()
+        undo.callback(self._delete_if_empty)
+        tags = {DIGEST_TAG: candidate.model.digest, **marks(), **candidate.tags}
         made = self._client.create_model_version(self.name, f"{LOGGED_MODEL}{model_id}", source, tags=tags)
-        undo.callback(self._discard_version, str(made.version), before)
+        undo.callback(self._client.delete_model_version, self.name, str(made.version))
         return str(made.version)
 
-    def _discard_version(self, version: str, aliases_before: Mapping[str, str]) -> None:
-        moved = self.aliases().keys() - aliases_before.keys()
-        self._set_aliases({**aliases_before, **dict.fromkeys(moved)})
-        self._client.delete_model_version(self.name, version)
+    def _make_registered_model(self) -> None:
+        from mlflow.exceptions import MlflowException
 
-    def _set_aliases(self, aliases: Mapping[str, str | None]) -> None:
-        for alias, version in aliases.items():
-            if version is None:
-                self._client.delete_registered_model_alias(self.name, alias)
-            else:
-                self._client.set_registered_model_alias(self.name, alias, version)
+        try:
+            self._client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _delete_if_empty(self) -> None:
+        if not self._client.search_model_versions(f"name = '{self.name}'", max_results=1):
+            self._client.delete_registered_model(self.name)
 
     def _versions(self, digest: str) -> list[Any]:
         found = self._client.search_model_versions(f"name = '{self.name}' and tag.`{DIGEST_TAG}` = '{digest}'")
         return list(found)
-
-    def _registered_model(self) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._client.get_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return None
-            raise
 
     def _training_run(self, trained_digest: str) -> Any:
         """The run that trained the model; None where the store does not have it."""
@@ -162,12 +156,7 @@ class Registry:
     @contextmanager
     def _run(self, maker: Any) -> Iterator[str]:
         """A run of its own for the registration, beside the training run."""
-        tags = {
-            **lineage.facts(),
-            "mlflow.source.name": "pipeline.register",
-            PROCESS_TAG: str(lineage.ProcessId.current()),
-            WORKTREE_TAG: lineage.worktree(),
-        }
+        tags = {**lineage.facts(), "mlflow.source.name": "pipeline.register", **marks()}
         if maker and (parent := maker.data.tags.get("mlflow.parentRunId")):
             tags["mlflow.parentRunId"] = parent
         run_id = str(self._client.create_run(self._experiment, tags=tags, run_name="register").info.run_id)

@@ -72,10 +72,11 @@ def answering() -> Iterator[None]:
     _set_defaults()
     from mlflow.exceptions import MlflowException
     from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, RequestException) as error:
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
         raise StoreError(f"{tracking_uri()}: {first_line(error)}") from error
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.diffusion.errors import FoundryError
 from pipeline.records import store
-from pipeline.records.registry import COMPLETE_TAG, DIGEST_TAG
+from pipeline.records.registry import DIGEST_TAG
+from pipeline.records.succession import COMPLETE_TAG
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -132,6 +132,11 @@ def add(path: Path) -> None:
     path.with_name("images-00009.npy").write_bytes(path.read_bytes())
 
 
+def flip_a_bit(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
 def save(array: NDArray[np.generic]) -> Callable[[Path], None]:
     return lambda path: np.save(path, array)
 
@@ -144,6 +149,7 @@ def save_objects(path: Path) -> None:
     ("train/images-00001.npy", cut, "images-00001.npy: damaged"),
     ("train/images-00001.npy", lengthen, "images-00001.npy: damaged: found 65665 bytes, wanted 65664"),
     ("train/images-00001.npy", empty, "images-00001.npy: damaged"),
+    ("train/images-00001.npy", flip_a_bit, r"its images or labels were changed: digest \w+, wanted \w+"),
     ("train/images-00001.npy", remove, "train: found the files .*images-00002.npy.*, wanted .*images-00001.npy"),
     ("train/images-00001.npy", add, "train: found the files .*images-00009.npy"),
     ("train/images-00001.npy", save(np.zeros((5, 2, 2, 1), np.uint8)), r"found uint8 \[5, 2, 2, 1\], wanted uint8 \[16384, 2, 2, 1\]"),

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline import promotion, tracking
+from pipeline.contest import Arena
 from pipeline.diffusion.artefact import (
     DEFAULT_SAMPLING,
     DataSpec,
@@ -25,11 +26,20 @@ from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.drawing import draw
+from pipeline.gate import verdict
+from pipeline.params import load_params
 from pipeline.records import store
-from pipeline.records.registry import COMPLETE_TAG, Candidate, Registry, download
-from pipeline.register import read_metrics, refuse_experiments, register, write_tuned
+from pipeline.records.registry import Registry, download
+from pipeline.records.succession import COMPLETE_TAG, ChampionChangedError, Decision
+from pipeline.register import make_candidate, read_metrics, refuse_experiments, register
+from pipeline.tuned import write_tuned
+from tests.pipeline.rivals import BAD, FAIR, GOOD, Digits, open_arena, write_arena, write_rival
 
 NAME = "tiny"
+NOWHERE = Arena(
+    prepared=Path("none"), features=Path("none"), params=load_params(Path(__file__).parents[2] / "params.yaml")
+)
+"""For a first champion, which meets nobody."""
 
 
 def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None = ("cat", "dog")) -> Path:
@@ -48,7 +58,7 @@ def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None
 
 def write_evaluation(folder: Path, kid: float, tuning: dict[str, Any] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    metrics = {promotion.KID: kid, promotion.KID_STANDARD_ERROR: 0.001, "evaluate/recall": 0.5}
+    metrics = {promotion.KID: kid, "evaluate/kid_standard_error": 0.001, "evaluate/recall": 0.5}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     if tuning is not None:
         (folder / "tuning.json").write_text(json.dumps(tuning))
@@ -58,7 +68,7 @@ def write_evaluation(folder: Path, kid: float, tuning: dict[str, Any] | None = N
 def registered(seed: int, kid: float, out: str = "registration") -> str:
     """Make a model, say how good it is, and register it."""
     folder = Path(f"model-{seed}")
-    return register(NAME, write_model(folder, seed), write_evaluation(Path("evaluation"), kid), Path(out))
+    return register(NAME, write_model(folder, seed), write_evaluation(Path("evaluation"), kid), Path(out), NOWHERE)
 
 
 def decision(out: str = "registration") -> Any:
@@ -78,9 +88,22 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     assert decision() == {
         "decision": "accept",
         "rules": [
-            {"name": "kid_is_known", "passed": True, "found": 0.1, "wanted": "a finite evaluate/kid"},
-            {"name": "champion", "passed": True, "found": None, "wanted": "no champion, or a worse one"},
+            {
+                "name": "kid_is_known",
+                "passed": True,
+                "found": 0.1,
+                "wanted": "a finite evaluate/kid",
+                "measured": False,
+            },
+            {
+                "name": "champion",
+                "passed": True,
+                "found": None,
+                "wanted": "no champion, or a worse one",
+                "measured": False,
+            },
         ],
+        "comparison": None,
         "champion": None,
         "challenger": None,
         "model_digest": model_digest(Path("registration/model")),
@@ -118,7 +141,7 @@ def test_the_champion_draws_the_pictures_of_its_folder_with_pickle_refused(monke
 @pytest.mark.usefixtures("tracking_store")
 def test_a_registered_model_without_classes_draws_without_labels() -> None:
     model = write_model(Path("model"), class_names=None)
-    register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"))
+    register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), NOWHERE)
     import mlflow
 
     champion = mlflow.pyfunc.load_model("models:/tiny/1")
@@ -144,28 +167,98 @@ def test_the_same_model_twice_makes_no_second_version() -> None:
     assert "this model already" in registered(seed=1, kid=0.1)
     assert list(versions()) == ["1"]
     assert decision() | {"model_digest": ""} == {
-        "decision": "unchanged", "rules": [], "champion": "1", "challenger": "1", "model_digest": "",
+        "decision": "unchanged", "rules": [], "comparison": None, "champion": "1", "challenger": "1", "model_digest": "",
     }  # fmt: skip
 
 
-@pytest.mark.usefixtures("tracking_store")
-def test_a_better_model_is_champion_and_the_old_one_previous() -> None:
-    registered(seed=1, kid=0.1)
-    registered(seed=2, kid=0.2)
-    registered(seed=3, kid=0.05)
-    assert Registry(NAME).aliases() == {"champion": "3", "previous": "1"}
-    assert versions()["3"].tags["promoted_from"] == "1"
-    assert decision()["champion"] == "1"
+@pytest.fixture(scope="module")
+def arena_folder(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_arena(tmp_path_factory.mktemp("arena"), digits)
+
+
+def challenge(arena: Arena, quality: tuple[float, float], **changes: Any) -> str:
+    """Register a model of this quality; all tell the same lie about their KID."""
+    digest = changes.pop("data_digest", arena.facts()["data_digest"])
+    model = write_rival(Path(f"rival-{quality}"), digest, quality=quality, **changes)
+    return register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), arena)
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_model_that_is_not_better_beyond_its_error_is_challenger() -> None:
-    registered(seed=1, kid=0.1)
-    assert "kid_is_lower: found 0.099" in registered(seed=2, kid=0.099)
-    assert Registry(NAME).aliases() == {"champion": "1", "challenger": "2"}
-    assert decision()["decision"] == "reject"
-    assert versions()["2"].tags["decision"] == "reject"
-    assert "promoted_at" not in versions()["2"].tags
+def test_models_meet_on_the_same_pictures_and_the_better_one_is_champion(arena_folder: Path) -> None:
+    arena = open_arena(arena_folder)
+    challenge(arena, FAIR, data_digest="older")
+    assert challenge(arena, GOOD).startswith("tiny version 2 is champion: ")
+    assert Registry(NAME).aliases() == {"champion": "2", "previous": "1"}
+    accepted = decision()
+    assert (accepted["decision"], accepted["champion"]) == ("accept", "1")
+    assert accepted["comparison"]["data_is_new"]
+    assert accepted["comparison"]["kid_difference"]["high"] < 0 < accepted["comparison"]["kid_difference"]["margin"]
+    tags = versions()["2"].tags
+    assert (tags["decision"], tags["promoted_from"]) == ("accept", "1")
+    assert {"promoted_by", "promoted_at", "promoted_why", COMPLETE_TAG} <= tags.keys()
+
+    assert "kid_is_lower: found" in challenge(arena, BAD)
+    assert Registry(NAME).aliases() == {"champion": "2", "previous": "1", "challenger": "3"}
+    rejected = decision()
+    assert (rejected["decision"], rejected["champion"]) == ("reject", "2")
+    assert rejected["comparison"]["kid_difference"]["low"] > 0
+    assert versions()["3"].tags["decision"] == "reject"
+    assert "promoted_at" not in versions()["3"].tags
+    history = Registry(NAME).succession.history()
+    assert [(entry["event"], entry["version"], entry["champion_before"]) for entry in history] == [
+        ("accept", "1", "none"), ("accept", "2", "1"), ("reject", "3", "2"),
+    ]  # fmt: skip
+    with np.load("registration/challenger/samples.npz") as ours, np.load("registration/champion/samples.npz") as theirs:
+        assert np.array_equal(ours["seeds"], theirs["seeds"])
+        assert np.array_equal(ours["labels"], theirs["labels"])
+        assert ours["images"].mean() > theirs["images"].mean()
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_decision_is_the_same_twice_but_for_what_was_measured(arena_folder: Path) -> None:
+    arena, found = open_arena(arena_folder), []
+    challenge(arena, GOOD)
+    for name in ("one", "other"):
+        candidate = make_candidate(
+            write_rival(Path("equal"), arena.facts()["data_digest"], seed=1),
+            write_evaluation(Path("evaluation"), 0.1),
+            Path(name),
+        )
+        champion = download(f"models:/{NAME}@champion")
+        judged = verdict(candidate.metrics, candidate.folder, champion, arena, Path(name))
+        assert judged.comparison is not None
+        assert judged.comparison["measured"]["champion"]["batch_ms"] > 0
+        found.append(([rule for rule in judged.rules if not rule.measured], {**judged.comparison, "measured": None}))
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_model_of_other_pictures_or_fewer_classes_is_no_champion(arena_folder: Path) -> None:
+    arena = open_arena(arena_folder)
+    challenge(arena, FAIR)
+    assert "same_pictures" in challenge(arena, GOOD, image_size=16)
+    assert "classes_are_kept: found lost digit 9" in challenge(
+        arena, GOOD, classes=tuple(f"digit {i}" for i in range(9))
+    )
+    assert Registry(NAME).aliases()["champion"] == "1"
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_model_of_other_data_than_the_prepared_is_refused_before_it_draws(arena_folder: Path) -> None:
+    arena = open_arena(arena_folder)
+    challenge(arena, FAIR)
+    with pytest.raises(FoundryError, match="run `dvc repro` first"):
+        challenge(arena, GOOD, data_digest="stale")
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_trial_that_fails_is_named_and_nothing_is_registered(arena_folder: Path) -> None:
+    arena = open_arena(arena_folder)
+    challenge(arena, FAIR)
+    # More steps than the model has noise levels.
+    with pytest.raises(FoundryError, match=r"model: its trial ended with exit code 2"):
+        challenge(arena, GOOD, num_steps=99)
+    assert list(versions()) == ["1"]
 
 
 @pytest.mark.usefixtures("tracking_store")
@@ -173,7 +266,7 @@ def test_a_version_leads_to_the_run_that_trained_it_and_its_registration_lies_be
     folder = write_model(Path("model"))
     with tracking.stage_run("train", params={}) as run:
         run.tags({"model.digest": model_digest(folder)})
-    register(NAME, folder, write_evaluation(Path("evaluation"), 0.1), Path("registration"))
+    register(NAME, folder, write_evaluation(Path("evaluation"), 0.1), Path("registration"), NOWHERE)
     client = store.connect()
     training = client.get_run(versions()["1"].run_id)
     (registration,) = client.search_runs([store.experiment_id(client)], "attributes.run_name = 'register'")
@@ -185,27 +278,18 @@ def test_a_version_leads_to_the_run_that_trained_it_and_its_registration_lies_be
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_when_a_step_fails_nothing_half_made_stays() -> None:
-    """The last step, moving aliases, is made to fail by a name that MLflow keeps for itself."""
+def test_when_the_champion_has_changed_meanwhile_nothing_half_made_stays() -> None:
     registered(seed=1, kid=0.1)
-    model = write_tuned(write_model(Path("model-2"), 2), Path("none.json"), Path("candidate/model"))
-    Path("evidence.json").write_text("{}")
-    candidate = Candidate(
-        folder=Path("candidate/model"),
-        model=model,
-        trained_digest="",
-        metrics={},
-        evidence=Path("evidence.json"),
-        tags={},
-    )
+    candidate = make_candidate(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"))
+    Path("candidate/decision.json").write_text("{}")
+    stale = Decision(accepted=True, against="7", why="better than version 7")
     for name, before in ((NAME, {"champion": "1"}), ("another", {})):
-        registry = Registry(name)
-        with pytest.raises(Exception, match="reserved"):
-            registry.add(candidate, {"previous": "new", "champion": "new", "latest": "new"})
-        assert registry.aliases() == before
+        with pytest.raises(ChampionChangedError, match="decided against champion 7, but now that is"):
+            Registry(name).add(candidate, stale)
+        assert Registry(name).aliases() == before
     assert list(versions()) == ["1"]
     client = store.connect()
-    assert [registered.name for registered in client.search_registered_models()] == [NAME]
+    assert [found.name for found in client.search_registered_models()] == [NAME]
     assert len(client.search_logged_models([store.experiment_id(client)])) == 1
     failed = client.search_runs([store.experiment_id(client)], "attributes.status = 'FAILED'")
     assert [run.info.run_name for run in failed] == ["register", "register"]
@@ -214,17 +298,15 @@ def test_when_a_step_fails_nothing_half_made_stays() -> None:
 @pytest.mark.usefixtures("tracking_store")
 def test_what_a_killed_registration_left_is_taken_away_by_the_next() -> None:
     registered(seed=1, kid=0.1)
-    registered(seed=2, kid=0.05)
     client = store.connect()
-    # Killed just before its last step: the aliases have moved already.
-    client.delete_model_version_tag(NAME, "2", COMPLETE_TAG)
-    registered(seed=2, kid=0.05)
-    champion, previous = Registry(NAME).aliases()["champion"], Registry(NAME).aliases()["previous"]
-    assert previous == "1"
-    assert set(versions()) == {"1", champion}
-    assert COMPLETE_TAG in versions()[champion].tags
-    assert decision()["champion"] == "1"
-    assert len(client.search_logged_models([store.experiment_id(client)])) == 2
+    # Killed before it was decided about.
+    client.delete_model_version_tag(NAME, "1", COMPLETE_TAG)
+    client.delete_registered_model_alias(NAME, "champion")
+    registered(seed=1, kid=0.1)
+    assert list(versions()) == ["2"]
+    assert COMPLETE_TAG in versions()["2"].tags
+    assert Registry(NAME).aliases() == {"champion": "2"}
+    assert len(client.search_logged_models([store.experiment_id(client)])) == 1
 
 
 @pytest.mark.usefixtures("workspace")

@@ -1,0 +1,274 @@
+"""Who is compared: each is a command that trains and a function that draws.
+
+The peers are trained by
+
+    python -m benchmarks.contestants --arm diffusers --num-images 4096 --data data --out FOLDER
+
+`pipeline.train` is run as anybody runs it, in a folder of its own. "Our recipe" is its training loop around another
+network: the same optimiser, learning rates, schedule, target, weights, density, classes, averages and processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import yaml
+
+from benchmarks.protocol import ROOT, Run, python, run_command, say, scratch_environment
+from pipeline import command
+from pipeline.params import Params, load_params
+from pipeline.prepared import PreparedSet, digest_of
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from benchmarks.peers import PeerNetwork
+    from pipeline.diffusion.artefact import Model
+    from pipeline.diffusion.unet import UNet
+    from pipeline.judging.evaluation_samples import Samples
+    from pipeline.params import EvaluateParams
+
+# ruff: noqa: PLC0415  # torch is loaded by what needs it
+
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all arms work on."""
+
+    data: Path
+    """Holds prepared, schedule and features."""
+    scratch: Path
+    """Where trainings are run."""
+    params: Params
+
+    @cached_property
+    def prepared(self) -> PreparedSet:
+        return PreparedSet.open(self.data / "prepared")
+
+    @cached_property
+    def pictures(self) -> Path:
+        """The training images as PNG files."""
+        from benchmarks.peers import write_pictures
+
+        return _made_once(self.scratch / "pictures", partial(write_pictures, self.prepared.split("train")))
+
+    @cached_property
+    def without_labels(self) -> Path:
+        """The prepared images once more, of no class."""
+        return _made_once(self.scratch / "prepared", self._write_without_labels)
+
+    def _write_without_labels(self, folder: Path) -> None:
+        for split in ("train", "held_out"):
+            (folder / split).mkdir(parents=True)
+            for shard in (self.data / "prepared" / split).glob("images-*.npy"):
+                (folder / split / shard.name).symlink_to(shard.absolute())
+        info = replace(self.prepared.info, class_names=None, digest=digest_of(folder))
+        (folder / "dataset.json").write_text(json.dumps(info.document()), encoding="utf-8")
+
+
+def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """A folder that is there whole or not at all."""
+    if not folder.exists():
+        unfinished = folder.with_suffix(".unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        say(f"making {folder}")
+        make(unfinished)
+        unfinished.rename(folder)
+    return folder
+
+
+class Arm(ABC):
+    """A network and how it is trained and sampled."""
+
+    name: str
+    title: str
+
+    @abstractmethod
+    def train(self, ground: Ground, num_images: int, seed: int, out: Path) -> Run:
+        """Train in a process of its own; `out` holds what is needed to draw."""
+
+    @abstractmethod
+    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
+        """Images and, where they were asked for, their classes."""
+
+
+@dataclass(frozen=True)
+class Ours(Arm):
+    """`python -m pipeline.train` with params.yaml."""
+
+    name: str = "ours"
+    title: str = "ours"
+    labelled: bool = True
+
+    def train(self, ground: Ground, num_images: int, seed: int, out: Path) -> Run:
+        folder = out.absolute() / "project"
+        folder.mkdir(parents=True)
+        document = ground.params.model_dump(mode="json", by_alias=True)
+        document["train"] |= {"num_images": num_images, "seed": seed}
+        (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        options = ("--prepared", str(self._prepared(ground)), "--schedule", str((ground.data / "schedule").absolute()))
+        environment = scratch_environment(ground.scratch) | {"DVC_ROOT": str(folder)}
+        return run_command(
+            python("-m", "pipeline.train", *options, "--out", str(out.absolute() / "model")),
+            folder=folder,
+            environment=environment,
+        )
+
+    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
+        from pipeline.diffusion.artefact import load_model
+
+        return _drawn(load_model(out / "model"), PreparedSet.open(self._prepared(ground)), params)
+
+    def _prepared(self, ground: Ground) -> Path:
+        return (ground.data / "prepared" if self.labelled else ground.without_labels).absolute()
+
+
+@dataclass(frozen=True)
+class Peer(Arm):
+    """A peer's network."""
+
+    name: str
+    title: str
+    peer: str
+    with_our_recipe: bool
+
+    def train(self, ground: Ground, num_images: int, seed: int, out: Path) -> Run:
+        out.mkdir(parents=True)
+        options = ["--arm", self.name, "--num-images", str(num_images), "--seed", str(seed)]
+        options += ["--data", str(ground.data.absolute()), "--out", str(out.absolute())]
+        if self.peer == "ddp" and not self.with_our_recipe:
+            options += ["--pictures", str(ground.pictures.absolute())]
+        environment = scratch_environment(ground.scratch)
+        return run_command(python("-m", "benchmarks.contestants", *options), folder=ROOT, environment=environment)
+
+    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
+        from benchmarks.peers import NUM_STEPS, SAMPLERS, draw_peer
+
+        if self.with_our_recipe:
+            return _drawn(self.model(ground, out), ground.prepared, params)
+        sampler = SAMPLERS[self.peer](self.network(ground, out), NUM_STEPS)
+        return draw_peer(sampler, params.num_samples, seed=params.seed), None
+
+    def network(self, ground: Ground, out: Path) -> PeerNetwork:
+        """The network as it was trained."""
+        from benchmarks.peers import peer_network
+        from pipeline.diffusion.tensors import load_tensors
+
+        network = peer_network(self.peer, ground.prepared.info.num_classes if self.with_our_recipe else 0)
+        network.take(load_tensors(out / WEIGHTS))
+        return network.eval()
+
+    def model(self, ground: Ground, out: Path) -> Model:
+        """The network in the place of ours."""
+        from pipeline.diffusion.artefact import Model
+        from pipeline.table import read_table
+        from pipeline.train import describe
+
+        schedule = ground.data / "schedule"
+        table = read_table(schedule / "table.parquet")
+        description = describe(ground.params, ground.prepared, table, schedule)
+        return Model(description, cast("UNet", self.network(ground, out)), table.schedule, digest="")
+
+
+ARMS: dict[str, Arm] = {
+    arm.name: arm
+    for arm in (
+        Ours(),
+        Ours("ours-unlabelled", "ours, without classes", labelled=False),
+        Peer("diffusers", "diffusers", "diffusers", with_our_recipe=False),
+        Peer("diffusers+ours", "diffusers' network, our recipe", "diffusers", with_our_recipe=True),
+        Peer("ddp", "denoising-diffusion-pytorch", "ddp", with_our_recipe=False),
+        Peer("ddp+ours", "denoising-diffusion-pytorch's network, our recipe", "ddp", with_our_recipe=True),
+    )
+}
+
+
+def ground_of(data: Path, scratch: Path) -> Ground:
+    """The project's params on the data in a folder."""
+    return Ground(data, scratch, load_params(ROOT / "params.yaml"))
+
+
+def untrained_model(ground: Ground) -> Model:
+    """Ours before its first step."""
+    from pipeline.diffusion.artefact import Model, build_network
+    from pipeline.table import read_table
+    from pipeline.train import describe
+
+    schedule = ground.data / "schedule"
+    table = read_table(schedule / "table.parquet")
+    description = describe(ground.params, ground.prepared, table, schedule)
+    return Model(description, build_network(description, seed=0).eval(), table.schedule, digest="untrained")
+
+
+def _drawn(model: Model, prepared: PreparedSet, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
+    from pipeline.judging.evaluation_samples import draw_samples
+
+    samples: Samples = draw_samples(model, prepared.split("train"), params)
+    return samples.images, samples.labels
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.contestants",
+        description="Train a peer's network.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    peers = [name for name, arm in ARMS.items() if isinstance(arm, Peer)]
+    parser.add_argument("--arm", choices=peers, required=True)
+    parser.add_argument("--num-images", type=int, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, default=Path("data"))
+    parser.add_argument("--pictures", type=Path, help="PNG files, for ddp")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
+    arguments = parser.parse_args()
+    ground = ground_of(arguments.data, arguments.out)
+    arm = cast("Peer", ARMS[arguments.arm])
+    if arm.with_our_recipe:
+        _train_with_our_recipe(arm.peer, ground, arguments.num_images, arguments.seed, arguments.out)
+    else:
+        _train_with_their_recipe(arm.peer, ground, arguments)
+
+
+def _train_with_their_recipe(peer: str, ground: Ground, arguments: argparse.Namespace) -> None:
+    from benchmarks.peers import train_ddp, train_diffusers
+    from pipeline.diffusion.tensors import save_tensors
+
+    recipes: dict[str, Callable[[], Any]] = {
+        "diffusers": lambda: train_diffusers(ground.prepared.split("train"), arguments.num_images, seed=arguments.seed),
+        "ddp": lambda: train_ddp(arguments.pictures, arguments.out, arguments.num_images, seed=arguments.seed),
+    }
+    save_tensors(arguments.out / WEIGHTS, recipes[peer]())
+
+
+def _train_with_our_recipe(peer: str, ground: Ground, num_images: int, seed: int, out: Path) -> None:
+    from benchmarks.peers import peer_network
+    from pipeline.device import best_device
+    from pipeline.diffusion.tensors import save_tensors
+    from pipeline.table import read_table
+    from pipeline.team import assembled
+    from pipeline.training import Training
+
+    params = ground.params.train.model_copy(update={"num_images": num_images, "seed": seed})
+    with assembled(params.batch_size) as team:
+        network = peer_network(peer, ground.prepared.info.num_classes, seed=seed)
+        table, split = read_table(ground.data / "schedule" / "table.parquet"), ground.prepared.split("train")
+        training = Training(params, cast("UNet", network), table, split, best_device(), team)
+        deque(training.steps(), maxlen=0)
+        if team.is_first:
+            save_tensors(out / WEIGHTS, training.ema.tracks[0])
+
+
+if __name__ == "__main__":
+    command.run(main)

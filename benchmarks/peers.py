@@ -1,0 +1,288 @@
+"""The peers: their networks, as their authors build them for small grey images, their recipes and their fast samplers.
+
+| peer | network | recipe | fast sampler |
+|---|---|---|---|
+| diffusers | `UNet2DModel` of Hugging Face's diffusion course, unit 1, for 28 pixels | `train_unconditional.py` | `DDIMPipeline` |
+| denoising-diffusion-pytorch | `Unet(32, (1, 2, 4))` | its `Trainer`, with the settings of its README | its DDIM |
+
+Where a setting of theirs would only cost them here it is left out: no mirrored images (shoes look to the left), no
+half precision (slow on a CPU), no pictures drawn on the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.diffusion.errors import FoundryError
+from pipeline.diffusion.images import to_bytes, to_unit_range
+
+if TYPE_CHECKING:
+    from pipeline.prepared import Split
+
+# ruff: noqa: PLC0415  # the peers are heavy, and not everywhere
+
+SIDE = 28
+"""Pixels that the networks are made for."""
+NUM_STEPS = 50
+"""Of their fast samplers, where nothing else is asked for."""
+BATCH_SIZE = 64
+"""Images drawn at a time."""
+
+
+class PeerNetwork(nn.Module):
+    """A peer's network as ours is called: (x, t, labels) -> prediction."""
+
+    def __init__(self, network: Any, first: nn.Module, last: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        # The names by which our optimiser knows a network's ends; who registers first gives the name.
+        self.inward, self.outward = first, last
+        self.network, self.num_classes = network, num_classes
+
+    def weights(self) -> dict[str, Tensor]:
+        """By name, each once, not copied."""
+        return {name: weight.detach() for name, weight in self.named_parameters()}
+
+    def take(self, weights: dict[str, Tensor]) -> None:
+        """Take over what `weights` of another one was."""
+        for name, weight in self.weights().items():
+            weight.copy_(weights[name])
+
+
+class DiffusersNetwork(PeerNetwork):
+    """1.7 million weights."""
+
+    def __init__(self, num_classes: int) -> None:
+        unet = diffusers_unet(num_classes)
+        super().__init__(unet, unet.conv_in, unet.conv_out, num_classes)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        prediction: Tensor = self.network(x, t, labels).sample
+        return prediction
+
+
+class DdpNetwork(PeerNetwork):
+    """2.6 million weights, 2.9 with classes: the same network from the package's module for guidance."""
+
+    def __init__(self, num_classes: int) -> None:
+        unet = ddp_unet(num_classes)
+        for module in unet.modules():
+            # A gain for each channel: in four dimensions our optimiser would take it for a convolution's matrix.
+            if type(module).__name__ == "RMSNorm":
+                module.g = nn.Parameter(module.g.detach().flatten(0, 1))
+        super().__init__(unet, unet.init_conv, unet.final_conv, num_classes)
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        # Classes are dropped by the batch, as in ours.
+        known = () if labels is None else (labels, 0.0)
+        prediction: Tensor = self.network(x, t, *known)
+        return prediction
+
+
+NETWORKS: dict[str, Callable[[int], PeerNetwork]] = {"diffusers": DiffusersNetwork, "ddp": DdpNetwork}
+
+
+def peer_network(peer: str, num_classes: int, *, seed: int = 0) -> PeerNetwork:
+    """A new network; `num_classes` 0: without classes."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return NETWORKS[peer](num_classes)
+
+
+def diffusers_unet(num_classes: int) -> Any:
+    _import_torchvision()
+    from diffusers import UNet2DModel
+
+    return UNet2DModel(
+        sample_size=SIDE,
+        in_channels=1,
+        out_channels=1,
+        layers_per_block=2,
+        block_out_channels=(32, 64, 64),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        # The null class is one more.
+        num_class_embeds=num_classes + 1 if num_classes else None,
+    )
+
+
+def ddp_unet(num_classes: int) -> Any:
+    ddp = import_ddp()
+    if not num_classes:
+        return ddp.Unet(32, dim_mults=(1, 2, 4), channels=1)
+    from denoising_diffusion_pytorch.classifier_free_guidance import Unet
+
+    return Unet(32, num_classes=num_classes + 1, dim_mults=(1, 2, 4), channels=1)
+
+
+def import_ddp() -> Any:
+    """The package denoising_diffusion_pytorch.
+
+    Raises:
+        FoundryError: it is not installed.
+
+    """
+    _import_torchvision()
+    try:
+        import denoising_diffusion_pytorch
+    except ModuleNotFoundError as error:
+        raise FoundryError(f"{error.name}: not installed; `make bench-peers`, see benchmarks/README.md") from None
+    return denoising_diffusion_pytorch
+
+
+def _import_torchvision() -> None:
+    """Import it, where it is: both peers do, and it may need help."""
+    if find_spec("torchvision") is None:
+        return
+    try:
+        import_module("torchvision")
+    except RuntimeError:
+        # Built for cards, it does not load its operators beside a torch without, and then asks for these two. Nobody
+        # here calls them.
+        for name in ("nms", "qnms"):
+            signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            torch.library.define(f"torchvision::{name}", signature)
+        import_module("torchvision")
+
+
+def train_diffusers(split: Split, num_images: int, *, seed: int) -> dict[str, Tensor]:
+    """The averaged weights of `train_unconditional.py`: its defaults, and EMA as in its README."""
+    _import_torchvision()
+    from diffusers import DDPMScheduler
+    from diffusers.optimization import get_scheduler
+    from diffusers.training_utils import EMAModel
+
+    torch.manual_seed(seed)
+    network, batch_size = peer_network("diffusers", 0, seed=seed), 16
+    noise_scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
+    optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
+    num_steps = max(1, num_images // batch_size)
+    plan = get_scheduler("cosine", optimiser, num_warmup_steps=500, num_training_steps=num_steps)
+    average = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, inv_gamma=1.0, power=3 / 4)
+    for rows in np.array_split(_order(len(split), num_steps * batch_size, seed), num_steps):
+        clean = _as_tensor(split, rows)
+        noise, t = torch.randn_like(clean), torch.randint(0, 1000, (len(clean),))
+        loss = F.mse_loss(network(noise_scheduler.add_noise(clean, noise, t), t, None), noise)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        optimiser.step()
+        plan.step()
+        optimiser.zero_grad()
+        average.step(network.parameters())
+    average.copy_to(network.parameters())
+    return network.weights()
+
+
+def train_ddp(pictures: Path, results: Path, num_images: int, *, seed: int) -> dict[str, Tensor]:
+    """The averaged weights of its `Trainer` on a folder of PNG files."""
+    ddp, batch_size, accumulate = import_ddp(), 32, 2
+    torch.manual_seed(seed)
+    trainer = ddp.Trainer(
+        ddp_diffusion(peer_network("ddp", 0, seed=seed)),
+        str(pictures),
+        train_batch_size=batch_size,
+        gradient_accumulate_every=accumulate,
+        train_lr=8e-5,
+        train_num_steps=max(1, num_images // (batch_size * accumulate)),
+        ema_decay=0.995,
+        augment_horizontal_flip=False,
+        calculate_fid=False,
+        save_and_sample_every=2**40,
+        results_folder=str(results),
+    )
+    trainer.train()
+    network: PeerNetwork = trainer.ema.ema_model.model
+    return network.weights()
+
+
+def ddp_diffusion(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Any:
+    """The package's process around a network of its own, with its defaults: v-prediction, sigmoid schedule."""
+    ddp = import_ddp()
+    return ddp.GaussianDiffusion(
+        _AsDdpCalls(network), image_size=SIDE, timesteps=1000, sampling_timesteps=num_steps, auto_normalize=True
+    )
+
+
+class _AsDdpCalls(PeerNetwork):
+    """The same network as its own package calls it."""
+
+    channels = out_dim = 1
+    self_condition = random_or_learned_sinusoidal_cond = False
+
+    def __init__(self, network: PeerNetwork) -> None:
+        super().__init__(network.network, network.inward, network.outward, network.num_classes)
+
+    def forward(self, x: Tensor, t: Tensor, self_condition: Tensor | None = None) -> Tensor:
+        del self_condition
+        prediction: Tensor = self.network(x, t)
+        return prediction
+
+
+Sampler = Callable[[int], NDArray[np.uint8]]
+"""From a number of images to the images, in one batch."""
+
+
+def diffusers_sampler(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Sampler:
+    """`DDIMPipeline`."""
+    from diffusers import DDIMPipeline, DDIMScheduler
+
+    pipeline = DDIMPipeline(network.network.eval(), DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear"))
+    pipeline.set_progress_bar_config(disable=True)
+
+    def sample(count: int) -> NDArray[np.uint8]:
+        images = pipeline(batch_size=count, num_inference_steps=num_steps, output_type="np").images
+        pixels: NDArray[np.uint8] = np.rint(255 * images).astype(np.uint8)
+        return pixels
+
+    return sample
+
+
+def ddp_sampler(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Sampler:
+    """`GaussianDiffusion.sample` with DDIM."""
+    diffusion = ddp_diffusion(network, num_steps).eval()
+
+    def sample(count: int) -> NDArray[np.uint8]:
+        images: NDArray[np.uint8] = to_bytes(2 * diffusion.sample(batch_size=count) - 1).movedim(1, -1).numpy()
+        return images
+
+    return sample
+
+
+SAMPLERS: dict[str, Callable[[PeerNetwork, int], Sampler]] = {"diffusers": diffusers_sampler, "ddp": ddp_sampler}
+
+
+def draw_peer(sample: Sampler, count: int, *, seed: int) -> NDArray[np.uint8]:
+    """`count` images, in batches."""
+    torch.manual_seed(seed)
+    starts = range(0, count, BATCH_SIZE)
+    return np.concatenate([sample(min(BATCH_SIZE, count - start)) for start in starts])
+
+
+def write_pictures(split: Split, folder: Path) -> None:
+    """All images as PNG files, as `Trainer` wants them."""
+    from pipeline.drawing import as_image
+
+    folder.mkdir(parents=True)
+    for number in range(len(split)):
+        as_image(split.images(np.array([number]))[0]).save(folder / f"{number:06}.png")
+
+
+def _order(num_images: int, wanted: int, seed: int) -> NDArray[np.int64]:
+    """Positions of `wanted` images, epoch after epoch, each in another order."""
+    random = np.random.default_rng(seed)
+    epochs = [random.permutation(num_images) for _ in range(-(-wanted // num_images))]
+    order: NDArray[np.int64] = np.concatenate(epochs)[:wanted]
+    return order
+
+
+def _as_tensor(split: Split, rows: NDArray[np.int64]) -> Tensor:
+    return to_unit_range(torch.from_numpy(split.images(rows)).movedim(-1, 1))

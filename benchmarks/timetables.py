@@ -1,0 +1,167 @@
+"""How good pictures are by number of steps and by the times at which the network is asked.
+
+    python -m benchmarks.timetables --out benchmarks/results/timetables.json --figure docs/timetables.png
+
+All arms draw from the same seeds, classes and network, so their differences are smaller than their errors. `optimised`
+are the model's own times, found in the data's spectrum; with --tuning those of that file, refined on the model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.contestants import ground_of
+from benchmarks.protocol import finish, parser, say, table
+from pipeline import command
+from pipeline.diffusion.artefact import Model, load_model
+from pipeline.diffusion.images import to_unit_range
+from pipeline.diffusion.timetables import GRIDS, optimise_each, timetable
+from pipeline.judging.evaluation_samples import draw_samples
+from pipeline.judging.judge import Judge, load_judge
+
+if TYPE_CHECKING:
+    from pipeline.diffusion.sampling import Sampler
+    from pipeline.params import EvaluateParams
+    from pipeline.prepared import Split
+
+STEPS = (4, 5, 6, 8, 10, 15, 20, 30, 50)
+SAMPLERS: tuple[Sampler, ...] = ("dpmpp_2m", "ddim")
+OPTIMISED = "optimised"
+Times = Mapping[int, tuple[int, ...]]
+"""By number of steps."""
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    data = arguments.data
+    ground = ground_of(data, data)
+    judge = load_judge(data / "features", ground.prepared)
+    model = load_model(arguments.model or data / "model")
+    if arguments.tuning:
+        model = tuned(model, json.loads(arguments.tuning.read_text(encoding="utf-8"))["timetables"])
+    params = ground.params.evaluate.model_copy(
+        update={"num_samples": 120 if arguments.quick else arguments.num_samples, "guidance_scale": 1.0}
+    )
+    steps = (4, 8) if arguments.quick else STEPS
+    results = list(measured(model, judge, ground.prepared.split("train"), params, steps, arguments.samplers))
+    document = {"model_digest": model.digest, "num_samples": params.num_samples, "results": results}
+    finish(arguments, document, report(document))
+    if arguments.figure:
+        write_figure(arguments.figure, document)
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser("timetables", __doc__)
+    made.add_argument("--model", type=Path, metavar="FOLDER", help="default: data/model")
+    made.add_argument("--tuning", type=Path, metavar="FILE", help="tuning.json, for its times")
+    made.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
+    made.add_argument("--num-samples", type=int, default=2000, help="default: %(default)s")
+    made.add_argument("--data", type=Path, default=Path("data"), help="holds prepared, features and the model")
+    made.add_argument("--figure", type=Path, metavar="FILE", help="PNG")
+    return made
+
+
+def measured(
+    model: Model,
+    judge: Judge,
+    train: Split,
+    params: EvaluateParams,
+    steps: Iterable[int],
+    samplers: Iterable[Sampler],
+) -> Iterable[dict[str, Any]]:
+    """Judge each (sampler, grid, number of steps)."""
+    numbers, eigenvalues = list(steps), spectrum(judge)
+    for sampler in samplers:
+        grids = grids_of(model, sampler, numbers, eigenvalues)
+        for number, (grid, times) in itertools.product(numbers, grids.items()):
+            own = tuned(model, {sampler: {str(number): times[number]}})
+            asked = params.model_copy(update={"sampler": sampler, "num_steps": number})
+            samples = draw_samples(own, train, asked)
+            figures = judge.figures(samples.images, samples.labels)
+            told = {name: figures[name] for name in ("kid", "kid_standard_error", "frechet_distance")}
+            say(f"{sampler} {grid} {number}: Frechet distance {told['frechet_distance']:.3g}")
+            yield {"sampler": sampler, "grid": grid, "num_steps": number, "times": list(times[number]), **told}
+
+
+def grids_of(model: Model, sampler: Sampler, numbers: list[int], eigenvalues: Tensor) -> dict[str, Times]:
+    """The rules, and the model's own times; where it knows none, those that suit this spectrum of images."""
+    found: dict[str, Times] = {
+        grid: {number: timetable(grid, model.schedule, number) for number in numbers} for grid in GRIDS
+    }
+    known = model.description.timetables.get(sampler, {})
+    missing = [number for number in numbers if str(number) not in known]
+    searched = dict(zip(missing, optimise_each(sampler, missing, model.schedule, eigenvalues), strict=True))
+    own = {number: tuple(known[str(number)]) for number in numbers if number not in searched}
+    return found | {OPTIMISED: own | searched}
+
+
+def spectrum(judge: Judge) -> Tensor:
+    """Eigenvalues of the covariance of the held-out images' pixels, float64, falling."""
+    pixels = to_unit_range(torch.from_numpy(judge.held_out[:])).flatten(1).double()
+    values: Tensor = torch.linalg.eigvalsh(pixels.T.cov())
+    return values.clamp(min=0).flip(0)
+
+
+def tuned(model: Model, timetables: Mapping[str, Mapping[str, Iterable[int]]]) -> Model:
+    """The model with these times."""
+    times = {name: {steps: tuple(t) for steps, t in by.items()} for name, by in timetables.items()}
+    return replace(model, description=replace(model.description, timetables=times))
+
+
+def report(document: dict[str, Any]) -> str:
+    """A table for each sampler: Frechet distance, and KID with its error, by number of steps."""
+    results = document["results"]
+    parts = []
+    for sampler in dict.fromkeys(result["sampler"] for result in results):
+        own = [result for result in results if result["sampler"] == sampler]
+        grids = list(dict.fromkeys(result["grid"] for result in own))
+        cell = {(result["num_steps"], result["grid"]): result for result in own}
+        rows = [
+            [number, *(_cell(cell[number, grid]) for grid in grids)]
+            for number in dict.fromkeys(result["num_steps"] for result in own)
+        ]
+        parts.append(f"{sampler}: Frechet distance; KID ± its error\n\n" + table(["steps", *grids], rows))
+    return "\n".join(parts)
+
+
+def _cell(result: Mapping[str, float]) -> str:
+    return f"{result['frechet_distance']:.2f}; {result['kid']:.3f} ± {result['kid_standard_error']:.3f}"
+
+
+def write_figure(path: Path, document: dict[str, Any]) -> None:
+    """Frechet distance against the number of steps, a panel for each sampler."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  # not every run draws
+    from matplotlib.ticker import LogLocator  # noqa: PLC0415
+
+    results = document["results"]
+    samplers = list(dict.fromkeys(result["sampler"] for result in results))
+    figure = Figure(figsize=(5 * len(samplers), 4), layout="constrained")
+    panels = figure.subplots(1, len(samplers), sharey=True, squeeze=False)[0]
+    for axes, sampler in zip(panels, samplers, strict=True):
+        for grid in dict.fromkeys(result["grid"] for result in results):
+            own = [result for result in results if (result["sampler"], result["grid"]) == (sampler, grid)]
+            steps, distances = ([result[key] for result in own] for key in ("num_steps", "frechet_distance"))
+            axes.plot(steps, distances, marker="o", label=grid, linewidth=2.5 if grid == OPTIMISED else 1.2)
+        ticks = sorted({result["num_steps"] for result in results})
+        axes.set(xscale="log", yscale="log", xlabel="network calls an image", title=sampler)
+        axes.set_xticks(ticks, [str(tick) for tick in ticks])
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+    panels[0].set_ylabel("Frechet distance")
+    panels[0].legend(fontsize="small")
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+if __name__ == "__main__":
+    command.run(main)

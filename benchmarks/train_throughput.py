@@ -1,0 +1,311 @@
+"""How fast training is, of what this machine can compute, and what it costs beside computing.
+
+    python -m benchmarks.train_throughput --out benchmarks/results/train_throughput.json
+
+All networks are trained by our loop in one process on all cores, in turn; `pipeline.train` is also run as a command,
+in as many processes as it takes. The peak is that of ours' own convolutions, forward and backward, each by itself in the
+layout that suits it, in one process or in one for each core, whichever is faster.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import chdir
+from dataclasses import asdict, dataclass
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import psutil
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.contestants import ARMS, Ground, ground_of, untrained_model
+from benchmarks.convolutions import Peak, convolutions_of, measured_peak, measured_peak_of_processes
+from benchmarks.peers import NETWORKS, peer_network
+from benchmarks.protocol import finish, in_turn, parser, say, scratch_environment, seconds_of, table
+from benchmarks.time_to_quality import pace_of
+from pipeline import command, tracking
+from pipeline.device import best_device
+from pipeline.diffusion.errors import FoundryError
+from pipeline.journal import Journal
+from pipeline.prepared import PreparedSet, Split, write_split
+from pipeline.table import read_table
+from pipeline.training import Training, check_finite
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from pipeline.diffusion.unet import UNet
+
+BATCH_SIZES = (16, 64, 256)
+TIMES = 10
+"""How many times as many images the large data set has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much is measured."""
+
+    rounds: int
+    steps: int
+    """Of training in a round."""
+    command: bool
+    """Whether `pipeline.train` is run."""
+
+
+FULL, QUICK = Effort(rounds=7, steps=6, command=True), Effort(rounds=1, steps=1, command=False)
+FIRST_TRIAL, LEAST_TRIAL_SEC = 2048, 60.0
+"""Images of the shortest training by `pipeline.train`, and how long the longest takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedSplit:
+    """A split that knows how long others have waited for its images."""
+
+    split: Split
+    seconds: list[float]
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def labels(self) -> NDArray[np.int64] | None:
+        return self.split.labels
+
+    def images(self, indices: NDArray[np.integer] | slice) -> NDArray[np.uint8]:
+        began = time.perf_counter()
+        images = self.split.images(indices)
+        self.seconds.append(time.perf_counter() - began)
+        return images
+
+
+def main() -> None:
+    made = parser("train_throughput", __doc__)
+    made.add_argument("--data", type=Path, default=Path("data"), help="holds prepared, schedule, features")
+    arguments = made.parse_args()
+    effort = QUICK if arguments.quick else FULL
+    with TemporaryDirectory(prefix="foundry-") as scratch:
+        ground = ground_of(arguments.data.absolute(), Path(scratch))
+        document = measure(ground, effort)
+    finish(arguments, document, report(document))
+
+
+def measure(ground: Ground, effort: Effort) -> dict[str, Any]:
+    """All of it."""
+    networks = _networks(ground)
+    say("convolutions, each by itself")
+    shapes = convolutions_of(networks["ours"], _call(networks["ours"], ground.params.train.batch_size))
+    peaks = [each(shapes, effort.rounds) for each in (measured_peak, measured_peak_of_processes)]
+    say("steps of every network, in turn")
+    trainings = {name: training_of(ground, network) for name, network in networks.items()}
+    rates = _rates({name: training.steps() for name, training in trainings.items()}, ground, effort)
+    say("python -m pipeline.train")
+    command_rate = _command_rate(ground) if effort.command else None
+    say("reading and tracking")
+    document = {
+        "peak": [asdict(peak) for peak in peaks],
+        "networks": {name: {**_cost(networks[name]), "images_per_sec": rate} for name, rate in rates.items()},
+        "command_images_per_sec": command_rate,
+        "loading_share": _loading_share(ground, effort),
+        **_tracking_shares(ground, effort),
+    }
+    say("memory and speed by batch and by size of the data set")
+    return document | {"memory": _memory(ground, effort)}
+
+
+def training_of(
+    ground: Ground, network: nn.Module, split: Split | None = None, batch_size: int | None = None
+) -> Training:
+    """Our loop around a network, in this process alone."""
+    params, table_ = ground.params.train, read_table(ground.data / "schedule" / "table.parquet")
+    if batch_size:
+        params = params.model_copy(update={"batch_size": batch_size})
+    return Training(params, cast("UNet", network), table_, split or ground.prepared.split("train"), best_device())
+
+
+def _networks(ground: Ground) -> dict[str, nn.Module]:
+    """Ours, and those of the peers that are installed and fit the images."""
+    found: dict[str, nn.Module] = {"ours": untrained_model(ground).network}
+    for peer in NETWORKS:
+        try:
+            found[peer] = peer_network(peer, ground.prepared.info.num_classes)
+        except FoundryError as error:
+            say(f"left out: {error}")
+    return found
+
+
+def _call(network: nn.Module, rows: int) -> Callable[[], object]:
+    x, t = torch.randn(rows, 1, 28, 28), torch.zeros(rows, dtype=torch.int64)
+    return lambda: network(x, t, t)
+
+
+def _cost(network: nn.Module) -> dict[str, float]:
+    """Of one image."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        _call(network, 1)()
+    return {
+        "weights_millions": sum(weight.numel() for weight in network.parameters()) / 1e6,
+        "multiply_adds_millions": counter.get_total_flops() / 2e6,
+    }
+
+
+def _rates(steps: dict[str, Iterator[object]], ground: Ground, effort: Effort) -> dict[str, float]:
+    """Images a second of each network, medians."""
+
+    def ask(name: str) -> Callable[[], float]:
+        return lambda: seconds_of(lambda: list(islice(steps[name], effort.steps)))
+
+    seconds = in_turn({name: ask(name) for name in steps}, effort.rounds)
+    images = effort.steps * ground.params.train.batch_size
+    return {name: images / median(values) for name, values in seconds.items()}
+
+
+def _command_rate(ground: Ground) -> float:
+    """Images a second of `pipeline.train` while it trains, with all that it does."""
+
+    def trial(num_images: int) -> float:
+        with TemporaryDirectory(dir=ground.scratch) as folder:
+            return ARMS["ours"].train(ground, num_images, 0, Path(folder) / "trial").seconds
+
+    return pace_of(trial, LEAST_TRIAL_SEC, FIRST_TRIAL).images_per_sec
+
+
+def _loading_share(ground: Ground, effort: Effort) -> float:
+    """Share of the time that passes until images are read."""
+    split = TimedSplit(ground.prepared.split("train"), [])
+    steps = training_of(ground, untrained_model(ground).network, cast("Split", split)).steps()
+    next(steps)
+    split.seconds.clear()
+    seconds = seconds_of(lambda: list(islice(steps, effort.rounds * effort.steps)))
+    return sum(split.seconds) / seconds
+
+
+def _tracking_shares(ground: Ground, effort: Effort) -> dict[str, float]:
+    """Share of the time that the loop waits for what is noted, logged and saved; and the sender's share of one core."""
+    training = training_of(ground, untrained_model(ground).network)
+    own, waited = scratch_environment(ground.scratch), 0.0
+    os.environ |= {name: own[name] for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT")}
+    with chdir(ground.scratch), tracking.stage_run("train", params={}) as run:
+        journal = Journal(ground.scratch / "journal", training, checkpoint_interval_sec=30.0)
+        journal.store.mkdir(exist_ok=True)
+        steps, began, sent = training.steps(), time.perf_counter(), _sender_seconds()
+        for step in islice(steps, 10 * effort.rounds * effort.steps):
+            float(step.loss)
+            ready = time.perf_counter()
+            check_finite(step, None)
+            if (row := journal.note(step)) is not None:
+                run.metrics(row, step=step.num_images)
+            if journal.is_time_to_save():
+                journal.save()
+            waited += time.perf_counter() - ready
+        seconds = time.perf_counter() - began
+        return {"tracking_share": waited / seconds, "sender_share": (_sender_seconds() - sent) / seconds}
+
+
+def _sender_seconds() -> float:
+    """CPU time of the thread that sends to MLflow."""
+    numbers = {thread.native_id for thread in threading.enumerate() if thread.name == "tracking"}
+    return sum(each.user_time + each.system_time for each in psutil.Process().threads() if each.id in numbers)
+
+
+def _memory(ground: Ground, effort: Effort) -> list[dict[str, float]]:
+    """Anonymous memory and speed in fresh processes, round after round; medians."""
+    large = ground.scratch / "large"
+    write_large(ground.prepared.split("train"), large, TIMES)
+    own = ground.params.train.batch_size
+    cases = [(batch_size, 1) for batch_size in sorted({*BATCH_SIZES, own})] + [(own, TIMES)]
+    found: dict[tuple[int, int], list[dict[str, float]]] = {case: [] for case in cases}
+    for _ in range(max(1, effort.rounds // 2)):
+        for batch_size, times in cases:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                work = pool.submit(memory_of, ground.data, large if times > 1 else None, batch_size, effort)
+                found[batch_size, times].append(work.result())
+    return [
+        {"batch_size": batch_size, "data_set_times": times}
+        | {key: median(each[key] for each in values) for key in values[0]}
+        for (batch_size, times), values in found.items()
+    ]
+
+
+def write_large(split: Split, folder: Path, times: int) -> None:
+    """A split with every image `times` times."""
+    positions = np.tile(np.arange(len(split)), times)
+    write_split(folder, positions, split.images, None if split.labels is None else np.tile(split.labels, times))
+
+
+def memory_of(data: Path, large: Path | None, batch_size: int, effort: Effort) -> dict[str, float]:
+    """Most anonymous memory, and images a second, of this process's training."""
+    ground = ground_of(data, data)
+    split = large_split(ground.prepared, large) if large else None
+    steps = training_of(ground, untrained_model(ground).network, split, batch_size).steps()
+    next(steps)
+    most, began = 0.0, time.perf_counter()
+    for _ in islice(steps, effort.rounds * effort.steps):
+        most = max(most, _anonymous_mib())
+    count = effort.rounds * effort.steps * batch_size
+    return {"anonymous_mib": most, "images_per_sec": count / (time.perf_counter() - began)}
+
+
+def large_split(prepared: PreparedSet, folder: Path) -> Split:
+    """What `write_large` wrote."""
+    shards = tuple(np.load(path, mmap_mode="r") for path in sorted(folder.glob("images-*.npy")))
+    labels = np.load(folder / "labels.npy") if prepared.info.class_names else None
+    return Split(shards, labels)
+
+
+def _anonymous_mib() -> float:
+    """Memory of this process that is no file's."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def report(document: dict[str, Any]) -> str:
+    """The tables of the docs."""
+    peak = max((Peak(**each) for each in document["peak"]), key=lambda each: each.gflops_per_sec)
+    ours = document["networks"]["ours"]
+    rows = [
+        [name, *(cost[key] for key in ("weights_millions", "multiply_adds_millions", "images_per_sec"))]
+        for name, cost in document["networks"].items()
+    ]
+    if document["command_images_per_sec"]:
+        rows.append(["ours, python -m pipeline.train", *rows[0][1:3], document["command_images_per_sec"]])
+    wide = [[*row, 1000 / cast("float", row[3]), row[3] / ours["images_per_sec"], _share(row, peak)] for row in rows]
+    columns = ["network", "weights, M", "multiply-adds an image, M", "images/s", "ms an image", "times ours", "of peak"]
+    shares = {
+        "peak of ours' convolutions, GFLOP/s, one process": Peak(**document["peak"][0]).gflops_per_sec,
+        "peak of ours' convolutions, GFLOP/s, a process a core": Peak(**document["peak"][1]).gflops_per_sec,
+        "share of time, reading images": document["loading_share"],
+        "share of time, noting, logging and saving": document["tracking_share"],
+        "share of one core, sending to MLflow": document["sender_share"],
+    }
+    memory = [[row[key] for key in MEMORY_COLUMNS] for row in document["memory"]]
+    parts: Sequence[str] = (
+        table(columns, wide),
+        table(["beside", ""], shares.items()),
+        table(["batch", "times the images", "memory, MiB", "images/s"], memory),
+    )
+    return "\n".join(parts)
+
+
+MEMORY_COLUMNS = ("batch_size", "data_set_times", "anonymous_mib", "images_per_sec")
+
+
+def _share(row: Sequence[object], peak: Peak) -> float:
+    """Of the peak: three passes of two operations for each multiply-add."""
+    multiply_adds, rate = (cast("float", value) for value in (row[2], row[3]))
+    return 6e6 * multiply_adds * rate / (1e9 * peak.gflops_per_sec)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,52 @@
+"""What DVC does where a stage cannot: two runs at once, outs that somebody has changed."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.prepared import PreparedSet
+from tests.faults import small_project
+from tests.test_pipeline import Project
+
+
+@pytest.fixture
+def project(tmp_path: Path, digits: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Project:
+    project = Project(tmp_path)
+    small_project.write_inputs(tmp_path, digits)
+    project.run("git", "init", "-q", "-b", "main")
+    project.run("dvc", "add", "-q", "data/raw")
+    return project
+
+
+def _start(project: Project) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        ["dvc", "repro", "prepare"],
+        cwd=project.folder,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_of_two_runs_at_once_one_waits_or_is_refused_and_changed_outs_are_made_again(project: Project) -> None:
+    runs = [_start(project) for _ in range(2)]
+    said = [run.communicate(timeout=240)[0] for run in runs]
+    codes = [run.returncode for run in runs]
+    assert 0 in codes, said
+    for code, words in zip(codes, said, strict=True):
+        assert code == 0 or "lock" in words, words
+    out = project.folder / "data" / "prepared"
+    digest = PreparedSet.open(out).info.digest
+
+    # The same bytes would not be noticed by size and time alone; DVC looks at the content.
+    shard = out / "train" / "images-00000.npy"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.unlink()
+    shard.write_bytes(content)
+    project.run("dvc", "repro", "prepare")
+    assert PreparedSet.open(out).info.digest == digest

@@ -1,0 +1,85 @@
+"""Every file that a stage reads, damaged in every way: the stage names it and begins nothing."""
+
+import importlib
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.diffusion.errors import FoundryError
+from tests.faults import small_project
+
+ROOT = Path(__file__).parents[2]
+DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+READERS = ("schedule", "features", "train", "evaluate", "register")
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def _remove(path: Path) -> None:
+    path.unlink()
+
+
+def _make_another(path: Path) -> None:
+    path.write_bytes(b"[1, 2]" + bytes(2000))
+
+
+def _flip_a_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], None]] = {
+    "cut": _cut, "empty": _empty, "gone": _remove, "another": _make_another, "one bit": _flip_a_bit,
+}  # fmt: skip
+GUARDED = {"images-00000.npy", "labels.npy", "model.safetensors", "extractor.safetensors"}
+"""What a digest beside it vouches for, bit by bit."""
+
+
+def _files(stage: str) -> list[str]:
+    """What the stage reads, by dvc.yaml; folders are named by the files that are in them."""
+    if stage == "register":
+        return ["data/model/model.json", "data/model/model.safetensors", "data/evaluation/metrics.json"]
+    data = [path for path in DVC[stage]["deps"] if path.startswith("data/")]
+    names = {path: ("images-00000.npy", "labels.npy") for path in data if path.split("/")[-1] in {"train", "held_out"}}
+    return [f"{path}/{name}" if name else path for path in data for name in names.get(path, ("",))]
+
+
+CASES = [
+    pytest.param(stage, file, damage, id=f"{stage}-{file.removeprefix('data/')}-{damage}".replace(" ", "-"))
+    for stage in READERS
+    for file in _files(stage)
+    for damage in DAMAGES
+    if damage != "one bit" or Path(file).name in GUARDED
+]
+
+
+@pytest.mark.parametrize(("stage", "file", "damage"), CASES)
+def test_a_damaged_file_is_named_before_anything_begins(
+    made: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch, stage: str, file: str, damage: str
+) -> None:
+    shutil.copytree(made / "data", workspace / "data")
+    shutil.copyfile(made / "params.yaml", workspace / "params.yaml")
+    shutil.rmtree(workspace / "data" / "registration")
+    DAMAGES[damage](workspace / file)
+    monkeypatch.setattr(sys, "argv", [stage, *small_project.STAGES[stage]])
+    monkeypatch.setenv("NPROC", "1")
+    # Nothing may come so far as to log.
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    with pytest.raises(FoundryError) as caught:
+        importlib.import_module(f"pipeline.{stage}").main()
+    said = str(caught.value)
+    folder = file if "prepared/" not in file else "/".join(file.split("/")[:2])
+    assert folder in said or Path(file).name in said
+    assert not (workspace / ".foundry" / "outbox").exists()
+    assert not (workspace / "data" / "registration" / "decision.json").exists()

@@ -1,0 +1,90 @@
+"""On PYTHONPATH this watches every Python process: who unpickles, and whom it calls; WATCH_LOG has a line for each.
+
+Whoever is not allowed to unpickle fails, and what WATCH_FORBIDDEN names (top-level modules, by commas) is not there.
+"""
+
+import ipaddress
+import json
+import os
+import pickle
+import sys
+from typing import Any
+
+ALLOWED = {
+    "multiprocessing": "a parent speaks to the children that it has started itself, over pipes that nobody else has",
+    "asyncio": "as multiprocessing",
+    "dvc_data": "DVC's own notes of the files in this workspace, below .dvc/tmp and its site cache",
+    "diskcache": "the same notes, where DVC keeps them in SQLite",
+    "copyreg": "copies of objects within a process",
+}
+
+FORBIDDEN = set(filter(None, os.environ.get("WATCH_FORBIDDEN", "").split(",")))
+
+
+class RefusedError(Exception):
+    """Something was to be unpickled."""
+
+
+def _note(kind: str, what: str) -> None:
+    line = json.dumps({"kind": kind, "what": what, "command": " ".join(sys.orig_argv[:4])}) + "\n"
+    file = os.open(os.environ["WATCH_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(file, line.encode())
+    os.close(file)
+
+
+def _check_caller() -> None:
+    frame: Any = sys._getframe(2)
+    caller = str(frame.f_globals.get("__name__"))
+    is_allowed = caller.partition(".")[0] in ALLOWED
+    _note("allowed" if is_allowed else "pickle", f"{caller}.{frame.f_code.co_name}")
+    if not is_allowed:
+        raise RefusedError(caller)
+
+
+_load, _loads, _Unpickler = pickle.load, pickle.loads, pickle.Unpickler
+
+
+def load(*arguments: Any, **options: Any) -> Any:
+    _check_caller()
+    return _load(*arguments, **options)
+
+
+def loads(*arguments: Any, **options: Any) -> Any:
+    _check_caller()
+    return _loads(*arguments, **options)
+
+
+class Unpickler(_Unpickler):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        _check_caller()
+        super().__init__(*arguments, **options)
+
+
+class OnlyBilled:
+    """Finds nothing that WATCH_FORBIDDEN names, as if it were not installed."""
+
+    def find_spec(self, name: str, *_: Any) -> None:
+        if name in FORBIDDEN:
+            _note("refused", name)
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
+def _is_far(host: Any) -> bool:
+    try:
+        return not ipaddress.ip_address(str(host)).is_loopback
+    except ValueError:
+        return host not in {"localhost", "", None}
+
+
+def _hear(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "socket.connect" and isinstance(arguments[1], tuple) and _is_far(arguments[1][0]):
+        _note("connect", repr(arguments[1]))
+    if event == "socket.getaddrinfo" and _is_far(arguments[0]):
+        _note("resolve", repr(arguments[0]))
+
+
+if "WATCH_LOG" in os.environ:
+    pickle.load, pickle.loads, pickle.Unpickler = load, loads, Unpickler  # type: ignore[misc]
+    sys.addaudithook(_hear)
+    _note("begin", "")
+    sys.meta_path.insert(0, OnlyBilled())  # type: ignore[arg-type]
