@@ -22,3 +22,7 @@ def run(main: Callable[[], None]) -> None:
     except BrokenPipeError:
         # The reader went away (`… | head`): not our error, and nothing can be told to it any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A full disk or a folder that cannot be written: the machine's fault or the caller's, and it says which file.
+        sys.stderr.write(f"{error.filename or 'system'}: {error.strerror or error}\n")
+        sys.exit(FoundryError.exit_code)

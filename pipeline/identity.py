@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,8 +28,8 @@ def provenance(params: TrainParams, prepared: PreparedSet, table: Table) -> dict
     """Digests of all that the weights follow from."""
     settings = params.model_dump(mode="json")
     if params.learning_rate_plan == "constant":
-        # The length changes no step of the way, so a longer training goes on from a shorter one.
-        del settings["num_images"]
+        # The length changes no step after the warm-up, so a longer training goes on from a shorter one.
+        settings["warmup_share"] *= math.ceil(settings.pop("num_images") / params.batch_size)
     return {
         "code_digest": digest_of((HERE / name).read_bytes() for name in TRAINING_CODE),
         "data_digest": prepared.info.digest,

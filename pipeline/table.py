@@ -51,7 +51,7 @@ class Table:
 def write_table(path: Path, table: Table) -> None:
     """Write `path` at once and whole; float64 keeps every bit."""
     with replacing(path) as temporary:
-        table.frame().to_parquet(temporary, index=False)
+        table.frame().to_parquet(temporary, index=False, write_page_checksum=True)
 
 
 def read_table(path: Path) -> Table:
@@ -95,7 +95,7 @@ def _schedule_columns(schedule: NoiseSchedule) -> dict[str, Tensor]:
 
 def _read_frame(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(path, page_checksum_verification=True)
     except FileNotFoundError:
         raise ArtefactError(f"{path}: not found; stage schedule writes it") from None
     except (OSError, ValueError) as error:

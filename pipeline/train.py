@@ -11,7 +11,6 @@ one process a core or card (`NPROC` overrides), by itself or under torchrun: see
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections import deque
@@ -112,10 +111,13 @@ def _start(params: Params, prepared: PreparedSet, schedule: Path, team: Team) ->
 def describe(params: Params, prepared: PreparedSet, table: Table, schedule: Path) -> Description:
     """What model.json will say of the model."""
     from pipeline.diffusion.artefact import DEFAULT_SAMPLING, DataSpec, Description
+    from pipeline.diffusion.errors import ArtefactError
+    from pipeline.documents import read_document
     from pipeline.identity import provenance
 
-    statistics = json.loads((schedule / "statistics.json").read_text(encoding="utf-8"))
-    timetables = json.loads((schedule / "timetables.json").read_text(encoding="utf-8"))
+    statistics, timetables = (read_document(schedule / name) for name in ("statistics.json", "timetables.json"))
+    if "schedule/sigma_data" not in statistics:
+        raise ArtefactError(f"{schedule / 'statistics.json'}: schedule/sigma_data is missing")
     return Description(
         data=DataSpec(
             image_size=prepared.info.image_size,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.judging.quality import _kernel as kernel
+from pipeline.judging.quality import kernel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

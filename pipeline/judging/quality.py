@@ -110,7 +110,7 @@ def kernel_within(x: Tensor) -> KernelStatistics:
     m = len(x)
     sums, squares = torch.zeros(m, dtype=torch.float64), 0.0
     for start in range(0, m, BLOCK_SIZE):
-        k = _kernel(x[start : start + BLOCK_SIZE], x)
+        k = kernel(x[start : start + BLOCK_SIZE], x)
         k.diagonal(offset=start).zero_()
         sums[start : start + BLOCK_SIZE] = k.sum(dim=1)
         squares += k.square().sum().item()
@@ -127,7 +127,7 @@ def kernel_between(x: Tensor, y: Tensor) -> KernelStatistics:
     m, n = len(x), len(y)
     rows, columns, squares = torch.zeros(m, dtype=torch.float64), torch.zeros(n, dtype=torch.float64), 0.0
     for start in range(0, m, BLOCK_SIZE):
-        k = _kernel(x[start : start + BLOCK_SIZE], y)
+        k = kernel(x[start : start + BLOCK_SIZE], y)
         rows[start : start + BLOCK_SIZE] = k.mean(dim=1)
         columns += k.sum(dim=0) / m
         squares += k.square().sum().item()
@@ -136,7 +136,7 @@ def kernel_between(x: Tensor, y: Tensor) -> KernelStatistics:
     return KernelStatistics(rows, columns, max(0.0, (squares - explained.item()) / ((m - 1) * (n - 1))))
 
 
-def _kernel(x: Tensor, y: Tensor) -> Tensor:
+def kernel(x: Tensor, y: Tensor) -> Tensor:
     # k(x, y) = (x y / f + 1)^3, Binkowski et al. 2018, section 4
     k: Tensor = x @ y.T / x.shape[1] + 1
     return k * k * k

@@ -1,18 +1,14 @@
 """What nobody should send, and a lot of it."""
 
 import os
-import random
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.service.server import Server, serving, soon
@@ -88,63 +84,3 @@ def _begin_and_never_read(server: Server) -> socket.socket:
     head = f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection
-
-
-class Visitor:
-    """Sends requests of every kind, some of which it leaves."""
-
-    def __init__(self, server: Server, seed: int) -> None:
-        self.statuses: Counter[int] = Counter()
-        self._server = server
-        self._draw = random.Random(seed)  # noqa: S311, traffic
-
-    def stay_until(self, end: float) -> None:
-        with self._server.client() as client:
-            while time.monotonic() < end:
-                self._visit(client)
-
-    def _visit(self, client: httpx.Client) -> None:
-        draw = self._draw
-        body = {
-            "n": draw.randint(1, 8),
-            "steps": draw.choice([1, 5, 10, 30, 100, 200]),
-            "stream": draw.random() < 0.4,
-            "partial_images": draw.choice([0, 0, 3]),
-            "class_label": draw.choice([None, 0, "dog", "horse"]),
-            "guidance_scale": draw.choice([None, 2.0]),
-            "deadline_ms": draw.choice([None, None, 50, 2000]),
-            "priority": draw.randint(-9, 9),
-            "determinism": draw.choice(["exact", "fast"]),
-        }
-        try:
-            response = client.post("/v1/images/generations", json=body, timeout=draw.choice([0.05, 0.5, 60.0]))
-            self.statuses[response.status_code] += 1
-        except httpx.TimeoutException:
-            self.statuses[0] += 1
-
-
-@pytest.mark.long
-@pytest.mark.timeout(SOAK_SEC + 300)
-def test_a_long_mixed_run_leaves_memory_threads_and_slots_as_they_were(server: Server) -> None:
-    worker = server.worker()
-    visitors = [Visitor(server, seed) for seed in range(12)]
-    begin = time.monotonic()
-    threads = [threading.Thread(target=visitor.stay_until, args=(begin + SOAK_SEC,)) for visitor in visitors]
-    for thread in threads:
-        thread.start()
-    samples = []
-    while time.monotonic() < begin + SOAK_SEC:
-        time.sleep(SOAK_SEC / 60)
-        samples.append(worker.memory_info().rss / 2**20)
-        assert server.get("/livez").status_code == server.get("/readyz").status_code == 200
-    for thread in threads:
-        thread.join(120)
-    statuses = sum((visitor.statuses for visitor in visitors), Counter())
-    assert set(statuses) <= {0, 200, 422, 429, 503, 504}
-    assert statuses[200] > SOAK_SEC / 10
-    assert soon(server.is_idle)
-    assert worker.num_threads() < 40
-    # The first third warms up: allocators keep what they once had.
-    third = len(samples) // 3
-    early, late = samples[third : 2 * third], samples[2 * third :]
-    assert sum(late) / len(late) - sum(early) / len(early) < 16, samples
