@@ -101,6 +101,7 @@ def make_candidate(trained: Path, evaluation: Path, out: Path) -> Candidate:
         trained_digest=trained_digest,
         metrics=metrics,
         evidence=out / "decision.json",
+        card="",
         tags={
             **{key: value for key, value in lineage.facts().items() if key in LASTING_FACTS},
             "model.trained_digest": trained_digest,
@@ -149,8 +150,9 @@ def _register(name: str, candidate: Candidate, arena: Arena) -> str:
     found = verdict(candidate.metrics, candidate.folder, folder, arena, candidate.evidence.parent)
     word = "accept" if found.is_accepted else "reject"
     _write_decision(candidate, word, verdict=found, champion=champion)
+    card = _write_card(name, candidate, arena)
     with store.answering():
-        decided = replace(candidate, tags={**candidate.tags, "decision": word})
+        decided = replace(candidate, tags={**candidate.tags, "decision": word}, card=card)
         version = registry.add(decided, Decision(accepted=found.is_accepted, against=champion, why=found.why))
     return f"{name} version {version} is {'champion' if found.is_accepted else 'challenger'}: {found.why}"
 
@@ -174,6 +176,27 @@ def _write_decision(
         "model_digest": candidate.model.digest,
     }
     write_json(candidate.evidence, document)
+
+
+def _write_card(name: str, candidate: Candidate, arena: Arena) -> str:
+    from pipeline.card import model_card
+    from pipeline.diffusion.files import replacing
+    from pipeline.documents import read_document
+
+    # A first model may be registered where its data are not.
+    validation = arena.prepared / "validation.json"
+    card = model_card(
+        name,
+        description=candidate.model.description,
+        digest=candidate.model.digest,
+        metrics=candidate.metrics,
+        params=arena.params,
+        validation=read_document(validation) if validation.exists() else {},
+        decision=read_document(candidate.evidence),
+    )
+    with replacing(candidate.evidence.with_name("MODEL_CARD.md")) as temporary:
+        temporary.write_text(card, encoding="utf-8")
+    return card
 
 
 if __name__ == "__main__":

@@ -44,6 +44,8 @@ class Candidate:
     metrics: Mapping[str, float]
     evidence: Path
     """A file that says how it was decided."""
+    card: str
+    """Markdown: what the model is for, and how good it is."""
     tags: Mapping[str, str]
 
 
@@ -96,6 +98,7 @@ class Registry:
         with self._run(maker) as run_id:
             with _all_or_nothing() as undo:
                 self._client.log_artifact(run_id, str(candidate.evidence))
+                self._client.log_text(run_id, candidate.card, "MODEL_CARD.md")
                 source = maker.info.run_id if maker else run_id
                 model_id = self._log_model(candidate, source, undo)
                 self._log_metrics(run_id, model_id, candidate.metrics)
@@ -126,7 +129,7 @@ class Registry:
         self._make_registered_model()
         undo.callback(self._delete_if_empty)
         tags = {DIGEST_TAG: candidate.model.digest, **marks(), **candidate.tags}
-        made = self._client.create_model_version(self.name, f"{LOGGED_MODEL}{model_id}", source, tags=tags)
+        made = self._client.create_model_version(self.name, f"{LOGGED_MODEL}{model_id}", source, tags=tags, description=candidate.card)
         undo.callback(self._client.delete_model_version, self.name, str(made.version))
         return str(made.version)
 

@@ -85,6 +85,9 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     said = registered(seed=1, kid=0.1)
     assert said.startswith("tiny version 1 is champion")
     assert Registry(NAME).aliases() == {"champion": "1"}
+    card = Path("registration/MODEL_CARD.md").read_text()
+    assert card.startswith("# Model card: tiny")
+    assert versions()["1"].description == card
     assert decision() == {
         "decision": "accept",
         "rules": [
@@ -274,7 +277,7 @@ def test_a_version_leads_to_the_run_that_trained_it_and_its_registration_lies_be
     assert registration.data.tags["mlflow.parentRunId"] == training.data.tags["mlflow.parentRunId"]
     assert registration.data.metrics[promotion.KID] == 0.1
     assert registration.info.status == "FINISHED"
-    assert [file.path for file in client.list_artifacts(registration.info.run_id)] == ["decision.json"]
+    assert [file.path for file in client.list_artifacts(registration.info.run_id)] == ["MODEL_CARD.md", "decision.json"]
 
 
 @pytest.mark.usefixtures("tracking_store")
