@@ -56,6 +56,7 @@ retrain: install ## run what changed, let the gate decide, report (SET="train.se
 	@python -m pipeline.override "$${SET:-}"
 	@dvc repro $(if $(REMOTE),--pull --allow-missing)
 	@$(if $(REMOTE),dvc pull --quiet prepare features train evaluate)
+	@python -m pipeline.tracking reconcile
 	@$(MAKE) --no-print-directory register
 	@python -m pipeline.report
 	@python -m pipeline.history --out data/registration/promotions.jsonl
@@ -127,7 +128,7 @@ verify: data ## train shortly twice, once killed three times, and compare every 
 	@python -m pipeline.verify
 
 bench: install ## try every benchmark; benchmarks/README.md has the commands that measure
-	@for name in pipeline_overhead train_throughput sample_throughput timetables time_to_quality; do \
+	@for name in pipeline_overhead train_throughput sample_throughput timetables time_to_quality tick serving; do \
 	    python -m benchmarks.$$name --quick; \
 	done
 
