@@ -129,7 +129,9 @@ class Registry:
         self._make_registered_model()
         undo.callback(self._delete_if_empty)
         tags = {DIGEST_TAG: candidate.model.digest, **marks(), **candidate.tags}
-        made = self._client.create_model_version(self.name, f"{LOGGED_MODEL}{model_id}", source, tags=tags, description=candidate.card)
+        made = self._client.create_model_version(
+            self.name, f"{LOGGED_MODEL}{model_id}", source, tags=tags, description=candidate.card
+        )
         undo.callback(self._client.delete_model_version, self.name, str(made.version))
         return str(made.version)
 
