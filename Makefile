@@ -17,7 +17,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
 .PHONY: help install data demo register retrain rollback history decision remotes push drift bento image pull-request \
-    ui reconcile report serve check test test-long verify bench bench-peers gpu-check format clean
+    ui reconcile report serve check test test-long verify bench bench-peers audit gpu-check format clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -118,7 +118,7 @@ check: install ## formatting, lint, types, architecture, workflows
 
 # One thread of torch for each test process: threads that wait for each other by spinning make a busy machine crawl.
 test: check ## what CI runs
-	@OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile -m 'not long'
+	@OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
 
 test-long: install ## repeated kills and soaks, up to 45 minutes
 	@OMP_NUM_THREADS=1 pytest -m long
@@ -134,6 +134,9 @@ bench: install ## try every benchmark; benchmarks/README.md has the commands tha
 
 bench-peers: install ## what benchmarks are measured beside, into .foundry/peers
 	@pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .foundry/peers -r benchmarks/constraints.txt
+
+audit: install ## look up known weaknesses of what is pinned; needs the network
+	@uvx pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 gpu-check: install ## try the CUDA path, where there is a card
 	@python -m pipeline.gpu_check

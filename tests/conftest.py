@@ -29,6 +29,14 @@ settings.load_profile("foundry")
 OUTSIDE = ("DVC_ROOT", "DVC_STAGE", "DVC_EXP_NAME", "DVC_EXP_BASELINE_REV", "MLFLOW_RUN_ID", "MLFLOW_TRACKING_URI")
 
 
+LONGEST = ("test_retraining.py", "test_security.py", "test_pipeline.py")
+"""Files that take a minute and more: first, so that no process is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The project's folder, for commands in processes of their own."""

@@ -64,6 +64,7 @@ def test_a_job_may_write_only_what_it_must(name: str, key: str, job: dict[str, A
     assert WORKFLOWS[name]["permissions"] == {}
     allowed = {
         "ci.test": set(),
+        "ci.audit": set(),
         "retrain.retrain": {"id-token"},
         "retrain.propose": {"contents", "pull-requests"},
         "retrain.release": {"id-token", "packages"},
