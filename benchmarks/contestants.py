@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from benchmarks.peers import PeerNetwork
-    from pipeline.diffusion.artefact import Model
+    from pipeline.diffusion.artefact import Model, SamplingDefaults
     from pipeline.diffusion.unet import UNet
     from pipeline.judging.evaluation_samples import Samples
     from pipeline.params import EvaluateParams
@@ -212,10 +212,17 @@ def untrained_model(ground: Ground) -> Model:
     return Model(description, build_network(description, seed=0).eval(), table.schedule, digest="untrained")
 
 
+def sampled_as(model: Model, sampling: SamplingDefaults) -> Model:
+    """The same model, sampled so by default."""
+    return replace(model, description=replace(model.description, sampling=sampling))
+
+
 def _drawn(model: Model, prepared: PreparedSet, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
     from pipeline.judging.evaluation_samples import draw_samples
+    from pipeline.judging.tuning import sampling_of
 
-    samples: Samples = draw_samples(model, prepared.split("train"), params)
+    own = sampled_as(model, sampling_of(model, params))
+    samples: Samples = draw_samples(own, prepared.split("train"), params)
     return samples.images, samples.labels
 
 

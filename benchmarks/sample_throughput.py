@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from benchmarks.contestants import ARMS, Ground, Peer, ground_of, untrained_model
+from benchmarks.contestants import ARMS, Ground, Peer, ground_of, sampled_as, untrained_model
 from benchmarks.peers import NETWORKS, SAMPLERS, PeerNetwork, ddp_diffusion, draw_peer, peer_network
 from benchmarks.protocol import finish, in_turn, parser, say, seconds_of, table
 from benchmarks.time_to_quality import Task
@@ -102,9 +102,9 @@ class Contender:
             images = draw_peer(SAMPLERS[self.name](self.peer, wish.steps), params.num_samples, seed=params.seed)
             figures = judge.figures(images, None)
         else:
-            asked = {"sampler": wish.sampler, "num_steps": wish.steps, "guidance_scale": 1.0}
-            train = ground.prepared.split("train")
-            samples = draw_samples(wish.told(self.model), train, params.model_copy(update=asked))
+            sampling = SamplingDefaults(sampler=wish.sampler, num_steps=wish.steps, guidance_scale=1.0)
+            own = sampled_as(wish.told(self.model), sampling)
+            samples = draw_samples(own, ground.prepared.split("train"), params)
             figures = judge.figures(samples.images, samples.labels)
         return Quality(figures["kid"], figures["kid_standard_error"])
 

@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from benchmarks.contestants import ground_of
+from benchmarks.contestants import ground_of, sampled_as
 from benchmarks.protocol import finish, parser, say, table
 from pipeline import command
-from pipeline.diffusion.artefact import Model, load_model
+from pipeline.diffusion.artefact import Model, SamplingDefaults, load_model
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.timetables import GRIDS, optimise_each, timetable
 from pipeline.judging.evaluation_samples import draw_samples
@@ -51,7 +51,7 @@ def main() -> None:
     params = ground.params.evaluate.model_copy(
         update={"num_samples": 120 if arguments.quick else arguments.num_samples, "guidance_scale": 1.0}
     )
-    steps = (4, 8) if arguments.quick else STEPS
+    steps = (4, 8) if arguments.quick else arguments.steps
     results = list(measured(model, judge, ground.prepared.split("train"), params, steps, arguments.samplers))
     document = {"model_digest": model.digest, "num_samples": params.num_samples, "results": results}
     finish(arguments, document, report(document))
@@ -64,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--model", type=Path, metavar="FOLDER", help="default: data/model")
     made.add_argument("--tuning", type=Path, metavar="FILE", help="tuning.json, for its times")
     made.add_argument("--samplers", nargs="+", choices=SAMPLERS, default=list(SAMPLERS))
+    made.add_argument("--steps", nargs="+", type=int, default=list(STEPS), metavar="N", help="default: %(default)s")
     made.add_argument("--num-samples", type=int, default=2000, help="default: %(default)s")
     made.add_argument("--data", type=Path, default=Path("data"), help="holds prepared, features and the model")
     made.add_argument("--figure", type=Path, metavar="FILE", help="PNG")
@@ -84,8 +85,8 @@ def measured(
         grids = grids_of(model, sampler, numbers, eigenvalues)
         for number, (grid, times) in itertools.product(numbers, grids.items()):
             own = tuned(model, {sampler: {str(number): times[number]}})
-            asked = params.model_copy(update={"sampler": sampler, "num_steps": number})
-            samples = draw_samples(own, train, asked)
+            sampling = SamplingDefaults(sampler=sampler, num_steps=number, guidance_scale=params.guidance_scale)
+            samples = draw_samples(sampled_as(own, sampling), train, params)
             figures = judge.figures(samples.images, samples.labels)
             told = {name: figures[name] for name in ("kid", "kid_standard_error", "frechet_distance")}
             say(f"{sampler} {grid} {number}: Frechet distance {told['frechet_distance']:.3g}")
