@@ -56,9 +56,6 @@ class Project:
             **{name: value for name, value in os.environ.items() if not name.startswith(outside)},
             "PYTHONPATH": str(root),
             "DVC_NO_ANALYTICS": "1",
-            "GIT_CONFIG_COUNT": "2",
-            **{f"GIT_CONFIG_KEY_{i}": f"user.{key}" for i, key in enumerate(("name", "email"))},
-            **{f"GIT_CONFIG_VALUE_{i}": value for i, value in enumerate(("a", "a@b.example"))},
         }
 
     def run(self, *words: str) -> str:
@@ -91,11 +88,14 @@ def project(tmp_path_factory: pytest.TempPathFactory, root: Path, raced_store: t
     made.write("mlflow.db", "")
     (made.folder / "mlflow.db").write_bytes(raced_store[0].read_bytes())
     made.run("git", "init", "-q", "-b", "main")
+    # In the repository's own file: DVC reads no configuration from the environment.
+    for key, value in {"name": "a", "email": "a@b.example"}.items():
+        made.run("git", "config", f"user.{key}", value)
     made.dvc("init", "-q")
     made.dvc("repro", "-q")
     made.commit("A project")
     for name in ("first", "second"):
-        made.dvc("exp", "run", "-q", "-n", name, "-S", "train.rate=0.002")
+        made.dvc("exp", "run", "-n", name, "-S", "train.rate=0.002")
     return made
 
 
