@@ -93,6 +93,7 @@ def _loss_ratio() -> float:
     from pipeline.diffusion.betas import cosine_betas
     from pipeline.diffusion.density import uniform_density
     from pipeline.diffusion.noise import NoiseSchedule
+    from pipeline.diffusion.target import TARGETS
     from pipeline.diffusion.unet import UNet
     from pipeline.diffusion.weighting import loss_weight
     from pipeline.params import load_params
@@ -104,7 +105,7 @@ def _loss_ratio() -> float:
     labels = np.arange(256) % 2
     pixels = np.repeat((60 + 120 * labels).astype(np.uint8), 28 * 28).reshape(256, 28, 28, 1)
     schedule = NoiseSchedule(cosine_betas(1000))
-    weights = {(params.target, params.weighting): loss_weight(params.target, params.weighting, schedule, 5.0)}
+    weights = {(target, params.weighting): loss_weight(target, params.weighting, schedule, 5.0) for target in TARGETS}
     table = Table(schedule, uniform_density(schedule), weights, torch.ones_like(schedule.beta))
     torch.manual_seed(0)
     network = UNet(params.network, image_size=28, channels=1, num_classes=2)

@@ -174,7 +174,7 @@ class TrainParams(Section):
     adam_learning_rate: float = Field(gt=0, description="of all else, by AdamW: peak, after warm-up")
     warmup_share: Share = Field(description="share of the length over which the learning rates rise")
     learning_rate_plan: Literal["decay", "constant"] = Field(
-        description="decay: to zero at num_images; constant: a finished run may be extended"
+        description="decay: to zero at num_images; constant: with warmup_share 0 a finished run may be extended"
     )
     weight_decay: float = Field(ge=0)
     gradient_clip: float = Field(gt=0, description="largest norm of the gradient")

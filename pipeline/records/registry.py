@@ -11,7 +11,6 @@ import time
 import warnings
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -245,7 +244,3 @@ def _all_or_nothing() -> Iterator[ExitStack]:
 
 def _milliseconds() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
