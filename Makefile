@@ -104,8 +104,8 @@ ui: install ## compare runs in the browser (PORT=5000)
 
 # The name is looked up before the service starts, so what is served cannot change under it.
 serve: install ## serve the champion, or MODEL=folder or models:/…, on loopback (PORT=3000)
-	@folder=$$(python -m pipeline.package --resolve $(if $(MODEL),--model '$(MODEL)')) && \
-	    exec python -m service.serve --model "$$folder" --port $(or $(PORT),3000)
+	@settings=$$(python -m pipeline.package --settings $(if $(MODEL),--model '$(MODEL)')) && \
+	    eval "export $$settings" && exec python -m service.serve --port $(or $(PORT),3000)
 
 check: install ## formatting, lint, types, architecture, workflows
 	@ruff format --check .

@@ -40,6 +40,7 @@ OUTS = (
     "grid.png",
     "nearest.png",
     "loss_per_noise_level.csv",
+    "quality_per_num_steps.csv",
     "report.html",
 )
 
@@ -113,6 +114,7 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
     from pipeline.judging.evaluation_report import Evaluation, write_report
     from pipeline.judging.evaluation_samples import draw_samples, write_grid, write_nearest, write_samples
     from pipeline.judging.losses import held_out_losses
+    from pipeline.judging.steps import quality_per_num_steps
     from pipeline.judging.tuning import tune
 
     start_afresh(out)
@@ -129,7 +131,9 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
     losses = held_out_losses(
         model, judge.held_out, inputs.table, num_images=params.likelihood_num_images, seed=params.seed
     )
-    write_levels(out / "loss_per_noise_level.csv", losses.levels)
+    write_csv(out / "loss_per_noise_level.csv", losses.levels)
+    steps = quality_per_num_steps(model, judge, samples, params)
+    write_csv(out / "quality_per_num_steps.csv", steps)
     metrics = {
         **named("evaluate", figures(inputs, samples.images, samples.labels, neighbours) | losses.figures),
         **named("baseline", baseline_figures(inputs, samples.labels, params)),
@@ -137,7 +141,8 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
     }
     write_json(out / "metrics.json", metrics)
     classes = class_rows(judge, samples.images, names)
-    write_report(out, Evaluation(metrics, losses.levels, classes, asdict(tuning.sampling), judge.extractor.spec.kind))
+    kind = judge.extractor.spec.kind
+    write_report(out, Evaluation(metrics, losses.levels, steps, classes, asdict(tuning.sampling), kind))
     return metrics
 
 
@@ -188,11 +193,11 @@ def class_rows(judge: Judge, images: NDArray[np.uint8], names: Sequence[str] | N
     return [ClassRow(*row) for row in zip(names, drawn.tolist(), judge.class_shares.tolist(), strict=True)]
 
 
-def write_levels(path: Path, levels: pd.DataFrame) -> None:
+def write_csv(path: Path, table: pd.DataFrame) -> None:
     from pipeline.diffusion.files import replacing
 
     with replacing(path) as temporary:
-        levels.to_csv(temporary, index=False, lineterminator="\n")
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
 def log(run: StageRun, out: Path, metrics: dict[str, float]) -> None:
@@ -200,7 +205,7 @@ def log(run: StageRun, out: Path, metrics: dict[str, float]) -> None:
     run.metrics(metrics)
     for name in ("grid", "nearest"):
         run.image(f"evaluate/{name}", out / f"{name}.png")
-    for name in ("report.html", "metrics.json", "tuning.json", "loss_per_noise_level.csv"):
+    for name in ("report.html", "metrics.json", "tuning.json", "loss_per_noise_level.csv", "quality_per_num_steps.csv"):
         run.artifact(out / name)
 
 

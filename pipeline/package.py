@@ -3,6 +3,7 @@
     python -m pipeline.package                                   a Bento with the champion; its tag is printed
     python -m pipeline.package --model models:/fashion-mnist/3   with another version, or a model folder
     python -m pipeline.package --resolve                         only the checked model; its folder is printed
+    python -m pipeline.package --settings                        the same, as variables that the service reads
     python -m pipeline.package --folder OUT                      only the checked model, as a new folder OUT
     python -m pipeline.package --sbom FILE                       the bill of materials of the service
 
@@ -13,11 +14,16 @@ BENTOML_HOME says where Bentos are kept.
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline import command
 from pipeline.diffusion.errors import FoundryError
+
+if TYPE_CHECKING:
+    from pipeline.packaging.parcel import Parcel
 
 
 def main() -> None:
@@ -43,6 +49,8 @@ def main() -> None:
         sys.stdout.write(f"{arguments.folder}\n")
     elif arguments.resolve:
         sys.stdout.write(f"{fetched.folder}\n")
+    elif arguments.settings:
+        sys.stdout.write(f"{shlex.join(_settings(fetched))}\n")
     else:
         from pipeline.packaging import bento
 
@@ -58,9 +66,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     only = parser.add_mutually_exclusive_group()
     only.add_argument("--resolve", action="store_true", help="pack nothing, print where the checked model lies")
+    only.add_argument("--settings", action="store_true", help="pack nothing, print FOUNDRY_MODEL=… and its name")
     only.add_argument("--folder", type=Path, metavar="OUT", help="pack nothing, put the checked model there")
     only.add_argument("--sbom", type=Path, metavar="FILE", help="pack nothing, write CycloneDX JSON")
     return parser
+
+
+def _settings(fetched: Parcel) -> list[str]:
+    named = [f"FOUNDRY_MODEL_NAME={fetched.name}"] if "mlflow.name" in fetched.origin else []
+    return [f"FOUNDRY_MODEL={fetched.folder}", *named]
 
 
 def _champion() -> str:

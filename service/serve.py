@@ -30,7 +30,7 @@ def main() -> None:
         _check_address(arguments.host, arguments.port)
         settings = load_settings()
         _check_keys(arguments.host, settings)
-        _check_model(arguments.model, settings)
+        _check_model(settings)
     except FoundryError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)
@@ -50,8 +50,8 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m service.serve", description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
-    parser.add_argument("--name", help="the model's name in the API (default diffusion-foundry)")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="model folder (default FOUNDRY_MODEL)")
+    parser.add_argument("--name", help="the model's name in the API (default FOUNDRY_MODEL_NAME, or diffusion-foundry)")
     parser.add_argument("--host", default="127.0.0.1", help="address (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=3000, help="default 3000")
     return parser
@@ -59,12 +59,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def _environment(arguments: argparse.Namespace) -> dict[str, str]:
     environment = {
-        "FOUNDRY_MODEL": str(arguments.model.absolute()),
         "FOUNDRY_PORT": str(arguments.port),
         "BENTOML_DO_NOT_TRACK": "True",
         # BentoML keeps two spans of each request for an exporter that is not there: 4 KB a request.
         "OTEL_SDK_DISABLED": "true",
     }
+    if arguments.model:
+        environment["FOUNDRY_MODEL"] = str(arguments.model.absolute())
     if arguments.name:
         environment["FOUNDRY_MODEL_NAME"] = arguments.name
     return environment
@@ -93,10 +94,12 @@ def _check_keys(host: str, settings: Settings) -> None:
         )
 
 
-def _check_model(folder: Path, settings: Settings) -> None:
+def _check_model(settings: Settings) -> None:
+    if settings.model is None:
+        raise FoundryError("--model: wanted, unless FOUNDRY_MODEL names a model folder")
     from service.runtime import load_stepper  # noqa: PLC0415, torch takes seconds
 
-    load_stepper(settings, folder)
+    load_stepper(settings, settings.model)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import time
+from copy import copy
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,13 @@ CHANGES = {
         "num_snapshots": 2,
         "network": {"widths": [16], "num_blocks": 1, "patch_size": 1},
     },
-    "evaluate": {"num_samples": 200, "num_steps": 8, "baseline_components": 10, "likelihood_num_images": 20},
+    "evaluate": {
+        "num_samples": 200,
+        "num_steps": 8,
+        "baseline_components": 10,
+        "likelihood_num_images": 20,
+        "compared_num_steps": [4],
+    },
     "register": {"model_name": "digits"},
 }
 
@@ -56,6 +63,13 @@ class Project:
             "DVC_NO_ANALYTICS": "1",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
+
+    def clone(self, folder: Path) -> "Project":
+        """What another machine gets from git."""
+        self.run("git", "clone", "-q", ".", str(folder))
+        other = copy(self)
+        other.folder, other.environment = folder, self.environment | {"PYTHONPATH": str(folder)}
+        return other
 
     def run(self, *command: str) -> str:
         """Standard output of a command that must end well."""

@@ -1,6 +1,7 @@
 """The whole loop, with real tools on small sets: champion, other data, retraining, the gate, rollback, the same picture."""
 
 import json
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,21 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from tests.service.server import serving
 from tests.test_pipeline import CHANGES, Project
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 # Networks of a few thousand weights are over before a clock can tell them apart on a busy machine.
 GATE = {"model_name": "digits", "max_latency_ratio": 5.0, "max_memory_ratio": 2.0, "max_class_total_variation": 0.3}
 SMALL = CHANGES["prepare"] | {"min_num_images": 100}
-BRIEF = {"num_samples": 150, "num_steps": 4, "baseline_components": 5, "likelihood_num_images": 10, "tuning_rows": 0}
+BRIEF = {
+    "num_samples": 150,
+    "num_steps": 4,
+    "baseline_components": 5,
+    "likelihood_num_images": 10,
+    "tuning_rows": 0,
+    "compared_num_steps": [8],
+}
 
 
 class Loop:
@@ -40,17 +49,42 @@ class Loop:
     def raw(self) -> Path:
         return self.folder / "data" / "raw"
 
+    def elsewhere(self, folder: Path) -> "Loop":
+        """What another machine has that shares git, DVC's remote and the tracking store."""
+        other = copy(self)
+        other.project, other.folder = self.project.clone(folder), folder
+        other.project.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{self.folder}/mlflow.db"
+        (folder / ".venv").mkdir()
+        (folder / ".venv" / "installed").touch()
+        return other
+
+    def decision(self) -> Any:
+        return json.loads((self.folder / "data" / "registration" / "decision.json").read_text())
+
     def retrain(self, change: str, *settings: str) -> Any:
         """What the gate says of a model of the data as they are now."""
         self.project.run("dvc", "add", "-q", "data/raw")
         self.project.commit(change)
         self.project.run("make", "retrain", f"SET={' '.join(settings)}")
         assert (self.folder / "data" / "registration" / "report.html").exists()
-        return json.loads((self.folder / "data" / "registration" / "decision.json").read_text())
+        return self.decision()
 
     def history(self) -> list[tuple[str, str]]:
         lines = (self.folder / "data" / "registration" / "promotions.jsonl").read_text().splitlines()
         return [(entry["event"], entry["version"]) for entry in map(json.loads, lines)]
+
+    def champion(self) -> str:
+        """The folder that a service of it has."""
+        return self.project.run("python", "-m", "pipeline.package", "--resolve").splitlines()[0]
+
+    def served_picture(self) -> Path:
+        """A picture that a service of the champion has drawn."""
+        picture = self.folder / "picture.png"
+        with serving(Path(self.champion()), self.folder / "served") as server:
+            answer = server.post(class_label=3, seed=11, steps=6, response_format="png")
+            assert answer.status_code == 200, answer.text
+            picture.write_bytes(answer.content)
+        return picture
 
     def champions_pictures(self) -> NDArray[np.uint8]:
         options = ("--num-images", "3", "--seed", "7", "--out", "drawn.npz")
@@ -100,7 +134,7 @@ def test_bad_data_never_reach_the_champion_and_good_ones_do(tmp_path: Path, digi
     images, labels = digits[0][:1000], digits[1][:1000]
     write_images(loop.raw, images, labels)
     assert loop.retrain("A thousand digits", "train.num_images=2560")["decision"] == "accept"
-    old = loop.champions_pictures()
+    old, picture = loop.champions_pictures(), loop.served_picture()
 
     for path in (loop.raw / "9").iterdir():
         path.unlink()
@@ -125,9 +159,42 @@ def test_bad_data_never_reach_the_champion_and_good_ones_do(tmp_path: Path, digi
     good = loop.retrain("Five thousand more", "train.num_images=25600")
     assert good["decision"] == "accept", failed(good)
     assert good["comparison"]["data_is_new"]
+    with pytest.raises(AssertionError, match="the picture was drawn by"):
+        loop.project.run("python", "-m", "service.replay", str(picture), "--model", loop.champion())
 
     loop.project.run("make", "rollback", "REASON=a trial")
     assert np.array_equal(loop.champions_pictures(), old)
+    said = loop.project.run("python", "-m", "service.replay", str(picture), "--model", loop.champion())
+    assert "the same picture, every pixel" in said
+    assert "digits version 1" in loop.project.run("python", "-m", "pipeline.trace", str(picture))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_a_machine_that_has_nothing_takes_from_the_remote_what_did_not_change(tmp_path: Path, digits: Digits) -> None:
+    loop = Loop(tmp_path / "here")
+    loop.project.run("dvc", "remote", "add", "-d", "shared", str(tmp_path / "remote"))
+    loop.raw.mkdir(parents=True)
+    np.savez(loop.raw / "digits.npz", images=digits[0], labels=digits[1])
+    assert loop.retrain("Digits", "train.num_images=6400")["decision"] == "accept"
+    loop.project.run("make", "push")
+    loop.project.commit("A champion")
+    old = loop.champions_pictures()
+
+    there = loop.elsewhere(tmp_path / "there")
+    there.project.run("make", "retrain", "REMOTE=1")
+    assert there.decision()["decision"] == "unchanged"
+    there.project.run("make", "retrain", "REMOTE=1", "SET=train.num_images=12800 train.seed=5")
+    assert there.decision()["champion"] == "1"
+    assert there.history()[0] == ("accept", "1")
+    assert len(there.history()) == 2
+    # Preparing them again was not asked for, so the images themselves are still elsewhere.
+    assert not there.raw.exists()
+    there.project.run("make", "push")
+    if there.decision()["decision"] == "accept":
+        assert not np.array_equal(loop.champions_pictures(), old)
+        loop.project.run("make", "rollback", "REASON=a trial")
+    assert np.array_equal(there.champions_pictures(), old)
 
 
 def write_images(raw: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str = "") -> None:

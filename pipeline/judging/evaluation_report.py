@@ -66,6 +66,7 @@ class Evaluation:
 
     metrics: Mapping[str, float]
     levels: pd.DataFrame
+    steps: pd.DataFrame
     classes: Sequence[ClassRow]
     sampling: Mapping[str, Any]
     """Sampler, number of steps and guidance scale."""

@@ -51,18 +51,30 @@ def pack(parcel: Parcel) -> str:
 def _add_model(parcel: Parcel) -> str:
     """The tag of the model in BentoML's store."""
     import bentoml
-    from bentoml.exceptions import NotFound
 
     tag = f"{parcel.name}:{parcel.tag}"
-    try:
-        path = bentoml.models.get(tag).path
-    except NotFound:
+    path = _kept(tag)
+    # It may have been packed where the network for ONNX Runtime could not be made.
+    if path and not all((path / file.name).exists() for file in parcel.folder.iterdir()):
+        bentoml.models.delete(tag)
+        path = None
+    if path is None:
         with bentoml.models.create(tag, labels=_labels(parcel), metadata=dict(parcel.origin)) as model:
             shutil.copytree(parcel.folder, model.path, dirs_exist_ok=True)
-        path = bentoml.models.get(tag).path
-    if (found := model_digest(Path(path))) != parcel.digest:
+        path = Path(bentoml.models.get(tag).path)
+    if (found := model_digest(path)) != parcel.digest:
         raise ArtefactError(f"Bento model {tag}: its digest is {found}, wanted is {parcel.digest}")
     return tag
+
+
+def _kept(tag: str) -> Path | None:
+    import bentoml
+    from bentoml.exceptions import NotFound
+
+    try:
+        return Path(bentoml.models.get(tag).path)
+    except NotFound:
+        return None
 
 
 def _build(tag: str, model: str, parcel: Parcel, packages: list[str]) -> str:

@@ -1,10 +1,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
 
+from pipeline.diffusion.errors import ArtefactError
 from pipeline.diffusion.files import UnwritableError
 from pipeline.diffusion.tensors import load_tensors, save_tensors
 
@@ -31,6 +36,38 @@ def test_tensors_come_back_with_their_types_and_shapes(tmp_path: Path) -> None:
     assert all(
         torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items()
     )
+
+
+@given(st.data())
+def test_a_changed_bit_is_told(data: st.DataObject) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "a.safetensors"
+        tensors = {"weight": torch.arange(12.0).view(3, 4), "count": torch.tensor(7), "half": torch.ones(3).bfloat16()}
+        save_tensors(path, tensors)
+        content = bytearray(path.read_bytes())
+        place = data.draw(st.integers(0, len(content) - 1), label="byte")
+        content[place] ^= 1 << data.draw(st.integers(0, 7), label="bit")
+        path.write_bytes(content)
+        try:
+            found = load_tensors(path)
+        except ArtefactError as error:
+            assert str(path) in str(error)
+        else:
+            # Of the header's white space.
+            assert found.keys() == tensors.keys()
+            assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def test_files_without_a_digest_are_read(tmp_path: Path) -> None:
+    save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
+    assert torch.equal(load_tensors(tmp_path / "a.safetensors")["a"], torch.ones(2))
+
+
+def test_the_same_tensors_are_the_same_bytes_whatever_their_order_and_layout(tmp_path: Path) -> None:
+    a, b = torch.rand(2, 3, 4, 4), torch.rand(5)
+    save_tensors(tmp_path / "1.safetensors", {"a": a, "b": b})
+    save_tensors(tmp_path / "2.safetensors", {"b": b, "a": a.to(memory_format=torch.channels_last)})
+    assert (tmp_path / "1.safetensors").read_bytes() == (tmp_path / "2.safetensors").read_bytes()
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:

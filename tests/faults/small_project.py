@@ -21,7 +21,13 @@ CHANGES = {
         "num_snapshots": 2,
         "network": {"widths": [8], "num_blocks": 1, "patch_size": 2},
     },
-    "evaluate": {"num_samples": 120, "num_steps": 4, "baseline_components": 10, "likelihood_num_images": 20},
+    "evaluate": {
+        "num_samples": 120,
+        "num_steps": 4,
+        "baseline_components": 10,
+        "likelihood_num_images": 20,
+        "compared_num_steps": [],
+    },
     "register": {"model_name": "digits"},
 }
 STAGES = {

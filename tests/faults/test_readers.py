@@ -42,8 +42,11 @@ def _flip_a_bit(path: Path) -> None:
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "cut": _cut, "empty": _empty, "gone": _remove, "another": _make_another, "one bit": _flip_a_bit,
 }  # fmt: skip
-GUARDED = {"images-00000.npy", "labels.npy", "model.safetensors", "extractor.safetensors"}
-"""What a digest beside it vouches for, bit by bit."""
+GUARDED = {
+    "images-00000.npy", "labels.npy", "model.safetensors", "extractor.safetensors", "reference.safetensors",
+    "snapshots.safetensors",
+}  # fmt: skip
+"""What a digest beside it or in it vouches for, bit by bit."""
 
 
 def _files(stage: str) -> list[str]:

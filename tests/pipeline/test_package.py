@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -125,6 +126,15 @@ def test_a_folder_can_be_asked_for_and_is_never_overwritten(
         run(monkeypatch, capsys, "--model", small_model, "--folder", out)
 
 
+def test_a_registered_model_is_served_by_its_name_and_a_folder_by_the_default(
+    champion: str, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = parcel.fetch(champion).folder
+    named = shlex.split(run(monkeypatch, capsys, "--model", champion, "--settings"))
+    assert named == [f"FOUNDRY_MODEL={kept}", "FOUNDRY_MODEL_NAME=small"]
+    assert shlex.split(run(monkeypatch, capsys, "--model", small_model, "--settings")) == [f"FOUNDRY_MODEL={kept}"]
+
+
 @pytest.mark.usefixtures("champion")
 def test_without_a_name_the_champion_of_params_yaml_is_meant(
     root: Path, workspace: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -191,6 +201,10 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
     assert files == {"denoiser.onnx", "model.json", "model.safetensors", "model.yaml"}
     metadata = yaml.safe_load((model / "model.yaml").read_text())["metadata"]
     assert {"mlflow.version", "mlflow.run_id", "model.digest", "data.digest", "decision"} <= metadata.keys()
+
+    (model / "denoiser.onnx").unlink()
+    subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True)
+    assert {path.name for path in model.iterdir()} == files
 
     served = _served(tag, environment, tmp_path)
     assert (served["id"], served["digest"]) == ("small", digest)

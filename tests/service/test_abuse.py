@@ -53,9 +53,10 @@ def test_hundreds_of_such_requests_find_no_fault_with_and_without_keys(
 
 @pytest.mark.long
 def test_floods_of_headers_and_bodies_and_slow_readers_harm_nobody(server: Server) -> None:
-    def flood(content: bytes) -> None:
+    def flood(content: bytes, begin: bytes = b"") -> None:
         with socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
             try:
+                connection.sendall(begin)
                 for _ in range(2000):
                     connection.sendall(content)
             except OSError:
@@ -64,7 +65,8 @@ def test_floods_of_headers_and_bodies_and_slow_readers_harm_nobody(server: Serve
     head = b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     with ThreadPoolExecutor(16) as pool:
         floods = [pool.submit(flood, b"GET / HTTP/1.1\r\n")]
-        floods += [pool.submit(flood, b"x-header: " + b"h" * 1000 + b"\r\n") for _ in range(4)]
+        floods += [pool.submit(flood, b"x-header: " + b"h" * 1000 + b"\r\n", head) for _ in range(4)]
+        floods += [pool.submit(flood, b"a:b\r\n" * 1000, head) for _ in range(2)]
         floods += [pool.submit(flood, head + b"content-length: 99999999\r\n\r\n" + b"x" * 1000) for _ in range(4)]
         slow = [_begin_and_never_read(server) for _ in range(20)]
         while not all(flooded.done() for flooded in floods):
