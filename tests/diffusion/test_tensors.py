@@ -48,14 +48,18 @@ def test_a_changed_bit_is_told(data: st.DataObject) -> None:
         place = data.draw(st.integers(0, len(content) - 1), label="byte")
         content[place] ^= 1 << data.draw(st.integers(0, 7), label="bit")
         path.write_bytes(content)
-        try:
-            found = load_tensors(path)
-        except ArtefactError as error:
-            assert str(path) in str(error)
-        else:
-            # Of the header's white space.
-            assert found.keys() == tensors.keys()
-            assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+        found = _read(path)
+        # What is left to be changed in silence is white space of the header, and the digest's own name.
+        assert found is None or found.keys() == tensors.keys()
+        assert found is None or all(torch.equal(found[name], tensor) for name, tensor in tensors.items())
+
+
+def _read(path: Path) -> dict[str, torch.Tensor] | None:
+    """What a file holds; None where it is refused by its name."""
+    try:
+        return load_tensors(path)
+    except ArtefactError as error:
+        return None if str(path) in str(error) else {}
 
 
 def test_files_without_a_digest_are_read(tmp_path: Path) -> None:
