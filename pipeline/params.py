@@ -207,7 +207,7 @@ class EvaluateParams(Section):
     compared_num_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
         description="numbers of steps at which KID is measured besides num_steps; [] for none"
     )
-    compared_num_samples: int = Field(ge=4, description="samples at each of them, num_samples at most")
+    compared_num_samples: int = Field(ge=4, description="images at each of them, num_samples at most")
 
 
 class RegisterParams(Section):

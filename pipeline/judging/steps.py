@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipeline.drawing import draw
-from pipeline.judging.quality import kid
+from pipeline.judging.quality import frechet_distance, kid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,23 +21,26 @@ if TYPE_CHECKING:
     from pipeline.params import EvaluateParams
 
 
-def quality_per_num_steps(model: Model, judge: Judge, samples: Samples, params: EvaluateParams) -> pd.DataFrame:
-    """A row a number of steps: `sampler`, `num_steps`, `num_images`, `kid`, `kid_standard_error`.
+COLUMNS = ["sampler", "num_steps", "num_images", "kid", "kid_standard_error", "frechet_distance"]
 
-    At the model's own number these are the samples; at the others the first of them are drawn again so, from the same
-    seeds and classes. KID is unbiased, so that different numbers of images may be compared, each within its error.
+
+def quality_per_num_steps(model: Model, judge: Judge, samples: Samples, params: EvaluateParams) -> pd.DataFrame:
+    """A row a number of steps: `sampler`, `num_steps`, `num_images`, `kid`, `kid_standard_error`, `frechet_distance`.
+
+    All of the same number of images, from the same seeds and classes: of the first samples, and of them drawn again.
     """
-    sampling, rows = model.description.sampling, []
+    sampler, rows = model.description.sampling.sampler, []
     for num_steps, images in sorted(_drawn(model, samples, params), key=lambda drawn: drawn[0]):
-        distance = kid(judge.extractor.features(images), judge.reference)
-        rows.append((sampling.sampler, num_steps, len(images), distance.value, distance.standard_error))
-    return pd.DataFrame(rows, columns=["sampler", "num_steps", "num_images", "kid", "kid_standard_error"])
+        features = judge.extractor.features(images)
+        distance, frechet = kid(features, judge.reference), frechet_distance(features, judge.reference)
+        rows.append((sampler, num_steps, len(images), distance.value, distance.standard_error, frechet))
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def _drawn(model: Model, samples: Samples, params: EvaluateParams) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     own, first = model.description.sampling.num_steps, slice(params.compared_num_samples)
     labels = None if samples.labels is None else samples.labels[first].tolist()
-    yield own, samples.images
+    yield own, samples.images[first]
     for num_steps in set(params.compared_num_steps) - {own}:
         if num_steps <= model.schedule.num_timesteps:
             yield num_steps, draw(model, samples.seeds[first].tolist(), labels, num_steps=num_steps, progress=True)

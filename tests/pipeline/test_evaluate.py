@@ -173,6 +173,26 @@ def test_the_tuning_says_how_the_samples_were_drawn_and_what_it_was_chosen_by(ou
     assert 0 < tuning["refinement"]["after"] <= tuning["refinement"]["before"]
 
 
+def test_quality_is_told_of_the_same_images_in_each_number_of_steps_that_the_schedule_has(
+    data: Path, out: Path, tmp_path: Path
+) -> None:
+    from pipeline.drawing import draw
+    from pipeline.judging.judge import load_judge
+    from pipeline.tuned import write_tuned
+
+    table = pd.read_csv(out / "quality_per_num_steps.csv")
+    assert table[["sampler", "num_steps", "num_images"]].values.tolist() == [["dpmpp_2m", 3, 50], ["dpmpp_2m", 4, 50]]
+    with np.load(out / "samples.npz") as samples:
+        images, seeds, labels = (samples[name][:50] for name in ("images", "seeds", "labels"))
+    tuned = write_tuned(data / "model", out / "tuning.json", tmp_path / "tuned")
+    drawn = [draw(tuned, seeds.tolist(), labels.tolist(), num_steps=3), images]
+    judge = load_judge(data / "features", PreparedSet.open(data / "prepared"))
+    for row, pictures in zip(table.itertuples(), drawn, strict=True):
+        figures = judge.figures(pictures, None)
+        for name in ("kid", "kid_standard_error", "frechet_distance"):
+            assert getattr(row, name) == pytest.approx(figures[name], rel=1e-9), name
+
+
 def test_the_losses_stand_beside_the_linear_denoisers(out: Path) -> None:
     levels = pd.read_csv(out / "loss_per_noise_level.csv")
     assert list(levels) == ["t", "log_snr", "held_out_mse", "linear_denoiser_mse"]
