@@ -181,7 +181,10 @@ def test_quality_is_told_of_the_same_images_in_each_number_of_steps_that_the_sch
     from pipeline.tuned import write_tuned
 
     table = pd.read_csv(out / "quality_per_num_steps.csv")
-    assert table[["sampler", "num_steps", "num_images"]].values.tolist() == [["dpmpp_2m", 3, 50], ["dpmpp_2m", 4, 50]]
+    assert table[["sampler", "num_steps", "num_images"]].to_numpy().tolist() == [
+        ["dpmpp_2m", 3, 50],
+        ["dpmpp_2m", 4, 50],
+    ]
     with np.load(out / "samples.npz") as samples:
         images, seeds, labels = (samples[name][:50] for name in ("images", "seeds", "labels"))
     tuned = write_tuned(data / "model", out / "tuning.json", tmp_path / "tuned")

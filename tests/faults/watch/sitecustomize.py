@@ -1,6 +1,6 @@
 """On PYTHONPATH this watches every Python process: who unpickles, and whom it calls; WATCH_LOG has a line for each.
 
-Whoever is not allowed to unpickle fails, and what WATCH_FORBIDDEN names (top-level modules, by commas) is not there.
+Unpickling fails, and what WATCH_FORBIDDEN names (top-level modules, by commas) is not there.
 """
 
 import ipaddress
@@ -9,14 +9,6 @@ import os
 import pickle
 import sys
 from typing import Any
-
-ALLOWED = {
-    "multiprocessing": "a parent speaks to the children that it has started itself, over pipes that nobody else has",
-    "asyncio": "as multiprocessing",
-    "dvc_data": "DVC's own notes of the files in this workspace, below .dvc/tmp and its site cache",
-    "diskcache": "the same notes, where DVC keeps them in SQLite",
-    "copyreg": "copies of objects within a process",
-}
 
 FORBIDDEN = set(filter(None, os.environ.get("WATCH_FORBIDDEN", "").split(",")))
 
@@ -32,32 +24,17 @@ def _note(kind: str, what: str) -> None:
     os.close(file)
 
 
-def _check_caller() -> None:
-    frame: Any = sys._getframe(2)
-    caller = str(frame.f_globals.get("__name__"))
-    is_allowed = caller.partition(".")[0] in ALLOWED
-    _note("allowed" if is_allowed else "pickle", f"{caller}.{frame.f_code.co_name}")
-    if not is_allowed:
-        raise RefusedError(caller)
+def _refuse(*_: Any, **__: Any) -> Any:
+    frame = sys._getframe(1)
+    caller = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_name}"
+    _note("pickle", caller)
+    raise RefusedError(caller)
 
 
-_load, _loads, _Unpickler = pickle.load, pickle.loads, pickle.Unpickler
+class _Unpickler(pickle.Unpickler):
+    """A class, since others derive from it."""
 
-
-def load(*arguments: Any, **options: Any) -> Any:
-    _check_caller()
-    return _load(*arguments, **options)
-
-
-def loads(*arguments: Any, **options: Any) -> Any:
-    _check_caller()
-    return _loads(*arguments, **options)
-
-
-class Unpickler(_Unpickler):
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        _check_caller()
-        super().__init__(*arguments, **options)
+    __new__ = _refuse
 
 
 class OnlyBilled:
@@ -84,7 +61,7 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 if "WATCH_LOG" in os.environ:
-    pickle.load, pickle.loads, pickle.Unpickler = load, loads, Unpickler  # type: ignore[misc]
+    pickle.load, pickle.loads, pickle.Unpickler = _refuse, _refuse, _Unpickler  # type: ignore[misc]
     sys.addaudithook(_hear)
     _note("begin", "")
     sys.meta_path.insert(0, OnlyBilled())  # type: ignore[arg-type]
