@@ -35,7 +35,13 @@ class Journal:
         self.num_images_saved: int | None = None
         self.damaged: list[str] = []
         self._stretch: list[tuple[float, float]] = []
-        self._saved_at = time.monotonic()
+        self._seconds_before = 0.0
+        self._began = self._saved_at = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """That the training has taken, in all the processes that went on with it; what a kill undid is not counted."""
+        return self._seconds_before + time.monotonic() - self._began
 
     def resume(self) -> None:
         """Bring training and curves to where the newest whole checkpoint left them, if there is one."""
@@ -46,6 +52,7 @@ class Journal:
         self.rows, self.run_id = found.notes["rows"], found.notes["run_id"]
         self._stretch = [(loss, norm) for loss, norm in found.notes["stretch"]]
         self.num_images_saved = found.num_images
+        self._seconds_before, self._began = found.notes.get("seconds", 0.0), time.monotonic()
         if found.num_images == found.notes["length"] < self._length:
             sys.stderr.write(
                 f"extending a finished training of {found.num_images} images to {self._length}, which "
@@ -67,7 +74,13 @@ class Journal:
 
     def save(self) -> None:
         """Write a checkpoint of everything."""
-        notes = {"rows": self.rows, "stretch": self._stretch, "run_id": self.run_id, "length": self._length}
+        notes = {
+            "rows": self.rows,
+            "stretch": self._stretch,
+            "run_id": self.run_id,
+            "length": self._length,
+            "seconds": self.seconds,
+        }
         state = checkpoint.Checkpoint(self.training.num_images, self.training.state(), notes)
         checkpoint.save(self.store, state)
         self.num_images_saved, self._saved_at = state.num_images, time.monotonic()

@@ -194,6 +194,7 @@ def _write(out: Path, training: Training, journal: Journal, description: Descrip
     save_tensors(out / SNAPSHOTS, training.snapshots)
     journal.write(out)
     run.tags({"model.digest": digest})
+    run.metrics({"train/seconds": journal.seconds})
     run.artifact(out / "curves.csv")
 
 

@@ -129,7 +129,8 @@ def rules(decision: Mapping[str, Any] | None) -> list[dict[str, Any]]:
             "passed": rule.get("passed"),
             "numbers": [
                 (key.replace("_", " "), "" if value is True else _said(value))
-                for key, value in rule.items()
+                # What is only true has no number: last.
+                for key, value in sorted(rule.items(), key=lambda said: said[1] is True)
                 if key not in {"name", "passed"} and value is not None and value is not False
             ],
         }

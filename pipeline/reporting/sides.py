@@ -95,7 +95,8 @@ def registered(version: Version) -> Side:
 
 def _registered(version: Version, past: PastRuns) -> Side:
     digest = version.tags.get(TRAINED_DIGEST_TAG, version.digest)
-    trained, judged = past.stage_run("train", digest), past.stage_run("evaluate", digest)
+    trained = past.stage_run("train", digest) or past.run(version.run_id)
+    judged = past.stage_run("evaluate", digest)
     parent = past.parent(trained) if trained else None
     return Side(
         name=str(version),
@@ -136,15 +137,15 @@ def champion_before(
 
 
 def cost_of(run: Any) -> dict[str, float | str]:
-    """What a training took, from its run; pauses after a kill are in it."""
-    start, end, params, tags = run.info.start_time, run.info.end_time, run.data.params, run.data.tags
+    """What a training took, from its run."""
+    params, metrics, tags = run.data.params, run.data.metrics, run.data.tags
     found: dict[str, float | str] = {}
-    if start and end and end > start:
-        found["training, seconds"] = round((end - start) / 1000, 1)
+    if seconds := metrics.get("train/seconds"):
+        found["training, seconds"] = round(seconds, 1)
         num_images = json.loads(params.get("train.num_images", "null"))
         if num_images:
-            found["images a second"] = round(num_images / ((end - start) / 1000), 1)
-    found |= {key: value for key, value in run.data.metrics.items() if key.endswith(("energy_wh", "energy_joule"))}
+            found["images a second"] = round(num_images / seconds, 1)
+    found |= {key: value for key, value in metrics.items() if key.endswith(("energy_wh", "energy_joule"))}
     found |= {key.removeprefix("machine."): value for key, value in tags.items() if key.startswith("machine.")}
     return found
 

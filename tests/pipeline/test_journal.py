@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,19 @@ def test_going_on_after_a_kill_is_not_called_an_extension(tmp_path: Path, capsys
     again.resume()
     assert again.num_images_saved == 96
     assert capsys.readouterr().err == ""
+
+
+def test_the_seconds_of_all_processes_that_went_on_are_counted(tmp_path: Path) -> None:
+    began = time.monotonic()
+    first = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
+    time.sleep(0.2)
+    told = first.seconds
+    first.save()
+    again = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
+    # The time between, while nobody trains, is not.
+    time.sleep(0.3)
+    again.resume()
+    assert 0.2 < told <= again.seconds < time.monotonic() - began - 0.3
 
 
 def test_when_all_is_written_one_checkpoint_stays(tmp_path: Path) -> None:

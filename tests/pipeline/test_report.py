@@ -96,6 +96,7 @@ def register_champion(folder: Path, learning_rate: str) -> None:
     with tracking.stage_run("train", params={}) as run:
         run.tags({DIGEST_TAG: digest})
         run.metrics({"train/loss": 2.0}, step=64)
+        run.metrics({"train/seconds": 1250.0})
     client = store.connect()
     [trained] = [run for run in client.search_runs([store.experiment_id(client)]) if run.info.run_name == "train"]
     parent = trained.data.tags["mlflow.parentRunId"]
@@ -143,7 +144,7 @@ def test_the_champion_is_shown_beside_the_challenger(work_tree: Path) -> None:
         "comparison": {"kid_difference": {"value": -0.25, "high": 0.5}, "challenger": {"figures": {"kid": 1.0}}},
         "rules": [
             {"name": "kid_is_lower", "passed": False, "found": 0.25, "interval": [0.1, 0.4], "wanted": "<below> 0"},
-            {"name": "latency", "passed": True, "budget": {"p50_ms": 12.5}},
+            {"name": "latency", "measured": True, "passed": True, "budget": {"p50_ms": 12.5}},
         ],
     }
     (work_tree / "data/registration").mkdir()
@@ -153,7 +154,8 @@ def test_the_champion_is_shown_beside_the_challenger(work_tree: Path) -> None:
     assert "digits version 1" in shown.text
     assert len([uri for uri in shown.loaded if len(uri) > 1000]) == 2
     assert "interval [0.1, 0.4]" in " ".join(shown.text.split())
-    assert "p50_ms 12.5" in shown.text
+    assert "budget p50_ms 12.5; measured" in " ".join(shown.text.split())
+    assert "training, seconds1,250" in shown.text
     assert "| ❌ | kid is lower | found 0.25; interval [0.1, 0.4]; wanted &lt;below> 0 |" in text
     assert "`champion.only`" in text
     assert "which ones is not known" in text
