@@ -91,6 +91,8 @@ def _build(tag: str, model: str, parcel: Parcel, packages: list[str]) -> str:
         # The versions are exact already: nothing is looked up, and no index is written down.
         image = Image(python_version=_python_version(), lock_python_packages=False)
         service.image = image.python_packages(*packages)
+        # A description cannot hold what the code says of it (`service.app.NoLimit`), and is not what is served by.
+        service.config.pop("traffic")
         bento = bentoml.build(
             SERVICE,
             name=name,

@@ -229,3 +229,16 @@ def _post_and_forget(server: Server) -> threading.Thread:
     thread.start()
     time.sleep(0.1)
     return thread
+
+
+def test_bentoml_keeps_no_timer_of_requests_that_were_answered() -> None:
+    """It sets one for each request, and takes none back, where its time limit is true."""
+    code = """
+from bentoml._internal.configuration.containers import BentoMLContainer
+from service.app import Foundry
+Foundry.inject_config()
+limit = BentoMLContainer.config.get()["services"]["diffusion-foundry"]["traffic"]["timeout"]
+print(bool(limit), limit > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "False True\n"
