@@ -64,7 +64,7 @@ def main() -> None:
     os.sched_setaffinity(0, {client_core})
     loads, seconds, rounds = (QUICK_LOADS, 4.0, 1) if arguments.quick else (LOADS, arguments.seconds, arguments.rounds)
     result = asyncio.run(measure(Server(server_core, named), loads, seconds, rounds, arguments.seed))
-    blocks = [{**block, "answers": [str(answer) for answer in block["answers"]]} for block in result["blocks"]]
+    blocks = [{**block, "answers": "; ".join(map(str, block["answers"]))} for block in result["blocks"]]
     finish(arguments, {**result, "blocks": blocks}, report(result))
 
 

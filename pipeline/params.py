@@ -204,10 +204,10 @@ class EvaluateParams(Section):
     tuning_rows: int = Field(ge=0, description="network rows that refining the times may take; 0: leave them")
     baseline_components: int = Field(ge=1, description="Gaussians in the mixture that a model must beat")
     likelihood_num_images: int = Field(ge=2, description="held-out images whose bits/dim are bounded")
-    compared_num_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+    compared_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
         description="numbers of steps at which KID is measured besides num_steps; [] for none"
     )
-    compared_num_samples: int = Field(ge=4, description="images at each of them, num_samples at most")
+    compared_images: int = Field(ge=4, description="images at each of them, num_samples at most")
 
 
 class RegisterParams(Section):

@@ -2,7 +2,7 @@
 
     python -m service.simulator --tick-ms 1:6,2:8,4:10,8:14 --load 0.3 0.6 0.8 0.95 1.2
 
-prints how long requests of 10, 25 and 50 steps would take, if ticks of so many rows took so long. Loads are parts of
+prints how long requests of 10, 25 and 50 steps, and all of them, would take, if ticks of so many rows took so long. Loads are parts of
 what the rows can do when all are filled.
 """
 
@@ -172,25 +172,29 @@ def main() -> None:
     parser.add_argument("--tick-ms", type=_tick_sec, required=True, help="rows:milliseconds, by commas")
     parser.add_argument("--load", type=float, nargs="+", default=[0.3, 0.6, 0.8, 0.95, 1.2])
     parser.add_argument("--num-requests", type=int, default=2000)
+    parser.add_argument(
+        "--stretch", type=float, default=Limits().stretch, help="as of the scheduler (default: %(default)g)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     sys.stdout.write("load  steps    mean ms     p50 ms     p95 ms     p99 ms  refused\n")
     for load in arguments.load:
         pace = Pace(arguments.tick_ms)
         arrivals = mixed_load(load, pace, num_requests=arguments.num_requests, seed=arguments.seed)
-        limits = Limits(rows=max(arguments.tick_ms))
+        limits = Limits(rows=max(arguments.tick_ms), stretch=arguments.stretch)
         outcomes = Simulation(Scheduler(limits, pace), arrivals).run()
         for steps in (10, 25, 50):
-            sys.stdout.write(_line(load, steps, [o for o in outcomes if o.arrival.num_steps == steps]))
+            sys.stdout.write(_line(load, str(steps), [o for o in outcomes if o.arrival.num_steps == steps]))
+        sys.stdout.write(_line(load, "all", outcomes))
 
 
-def _line(load: float, steps: int, outcomes: list[Outcome]) -> str:
+def _line(load: float, steps: str, outcomes: list[Outcome]) -> str:
     latencies = sorted(1e3 * outcome.latency_sec for outcome in outcomes if outcome.latency_sec is not None)
     refused = sum(outcome.refusal is not None for outcome in outcomes)
     mean = sum(latencies) / len(latencies)
     quantiles = (latencies[int(q * (len(latencies) - 1))] for q in (0.5, 0.95, 0.99))
     figures = "".join(f"{figure:11.1f}" for figure in (mean, *quantiles))
-    return f"{load:4.2f}{steps:7d}{figures}{refused:9d}\n"
+    return f"{load:4.2f}{steps:>7}{figures}{refused:9d}\n"
 
 
 def _tick_sec(text: str) -> dict[int, float]:

@@ -1,8 +1,7 @@
 """Queue each candidate as an experiment that trains for the same time.
 
     python -m benchmarks.search.queue benchmarks/search/candidates.txt --minutes 3
-    dvc queue start && dvc queue status
-    python -m benchmarks.search.results --out benchmarks/search/results.csv
+    dvc queue start
 
 A line of the file is a name and what the candidate changes in params.yaml; an empty change is the project as it is. Two
 short trainings tell how many images it sees in the time, and `train.num_images` is set to that. Nothing else should run.

@@ -38,9 +38,9 @@ def quality_per_num_steps(model: Model, judge: Judge, samples: Samples, params: 
 
 
 def _drawn(model: Model, samples: Samples, params: EvaluateParams) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    own, first = model.description.sampling.num_steps, slice(params.compared_num_samples)
+    own, first = model.description.sampling.num_steps, slice(params.compared_images)
     labels = None if samples.labels is None else samples.labels[first].tolist()
     yield own, samples.images[first]
-    for num_steps in set(params.compared_num_steps) - {own}:
+    for num_steps in set(params.compared_steps) - {own}:
         if num_steps <= model.schedule.num_timesteps:
             yield num_steps, draw(model, samples.seeds[first].tolist(), labels, num_steps=num_steps, progress=True)

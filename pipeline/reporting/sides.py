@@ -95,14 +95,13 @@ def registered(version: Version) -> Side:
 
 def _registered(version: Version, past: PastRuns) -> Side:
     digest = version.tags.get(TRAINED_DIGEST_TAG, version.digest)
-    trained = past.stage_run("train", digest) or past.run(version.run_id)
-    judged = past.stage_run("evaluate", digest)
-    parent = past.parent(trained) if trained else None
+    trained, judged = past.run(version.run_id), past.stage_run("evaluate", digest)
+    parent = past.parent(trained)
     return Side(
         name=str(version),
         metrics=past.metrics(version),
         params=dict(parent.data.params) if parent else {},
-        loss=past.curve(trained, "train/loss") if trained else [],
+        loss=past.curve(trained, "train/loss"),
         levels=_rows(past.file(judged, "loss_per_noise_level.csv")) if judged else [],
         quality=_rows(past.file(judged, "quality_per_num_steps.csv")) if judged else [],
         folder=download(version.uri),
@@ -110,7 +109,7 @@ def _registered(version: Version, past: PastRuns) -> Side:
         data_digest=version.tags.get("data.digest"),
         commit=version.tags.get("git.commit"),
         lock_stages=_lock_stages(version, parent, past),
-        cost=cost_of(trained) if trained else {},
+        cost=cost_of(trained),
     )
 
 

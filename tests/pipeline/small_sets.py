@@ -56,7 +56,7 @@ def evaluate_params(**changes: Any) -> EvaluateParams:
         "tuning_rows": 1000,
         "baseline_components": 20,
         "likelihood_num_images": 40,
-        "compared_num_steps": (3, 200),
-        "compared_num_samples": 50,
+        "compared_steps": (3, 200),
+        "compared_images": 50,
     }
     return PARAMS.evaluate.model_copy(update=small | changes)

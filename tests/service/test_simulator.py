@@ -25,6 +25,7 @@ def test_the_plan_of_capacity_is_printed() -> None:
         check=True,
     )
     lines = done.stdout.splitlines()
-    assert [line.split()[:2] for line in lines[1:]] == [["0.50", "10"], ["0.50", "25"], ["0.50", "50"]]
-    means = [float(line.split()[2]) for line in lines[1:]]
+    assert [line.split()[:2] for line in lines[1:]] == [["0.50", steps] for steps in ("10", "25", "50", "all")]
+    *means, of_all = [float(line.split()[2]) for line in lines[1:]]
     assert means == sorted(means)
+    assert means[0] < of_all < means[-1]
