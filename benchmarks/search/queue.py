@@ -3,8 +3,9 @@
     python -m benchmarks.search.queue benchmarks/search/candidates.txt --minutes 3
     dvc queue start
 
-A line of the file is a name and what the candidate changes in params.yaml; an empty change is the project as it is. Two
-short trainings tell how many images it sees in the time, and `train.num_images` is set to that. Nothing else should run.
+A line of the file is a name and what the candidate changes in params.yaml; an empty change is the project as it is. Short
+trainings, of all candidates in turn, tell how many images each sees in the time, and `train.num_images` is set to that.
+Nothing else should run.
 """
 
 from __future__ import annotations
@@ -12,16 +13,25 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory
 
 from benchmarks.contestants import Ground, Ours
-from benchmarks.protocol import ROOT, python, run_command, say
-from benchmarks.time_to_quality import LEAST_TRIAL, pace_of
+from benchmarks.protocol import ROOT, in_turn, python, run_command, say
+from benchmarks.time_to_quality import Pace
 from pipeline import command
 from pipeline.override import override
 from pipeline.params import load_params
+
+TRIALS = (1024, 4096)
+"""Images of a shorter and a longer training, which together tell a pace."""
+ROUNDS = 2
+"""Of trials, after one that does not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +56,11 @@ def main() -> None:
     made.add_argument("candidates", type=Path, metavar="FILE")
     made.add_argument("--minutes", type=float, default=3.0, help="of each training (default: %(default)g)")
     arguments = made.parse_args()
-    for candidate in candidates(arguments.candidates.read_text(encoding="utf-8")):
-        num_images = images_in(60 * arguments.minutes, candidate)
+    listed = candidates(arguments.candidates.read_text(encoding="utf-8"))
+    with TemporaryDirectory(prefix="foundry-") as scratch:
+        paces = paces_of(listed, Path(scratch))
+    for candidate, pace in zip(listed, paces, strict=True):
+        num_images = pace.images_in(60 * arguments.minutes)
         say(f"{candidate.name}: {num_images} images in {arguments.minutes:g} minutes")
         words = [*candidate.changes, f"train.num_images={num_images}"]
         options = [part for word in words for part in ("-S", word)]
@@ -60,18 +73,22 @@ def candidates(text: str) -> list[Candidate]:
     return [Candidate.read(line) for line in lines if line]
 
 
-def images_in(seconds: float, candidate: Candidate) -> int:
-    """How many images this candidate sees in the time."""
-    with TemporaryDirectory(prefix="foundry-") as folder:
-        scratch = Path(folder)
-        shutil.copyfile(ROOT / "params.yaml", scratch / "params.yaml")
-        override(scratch / "params.yaml", list(candidate.changes))
-        ground = Ground(ROOT / "data", scratch, load_params(scratch / "params.yaml"))
+def paces_of(listed: Sequence[Candidate], scratch: Path) -> list[Pace]:
+    """How fast each trains: from medians, since a slow minute of the machine should not look like a slow candidate."""
+    trials = {f"{each.name}-{count}": partial(trial, each, count, scratch) for each, count in product(listed, TRIALS)}
+    said = in_turn(trials, ROUNDS)
+    shorter, longer = ([(count, median(said[f"{each.name}-{count}"])) for each in listed] for count in TRIALS)
+    return list(map(Pace.of, shorter, longer))
 
-        def trial(num_images: int) -> float:
-            return Ours().train(ground, num_images, 0, scratch / f"{num_images}").seconds
 
-        return pace_of(trial, LEAST_TRIAL * seconds).images_in(seconds)
+def trial(candidate: Candidate, num_images: int, scratch: Path) -> float:
+    """Seconds of a training."""
+    with TemporaryDirectory(dir=scratch) as folder:
+        params = Path(folder) / "params.yaml"
+        shutil.copyfile(ROOT / "params.yaml", params)
+        override(params, list(candidate.changes))
+        ground = Ground(ROOT / "data", Path(folder), load_params(params))
+        return Ours().train(ground, num_images, 0, Path(folder) / "trial").seconds
 
 
 if __name__ == "__main__":
