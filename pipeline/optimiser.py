@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from torch.nn import Parameter
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MOMENTUM = 0.95
 NUM_ITERATIONS = 5
+SMALLEST_SQUARE = 1e-30
+"""Of a norm that is divided by: a matrix of zeros stays one."""
 ENDS = ("inward.weight", "outward.weight")
 """Of the network: the first and last convolution map from and to few channels, where Muon is no help."""
 
@@ -48,8 +50,7 @@ class Optimiser:
         for group in self.adam.param_groups:
             group["lr"] = share * self.adam_learning_rate
         self.adam.step()
-        for names in self._of_equal_shape():
-            self._step_together(names, share * self.learning_rate)
+        self._follow_directions(share * self.learning_rate)
 
     def state(self) -> dict[str, Tensor]:
         """The moments by name, not copied."""
@@ -73,57 +74,86 @@ class Optimiser:
         }
         self.adam.load_state_dict(state)
 
-    def _of_equal_shape(self) -> list[list[str]]:
-        """Many small products are slow one by one on a card, and fast as one batch."""
-        groups: dict[torch.Size, list[str]] = {}
-        for name, weight in self.matrices.items():
-            groups.setdefault(weight.shape, []).append(name)
-        return list(groups.values())
-
-    def _step_together(self, names: list[str], learning_rate: float) -> None:
-        updates = []
-        for name in names:
-            gradient, momentum = self.matrices[name].grad, self.momenta[name]
-            if gradient is None:
-                raise RuntimeError(f"{name} has no gradient")
-            momentum.lerp_(gradient, 1 - MOMENTUM)
-            # Nesterov's: where the momentum is going to be.
-            updates.append(_flat(gradient.lerp(momentum, MOMENTUM)))
-        directions = orthogonalised(torch.stack(updates))
-        shape = directions.shape[1:]
-        # So that an update changes a unit input by about the learning rate, whatever the shape (Bernstein 2024).
-        length = learning_rate * max(1.0, shape[0] / shape[1]) ** 0.5
-        for name, direction in zip(names, directions, strict=True):
-            weight = self.matrices[name]
+    def _follow_directions(self, learning_rate: float) -> None:
+        momenta = list(self.momenta.values())
+        gradients = [_gradient(name, weight) for name, weight in self.matrices.items()]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        # Nesterov's: where the momenta are going to be.
+        updates = [gradient.lerp(momentum, MOMENTUM) for gradient, momentum in zip(gradients, momenta, strict=True)]
+        directions = orthogonalised([_flat(update) for update in updates])
+        for weight, direction in zip(self.matrices.values(), directions, strict=True):
+            rows, columns = direction.shape
+            # So that an update changes a unit input by about the learning rate, whatever the shape (Bernstein 2024).
+            length = learning_rate * max(1.0, rows / columns) ** 0.5
             weight.mul_(1 - learning_rate * self.weight_decay)
-            rows, channels, *window = weight.shape
-            weight.sub_(direction.reshape(rows, *window, channels).movedim(-1, 1), alpha=length)
+            weight.sub_(_unflat(direction, weight.shape), alpha=length)
 
 
-def orthogonalised(matrices: Tensor) -> Tensor:
-    """Each matrix `[n, rows, columns]` with its singular values brought near 1: between 0.68 and 1.21 from 0.003 on.
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Each matrix with its singular values brought near 1: between 0.68 and 1.21 from 0.003 of its norm on.
+
+    All that is iterated is square and as small as a matrix's smaller side, and one batch for each size of these:
+    a step took 8.0 ms where it had taken 12.5 by the matrices' shapes (the demo's network, one core).
+    """
+    stacks = {places: torch.stack([_wide(matrices[i]) for i in places]) for places in _alike(matrices)}
+    grams = {places: X @ X.mT for places, X in stacks.items()}
+    found: dict[int, Tensor] = {}
+    for side in {gram.shape[-1] for gram in grams.values()}:
+        own = [places for places, gram in grams.items() if gram.shape[-1] == side]
+        factors = _inverse_roots(torch.cat([grams[places] for places in own]))
+        for places, factor in zip(own, torch.split(factors, [len(places) for places in own]), strict=True):
+            found |= zip(places, factor @ stacks[places], strict=True)
+    return [found[i].mT if _is_tall(matrix) else found[i] for i, matrix in enumerate(matrices)]
+
+
+def _inverse_roots(grams: Tensor) -> Tensor:
+    """About (X X^T)^(-1/2) of each A = X X^T, `[n, side, side]`: what brings the singular values of X near 1.
 
     Newton and Schulz's iteration with the quintic polynomial of Jordan et al. 2024, whose steep slope at 0 lifts small
-    singular values within few iterations.
+    singular values within few iterations: X <- (a + b A + c A^2) X. The factors are functions of the first A and
+    commute, so X itself is needed but once, by the caller.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    is_tall = matrices.shape[1] > matrices.shape[2]
-    X: Tensor = matrices.mT if is_tall else matrices
-    X = X / X.norm(dim=(1, 2), keepdim=True).clamp(min=1e-30)
-    # X <- (a + b A + c A^2) X with A = X X^T. The factors are functions of the first A and commute, so that only small
-    # square matrices are iterated, which takes less than half as long.
-    A, identity = X @ X.mT, torch.eye(X.shape[1], dtype=X.dtype, device=X.device)
-    product = identity.expand_as(A)
+    identity = torch.eye(grams.shape[-1], dtype=grams.dtype, device=grams.device)
+    # The trace is the squared norm of X.
+    squared_norms = grams.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None].clamp(min=SMALLEST_SQUARE)
+    A, product = grams / squared_norms, squared_norms.rsqrt() * identity
     for _ in range(NUM_ITERATIONS):
         factor = a * identity + b * A + c * A @ A
         product, A = factor @ product, factor @ A @ factor
-    X = product @ X
-    return X.mT if is_tall else X
+    return product
+
+
+def _alike(matrices: Sequence[Tensor]) -> list[tuple[int, ...]]:
+    """Places of the matrices of each shape: many small products are fast as one batch, on a card above all."""
+    places: dict[torch.Size, tuple[int, ...]] = {}
+    for i, matrix in enumerate(matrices):
+        places[matrix.shape] = (*places.get(matrix.shape, ()), i)
+    return list(places.values())
+
+
+def _is_tall(matrix: Tensor) -> bool:
+    return matrix.shape[0] > matrix.shape[1]
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return matrix.mT if _is_tall(matrix) else matrix
+
+
+def _gradient(name: str, weight: Parameter) -> Tensor:
+    if weight.grad is None:
+        raise RuntimeError(f"{name} has no gradient")
+    return weight.grad
 
 
 def _flat(weight: Tensor) -> Tensor:
     """A convolution's weight as a matrix, its channels last, as they lie in memory."""
     return weight.movedim(1, -1).flatten(1)
+
+
+def _unflat(matrix: Tensor, shape: torch.Size) -> Tensor:
+    rows, channels, *window = shape
+    return matrix.reshape(rows, *window, channels).movedim(-1, 1)
 
 
 def _laid_out_like(weight: Tensor, moment: Tensor) -> Tensor:

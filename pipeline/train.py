@@ -66,8 +66,9 @@ def train(
     from pipeline.look import Look
 
     description, training = _start(params, prepared, schedule, team)
-    # In another number of processes the same sums are rounded otherwise.
-    key = training_key({**description.provenance, "processes": str(team.size)})
+    # In another number of processes, or in another precision, the same sums are rounded otherwise.
+    arithmetic = {"processes": str(team.size), "precision": training.device.precision}
+    key = training_key({**description.provenance, **arithmetic})
     store = tracking.main_worktree() / ".foundry" / "training" / key
     with checkpoint.exclusive(store):
         journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec)
@@ -77,7 +78,7 @@ def train(
         settings = params.model_dump(mode="json", by_alias=True)
         with tracking.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
             journal.run_id = run.run_id
-            run.tags({"device": training.device.name, "processes": str(team.size)})
+            run.tags({"device": training.device.name, **arithmetic})
             _train_to_the_end(training, journal, Look(training, description, prepared.split("held_out")), run)
             _write(out, training, journal, description, run)
 

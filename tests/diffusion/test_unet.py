@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.diffusion.errors import FoundryError
-from pipeline.diffusion.unet import UNet, UNetConfig, time_features
+from pipeline.diffusion.unet import UNet, UNetConfig, group_norm, time_features
 
 
 def _network(*, num_classes: int = 10, **config: object) -> UNet:
@@ -50,6 +50,14 @@ def test_the_noise_level_and_the_class_matter() -> None:
     asked = network(x, t, labels)
     assert not torch.allclose(asked, network(x, t + 1, labels), atol=1e-4)
     assert not torch.allclose(asked, network(x, t, (labels + 1) % 11), atol=1e-4)
+
+
+def test_activations_are_normalised_in_float32_also_under_autocast() -> None:
+    norm, x = group_norm(16), torch.randn(2, 16, 4, 4).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = norm(x)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, norm(x.float()))
 
 
 def test_an_unconditional_network_needs_no_labels() -> None:

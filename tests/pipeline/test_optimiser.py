@@ -14,13 +14,21 @@ def test_singular_values_come_near_1_and_singular_vectors_stay(rows: int, column
     )
     # Not below 0.01 of the largest, so that all are above 0.003 once the matrix has norm 1.
     S = 0.01 + 0.99 * torch.rand(rank, dtype=torch.float64, generator=generator)
-    found = U.mT @ orthogonalised(((U * S) @ Vh * 100)[None])[0] @ Vh.mT
+    found = U.mT @ orthogonalised([(U * S) @ Vh * 100])[0] @ Vh.mT
     torch.testing.assert_close(found, torch.diag(found.diagonal()), atol=1e-8, rtol=0)
     assert ((found.diagonal() > 0.68) & (found.diagonal() < 1.21)).all()
 
 
 def test_a_matrix_of_zeros_stays_so() -> None:
-    assert not orthogonalised(torch.zeros(1, 3, 5)).any()
+    assert not orthogonalised([torch.zeros(3, 5)])[0].any()
+
+
+def test_matrices_among_others_are_what_they_are_alone() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(4, 9), (9, 4), (4, 4), (4, 9), (2, 30), (9, 9)]
+    matrices = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
+    for matrix, found in zip(matrices, orthogonalised(matrices), strict=True):
+        torch.testing.assert_close(found, orthogonalised([matrix])[0])
 
 
 def _network() -> UNet:
