@@ -95,7 +95,7 @@ def _loss_ratio() -> float:
     from pipeline.diffusion.noise import NoiseSchedule
     from pipeline.diffusion.target import TARGETS
     from pipeline.diffusion.unet import UNet
-    from pipeline.diffusion.weighting import loss_weight
+    from pipeline.diffusion.weighting import SnrBounds, loss_weight
     from pipeline.params import load_params
     from pipeline.prepared import Split
     from pipeline.table import Table
@@ -105,7 +105,10 @@ def _loss_ratio() -> float:
     labels = np.arange(256) % 2
     pixels = np.repeat((60 + 120 * labels).astype(np.uint8), 28 * 28).reshape(256, 28, 28, 1)
     schedule = NoiseSchedule(cosine_betas(1000))
-    weights = {(target, params.weighting): loss_weight(target, params.weighting, schedule, 5.0) for target in TARGETS}
+    bounds = SnrBounds(floor=0.1, gamma=5.0)
+    weights = {
+        (target, params.weighting): loss_weight(target, params.weighting, schedule, bounds) for target in TARGETS
+    }
     table = Table(schedule, uniform_density(schedule), weights, torch.ones_like(schedule.beta))
     torch.manual_seed(0)
     network = UNet(params.network, image_size=28, channels=1, num_classes=2)

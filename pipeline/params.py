@@ -142,7 +142,10 @@ class ScheduleParams(Section):
     num_timesteps: int = Field(ge=1, le=10_000, description="T")
     betas: Betas = Field(description="the variance schedule")
     zero_terminal_snr: bool = Field(description="rescale so that abar of the last t is 0 (Lin et al. 2023)")
-    min_snr_gamma: float = Field(gt=0, description="clamp of the min-SNR loss weight (Hang et al. 2023)")
+    min_snr_gamma: float = Field(
+        gt=0, description="largest of the loss weights min_snr (Hang et al. 2023) and bounded_snr"
+    )
+    snr_floor: float = Field(ge=0, description="smallest of the loss weight bounded_snr")
     density: Density = Field(description="how often training visits each t")
     max_prior_kl_bits_per_dim: float = Field(gt=0, description="gate on what the last t still knows of the image")
     max_terminal_snr: float = Field(gt=0, description="gate on abar/(1-abar) at the last t")
@@ -166,9 +169,10 @@ class TrainParams(Section):
     num_images: int = Field(ge=1, description="training length in images seen")
     batch_size: int = Field(ge=1)
     target: Literal["x0", "eps", "v"] = Field(description="what the network predicts")
-    weighting: Literal["uniform", "min_snr", "snr", "vlb"] = Field(
+    weighting: Literal["uniform", "min_snr", "bounded_snr", "snr", "vlb"] = Field(
         description="loss weight, whatever the target: uniform in x0; snr: uniform in eps, as DDPM; "
-        "min_snr: snr up to schedule.min_snr_gamma; vlb: the likelihood's. See pipeline/diffusion/weighting.py"
+        "min_snr: snr up to schedule.min_snr_gamma; bounded_snr: that, and at least schedule.snr_floor; "
+        "vlb: the likelihood's. See pipeline/diffusion/weighting.py"
     )
     learning_rate: float = Field(gt=0, description="of the convolutions, by Muon: peak, after warm-up")
     adam_learning_rate: float = Field(gt=0, description="of all else, by AdamW: peak, after warm-up")

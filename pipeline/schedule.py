@@ -155,13 +155,14 @@ def make_density(params: Density, noise: NoiseSchedule) -> Tensor:
 
 def make_table(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> Table:
     from pipeline.diffusion.gaussian import linear_denoiser_mse
-    from pipeline.diffusion.weighting import loss_weight
+    from pipeline.diffusion.weighting import SnrBounds, loss_weight
     from pipeline.table import WEIGHT_COLUMNS, Table
 
+    bounds = SnrBounds(params.snr_floor, params.min_snr_gamma)
     return Table(
         schedule=noise,
         density=make_density(params.density, noise),
-        weights={pair: loss_weight(*pair, noise, params.min_snr_gamma) for pair in WEIGHT_COLUMNS},
+        weights={pair: loss_weight(*pair, noise, bounds) for pair in WEIGHT_COLUMNS},
         linear_denoiser_mse=linear_denoiser_mse(moments.eigenvalues, noise),
     )
 

@@ -9,10 +9,12 @@ squared error of x0, and the weights of the other targets follow, since the same
 |---|---|---|
 | `uniform` | 1 | every t alike in x0 (Hang et al. 2023, section 3: "constant") |
 | `min_snr` | min(SNR, gamma) | Hang et al. 2023 |
+| `bounded_snr` | min(max(SNR, floor), gamma) | also what is nearly all noise, where the other three forget what the class tells |
 | `snr` | SNR | 1 in eps: the L_simple of Ho et al. 2020, eq. 14 |
 | `vlb` | (SNR_{t-1} - SNR_t) / 2 | the variational bound (Kingma et al. 2021, eq. 15) |
 """
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -22,19 +24,27 @@ from torch import Tensor
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import Target
 
-Weighting = Literal["uniform", "min_snr", "snr", "vlb"]
+Weighting = Literal["uniform", "min_snr", "bounded_snr", "snr", "vlb"]
 
-WEIGHTINGS: tuple[Weighting, ...] = ("uniform", "min_snr", "snr", "vlb")
+WEIGHTINGS: tuple[Weighting, ...] = ("uniform", "min_snr", "bounded_snr", "snr", "vlb")
+
+
+@dataclass(frozen=True, slots=True)
+class SnrBounds:
+    """Between which SNR counts as it is."""
+
+    floor: float
+    gamma: float
 
 
 def loss_weight(
-    target: Target, weighting: Weighting, schedule: NoiseSchedule, min_snr_gamma: float
+    target: Target, weighting: Weighting, schedule: NoiseSchedule, bounds: SnrBounds
 ) -> Float[Tensor, " T"]:
     """Weight of the squared error of `target` at every t: float64, finite and not negative.
 
     At zero terminal SNR the weight of the error in eps is 0: whatever the prediction of x0, that error is 0 there.
     """
-    weight = x0_weight(weighting, schedule, min_snr_gamma)
+    weight = x0_weight(weighting, schedule, bounds)
     if target == "x0":
         return weight
     if target == "eps":
@@ -43,13 +53,15 @@ def loss_weight(
     return weight * schedule.one_minus_abar
 
 
-def x0_weight(weighting: Weighting, schedule: NoiseSchedule, min_snr_gamma: float) -> Float[Tensor, " T"]:
+def x0_weight(weighting: Weighting, schedule: NoiseSchedule, bounds: SnrBounds) -> Float[Tensor, " T"]:
     """Weight of the squared error of x0 at every t."""
     match weighting:
         case "uniform":
             return torch.ones_like(schedule.snr)
         case "min_snr":
-            return schedule.snr.clamp(max=min_snr_gamma)
+            return schedule.snr.clamp(max=bounds.gamma)
+        case "bounded_snr":
+            return schedule.snr.clamp(bounds.floor, bounds.gamma)
         case "snr":
             return schedule.snr
         case "vlb":

@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,7 +17,8 @@ def test_as_many_operations_are_counted_as_torch_counts() -> None:
     assert sum(2 * count * shape.multiply_adds for shape, count in found.items()) == wanted
 
 
-def test_a_training_step_has_three_passes_but_for_the_first_convolution() -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_training_step_has_three_passes_but_for_the_first_convolution(dtype: torch.dtype) -> None:
     first, second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)
     network = nn.Sequential(first, second)
     x = torch.randn(2, 1, 6, 6)
@@ -24,6 +26,6 @@ def test_a_training_step_has_three_passes_but_for_the_first_convolution() -> Non
     weights = list(network.parameters())
     with FlopCounterMode(display=False) as counter:
         torch.autograd.grad(network(x).sum(), [*weights])
-    peak = measured_peak(found, rounds=1)
+    peak = measured_peak(found, rounds=1, dtype=dtype)
     assert peak.flops == counter.get_total_flops()
     assert peak.seconds > 0

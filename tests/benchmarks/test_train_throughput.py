@@ -27,7 +27,10 @@ def test_the_share_of_the_peak_counts_three_passes() -> None:
     # 10 million multiply-adds at 1,000 images a second are 60 GFLOP/s with the gradients of both sides.
     cost = {"weights_millions": 1.0, "multiply_adds_millions": 10.0, "images_per_sec": 1000.0}
     document = {
-        "peak": [{"flops": 100 * 10**9, "seconds": 1.0}, {"flops": 80 * 10**9, "seconds": 1.0}],
+        "peak": [
+            {"precision": precision, "processes": processes, "flops": flops * 10**9, "seconds": 1.0}
+            for precision, processes, flops in (("float32", 1, 100), ("float32", 2, 80), ("bfloat16", 1, 240))
+        ],
         "networks": {"ours": cost},
         "command_images_per_sec": 500.0,
         "loading_share": 0.01,
@@ -36,6 +39,6 @@ def test_the_share_of_the_peak_counts_three_passes() -> None:
         "memory": [],
     }
     lines = report(document).splitlines()
-    assert lines[2].split(" | ")[-1] == "0.6 |"
-    assert lines[3].split(" | ")[-1] == "0.3 |"
+    assert lines[2].split(" | ")[-2:] == ["0.6", "0.25 |"]
+    assert lines[3].split(" | ")[-2:] == ["0.3", "0.125 |"]
     assert Peak(100 * 10**9, 1.0).gflops_per_sec == pytest.approx(100)

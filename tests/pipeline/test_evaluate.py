@@ -31,7 +31,7 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import TARGETS
 from pipeline.diffusion.tensors import save_tensors
 from pipeline.diffusion.unet import UNetConfig
-from pipeline.diffusion.weighting import WEIGHTINGS, loss_weight
+from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.evaluate import OUTS, evaluate, main, read_inputs
 from pipeline.features import features
 from pipeline.judging.evaluation_samples import class_labels
@@ -42,12 +42,13 @@ from tests.pipeline.small_sets import PARAMS, evaluate_params, features_params, 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 NETWORK = UNetConfig(widths=(8,), num_blocks=1)
 EVALUATE = evaluate_params()
+BOUNDS = SnrBounds(0.1, 5.0)
 
 
 def _write_schedule(folder: Path, prepared: PreparedSet, num_timesteps: int = 50) -> Table:
     schedule = NoiseSchedule(cosine_betas(num_timesteps))
     moments = image_moments([torch.tensor(prepared.split("train").images(slice(None)))])
-    weights = {(target, name): loss_weight(target, name, schedule, 5.0) for target in TARGETS for name in WEIGHTINGS}
+    weights = {(target, name): loss_weight(target, name, schedule, BOUNDS) for target in TARGETS for name in WEIGHTINGS}
     table = Table(schedule, uniform_density(schedule), weights, linear_denoiser_mse(moments.eigenvalues, schedule))
     folder.mkdir(parents=True)
     write_table(folder / "table.parquet", table)

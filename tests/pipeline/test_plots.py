@@ -11,7 +11,7 @@ from pipeline.diffusion.betas import cosine_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.moments import Moments, image_moments
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.weighting import loss_weight
+from pipeline.diffusion.weighting import SnrBounds, loss_weight
 from pipeline.plots import write_curves, write_curves_csv, write_forward
 from pipeline.prepared import DatasetInfo, PreparedSet, Split
 from pipeline.table import WEIGHT_COLUMNS, Table
@@ -20,7 +20,7 @@ ZERO_SNR = NoiseSchedule(rescale_zero_terminal_snr(cosine_betas(3)))
 
 
 def table_of(schedule: NoiseSchedule) -> Table:
-    weights = {pair: loss_weight(*pair, schedule, 5.0) for pair in WEIGHT_COLUMNS}
+    weights = {pair: loss_weight(*pair, schedule, SnrBounds(0.1, 5.0)) for pair in WEIGHT_COLUMNS}
     return Table(schedule, uniform_density(schedule), weights, torch.ones_like(schedule.beta))
 
 

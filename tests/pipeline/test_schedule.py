@@ -30,6 +30,7 @@ def params(**changes: Any) -> ScheduleParams:
             "betas": {"kind": "cosine"},
             "zero_terminal_snr": False,
             "min_snr_gamma": 5.0,
+            "snr_floor": 0.1,
             "density": {"kind": "laplace"},
             "max_prior_kl_bits_per_dim": 0.01,
             "max_terminal_snr": 0.01,

@@ -10,7 +10,7 @@ from pipeline.diffusion.density import normal_density
 from pipeline.diffusion.errors import ArtefactError
 from pipeline.diffusion.gaussian import linear_denoiser_mse
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.weighting import loss_weight
+from pipeline.diffusion.weighting import SnrBounds, loss_weight
 from pipeline.table import WEIGHT_COLUMNS, Table, read_table, write_table
 
 COLUMNS = [
@@ -26,7 +26,11 @@ COLUMNS = [
     "posterior_variance",
     "posterior_x0_coefficient",
     "posterior_x_coefficient",
-    *(f"weight_{target}_{name}" for target in ("x0", "eps", "v") for name in ("uniform", "min_snr", "snr", "vlb")),
+    *(
+        f"weight_{target}_{name}"
+        for target in ("x0", "eps", "v")
+        for name in ("uniform", "min_snr", "bounded_snr", "snr", "vlb")
+    ),
     "density",
     "linear_denoiser_mse",
 ]
@@ -37,7 +41,7 @@ def table_of(beta: torch.Tensor) -> Table:
     return Table(
         schedule=schedule,
         density=normal_density(schedule, 0.0, 2.0),
-        weights={pair: loss_weight(*pair, schedule, 5.0) for pair in WEIGHT_COLUMNS},
+        weights={pair: loss_weight(*pair, schedule, SnrBounds(0.05, 5.0)) for pair in WEIGHT_COLUMNS},
         linear_denoiser_mse=linear_denoiser_mse(torch.tensor([2.0, 0.5], dtype=torch.float64), schedule),
     )
 

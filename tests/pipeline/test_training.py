@@ -13,7 +13,7 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import TARGETS
 from pipeline.diffusion.tensors import load_tensors, save_tensors
 from pipeline.diffusion.unet import UNet, UNetConfig
-from pipeline.diffusion.weighting import WEIGHTINGS, loss_weight
+from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.params import TrainParams, load_params
 from pipeline.prepared import Split
 from pipeline.table import Table
@@ -21,6 +21,8 @@ from pipeline.team import Team
 from pipeline.training import Training, TrainStep, check_finite
 
 CPU = Device(torch.device("cpu"), autocast=False, compile=False)
+BOUNDS = SnrBounds(0.1, 5.0)
+IN_BFLOAT16 = dataclasses.replace(CPU, autocast=True)
 COMMITTED = load_params(Path(__file__).parents[2] / "params.yaml").train
 SMALL = COMMITTED.model_copy(
     update={
@@ -35,11 +37,11 @@ SMALL = COMMITTED.model_copy(
 
 def _table() -> Table:
     schedule = NoiseSchedule(cosine_betas(50))
-    weights = {(target, name): loss_weight(target, name, schedule, 5.0) for target in TARGETS for name in WEIGHTINGS}
+    weights = {(target, name): loss_weight(target, name, schedule, BOUNDS) for target in TARGETS for name in WEIGHTINGS}
     return Table(schedule, uniform_density(schedule), weights, torch.ones(50, dtype=torch.float64))
 
 
-def _training(params: TrainParams = SMALL, *, labelled: bool = True) -> Training:
+def _training(params: TrainParams = SMALL, *, labelled: bool = True, device: Device = CPU) -> Training:
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 40)
     # Three kinds of images that a network can tell apart: flat grey of three shades, a little noise.
@@ -47,13 +49,14 @@ def _training(params: TrainParams = SMALL, *, labelled: bool = True) -> Training
     split = Split((pixels,), labels if labelled else None)
     torch.manual_seed(params.seed)
     network = UNet(params.network, image_size=8, channels=1, num_classes=3 if labelled else 0)
-    return Training(params, network, _table(), split, CPU)
+    return Training(params, network, _table(), split, device)
 
 
-def test_a_training_that_went_on_from_its_state_computes_the_same_bits(tmp_path: Path) -> None:
-    whole = _training()
+@pytest.mark.parametrize("device", [CPU, IN_BFLOAT16])
+def test_a_training_that_went_on_from_its_state_computes_the_same_bits(tmp_path: Path, device: Device) -> None:
+    whole = _training(device=device)
     losses = [float(step.loss) for step in whole.steps()]
-    first, second = _training(), _training()
+    first, second = _training(device=device), _training(device=device)
     steps = first.steps()
     before = [float(next(steps).loss) for _ in range(4)]
     save_tensors(tmp_path / "state.safetensors", first.state())
@@ -93,8 +96,16 @@ def test_the_shares_of_a_team_add_up_to_the_gradient_of_the_whole_batch(size: in
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
-def _gradient(team: Team, params: TrainParams) -> torch.Tensor:
-    training = _training(params)
+def test_in_bfloat16_the_gradient_points_where_it_points_in_float32() -> None:
+    params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
+    rough, exact = _gradient(Team(), params, IN_BFLOAT16), _gradient(Team(), params)
+    assert not torch.equal(rough, exact)
+    # bfloat16 has eight bits.
+    assert float((rough - exact).norm() / exact.norm()) < 2**-5
+
+
+def _gradient(team: Team, params: TrainParams, device: Device = CPU) -> torch.Tensor:
+    training = _training(params, device=device)
     training.team = team
     # Blocks start as the identity, where most gradients are 0.
     generator = torch.Generator().manual_seed(0)
@@ -112,11 +123,12 @@ def test_a_constant_plan_takes_the_same_way_whatever_its_length() -> None:
     ]
 
 
+@pytest.mark.parametrize("device", [CPU, IN_BFLOAT16])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("labelled", [True, False])
-def test_the_loss_falls(target: str, labelled: bool) -> None:  # noqa: FBT001
+def test_the_loss_falls(device: Device, target: str, labelled: bool) -> None:  # noqa: FBT001
     params = SMALL.model_copy(update={"target": target, "num_images": 1600, "network": UNetConfig(widths=(8,))})
-    losses = [float(step.loss) for step in _training(params, labelled=labelled).steps()]
+    losses = [float(step.loss) for step in _training(params, labelled=labelled, device=device).steps()]
     assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:10])
 
 
