@@ -45,11 +45,13 @@ class Convolution:
         """Forward, gradient of the weight and, where it is needed, of the input: two for each multiply-add."""
         return 2 * self.multiply_adds * (3 if self.needs_input_gradient else 2)
 
-    def work(self, layout: torch.memory_format) -> Callable[[], None]:
+    def work(self, layout: torch.memory_format, dtype: torch.dtype) -> Callable[[], None]:
         """One forward and backward pass on noise."""
-        x = torch.randn(self.input).to(memory_format=layout).requires_grad_(self.needs_input_gradient)
-        weight = torch.randn(self.weight).to(memory_format=layout).requires_grad_()
-        gradient = torch.randn(self.output).to(memory_format=layout)
+        x, weight, gradient = (
+            torch.randn(shape, dtype=dtype).to(memory_format=layout) for shape in (self.input, self.weight, self.output)
+        )
+        x.requires_grad_(self.needs_input_gradient)
+        weight.requires_grad_()
         wanted = [x, weight] if self.needs_input_gradient else [weight]
 
         def run() -> None:
@@ -106,15 +108,15 @@ def _seen(network: nn.Module, found: Counter[Convolution]) -> Iterator[None]:
             hook.remove()
 
 
-def measured_peak(convolutions: Counter[Convolution], rounds: int) -> Peak:
+def measured_peak(convolutions: Counter[Convolution], rounds: int, dtype: torch.dtype) -> Peak:
     """The median time of each shape in the layout that suits it best, summed."""
     flops = sum(count * shape.training_flops for shape, count in convolutions.items())
-    seconds = sum(count * _best_seconds(shape, rounds) for shape, count in convolutions.items())
+    seconds = sum(count * _best_seconds(shape, rounds, dtype) for shape, count in convolutions.items())
     return Peak(flops, seconds)
 
 
-def _best_seconds(shape: Convolution, rounds: int) -> float:
-    works = [shape.work(layout) for layout in LAYOUTS]
+def _best_seconds(shape: Convolution, rounds: int, dtype: torch.dtype) -> float:
+    works = [shape.work(layout, dtype) for layout in LAYOUTS]
     for work in works:
         work()
     times = [[seconds_of(work) for work in works] for _ in range(rounds)]
@@ -132,13 +134,13 @@ def _two(sizes: tuple[int, ...]) -> tuple[int, int]:
     return a, b
 
 
-def measured_peak_of_processes(convolutions: Counter[Convolution], rounds: int) -> Peak:
+def measured_peak_of_processes(convolutions: Counter[Convolution], rounds: int, dtype: torch.dtype) -> Peak:
     """The same with a process of one thread for each core, all at once, which share the rows of every batch."""
     count = num_cores()
     own = Counter({_share(shape, count): times for shape, times in convolutions.items()})
     context = get_context("spawn")
     with ProcessPoolExecutor(count, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        peaks = list(pool.map(measured_peak, [own] * count, [rounds] * count))
+        peaks = list(pool.map(measured_peak, [own] * count, [rounds] * count, [dtype] * count))
     return Peak(sum(peak.flops for peak in peaks), max(peak.seconds for peak in peaks))
 
 

@@ -47,6 +47,10 @@ class PeerNetwork(nn.Module):
         # The names by which our optimiser knows a network's ends; who registers first gives the name.
         self.inward, self.outward = first, last
         self.network, self.num_classes = network, num_classes
+        for module in network.modules():
+            if isinstance(module, nn.GroupNorm):
+                # As in ours, and as autocast has it on cards; on a CPU it is slow in bfloat16.
+                module.register_forward_pre_hook(_in_float32)
 
     def weights(self) -> dict[str, Tensor]:
         """By name, each once, not copied."""
@@ -56,6 +60,10 @@ class PeerNetwork(nn.Module):
         """Take over what `weights` of another one was."""
         for name, weight in self.weights().items():
             weight.copy_(weights[name])
+
+
+def _in_float32(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(x.float() for x in inputs)
 
 
 class DiffusersNetwork(PeerNetwork):

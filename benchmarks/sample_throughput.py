@@ -5,6 +5,7 @@
 
 Each network is asked for as few steps as do: the fewest whose KID is within the error of its own with 50 steps of
 DDIM. Ours takes the sampler of params.yaml, the peers their own pipelines; by ONNX Runtime all are drawn by our loop.
+A peer that was not trained is timed with 50 steps only: its speed does not depend on its weights.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ class Contender:
     model: Model
     sampler: Sampler
     peer: PeerNetwork | None = None
+    is_trained: bool = True
 
     def quality(self, wish: Wish, ground: Ground, judge: Judge, params: EvaluateParams) -> Quality:
         """Of images drawn as the contender draws them."""
@@ -155,6 +157,9 @@ def measure(
     for contender in contenders:
         numbers = STEPS[:2] if quick else STEPS
         ddim = Wish("ddim", numbers[-1] if quick else WANTED_STEPS, has_own_times=False)
+        ways.append(contender.eager(ddim))
+        if not contender.is_trained:
+            continue
         wanted = contender.quality(ddim, ground, judge, params)
         steps, quality = _fewest_steps(contender, wanted, numbers, ground, judge, params)
         say(f"{contender.name}: {steps} steps, KID {quality.kid:.3g}; with {ddim.steps} of DDIM {wanted.kid:.3g}")
@@ -164,7 +169,7 @@ def measure(
             "ddim_kid": wanted.kid,
             "ddim_kid_standard_error": wanted.standard_error,
         }
-        ways += [contender.eager(ddim), contender.eager(Wish(contender.sampler, steps))]
+        ways.append(contender.eager(Wish(contender.sampler, steps)))
         ways += filter(None, [contender.exported(steps, folder)])
     batch_sizes = BATCH_SIZES[:2] if quick else BATCH_SIZES
     return {"qualities": qualities, "speeds": _speeds(ways, batch_sizes, rounds=1 if quick else 3)}
@@ -245,21 +250,25 @@ def _trained(ground: Ground, arguments: argparse.Namespace) -> list[Contender]:
             network = cast("Peer", ARMS[peer]).network(ground, folders[peer])
             found.append(Contender(peer, peer_model(peer, network), "ddim", network))
         else:
-            say(f"left out: {folders[peer]} is not there")
+            say(f"{peer}: timed only, {folders[peer]} is not there")
+            found += _new_peer(peer, is_trained=False)
     return found
 
 
 def _untrained(ground: Ground) -> list[Contender]:
     """New networks, to try the benchmark."""
     found = [Contender("ours", untrained_model(ground), ground.params.evaluate.sampler)]
-    for peer in NETWORKS:
-        try:
-            network = peer_network(peer, 0).eval()
-        except FoundryError as error:
-            say(f"left out: {error}")
-            continue
-        found.append(Contender(peer, peer_model(peer, network), "ddim", network))
-    return found
+    return found + [contender for peer in NETWORKS for contender in _new_peer(peer)]
+
+
+def _new_peer(peer: str, *, is_trained: bool = True) -> list[Contender]:
+    """Of new weights, where it is installed."""
+    try:
+        network = peer_network(peer, 0).eval()
+    except FoundryError as error:
+        say(f"left out: {error}")
+        return []
+    return [Contender(peer, peer_model(peer, network), "ddim", network, is_trained=is_trained)]
 
 
 def peer_model(peer: str, network: PeerNetwork) -> Model:

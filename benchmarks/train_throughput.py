@@ -4,7 +4,8 @@
 
 All networks are trained by our loop in one process on all cores, in turn; `pipeline.train` is also run as a command,
 in as many processes as it takes. The peak is that of ours' own convolutions, forward and backward, each by itself in the
-layout that suits it, in one process or in one for each core, whichever is faster.
+layout that suits it, in one process or in one for each core, whichever is faster; in float32, and in bfloat16 where
+training uses that.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import chdir
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import islice, product
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
@@ -29,7 +31,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.contestants import ARMS, Ground, ground_of, untrained_model
-from benchmarks.convolutions import Peak, convolutions_of, measured_peak, measured_peak_of_processes
+from benchmarks.convolutions import Convolution, Peak, convolutions_of, measured_peak, measured_peak_of_processes
 from benchmarks.peers import NETWORKS, peer_network
 from benchmarks.protocol import finish, in_turn, parser, say, scratch_environment, seconds_of, table
 from benchmarks.time_to_quality import pace_of
@@ -39,6 +41,7 @@ from pipeline.diffusion.errors import FoundryError
 from pipeline.journal import Journal
 from pipeline.prepared import PreparedSet, Split, write_split
 from pipeline.table import read_table
+from pipeline.team import num_cores
 from pipeline.training import Training, check_finite
 
 if TYPE_CHECKING:
@@ -105,7 +108,7 @@ def measure(ground: Ground, effort: Effort) -> dict[str, Any]:
     networks = _networks(ground)
     say("convolutions, each by itself")
     shapes = convolutions_of(networks["ours"], _call(networks["ours"], ground.params.train.batch_size))
-    peaks = [each(shapes, effort.rounds) for each in (measured_peak, measured_peak_of_processes)]
+    peaks = list(_peaks(shapes, effort))
     say("steps of every network, in turn")
     trainings = {name: training_of(ground, network) for name, network in networks.items()}
     rates = _rates({name: training.steps() for name, training in trainings.items()}, ground, effort)
@@ -113,7 +116,7 @@ def measure(ground: Ground, effort: Effort) -> dict[str, Any]:
     command_rate = _command_rate(ground) if effort.command else None
     say("reading and tracking")
     document = {
-        "peak": [asdict(peak) for peak in peaks],
+        "peak": peaks,
         "networks": {name: {**_cost(networks[name]), "images_per_sec": rate} for name, rate in rates.items()},
         "command_images_per_sec": command_rate,
         "loading_share": _loading_share(ground, effort),
@@ -121,6 +124,15 @@ def measure(ground: Ground, effort: Effort) -> dict[str, Any]:
     }
     say("memory and speed by batch and by size of the data set")
     return document | {"memory": _memory(ground, effort)}
+
+
+def _peaks(shapes: Counter[Convolution], effort: Effort) -> Iterator[dict[str, Any]]:
+    """In one process and in one for each core."""
+    dtypes = [torch.float32, *([torch.bfloat16] if best_device().autocast else [])]
+    for dtype, each in product(dtypes, (measured_peak, measured_peak_of_processes)):
+        processes = 1 if each is measured_peak else num_cores()
+        precision = str(dtype).removeprefix("torch.")
+        yield {"precision": precision, "processes": processes, **asdict(each(shapes, effort.rounds, dtype))}
 
 
 def training_of(
@@ -272,19 +284,30 @@ def _anonymous_mib() -> float:
 
 def report(document: dict[str, Any]) -> str:
     """The tables of the docs."""
-    peak = max((Peak(**each) for each in document["peak"]), key=lambda each: each.gflops_per_sec)
+    measured = {
+        (each["precision"], each["processes"]): Peak(each["flops"], each["seconds"]) for each in document["peak"]
+    }
+    highest = {
+        precision: max(peak.gflops_per_sec for (other, _), peak in measured.items() if other == precision)
+        for precision, _ in measured
+    }
     ours = document["networks"]["ours"]
-    rows = [
+    rows: list[list[Any]] = [
         [name, *(cost[key] for key in ("weights_millions", "multiply_adds_millions", "images_per_sec"))]
         for name, cost in document["networks"].items()
     ]
     if document["command_images_per_sec"]:
         rows.append(["ours, python -m pipeline.train", *rows[0][1:3], document["command_images_per_sec"]])
-    wide = [[*row, 1000 / cast("float", row[3]), row[3] / ours["images_per_sec"], _share(row, peak)] for row in rows]
-    columns = ["network", "weights, M", "multiply-adds an image, M", "images/s", "ms an image", "times ours", "of peak"]
+    wide = [
+        [*row, 1000 / row[3], row[3] / ours["images_per_sec"], *(_share(row, peak) for peak in highest.values())]
+        for row in rows
+    ]
+    columns = ["network", "weights, M", "multiply-adds an image, M", "images/s", "ms an image", "times ours"]
+    columns += [f"of the peak in {precision}" for precision in highest]
     shares = {
-        "peak of ours' convolutions, GFLOP/s, one process": Peak(**document["peak"][0]).gflops_per_sec,
-        "peak of ours' convolutions, GFLOP/s, a process a core": Peak(**document["peak"][1]).gflops_per_sec,
+        f"peak of ours' convolutions in {precision}, GFLOP/s, processes: {processes}": peak.gflops_per_sec
+        for (precision, processes), peak in measured.items()
+    } | {
         "share of time, reading images": document["loading_share"],
         "share of time, noting, logging and saving": document["tracking_share"],
         "share of one core, sending to MLflow": document["sender_share"],
@@ -301,10 +324,10 @@ def report(document: dict[str, Any]) -> str:
 MEMORY_COLUMNS = ("batch_size", "data_set_times", "anonymous_mib", "images_per_sec")
 
 
-def _share(row: Sequence[object], peak: Peak) -> float:
+def _share(row: Sequence[Any], gflops_per_sec: float) -> float:
     """Of the peak: three passes of two operations for each multiply-add."""
-    multiply_adds, rate = (cast("float", value) for value in (row[2], row[3]))
-    return 6e6 * multiply_adds * rate / (1e9 * peak.gflops_per_sec)
+    share: float = 6e6 * row[2] * row[3] / (1e9 * gflops_per_sec)
+    return share
 
 
 if __name__ == "__main__":
