@@ -30,7 +30,7 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.contestants import ARMS, Ground, ground_of, untrained_model
+from benchmarks.contestants import ARMS, Ground, device_for, ground_of, untrained_model
 from benchmarks.convolutions import Convolution, Peak, convolutions_of, measured_peak, measured_peak_of_processes
 from benchmarks.peers import NETWORKS, peer_network
 from benchmarks.protocol import finish, in_turn, parser, say, scratch_environment, seconds_of, table
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from pipeline.device import Device
     from pipeline.diffusion.unet import UNet
 
 BATCH_SIZES = (16, 64, 256)
@@ -110,7 +111,7 @@ def measure(ground: Ground, effort: Effort) -> dict[str, Any]:
     shapes = convolutions_of(networks["ours"], _call(networks["ours"], ground.params.train.batch_size))
     peaks = list(_peaks(shapes, effort))
     say("steps of every network, in turn")
-    trainings = {name: training_of(ground, network) for name, network in networks.items()}
+    trainings = {name: training_of(ground, network, device=device_for(name)) for name, network in networks.items()}
     rates = _rates({name: training.steps() for name, training in trainings.items()}, ground, effort)
     say("python -m pipeline.train")
     command_rate = _command_rate(ground) if effort.command else None
@@ -136,13 +137,19 @@ def _peaks(shapes: Counter[Convolution], effort: Effort) -> Iterator[dict[str, A
 
 
 def training_of(
-    ground: Ground, network: nn.Module, split: Split | None = None, batch_size: int | None = None
+    ground: Ground,
+    network: nn.Module,
+    split: Split | None = None,
+    batch_size: int | None = None,
+    device: Device | None = None,
 ) -> Training:
     """Our loop around a network, in this process alone."""
     params, table_ = ground.params.train, read_table(ground.data / "schedule" / "table.parquet")
     if batch_size:
         params = params.model_copy(update={"batch_size": batch_size})
-    return Training(params, cast("UNet", network), table_, split or ground.prepared.split("train"), best_device())
+    return Training(
+        params, cast("UNet", network), table_, split or ground.prepared.split("train"), device or best_device()
+    )
 
 
 def _networks(ground: Ground) -> dict[str, nn.Module]:
