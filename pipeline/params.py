@@ -150,6 +150,12 @@ class ScheduleParams(Section):
     max_prior_kl_bits_per_dim: float = Field(gt=0, description="gate on what the last t still knows of the image")
     max_terminal_snr: float = Field(gt=0, description="gate on abar/(1-abar) at the last t")
 
+    @model_validator(mode="after")
+    def _bounds_of_snr_are_in_order(self) -> ScheduleParams:
+        if self.snr_floor > self.min_snr_gamma:
+            raise ValueError(f"snr_floor: should be at most min_snr_gamma {self.min_snr_gamma} (got {self.snr_floor})")
+        return self
+
 
 class FeaturesParams(Section):
     """Stage `features`: the network whose features judge pictures."""

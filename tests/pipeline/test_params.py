@@ -57,6 +57,13 @@ def test_the_networks_own_check_is_reported_as_a_finding(tmp_path: Path) -> None
         load_params(_changed(tmp_path, train__network__widths=[30]))
 
 
+def test_a_floor_of_snr_above_its_largest_weight_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        ParamsError, match=r"params.yaml: schedule: snr_floor: .* at most min_snr_gamma 5.0 \(got 6.0\)"
+    ):
+        load_params(_changed(tmp_path, schedule__snr_floor=6.0))
+
+
 def test_trained_betas_of_another_length_are_refused(tmp_path: Path) -> None:
     path = _changed(tmp_path, schedule__betas={"kind": "trained", "values": [0.1, 0.2]})
     with pytest.raises(ParamsError, match="2 values for schedule.num_timesteps 1000"):
