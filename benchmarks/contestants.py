@@ -1,36 +1,32 @@
 """Who is compared: each is a command that trains and a function that draws.
 
-The peers are trained by
-
-    python -m benchmarks.contestants --arm diffusers --num-images 4096 --data data --out FOLDER
-
-`pipeline.train` is run as anybody runs it, in a folder of its own. "Our recipe" is its training loop around another
-network: the same optimiser, learning rates, schedule, target, weights, density, classes, averages and processes.
+`pipeline.train` is run as anybody runs it, in a folder of its own; the peers are trained by `benchmarks.peer_training`.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
-from benchmarks.protocol import ROOT, Run, python, run_command, say, scratch_environment
-from pipeline import command
+from benchmarks.protocol import ROOT, Run, in_turn, python, run_command, say, scratch_environment, seconds_of
 from pipeline.params import Params, load_params
 from pipeline.prepared import PreparedSet, digest_of
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
     from benchmarks.peers import PeerNetwork
     from pipeline.device import Device
@@ -38,12 +34,19 @@ if TYPE_CHECKING:
     from pipeline.diffusion.unet import UNet
     from pipeline.judging.evaluation_samples import Samples
     from pipeline.params import EvaluateParams
+    from pipeline.prepared import Split
+    from pipeline.training import Training
 
 # ruff: noqa: PLC0415  # torch is loaded by what needs it
 
 WEIGHTS = "weights.safetensors"
 FASTER_IN_FLOAT32 = {"diffusers"}
 """Peers whose network CPUs with AMX train faster without bfloat16: 26.8 images/s against 20.3 (ddp 20.3 against 43.9)."""
+
+HUGE_PAGES = ":".join(
+    f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_threshold=1073741824", "trim_threshold=1073741824")
+)
+"""`huge_pages` of dvc.yaml."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Ground:
     scratch: Path
     """Where trainings are run."""
     params: Params
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of every training, whoever's: a store of its own, and memory as in dvc.yaml."""
+        return scratch_environment(self.scratch) | {"GLIBC_TUNABLES": HUGE_PAGES}
 
     @cached_property
     def prepared(self) -> PreparedSet:
@@ -122,7 +130,7 @@ class Ours(Arm):
         document["train"] |= {"num_images": num_images, "seed": seed}
         (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         options = ("--prepared", str(self._prepared(ground)), "--schedule", str((ground.data / "schedule").absolute()))
-        environment = scratch_environment(ground.scratch) | {"DVC_ROOT": str(folder)}
+        environment = ground.environment | {"DVC_ROOT": str(folder)}
         return run_command(
             python("-m", "pipeline.train", *options, "--out", str(out.absolute() / "model")),
             folder=folder,
@@ -153,8 +161,8 @@ class Peer(Arm):
         options += ["--data", str(ground.data.absolute()), "--out", str(out.absolute())]
         if self.peer == "ddp" and not self.with_our_recipe:
             options += ["--pictures", str(ground.pictures.absolute())]
-        environment = scratch_environment(ground.scratch)
-        return run_command(python("-m", "benchmarks.contestants", *options), folder=ROOT, environment=environment)
+        command = python("-m", "benchmarks.peer_training", *options)
+        return run_command(command, folder=ROOT, environment=ground.environment)
 
     def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
         from benchmarks.peers import NUM_STEPS, SAMPLERS, draw_peer
@@ -224,6 +232,38 @@ def untrained_model(ground: Ground) -> Model:
     return Model(description, build_network(description, seed=0).eval(), table.schedule, digest="untrained")
 
 
+def training_of(
+    ground: Ground,
+    network: nn.Module,
+    split: Split | None = None,
+    batch_size: int | None = None,
+    device: Device | None = None,
+) -> Training:
+    """Our loop around a network, in this process alone."""
+    from pipeline.device import best_device
+    from pipeline.table import read_table
+    from pipeline.training import Training
+
+    params, table = ground.params.train, read_table(ground.data / "schedule" / "table.parquet")
+    if batch_size:
+        params = params.model_copy(update={"batch_size": batch_size})
+    images = split or ground.prepared.split("train")
+    return Training(params, cast("UNet", network), table, images, device or best_device())
+
+
+def rates_in_turn(trainings: Mapping[str, Training], rounds: int, num_steps: int) -> dict[str, float]:
+    """Images a second of each training, `num_steps` a round; medians."""
+    steps = {name: training.steps() for name, training in trainings.items()}
+
+    def ask(name: str) -> Callable[[], float]:
+        return lambda: seconds_of(lambda: deque(islice(steps[name], num_steps), maxlen=0))
+
+    seconds = in_turn({name: ask(name) for name in steps}, rounds)
+    return {
+        name: num_steps * training.params.batch_size / median(seconds[name]) for name, training in trainings.items()
+    }
+
+
 def sampled_as(model: Model, sampling: SamplingDefaults) -> Model:
     """The same model, sampled so by default."""
     return replace(model, description=replace(model.description, sampling=sampling))
@@ -236,57 +276,3 @@ def _drawn(model: Model, prepared: PreparedSet, params: EvaluateParams) -> tuple
     own = sampled_as(model, sampling_of(model, params))
     samples: Samples = draw_samples(own, prepared.split("train"), params)
     return samples.images, samples.labels
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.contestants",
-        description="Train a peer's network.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    peers = [name for name, arm in ARMS.items() if isinstance(arm, Peer)]
-    parser.add_argument("--arm", choices=peers, required=True)
-    parser.add_argument("--num-images", type=int, required=True)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, default=Path("data"))
-    parser.add_argument("--pictures", type=Path, help="PNG files, for ddp")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    arguments = parser.parse_args()
-    ground = ground_of(arguments.data, arguments.out)
-    arm = cast("Peer", ARMS[arguments.arm])
-    if arm.with_our_recipe:
-        _train_with_our_recipe(arm.peer, ground, arguments.num_images, arguments.seed, arguments.out)
-    else:
-        _train_with_their_recipe(arm.peer, ground, arguments)
-
-
-def _train_with_their_recipe(peer: str, ground: Ground, arguments: argparse.Namespace) -> None:
-    from benchmarks.peers import train_ddp, train_diffusers
-    from pipeline.diffusion.tensors import save_tensors
-
-    recipes: dict[str, Callable[[], Any]] = {
-        "diffusers": lambda: train_diffusers(ground.prepared.split("train"), arguments.num_images, seed=arguments.seed),
-        "ddp": lambda: train_ddp(arguments.pictures, arguments.out, arguments.num_images, seed=arguments.seed),
-    }
-    save_tensors(arguments.out / WEIGHTS, recipes[peer]())
-
-
-def _train_with_our_recipe(peer: str, ground: Ground, num_images: int, seed: int, out: Path) -> None:
-    from benchmarks.peers import peer_network
-    from pipeline.diffusion.tensors import save_tensors
-    from pipeline.table import read_table
-    from pipeline.team import assembled
-    from pipeline.training import Training
-
-    params = ground.params.train.model_copy(update={"num_images": num_images, "seed": seed})
-    with assembled(params.batch_size) as team:
-        network = peer_network(peer, ground.prepared.info.num_classes, seed=seed)
-        table, split = read_table(ground.data / "schedule" / "table.parquet"), ground.prepared.split("train")
-        training = Training(params, cast("UNet", network), table, split, device_for(peer), team)
-        deque(training.steps(), maxlen=0)
-        if team.is_first:
-            save_tensors(out / WEIGHTS, training.ema.tracks[0])
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -18,10 +19,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.files import write_json
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 ROOT = Path(__file__).parents[1]
 WARM_UP_ROUNDS = 1
@@ -69,13 +73,13 @@ def seconds_of(work: Callable[[], object]) -> float:
 
 
 def run_command(command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command in a folder.
+    """Run a command in a folder; whatever ends this process, SIGTERM too, ends the command.
 
     Raises:
         FoundryError: it does not end with 0; the end of what it said is in the message.
 
     """
-    with TemporaryFile() as said:
+    with TemporaryFile() as said, _sigterm_raised():
         began = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603  # our own commands
             command, cwd=folder, env={**os.environ, **(environment or {})}, stdout=said, stderr=subprocess.STDOUT
@@ -93,6 +97,20 @@ def run_command(command: Sequence[str], *, folder: Path, environment: Mapping[st
     if process.returncode:
         raise FoundryError(f"{' '.join(command)}: exit code {process.returncode}\n{text[-2000:]}")
     return Run(seconds, max(memory, default=0.0), text)
+
+
+@contextmanager
+def _sigterm_raised() -> Iterator[None]:
+    """SIGTERM as an exception, so that who waits for a command can end it."""
+
+    def leave(number: int, _frame: FrameType | None) -> NoReturn:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -15,13 +15,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import chdir
 from dataclasses import asdict, dataclass
 from itertools import islice, product
-from multiprocessing import get_context
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
@@ -30,30 +27,24 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.contestants import ARMS, Ground, device_for, ground_of, untrained_model
+from benchmarks.contestants import ARMS, Ground, device_for, ground_of, rates_in_turn, training_of, untrained_model
 from benchmarks.convolutions import Convolution, Peak, convolutions_of, measured_peak, measured_peak_of_processes
 from benchmarks.peers import NETWORKS, peer_network
-from benchmarks.protocol import finish, in_turn, parser, say, scratch_environment, seconds_of, table
+from benchmarks.protocol import finish, parser, say, scratch_environment, seconds_of, table
 from benchmarks.time_to_quality import pace_of
+from benchmarks.train_memory import memory_by_case
 from pipeline import command, tracking
 from pipeline.device import best_device
 from pipeline.diffusion.errors import FoundryError
 from pipeline.journal import Journal
-from pipeline.prepared import PreparedSet, Split, write_split
-from pipeline.table import read_table
 from pipeline.team import num_cores
-from pipeline.training import Training, check_finite
+from pipeline.training import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from pipeline.device import Device
-    from pipeline.diffusion.unet import UNet
-
-BATCH_SIZES = (16, 64, 256)
-TIMES = 10
-"""How many times as many images the large data set has."""
+    from pipeline.prepared import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +103,7 @@ def measure(ground: Ground, effort: Effort) -> dict[str, Any]:
     peaks = list(_peaks(shapes, effort))
     say("steps of every network, in turn")
     trainings = {name: training_of(ground, network, device=device_for(name)) for name, network in networks.items()}
-    rates = _rates({name: training.steps() for name, training in trainings.items()}, ground, effort)
+    rates = rates_in_turn(trainings, effort.rounds, effort.steps)
     say("python -m pipeline.train")
     command_rate = _command_rate(ground) if effort.command else None
     say("reading and tracking")
@@ -124,7 +115,8 @@ def measure(ground: Ground, effort: Effort) -> dict[str, Any]:
         **_tracking_shares(ground, effort),
     }
     say("memory and speed by batch and by size of the data set")
-    return document | {"memory": _memory(ground, effort)}
+    memory = memory_by_case(ground, rounds=max(1, effort.rounds // 2), steps=effort.rounds * effort.steps)
+    return document | {"memory": memory}
 
 
 def _peaks(shapes: Counter[Convolution], effort: Effort) -> Iterator[dict[str, Any]]:
@@ -134,22 +126,6 @@ def _peaks(shapes: Counter[Convolution], effort: Effort) -> Iterator[dict[str, A
         processes = 1 if each is measured_peak else num_cores()
         precision = str(dtype).removeprefix("torch.")
         yield {"precision": precision, "processes": processes, **asdict(each(shapes, effort.rounds, dtype))}
-
-
-def training_of(
-    ground: Ground,
-    network: nn.Module,
-    split: Split | None = None,
-    batch_size: int | None = None,
-    device: Device | None = None,
-) -> Training:
-    """Our loop around a network, in this process alone."""
-    params, table_ = ground.params.train, read_table(ground.data / "schedule" / "table.parquet")
-    if batch_size:
-        params = params.model_copy(update={"batch_size": batch_size})
-    return Training(
-        params, cast("UNet", network), table_, split or ground.prepared.split("train"), device or best_device()
-    )
 
 
 def _networks(ground: Ground) -> dict[str, nn.Module]:
@@ -177,17 +153,6 @@ def _cost(network: nn.Module) -> dict[str, float]:
         "weights_millions": sum(weight.numel() for weight in network.parameters()) / 1e6,
         "multiply_adds_millions": counter.get_total_flops() / 2e6,
     }
-
-
-def _rates(steps: dict[str, Iterator[object]], ground: Ground, effort: Effort) -> dict[str, float]:
-    """Images a second of each network, medians."""
-
-    def ask(name: str) -> Callable[[], float]:
-        return lambda: seconds_of(lambda: list(islice(steps[name], effort.steps)))
-
-    seconds = in_turn({name: ask(name) for name in steps}, effort.rounds)
-    images = effort.steps * ground.params.train.batch_size
-    return {name: images / median(values) for name, values in seconds.items()}
 
 
 def _command_rate(ground: Ground) -> float:
@@ -236,57 +201,6 @@ def _sender_seconds() -> float:
     """CPU time of the thread that sends to MLflow."""
     numbers = {thread.native_id for thread in threading.enumerate() if thread.name == "tracking"}
     return sum(each.user_time + each.system_time for each in psutil.Process().threads() if each.id in numbers)
-
-
-def _memory(ground: Ground, effort: Effort) -> list[dict[str, float]]:
-    """Anonymous memory and speed in fresh processes, round after round; medians."""
-    large = ground.scratch / "large"
-    write_large(ground.prepared.split("train"), large, TIMES)
-    own = ground.params.train.batch_size
-    cases = [(batch_size, 1) for batch_size in sorted({*BATCH_SIZES, own})] + [(own, TIMES)]
-    found: dict[tuple[int, int], list[dict[str, float]]] = {case: [] for case in cases}
-    for _ in range(max(1, effort.rounds // 2)):
-        for batch_size, times in cases:
-            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                work = pool.submit(memory_of, ground.data, large if times > 1 else None, batch_size, effort)
-                found[batch_size, times].append(work.result())
-    return [
-        {"batch_size": batch_size, "data_set_times": times}
-        | {key: median(each[key] for each in values) for key in values[0]}
-        for (batch_size, times), values in found.items()
-    ]
-
-
-def write_large(split: Split, folder: Path, times: int) -> None:
-    """A split with every image `times` times."""
-    positions = np.tile(np.arange(len(split)), times)
-    write_split(folder, positions, split.images, None if split.labels is None else np.tile(split.labels, times))
-
-
-def memory_of(data: Path, large: Path | None, batch_size: int, effort: Effort) -> dict[str, float]:
-    """Most anonymous memory, and images a second, of this process's training."""
-    ground = ground_of(data, data)
-    split = large_split(ground.prepared, large) if large else None
-    steps = training_of(ground, untrained_model(ground).network, split, batch_size).steps()
-    next(steps)
-    most, began = 0.0, time.perf_counter()
-    for _ in islice(steps, effort.rounds * effort.steps):
-        most = max(most, _anonymous_mib())
-    count = effort.rounds * effort.steps * batch_size
-    return {"anonymous_mib": most, "images_per_sec": count / (time.perf_counter() - began)}
-
-
-def large_split(prepared: PreparedSet, folder: Path) -> Split:
-    """What `write_large` wrote."""
-    shards = tuple(np.load(path, mmap_mode="r") for path in sorted(folder.glob("images-*.npy")))
-    labels = np.load(folder / "labels.npy") if prepared.info.class_names else None
-    return Split(shards, labels)
-
-
-def _anonymous_mib() -> float:
-    """Memory of this process that is no file's."""
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
 
 def report(document: dict[str, Any]) -> str:

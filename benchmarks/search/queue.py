@@ -3,9 +3,10 @@
     python -m benchmarks.search.queue benchmarks/search/candidates.txt --minutes 3
     dvc queue start
 
-A line of the file is a name and what the candidate changes in params.yaml; an empty change is the project as it is. Short
-trainings, of all candidates in turn, tell how many images each sees in the time, and `train.num_images` is set to that.
-Trainings draw no grids, and `evaluate` leaves out what does not tell candidates apart. Nothing else should run.
+A line of the file is a name and what the candidate changes in params.yaml; an empty change is the project as it is. How
+many images the first one sees in the time follows from short trainings of its own, and what the others see from steps
+of all in turn: `train.num_images` is set to that. Trainings draw no grids, and `evaluate` leaves out what does not tell
+candidates apart. Nothing else should run.
 """
 
 from __future__ import annotations
@@ -13,22 +14,26 @@ from __future__ import annotations
 import argparse
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.contestants import Ground, Ours
+import torch
+
+from benchmarks.contestants import Ground, Ours, rates_in_turn, training_of, untrained_model
 from benchmarks.protocol import ROOT, python, run_command, say
-from benchmarks.time_to_quality import Pace
+from benchmarks.time_to_quality import pace_of
 from pipeline import command
 from pipeline.override import override
 from pipeline.params import load_params
+from pipeline.team import team_size
 
-TRIALS = (1024, 4096)
-"""Images of a shorter and a longer training, which together tell a pace."""
-ROUNDS = 2
+ROUNDS, STEPS = 12, 2
+"""Of every candidate's training, in turn with the others'."""
+LEAST_TRIAL = 1 / 8
+"""Of the time: how long the longest of the short trainings takes."""
 LEAN = (
     "train.num_grids=0",
     "evaluate.tuning_rows=0",
@@ -61,10 +66,13 @@ def main() -> None:
     made.add_argument("--minutes", type=float, default=3.0, help="of each training (default: %(default)g)")
     arguments = made.parse_args()
     listed = candidates(arguments.candidates.read_text(encoding="utf-8"))
+    seconds = 60 * arguments.minutes
     with TemporaryDirectory(prefix="foundry-") as scratch:
-        paces = paces_of(listed, Path(scratch))
-    for candidate, pace in zip(listed, paces, strict=True):
-        num_images = pace.images_in(60 * arguments.minutes)
+        grounds = {each.name: ground_of_candidate(each, Path(scratch)) for each in listed}
+        first = pace_of(partial(trial, grounds[listed[0].name]), LEAST_TRIAL * seconds).images_in(seconds)
+        speeds = speeds_in_turn(grounds)
+    for candidate in listed:
+        num_images = round(first * speeds[candidate.name] / speeds[listed[0].name])
         say(f"{candidate.name}: {num_images} images in {arguments.minutes:g} minutes")
         words = [*LEAN, *candidate.changes, f"train.num_images={num_images}"]
         options = [part for word in words for part in ("-S", word)]
@@ -77,24 +85,31 @@ def candidates(text: str) -> list[Candidate]:
     return [Candidate.read(line) for line in lines if line]
 
 
-def paces_of(listed: Sequence[Candidate], scratch: Path) -> list[Pace]:
-    """How fast each trains, by the faster of its trainings: a slow minute of the machine is no slow candidate."""
-    asked = list(product(TRIALS, listed))
-    rounds = [[trial(each, count, scratch) for count, each in asked] for _ in range(ROUNDS)]
-    fastest = [min(seconds) for seconds in zip(*rounds, strict=True)]
-    shorter, longer = fastest[: len(listed)], fastest[len(listed) :]
-    of_both = zip(shorter, longer, strict=True)
-    return [Pace.of(*zip(TRIALS, seconds, strict=True)) for seconds in of_both]
+def ground_of_candidate(candidate: Candidate, scratch: Path) -> Ground:
+    """The project's data with the candidate's params."""
+    params = scratch / f"{candidate.name}.yaml"
+    shutil.copyfile(ROOT / "params.yaml", params)
+    override(params, [*LEAN, *candidate.changes])
+    return Ground(ROOT / "data", scratch, load_params(params))
 
 
-def trial(candidate: Candidate, num_images: int, scratch: Path) -> float:
+def trial(ground: Ground, num_images: int) -> float:
     """Seconds of a training."""
-    with TemporaryDirectory(dir=scratch) as folder:
-        params = Path(folder) / "params.yaml"
-        shutil.copyfile(ROOT / "params.yaml", params)
-        override(params, [*LEAN, *candidate.changes])
-        ground = Ground(ROOT / "data", Path(folder), load_params(params))
-        return Ours().train(ground, num_images, 0, Path(folder) / "trial").seconds
+    with TemporaryDirectory(dir=ground.scratch) as folder:
+        seconds = Ours().train(ground, num_images, 0, Path(folder) / "trial").seconds
+    say(f"{num_images} images in {seconds:.1f} s")
+    return seconds
+
+
+def speeds_in_turn(grounds: Mapping[str, Ground]) -> dict[str, float]:
+    """Images a second of a process of each candidate's training, which has one thread and its share of the batch."""
+    torch.set_num_threads(1)
+    trainings = {}
+    for name, ground in grounds.items():
+        batch_size = ground.params.train.batch_size
+        share = batch_size // team_size(batch_size)
+        trainings[name] = training_of(ground, untrained_model(ground).network, batch_size=share)
+    return rates_in_turn(trainings, ROUNDS, STEPS)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from benchmarks.contestants import ARMS, Ground, Ours, ground_of
@@ -43,3 +44,8 @@ def test_arms_are_named_once_and_ours_is_what_others_are_told_beside() -> None:
 
 def test_what_is_compared_has_the_projects_params(tmp_path: Path) -> None:
     assert ground_of(tmp_path, tmp_path).params == PARAMS
+
+
+def test_every_training_has_its_memory_as_the_stage_has_it(ground: Ground, root: Path) -> None:
+    variables = yaml.safe_load((root / "dvc.yaml").read_text())["vars"]
+    assert {"huge_pages": f"GLIBC_TUNABLES={ground.environment['GLIBC_TUNABLES']}"} in variables

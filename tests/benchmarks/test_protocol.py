@@ -1,6 +1,11 @@
+import os
+import signal
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.protocol import in_turn, run_command, table
@@ -35,3 +40,21 @@ def test_a_command_is_timed_and_its_memory_is_its_own(tmp_path: Path) -> None:
     assert small.said == "done\n"
     assert large.seconds > 0.3
     assert 190 < large.peak_mib - small.peak_mib < 250
+
+
+def test_sigterm_to_a_benchmark_ends_the_command_that_it_has_started(root: Path, tmp_path: Path) -> None:
+    waiting = "import pathlib, sys, time; pathlib.Path('started').touch(); time.sleep(60)"
+    code = (
+        f"from pathlib import Path; from benchmarks.protocol import python, run_command;"
+        f"run_command(python('-Sc', {waiting!r}), folder=Path({str(tmp_path)!r}))"
+    )
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    benchmark = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "started").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    (started,) = psutil.Process(benchmark.pid).children()
+    benchmark.terminate()
+    assert benchmark.wait(timeout=30) == 128 + signal.SIGTERM
+    assert not started.is_running()

@@ -1,18 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from benchmarks.convolutions import Peak
-from benchmarks.train_throughput import TimedSplit, report, write_large
+from benchmarks.train_throughput import TimedSplit, report
 from tests.pipeline.small_sets import split_of
-
-
-def test_the_large_set_has_every_image_as_often_as_wanted(tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8)
-    write_large(split_of(images, np.arange(50) % 3), tmp_path / "large", 10)
-    assert np.array_equal(np.load(tmp_path / "large" / "images-00000.npy"), np.tile(images, (10, 1, 1, 1)))
-    assert np.array_equal(np.load(tmp_path / "large" / "labels.npy"), np.tile(np.arange(50) % 3, 10))
 
 
 def test_a_timed_split_gives_the_same_images_and_notes_each_reading() -> None:
