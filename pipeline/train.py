@@ -61,15 +61,11 @@ def train(
 ) -> None:
     """Train to the end, from the last checkpoint where there is one, and write the model folder."""
     from pipeline import checkpoint, tracking
-    from pipeline.identity import training_key
     from pipeline.journal import Journal
     from pipeline.look import Look
 
     description, training = _start(params, prepared, schedule, team)
-    # In another number of processes, or in another precision, the same sums are rounded otherwise.
-    arithmetic = {"processes": str(team.size), "precision": training.device.precision}
-    key = training_key({**description.provenance, **arithmetic})
-    store = tracking.main_worktree() / ".foundry" / "training" / key
+    store = store_of(description, training)
     with checkpoint.exclusive(store):
         journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec)
         journal.resume()
@@ -78,7 +74,7 @@ def train(
         settings = params.model_dump(mode="json", by_alias=True)
         with tracking.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
             journal.run_id = run.run_id
-            run.tags({"device": training.device.name, **arithmetic})
+            run.tags({"device": training.device.name, **training.arithmetic})
             _train_to_the_end(training, journal, Look(training, description, prepared.split("held_out")), run)
             _write(out, training, journal, description, run)
 
@@ -132,6 +128,15 @@ def describe(params: Params, prepared: PreparedSet, table: Table, schedule: Path
         timetables=timetables,
         provenance=provenance(params.train, prepared, table),
     )
+
+
+def store_of(description: Description, training: Training) -> Path:
+    """Where a training keeps its checkpoints: no other one goes on from them."""
+    from pipeline import tracking
+    from pipeline.identity import training_key
+
+    key = training_key({**description.provenance, **training.arithmetic})
+    return tracking.main_worktree() / ".foundry" / "training" / key
 
 
 def _say_where_it_starts(journal: Journal) -> None:

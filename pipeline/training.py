@@ -95,6 +95,11 @@ class Training:
         """Steps of the whole training."""
         return math.ceil(self.params.num_images / self.params.batch_size)
 
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """In another number of processes, or in another precision, the same sums are rounded otherwise."""
+        return {"processes": str(self.team.size), "precision": self.device.precision}
+
     def weights(self) -> dict[str, Tensor]:
         """The network's weights by name, not copied."""
         return {name: parameter.detach() for name, parameter in self.network.named_parameters()}

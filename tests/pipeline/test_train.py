@@ -191,6 +191,27 @@ def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_checkpoint_alon
     assert [path.name for path in _store(fresh).glob(".*")] == []
 
 
+def test_a_training_goes_on_in_its_own_precision_alone(fresh: Path, root: Path) -> None:
+    precisions = {"bfloat16": True, "float32": False}
+    for precision, has_units in precisions.items():
+        (fresh / precision).mkdir()
+        code = f"import torch\ntorch.cpu.get_capabilities = lambda: {{'amx_bf16': {has_units}}}\n"
+        (fresh / precision / "sitecustomize.py").write_text(code)
+    first = _train(root, fresh, "out", PYTHONPATH=f"{fresh / 'bfloat16'}:{root}")
+    _wait_for_another_checkpoint(fresh, first)
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=240)
+
+    said = {}
+    for precision in ("float32", "bfloat16"):
+        later = _train(root, fresh, precision, PYTHONPATH=f"{fresh / precision}:{root}")
+        _, said[precision] = later.communicate(timeout=240)
+        assert later.returncode == 0, said[precision]
+    assert "going on after" not in said["float32"]
+    assert "going on after" in said["bfloat16"]
+    assert file_digest(fresh / "float32" / "model.safetensors") != file_digest(fresh / "bfloat16" / "model.safetensors")
+
+
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     fresh: Path, root: Path, uninterrupted: dict[str, str]
 ) -> None:
