@@ -50,17 +50,16 @@ def test_our_optimiser_takes_the_inner_convolutions_for_matrices_and_nothing_els
     assert {id(weight) for weight in optimiser.matrices.values()} == inner
 
 
-@pytest.mark.parametrize("peer", INSTALLED)
-def test_a_network_is_normalised_in_float32_where_it_multiplies_in_bfloat16(peer: str) -> None:
-    network = peer_network(peer, 10)
+def test_diffusers_network_is_normalised_in_float32_where_it_multiplies_in_bfloat16() -> None:
+    # The other peer has no group normalisation.
+    network = peer_network("diffusers", 10)
     precisions = {torch.nn.Conv2d: set(), torch.nn.GroupNorm: set()}
     for module in network.modules():
         if (seen := precisions.get(type(module))) is not None:
             module.register_forward_hook(lambda _module, _inputs, output, seen=seen: seen.add(output.dtype))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         network(torch.randn(2, 1, 28, 28), torch.tensor([0, 999]), torch.tensor([3, 10]))
-    assert precisions[torch.nn.Conv2d] == {torch.bfloat16}
-    assert precisions[torch.nn.GroupNorm] <= {torch.float32}
+    assert precisions == {torch.nn.Conv2d: {torch.bfloat16}, torch.nn.GroupNorm: {torch.float32}}
 
 
 def test_images_are_drawn_in_batches_and_depend_on_the_seed() -> None:
