@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import yaml
 
@@ -100,6 +100,16 @@ def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     return folder
 
 
+@dataclass(frozen=True, eq=False, slots=True)
+class Drawn:
+    """What an arm has drawn."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None
+    """The classes that were asked for."""
+    guidance_scale: float
+
+
 class Arm(ABC):
     """A network and how it is trained and sampled."""
 
@@ -111,8 +121,8 @@ class Arm(ABC):
         """Train in a process of its own; `out` holds what is needed to draw."""
 
     @abstractmethod
-    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
-        """Images and, where they were asked for, their classes."""
+    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> Drawn:
+        """With the guidance that suits it, where it knows classes."""
 
 
 @dataclass(frozen=True)
@@ -137,10 +147,10 @@ class Ours(Arm):
             environment=environment,
         )
 
-    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
+    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> Drawn:
         from pipeline.diffusion.artefact import load_model
 
-        return _drawn(load_model(out / "model"), PreparedSet.open(self._prepared(ground)), params)
+        return _drawn(load_model(out / "model"), ground, PreparedSet.open(self._prepared(ground)), params)
 
     def _prepared(self, ground: Ground) -> Path:
         return (ground.data / "prepared" if self.labelled else ground.without_labels).absolute()
@@ -164,13 +174,13 @@ class Peer(Arm):
         command = python("-m", "benchmarks.peer_training", *options)
         return run_command(command, folder=ROOT, environment=ground.environment)
 
-    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
+    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> Drawn:
         from benchmarks.peers import NUM_STEPS, SAMPLERS, draw_peer
 
         if self.with_our_recipe:
-            return _drawn(self.model(ground, out), ground.prepared, params)
+            return _drawn(self.model(ground, out), ground, ground.prepared, params)
         sampler = SAMPLERS[self.peer](self.network(ground, out), NUM_STEPS)
-        return draw_peer(sampler, params.num_samples, seed=params.seed), None
+        return Drawn(draw_peer(sampler, params.num_samples, seed=params.seed), None, 1.0)
 
     def network(self, ground: Ground, out: Path) -> PeerNetwork:
         """The network as it was trained."""
@@ -269,10 +279,14 @@ def sampled_as(model: Model, sampling: SamplingDefaults) -> Model:
     return replace(model, description=replace(model.description, sampling=sampling))
 
 
-def _drawn(model: Model, prepared: PreparedSet, params: EvaluateParams) -> tuple[NDArray[np.uint8], Any]:
+def _drawn(model: Model, ground: Ground, prepared: PreparedSet, params: EvaluateParams) -> Drawn:
+    """As the model draws with the guidance that suits it; its average and its times are as they were."""
     from pipeline.judging.evaluation_samples import draw_samples
+    from pipeline.judging.guidance import choose_guidance
+    from pipeline.judging.judge import load_judge
     from pipeline.judging.tuning import sampling_of
 
-    own = sampled_as(model, sampling_of(model, params))
-    samples: Samples = draw_samples(own, prepared.split("train"), params)
-    return samples.images, samples.labels
+    judge = load_judge(ground.data / "features", prepared, "train")
+    sampling, _ = choose_guidance(model, sampling_of(model, params), judge, params)
+    samples: Samples = draw_samples(sampled_as(model, sampling), prepared.split("train"), params)
+    return Drawn(samples.images, samples.labels, sampling.guidance_scale)

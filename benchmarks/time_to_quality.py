@@ -8,8 +8,9 @@ draws and saves. Learning rates fall to zero at the end of it: how many images a
 trainings of its own. A point of the curve is a training of its own, since its learning rates end there.
 
 Pictures are judged by the features of data/features, against the same held-out images; those of the peers come from
-their own fast sampler with 50 steps, all others from the sampler of params.yaml. A run goes on where the last one
-with this --out was stopped.
+their own fast sampler with 50 steps, all others from the sampler of params.yaml with the guidance of its scales that
+brings pictures nearest to training images. A run goes on where the last one
+with this --out was stopped; what is kept in --scratch is drawn again without another training.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ FIRST_TRIAL, NEXT_TRIAL = 512, 4
 """Images of the first short training, and how many times as many the next has."""
 LEAST_TRIAL = 1 / 8
 """Of the time: a trial this long tells how fast an arm trains."""
+JUDGING = {"evaluate", "register"}
+"""Sections of params.yaml that no training depends on."""
+TRAINED = "trained.json"
 FIGURES = ("kid", "kid_standard_error", "frechet_distance", "class_agreement")
 
 
@@ -165,17 +169,36 @@ class Contest:
 
     def _result(self, task: Task) -> dict[str, Any]:
         arm, out = ARMS[task.arm], self.ground.scratch / task.folder
-        num_images = self._pace(arm, 60 * task.minutes).images_in(60 * task.minutes)
+        trained = self._kept(out) or self._trained(task, out)
+        params = self.ground.params.evaluate.model_copy(update={"num_samples": self.document["num_samples"]})
+        drawn = arm.draw(self.ground, out, params)
+        figures = self.judge.figures(drawn.images, drawn.labels)
+        told = {name: figures[name] for name in FIGURES if name in figures}
+        say(f"{arm.title}: {trained['seconds']:.0f} s, Frechet distance {told['frechet_distance']:.3g}")
+        return {**asdict(task), **trained, "guidance_scale": drawn.guidance_scale, **told}
+
+    def _trained(self, task: Task, out: Path) -> dict[str, float]:
+        """Train, and note in `out` how that went."""
+        arm, seconds = ARMS[task.arm], 60 * task.minutes
+        num_images = self._pace(arm, seconds).images_in(seconds)
         # Left by a run that was stopped.
         shutil.rmtree(out, ignore_errors=True)
         say(f"{arm.title}: {num_images} images in {task.minutes:g} minutes")
         run = arm.train(self.ground, num_images, task.seed, out)
-        params = self.ground.params.evaluate.model_copy(update={"num_samples": self.document["num_samples"]})
-        images, labels = arm.draw(self.ground, out, params)
-        figures = self.judge.figures(images, labels)
-        told = {name: figures[name] for name in FIGURES if name in figures}
-        say(f"{arm.title}: {run.seconds:.0f} s, Frechet distance {told['frechet_distance']:.3g}")
-        return {**asdict(task), "num_images": num_images, "seconds": run.seconds, "peak_mib": run.peak_mib, **told}
+        told = {"num_images": num_images, "seconds": run.seconds, "peak_mib": run.peak_mib}
+        save(out / TRAINED, {"params": self._training_params(), "told": told})
+        return told
+
+    def _kept(self, out: Path) -> dict[str, float] | None:
+        """How a training with these params went that is kept in `out`."""
+        if not (out / TRAINED).exists():
+            return None
+        found = json.loads((out / TRAINED).read_text(encoding="utf-8"))
+        told: dict[str, float] = found["told"]
+        return told if found["params"] == self._training_params() else None
+
+    def _training_params(self) -> dict[str, Any]:
+        return {name: section for name, section in self.document["params"].items() if name not in JUDGING}
 
     def _pace(self, arm: Arm, seconds: float) -> Pace:
         if arm.name not in self.document["pace"]:
@@ -212,7 +235,17 @@ def pace_of(trial: Callable[[int], float], least_seconds: float, first: int = FI
 
 def report(document: dict[str, Any]) -> str:
     """The table of the docs: medians over the seeds."""
-    columns = ["minutes", "arm", "images seen", "took, s", "Frechet distance", "KID", "its error", "times ours"]
+    columns = [
+        "minutes",
+        "arm",
+        "images seen",
+        "took, s",
+        "guidance",
+        "Frechet distance",
+        "KID",
+        "its error",
+        "times ours",
+    ]
     return table(columns, _rows(document["results"]))
 
 
@@ -223,7 +256,7 @@ def _rows(results: Sequence[dict[str, Any]]) -> Iterable[list[object]]:
             distance = _median(results, name, minutes, "frechet_distance")
             if distance is None:
                 continue
-            told = ("num_images", "seconds", "frechet_distance", "kid", "kid_standard_error")
+            told = ("num_images", "seconds", "guidance_scale", "frechet_distance", "kid", "kid_standard_error")
             cells = [_median(results, name, minutes, key) for key in told]
             yield [minutes, arm.title, *cells, distance / ours if ours else None]
 
@@ -234,7 +267,7 @@ def _median(results: Sequence[dict[str, Any]], arm: str, minutes: float, key: st
 
 
 def write_figure(path: Path, document: dict[str, Any]) -> None:
-    """Frechet distance against minutes, both logarithmic."""
+    """Frechet distance against the minutes that the trainings took, both logarithmic."""
     from matplotlib.figure import Figure  # noqa: PLC0415  # not every run draws
     from matplotlib.ticker import LogLocator  # noqa: PLC0415
 
@@ -242,10 +275,18 @@ def write_figure(path: Path, document: dict[str, Any]) -> None:
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     for name, arm in ARMS.items():
-        minutes = sorted({result["minutes"] for result in results if result["arm"] == name})
-        distances = [_median(results, name, each, "frechet_distance") or math.nan for each in minutes]
-        if minutes:
-            axes.plot(minutes, distances, marker="o", label=arm.title, linewidth=2.5 if name == "ours" else 1.2)
+        asked = sorted({result["minutes"] for result in results if result["arm"] == name})
+        seconds, distances = (
+            [_median(results, name, each, key) or math.nan for each in asked] for key in ("seconds", "frechet_distance")
+        )
+        if asked:
+            axes.plot(
+                [each / 60 for each in seconds],
+                distances,
+                marker="o",
+                label=arm.title,
+                linewidth=2.5 if name == "ours" else 1.2,
+            )
     axes.set(xscale="log", yscale="log", xlabel="minutes of training on all cores", ylabel="Frechet distance")
     ticks = sorted({result["minutes"] for result in results})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

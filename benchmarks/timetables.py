@@ -49,7 +49,7 @@ def main() -> None:
     if arguments.tuning:
         model = tuned(model, json.loads(arguments.tuning.read_text(encoding="utf-8"))["timetables"])
     params = ground.params.evaluate.model_copy(
-        update={"num_samples": 120 if arguments.quick else arguments.num_samples, "guidance_scale": 1.0}
+        update={"num_samples": 120 if arguments.quick else arguments.num_samples}
     )
     steps = (4, 8) if arguments.quick else arguments.steps
     results = list(measured(model, judge, ground.prepared.split("train"), params, steps, arguments.samplers))
@@ -85,7 +85,7 @@ def measured(
         grids = grids_of(model, sampler, numbers, eigenvalues)
         for number, (grid, times) in itertools.product(numbers, grids.items()):
             own = tuned(model, {sampler: {str(number): times[number]}})
-            sampling = SamplingDefaults(sampler=sampler, num_steps=number, guidance_scale=params.guidance_scale)
+            sampling = SamplingDefaults(sampler=sampler, num_steps=number, guidance_scale=1.0)
             samples = draw_samples(sampled_as(own, sampling), train, params)
             figures = judge.figures(samples.images, samples.labels)
             told = {name: figures[name] for name in ("kid", "kid_standard_error", "frechet_distance")}
@@ -107,7 +107,7 @@ def grids_of(model: Model, sampler: Sampler, numbers: list[int], eigenvalues: Te
 
 def spectrum(judge: Judge) -> Tensor:
     """Eigenvalues of the covariance of the held-out images' pixels, float64, falling."""
-    pixels = to_unit_range(torch.from_numpy(judge.held_out[:])).flatten(1).double()
+    pixels = to_unit_range(torch.from_numpy(judge.real[:])).flatten(1).double()
     values: Tensor = torch.linalg.eigvalsh(pixels.T.cov())
     return values.clamp(min=0).flip(0)
 

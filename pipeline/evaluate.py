@@ -71,6 +71,9 @@ class Inputs:
     prepared: PreparedSet
     table: Table
     judge: Judge
+    """By held-out images."""
+    tuner: Judge
+    """By training images that the extractor has not learnt from."""
     extractor_digest: str
     floors: dict[str, float]
 
@@ -102,6 +105,7 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
         prepared=images,
         table=table,
         judge=load_judge(features, images),
+        tuner=load_judge(features, images, "train"),
         extractor_digest=read_document(features / "extractor.json")["digest"],
         floors=read_document(features / "floors.json"),
     )
@@ -119,7 +123,7 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
 
     start_afresh(out)
     judge, train, names = inputs.judge, inputs.prepared.split("train"), inputs.prepared.info.class_names
-    tuning = tune(inputs.model, inputs.snapshots, train, inputs.table, params)
+    tuning = tune(inputs.model, inputs.snapshots, inputs.tuner, inputs.table, params)
     write_json(out / "tuning.json", tuning.document())
     model = tuned(inputs.model, tuning)
     samples = draw_samples(model, train, params)
@@ -128,9 +132,7 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
     write_grid(out / "grid.png", samples, names)
     write_nearest(out / "nearest.png", samples, neighbours, train)
 
-    losses = held_out_losses(
-        model, judge.held_out, inputs.table, num_images=params.likelihood_num_images, seed=params.seed
-    )
+    losses = held_out_losses(model, judge.real, inputs.table, num_images=params.likelihood_num_images, seed=params.seed)
     write_csv(out / "loss_per_noise_level.csv", losses.levels)
     steps = quality_per_num_steps(model, judge, samples, params)
     write_csv(out / "quality_per_num_steps.csv", steps)
@@ -142,7 +144,8 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
     write_json(out / "metrics.json", metrics)
     classes = class_rows(judge, samples.images, names)
     kind = judge.extractor.spec.kind
-    write_report(out, Evaluation(metrics, losses.levels, steps, classes, asdict(tuning.sampling), kind))
+    sampling, guidance = asdict(tuning.sampling), tuning.guidance_distances
+    write_report(out, Evaluation(metrics, losses.levels, steps, classes, sampling, guidance, kind))
     return metrics
 
 
@@ -202,7 +205,16 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def log(run: StageRun, out: Path, metrics: dict[str, float]) -> None:
     """Report to MLflow."""
+    from pipeline.documents import read_document
+
+    tuning = read_document(out / "tuning.json")
     run.metrics(metrics)
+    run.tags(
+        {
+            "tuning.ema_width": str(tuning["ema_width"]),
+            "tuning.guidance_scale": str(tuning["sampling"]["guidance_scale"]),
+        }
+    )
     for name in ("grid", "nearest"):
         run.image(f"evaluate/{name}", out / f"{name}.png")
     for name in ("report.html", "metrics.json", "tuning.json", "loss_per_noise_level.csv", "quality_per_num_steps.csv"):

@@ -128,7 +128,7 @@ def copying_floors(held_out: Selection, train: Split) -> dict[str, float]:
 
 def accuracy(judge: Judge) -> dict[str, float]:
     """Share of held-out images whose class is recognised; nothing where none is known."""
-    labels = judge.held_out.labels
+    labels = judge.real.labels
     if labels is None or not judge.extractor.spec.num_classes:
         return {}
     return {"features/accuracy": float((judge.extractor.classes(judge.features).numpy() == labels).mean())}

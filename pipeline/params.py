@@ -207,7 +207,10 @@ class EvaluateParams(Section):
     seed: Seed
     sampler: Sampler
     num_steps: int = Field(ge=1, le=1000, description="network calls an image")
-    guidance_scale: float = Field(ge=0, le=20, description="1: no guidance; counts only where there are classes")
+    guidance_scales: tuple[Annotated[float, Field(ge=0, le=20)], ...] = Field(
+        min_length=1, description="of which the best is chosen; 1: no guidance, as always where there are no classes"
+    )
+    guidance_images: int = Field(ge=4, description="images at each of guidance_scales, if there is more than one")
     ema_widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
         min_length=1, description="relative widths of the post-hoc EMA, of which the best is chosen"
     )

@@ -70,6 +70,8 @@ class Evaluation:
     classes: Sequence[ClassRow]
     sampling: Mapping[str, Any]
     """Sampler, number of steps and guidance scale."""
+    guidance: Mapping[str, float]
+    """By scale, the Frechet distance from training images by which it was chosen; none where there was no choice."""
     judged_by: str
     """Kind of extractor."""
 

@@ -1,4 +1,4 @@
-"""All figures of a set of images, under the names that they have in metrics.json, against the held-out images."""
+"""All figures of a set of images, under the names that they have in metrics.json, against real ones."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ NUM_FOR_SHARPNESS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """The network that compares images with the held-out ones, and what it needs of those."""
+    """The network that compares images with real ones, and what it needs of those."""
 
     extractor: Extractor
-    held_out: Selection
+    real: Selection
     features: Tensor
-    """float32 `[n, f]` of the held-out images."""
+    """float32 `[n, f]` of the real images."""
 
     @cached_property
     def reference(self) -> Reference:
@@ -47,15 +47,15 @@ class Judge:
 
     @cached_property
     def class_shares(self) -> Tensor | None:
-        """Share of each class among the held-out images as the extractor sees them; None where it knows none."""
+        """Share of each class among the real images as the extractor sees them; None where it knows none."""
         return self.shares(self.features) if self.extractor.spec.num_classes else None
 
     @cached_property
     def sharpness(self) -> float:
-        return sharpness(self.held_out[:NUM_FOR_SHARPNESS])
+        return sharpness(self.real[:NUM_FOR_SHARPNESS])
 
     def figures(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> dict[str, float]:
-        """How like the held-out images these are; `labels` are the classes that they should show.
+        """How like the real images these are; `labels` are the classes that they should show.
 
         Figures of classes are there where there are labels and the extractor knows classes.
         """
@@ -92,31 +92,31 @@ def save_judge(folder: Path, judge: Judge, train: Selection) -> None:
     """Write the extractor and the features of the reference, and of some training images, into `folder`."""
     save_extractor(folder, judge.extractor)
     tensors = {"held_out": judge.features, "train": judge.extractor.features(train)}
-    indices = {"held_out_index": judge.held_out.rows, "train_index": train.rows}
+    indices = {"held_out_index": judge.real.rows, "train_index": train.rows}
     save_tensors(folder / REFERENCE, tensors | {name: torch.from_numpy(rows) for name, rows in indices.items()})
 
 
-def load_judge(folder: Path, prepared: PreparedSet) -> Judge:
-    """Read what `save_judge` wrote.
+def load_judge(folder: Path, prepared: PreparedSet, split: str = "held_out") -> Judge:
+    """Read what `save_judge` wrote, to judge by the held-out images or, with `train`, by those training images.
 
     Raises:
         ArtefactError: a file is missing or damaged, or does not fit the others or the prepared images.
 
     """
     extractor, tensors = load_extractor(folder), load_tensors(folder / REFERENCE)
-    info, spec, held_out = prepared.info, extractor.spec, prepared.split("held_out")
+    info, spec, images = prepared.info, extractor.spec, prepared.split(split)
     if (spec.image_size, spec.channels) != (info.image_size, info.channels):
         raise ArtefactError(
             f"{folder}: made for images of {spec.image_size} pixels and {spec.channels} channels, "
             f"the prepared ones have {info.image_size} and {info.channels}"
         )
-    missing = {"held_out", "held_out_index"} - set(tensors)
+    missing = {split, f"{split}_index"} - set(tensors)
     if missing:
         raise ArtefactError(f"{folder / REFERENCE}: {', '.join(sorted(missing))} missing")
-    features, rows = tensors["held_out"], tensors["held_out_index"].numpy()
-    if features.shape != (len(rows), extractor.network.num_features) or rows.max() >= len(held_out):
-        raise ArtefactError(f"{folder / REFERENCE}: does not fit the extractor and {len(held_out)} held-out images")
-    return Judge(extractor, Selection(held_out, rows), features)
+    features, rows = tensors[split], tensors[f"{split}_index"].numpy()
+    if features.shape != (len(rows), extractor.network.num_features) or rows.max(initial=-1) >= len(images):
+        raise ArtefactError(f"{folder / REFERENCE}: does not fit the extractor and the {len(images)} images of {split}")
+    return Judge(extractor, Selection(images, rows), features)
 
 
 def copy_figures(

@@ -1,6 +1,6 @@
-"""What is chosen after training: how long the average of the weights is, and at which t a picture is drawn.
+"""What is chosen after training: how long the average of the weights is, how much it is guided, at which t it is asked.
 
-Both are chosen on training images, so that the held-out ones judge what was not chosen by them. How much is spent is
+All are chosen on training images, so that the held-out ones judge what was not chosen by them. How much is spent is
 counted in network rows and not in seconds: the same commit makes the same choice on a fast machine and a slow one.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -20,8 +19,8 @@ from pipeline.diffusion.refinement import refined
 from pipeline.diffusion.sampling import make_plan, sample
 from pipeline.diffusion.seeds import image_seed
 from pipeline.diffusion.timetables import timetable
+from pipeline.judging.guidance import choose_guidance
 from pipeline.judging.losses import level_figures, loss_per_noise_level
-from pipeline.judging.selection import Selection
 from pipeline.tuned import averaged
 
 if TYPE_CHECKING:
@@ -30,8 +29,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.diffusion.artefact import Model
+    from pipeline.judging.judge import Judge
+    from pipeline.judging.selection import Selection
     from pipeline.params import EvaluateParams
-    from pipeline.prepared import Split
     from pipeline.table import Table
 
 NUM_FOR_WIDTH, NUM_LEVELS = 128, 12
@@ -53,6 +53,8 @@ class Tuning:
     """By sampler and number of steps, those of the model with the refined one in its place."""
     ema_losses: Mapping[str, float]
     """By width, the squared error over the best linear denoiser's."""
+    guidance_distances: Mapping[str, float]
+    """By scale, the Frechet distance of pictures from training images; none where there was no choice."""
     refinement: Mapping[str, float]
     """Root mean squared difference, in pixels of [-1, 1], from the exact images: `before` and `after`."""
 
@@ -60,33 +62,41 @@ class Tuning:
         return asdict(self)
 
 
-def tune(model: Model, snapshots: Mapping[str, Tensor], train: Split, table: Table, params: EvaluateParams) -> Tuning:
-    """Choose first the average, then the times for it; the model's network is left with the weights chosen."""
-    width, ema_losses = _choose_width(model, snapshots, train, table, params)
+def tune(model: Model, snapshots: Mapping[str, Tensor], judge: Judge, table: Table, params: EvaluateParams) -> Tuning:
+    """Choose first the average, then the guidance for it, then the times for both; `judge` goes by training images.
+
+    The model's network is left with the weights chosen.
+    """
+    width, ema_losses = _choose_width(model, snapshots, judge.real, table, params)
     model.network.load_state_dict(averaged(snapshots, width))
-    sampling = sampling_of(model, params)
+    sampling, distances = choose_guidance(model, sampling_of(model, params), judge, params)
     times, refinement = _refine_times(model, sampling, params)
     timetables = {sampler: dict(by_steps) for sampler, by_steps in model.description.timetables.items()}
     timetables.setdefault(sampling.sampler, {})[str(sampling.num_steps)] = times
     return Tuning(
-        ema_width=width, sampling=sampling, timetables=timetables, ema_losses=ema_losses, refinement=refinement
+        ema_width=width,
+        sampling=sampling,
+        timetables=timetables,
+        ema_losses=ema_losses,
+        guidance_distances={str(scale): distance for scale, distance in distances.items()},
+        refinement=refinement,
     )
 
 
 def sampling_of(model: Model, params: EvaluateParams) -> SamplingDefaults:
-    """What params ask for, as far as this model can: no guidance without classes, no more steps than there are t."""
+    """What params ask for before guidance is chosen, as far as this model can: no more steps than there are t."""
     return SamplingDefaults(
         sampler=params.sampler,
         num_steps=min(params.num_steps, model.schedule.num_timesteps),
-        guidance_scale=params.guidance_scale if model.null_label else 1.0,
+        guidance_scale=1.0,
     )
 
 
 def _choose_width(
-    model: Model, snapshots: Mapping[str, Tensor], train: Split, table: Table, params: EvaluateParams
+    model: Model, snapshots: Mapping[str, Tensor], train: Selection, table: Table, params: EvaluateParams
 ) -> tuple[float, dict[str, float]]:
     """Of the widths in params the one whose average denoises training images best, and what each loses."""
-    images = Selection(train, np.linspace(0, len(train) - 1, min(NUM_FOR_WIDTH, len(train))).astype(np.int64))
+    images = train.part(slice(NUM_FOR_WIDTH))
     device, losses = best_device().device, {}
     for width in params.ema_widths:
         model.network.load_state_dict(averaged(snapshots, width))

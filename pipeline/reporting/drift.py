@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.diffusion.errors import ArtefactError, FoundryError
-from pipeline.diffusion.tensors import load_tensors
+from pipeline.diffusion.errors import FoundryError
 from pipeline.judging.image_statistics import image_statistics
-from pipeline.judging.judge import REFERENCE, load_judge
+from pipeline.judging.judge import load_judge
 from pipeline.judging.shift import Comparison, Verdict, holm, same_distribution, same_features, same_shares
 from pipeline.prepared import PreparedSet
 from pipeline.reporting.charts import Chart, Line, chart_of
@@ -99,21 +98,16 @@ def open_training(prepared: Path, features: Path, seed: int) -> Training:
 
     """
     data, images = PreparedSet.open(prepared), prepared_images(prepared)
-    judge, tensors = load_judge(features, data), load_tensors(features / REFERENCE)
-    if not {"train", "train_index"} <= tensors.keys():
-        raise ArtefactError(f"{features / REFERENCE}: train, train_index missing")
-    index, train = tensors["train_index"].numpy(), data.split("train")
-    if len(index) and index.max() >= len(train):
-        raise ArtefactError(f"{features / REFERENCE}: does not fit {len(train)} training images")
-    chosen = _some(len(index), seed)
+    judge = load_judge(features, data, "train")
+    chosen = _some(len(judge.real), seed)
     return Training(
         manifest=images.manifest,
         class_names=data.info.class_names,
         shape=images.shape,
         digest=data.info.digest,
         extractor=judge.extractor,
-        images=train.images(index[chosen]),
-        features=tensors["train"][chosen],
+        images=data.split("train").images(judge.real.rows[chosen]),
+        features=judge.features[chosen],
     )
 
 

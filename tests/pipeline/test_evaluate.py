@@ -35,13 +35,14 @@ from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.evaluate import OUTS, evaluate, main, read_inputs
 from pipeline.features import features
 from pipeline.judging.evaluation_samples import class_labels
+from pipeline.judging.guidance import best_scale
 from pipeline.prepared import PreparedSet
 from pipeline.table import Table, write_table
 from tests.pipeline.small_sets import PARAMS, evaluate_params, features_params, write_prepared
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 NETWORK = UNetConfig(widths=(8,), num_blocks=1)
-EVALUATE = evaluate_params()
+EVALUATE = evaluate_params(guidance_scales=(1.0, 2.0))
 BOUNDS = SnrBounds(0.1, 5.0)
 
 
@@ -164,7 +165,10 @@ def test_samples_have_classes_and_seeds_by_which_the_tuned_model_draws_them_agai
 
 def test_the_tuning_says_how_the_samples_were_drawn_and_what_it_was_chosen_by(out: Path) -> None:
     tuning = json.loads((out / "tuning.json").read_text())
-    assert tuning["sampling"] == {"guidance_scale": 1.0, "num_steps": 4, "sampler": "dpmpp_2m"}
+    distances = tuning["guidance_distances"]
+    assert set(distances) == {"1.0", "2.0"}
+    scale = best_scale({float(scale): distance for scale, distance in distances.items()})
+    assert tuning["sampling"] == {"guidance_scale": scale, "num_steps": 4, "sampler": "dpmpp_2m"}
     losses = tuning["ema_losses"]
     assert [float(width) for width in losses] == list(EVALUATE.ema_widths)
     assert losses[str(tuning["ema_width"])] == min(losses.values())
@@ -212,6 +216,8 @@ def test_the_report_needs_nothing_else_and_shows_every_class(out: Path, metrics:
         assert f"digit {label}" in page
     for name in ("evaluate/kid", "baseline/kid", "floor/recall", "evaluate/bits_per_dim"):
         assert f"{metrics[name]:,.4g}" in page
+    for distance in json.loads((out / "tuning.json").read_text())["guidance_distances"].values():
+        assert f"{distance:,.4g}" in page
     points = re.findall(r'points="([^"]+)"', page)
     assert [len(line.split()) for line in points] == [len(pd.read_csv(out / "loss_per_noise_level.csv"))] * 2
 
@@ -231,7 +237,9 @@ def test_a_set_without_labels_is_evaluated_without_classes(digits: Digits, tmp_p
     with np.load(tmp_path / "evaluation" / "samples.npz") as samples:
         assert sorted(samples) == ["images", "seeds"]
         assert samples["images"].shape[1:] == (8, 8, 3)
-    assert "<h2>Classes</h2>" not in (tmp_path / "evaluation" / "report.html").read_text()
+    page = (tmp_path / "evaluation" / "report.html").read_text()
+    assert "<h2>Classes</h2>" not in page
+    assert "<h2>Guidance</h2>" not in page
 
 
 def test_a_model_of_other_images_is_refused(data: Path, digits: Digits, tmp_path: Path) -> None:
@@ -278,6 +286,8 @@ def test_the_command_reads_params_and_reports_to_mlflow(
     runs = client.search_runs([experiment], "attributes.run_name = 'evaluate'")
     wanted = json.loads((out / "metrics.json").read_text())
     assert runs[0].data.metrics == pytest.approx(wanted)
+    tuning = json.loads((out / "tuning.json").read_text())
+    assert runs[0].data.tags["tuning.guidance_scale"] == str(tuning["sampling"]["guidance_scale"])
     assert "report.html" in {file.path for file in client.list_artifacts(runs[0].info.run_id)}
 
 

@@ -125,7 +125,15 @@ def test_a_judge_comes_back_from_its_files(judge: Judge, new: Selection, prepare
     save_judge(tmp_path, judge, new)
     again = load_judge(tmp_path, prepared)
     assert again.figures(new[:], new.labels) == judge.figures(new[:], new.labels)
-    assert torch.equal(load_file(tmp_path / REFERENCE)["train"], judge.extractor.features(new))
+
+
+def test_a_judge_may_go_by_the_training_images_that_are_kept(
+    judge: Judge, new: Selection, prepared: PreparedSet, tmp_path: Path
+) -> None:
+    save_judge(tmp_path, judge, new)
+    found, wanted = load_judge(tmp_path, prepared, "train"), Judge(judge.extractor, new, judge.extractor.features(new))
+    held_out = prepared.split("held_out").images(slice(None))
+    assert found.figures(held_out, None) == wanted.figures(held_out, None)
 
 
 def _drop_last_feature(folder: Path) -> None:
@@ -146,7 +154,7 @@ def _forget(folder: Path) -> None:
     ("spoil", "message"),
     [
         (_drop_last_feature, "does not fit the extractor"),
-        (_point_outside, "does not fit the extractor and 400 held-out images"),
+        (_point_outside, "does not fit the extractor and the 400 images of held_out"),
         (_forget, "held_out, held_out_index missing"),
     ],
 )
