@@ -20,7 +20,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -28,6 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.contestants import ARMS, Arm, Ground, ground_of
+from benchmarks.pace import Pace, pace_of
 from benchmarks.protocol import finish, machine, parser, save, say, table
 from pipeline import command
 from pipeline.diffusion.errors import FoundryError
@@ -39,42 +40,12 @@ if TYPE_CHECKING:
 MINUTES, LONG_MINUTES = 6.0, 20.0
 SHARES = (1 / 4, 1 / 2, 1.0)
 """Of the time, where the curve has its points."""
-FIRST_TRIAL, NEXT_TRIAL = 512, 4
-"""Images of the first short training, and how many times as many the next has."""
 LEAST_TRIAL = 1 / 8
 """Of the time: a trial this long tells how fast an arm trains."""
 JUDGING = {"evaluate", "register"}
 """Sections of params.yaml that no training depends on."""
 TRAINED = "trained.json"
 FIGURES = ("kid", "kid_standard_error", "frechet_distance", "class_agreement")
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How long a command takes: some seconds, and some for each image."""
-
-    overhead_sec: float
-    images_per_sec: float
-
-    @classmethod
-    def of(cls, shorter: tuple[int, float], longer: tuple[int, float]) -> Pace:
-        """From two trainings, (images, seconds) each.
-
-        Raises:
-            FoundryError: the longer one took no longer.
-
-        """
-        images, seconds = longer[0] - shorter[0], longer[1] - shorter[1]
-        if images <= 0 or seconds <= 0:
-            raise FoundryError(f"trials of {shorter} and {longer} (images, seconds) tell no pace; is the machine busy?")
-        return cls(max(0.0, shorter[1] - shorter[0] * seconds / images), images / seconds)
-
-    def images_in(self, seconds: float) -> int:
-        """Raises FoundryError where not one image fits."""
-        count = math.floor((seconds - self.overhead_sec) * self.images_per_sec)
-        if count < 1:
-            raise FoundryError(f"{seconds:.0f} s are too short: {self.overhead_sec:.0f} s pass without training")
-        return count
 
 
 QUICK_MINUTES, QUICK_SAMPLES = 1.0, 64
@@ -169,7 +140,7 @@ class Contest:
 
     def _result(self, task: Task) -> dict[str, Any]:
         arm, out = ARMS[task.arm], self.ground.scratch / task.folder
-        trained = self._kept(out) or self._trained(task, out)
+        trained = kept(out, self.document["params"]) or self._trained(task, out)
         params = self.ground.params.evaluate.model_copy(update={"num_samples": self.document["num_samples"]})
         drawn = arm.draw(self.ground, out, params)
         figures = self.judge.figures(drawn.images, drawn.labels)
@@ -186,19 +157,8 @@ class Contest:
         say(f"{arm.title}: {num_images} images in {task.minutes:g} minutes")
         run = arm.train(self.ground, num_images, task.seed, out)
         told = {"num_images": num_images, "seconds": run.seconds, "peak_mib": run.peak_mib}
-        save(out / TRAINED, {"params": self._training_params(), "told": told})
+        save(out / TRAINED, {"params": training_params(self.document["params"]), "told": told})
         return told
-
-    def _kept(self, out: Path) -> dict[str, float] | None:
-        """How a training with these params went that is kept in `out`."""
-        if not (out / TRAINED).exists():
-            return None
-        found = json.loads((out / TRAINED).read_text(encoding="utf-8"))
-        told: dict[str, float] = found["told"]
-        return told if found["params"] == self._training_params() else None
-
-    def _training_params(self) -> dict[str, Any]:
-        return {name: section for name, section in self.document["params"].items() if name not in JUDGING}
 
     def _pace(self, arm: Arm, seconds: float) -> Pace:
         if arm.name not in self.document["pace"]:
@@ -217,20 +177,24 @@ class Contest:
             save(self.out, {"machine": machine(), **self.document})
 
 
+def kept(out: Path, params: dict[str, Any]) -> dict[str, float] | None:
+    """How the training in `out` went; None where it was not finished, or with other params than these."""
+    if not (out / TRAINED).exists():
+        return None
+    found = json.loads((out / TRAINED).read_text(encoding="utf-8"))
+    told: dict[str, float] = found["told"]
+    return told if found["params"] == training_params(params) else None
+
+
+def training_params(params: dict[str, Any]) -> dict[str, Any]:
+    """The sections of params.yaml that a training depends on."""
+    return {name: section for name, section in params.items() if name not in JUDGING}
+
+
 def waiting(tasks: Iterable[Task], results: Iterable[dict[str, Any]]) -> list[Task]:
     """Tasks that have no result yet."""
     done = {(found["arm"], found["minutes"], found["seed"]) for found in results}
     return [task for task in tasks if (task.arm, task.minutes, task.seed) not in done]
-
-
-def pace_of(trial: Callable[[int], float], least_seconds: float, first: int = FIRST_TRIAL) -> Pace:
-    """From longer and longer trials (images -> seconds), until one takes `least_seconds`."""
-    done = [(count, trial(count)) for count in (first, first * NEXT_TRIAL)]
-    while done[-1][1] < least_seconds:
-        count = done[-1][0] * NEXT_TRIAL
-        done.append((count, trial(count)))
-    # The first loads what others find in the disk's cache.
-    return Pace.of(done[-2], done[-1])
 
 
 def report(document: dict[str, Any]) -> str:

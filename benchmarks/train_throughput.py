@@ -29,9 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.contestants import ARMS, Ground, device_for, ground_of, rates_in_turn, training_of, untrained_model
 from benchmarks.convolutions import Convolution, Peak, convolutions_of, measured_peak, measured_peak_of_processes
+from benchmarks.pace import pace_of
 from benchmarks.peers import NETWORKS, peer_network
 from benchmarks.protocol import finish, parser, say, scratch_environment, seconds_of, table
-from benchmarks.time_to_quality import pace_of
 from benchmarks.train_memory import memory_by_case
 from pipeline import command, tracking
 from pipeline.device import best_device

@@ -23,8 +23,8 @@ from tempfile import TemporaryDirectory
 import torch
 
 from benchmarks.contestants import Ground, Ours, rates_in_turn, training_of, untrained_model
+from benchmarks.pace import pace_of
 from benchmarks.protocol import ROOT, python, run_command, say
-from benchmarks.time_to_quality import pace_of
 from pipeline import command
 from pipeline.override import override
 from pipeline.params import load_params
