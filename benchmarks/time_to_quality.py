@@ -141,8 +141,10 @@ class Contest:
     def _result(self, task: Task) -> dict[str, Any]:
         arm, out = ARMS[task.arm], self.ground.scratch / task.folder
         trained = kept(out, self.document["params"]) or self._trained(task, out)
-        params = self.ground.params.evaluate.model_copy(update={"num_samples": self.document["num_samples"]})
-        drawn = arm.draw(self.ground, out, params)
+        params, num_samples = self.ground.params.evaluate, self.document["num_samples"]
+        # Guidance is chosen by no more pictures than are judged: --quick is to be quick with a peer's network too.
+        fewer = {"num_samples": num_samples, "guidance_images": min(num_samples, params.guidance_images)}
+        drawn = arm.draw(self.ground, out, params.model_copy(update=fewer))
         figures = self.judge.figures(drawn.images, drawn.labels)
         told = {name: figures[name] for name in FIGURES if name in figures}
         say(f"{arm.title}: {trained['seconds']:.0f} s, Frechet distance {told['frechet_distance']:.3g}")

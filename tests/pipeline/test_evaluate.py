@@ -42,7 +42,7 @@ from tests.pipeline.small_sets import PARAMS, evaluate_params, features_params, 
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 NETWORK = UNetConfig(widths=(8,), num_blocks=1)
-EVALUATE = evaluate_params(guidance_scales=(1.0, 2.0))
+EVALUATE = evaluate_params(guidance_scales=(1.5, 2.0))
 BOUNDS = SnrBounds(0.1, 5.0)
 
 
@@ -166,7 +166,7 @@ def test_samples_have_classes_and_seeds_by_which_the_tuned_model_draws_them_agai
 def test_the_tuning_says_how_the_samples_were_drawn_and_what_it_was_chosen_by(out: Path) -> None:
     tuning = json.loads((out / "tuning.json").read_text())
     distances = tuning["guidance_distances"]
-    assert set(distances) == {"1.0", "2.0"}
+    assert set(distances) == {"1.5", "2.0"}
     scale = best_scale({float(scale): distance for scale, distance in distances.items()})
     assert tuning["sampling"] == {"guidance_scale": scale, "num_steps": 4, "sampler": "dpmpp_2m"}
     losses = tuning["ema_losses"]
