@@ -1,6 +1,6 @@
 # The service, without the pipeline that makes its models:
 #
-#   MODEL=$(python -m pipeline.package --resolve)
+#   MODEL=$(python -m pipeline.commands.package --resolve)
 #   docker build -t diffusion-foundry .
 #   docker run -p 127.0.0.1:3000:3000 -e FOUNDRY_API_KEYS=… -v "$MODEL":/model:ro diffusion-foundry
 #
@@ -26,7 +26,8 @@ RUN useradd --uid 10001 --create-home foundry
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY service/ service/
-COPY pipeline/__init__.py pipeline/__init__.py
+COPY pipeline/__init__.py pipeline/errors.py pipeline/
+COPY pipeline/artefacts/ pipeline/artefacts/
 COPY pipeline/diffusion/ pipeline/diffusion/
 ENV PATH=/opt/venv/bin:${PATH} \
     PYTHONDONTWRITEBYTECODE=1 \

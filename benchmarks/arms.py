@@ -14,9 +14,9 @@ import bentoml
 from pydantic import BaseModel
 
 from service.app import Foundry
-from service.engine import Engine
-from service.job import Job, Recipe, Terms
-from service.scheduler import Scheduler
+from service.engine.engine import Engine
+from service.engine.job import Job, SamplingParams, SchedulingParams
+from service.engine.scheduler import Scheduler
 from service.settings import load_settings
 
 # mypy: disable-error-code="untyped-decorator"
@@ -72,7 +72,7 @@ class Adaptive:
     """BentoML forms the batches, of whole requests; their rows leave the batch as they finish."""
 
     def __init__(self) -> None:
-        from service.stepper import Stepper  # noqa: PLC0415, torch: the supervisor can do without
+        from service.engine.stepper import Stepper  # noqa: PLC0415, torch: the supervisor can do without
 
         settings = load_settings()
         if settings.model is None:
@@ -108,6 +108,6 @@ class Adaptive:
 
 
 def _jobs(asked: Asked) -> list[Job]:
-    recipe = Recipe(seed=asked.seed, class_label=None, sampler="dpmpp_2m", num_steps=asked.steps)
-    terms = Terms(request_id="", owner="", is_exact=False)
+    recipe = SamplingParams(seed=asked.seed, class_label=None, sampler="dpmpp_2m", num_steps=asked.steps)
+    terms = SchedulingParams(request_id="", owner="", is_exact=False)
     return [Job(recipe=replace(recipe, seed=asked.seed + index), terms=terms) for index in range(asked.n)]

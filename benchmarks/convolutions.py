@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.protocol import seconds_of
-from pipeline.team import num_cores
+from pipeline.training.distributed import num_cores
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 

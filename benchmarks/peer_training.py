@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from benchmarks.contestants import ARMS, WEIGHTS, Ground, Peer, device_for, ground_of
+from benchmarks.systems import ARMS, WEIGHTS, Ground, Peer, device_for, ground_of
 from pipeline import command
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def main() -> None:
 
 def _train_with_their_recipe(peer: str, ground: Ground, arguments: argparse.Namespace) -> None:
     from benchmarks.peers import train_ddp, train_diffusers
-    from pipeline.diffusion.tensors import save_tensors
+    from pipeline.artefacts.tensors import save_tensors
 
     recipes: dict[str, Callable[[], Any]] = {
         "diffusers": lambda: train_diffusers(ground.prepared.split("train"), arguments.num_images, seed=arguments.seed),
@@ -58,15 +58,15 @@ def _train_with_their_recipe(peer: str, ground: Ground, arguments: argparse.Name
 
 def _train_with_our_recipe(peer: str, ground: Ground, num_images: int, seed: int, out: Path) -> None:
     from benchmarks.peers import peer_network
-    from pipeline.diffusion.tensors import save_tensors
-    from pipeline.table import read_table
-    from pipeline.team import assembled
-    from pipeline.training import Training
+    from pipeline.artefacts.schedule_table import read_schedule_table
+    from pipeline.artefacts.tensors import save_tensors
+    from pipeline.training.distributed import assembled
+    from pipeline.training.loop import Training
 
     params = ground.params.train.model_copy(update={"num_images": num_images, "seed": seed})
     with assembled(params.batch_size) as team:
         network = peer_network(peer, ground.prepared.info.num_classes, seed=seed)
-        table, split = read_table(ground.data / "schedule" / "table.parquet"), ground.prepared.split("train")
+        table, split = read_schedule_table(ground.data / "schedule" / "table.parquet"), ground.prepared.split("train")
         training = Training(params, cast("UNet", network), table, split, device_for(peer), team)
         deque(training.steps(), maxlen=0)
         if team.is_first:

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.images import to_bytes, to_unit_range
+from pipeline.errors import FoundryError
 
 if TYPE_CHECKING:
-    from pipeline.prepared import Split
+    from pipeline.artefacts.dataset import Split
 
 # ruff: noqa: PLC0415  # the peers are heavy, and not everywhere
 
@@ -277,7 +277,7 @@ def draw_peer(sample: Sampler, count: int, *, seed: int) -> NDArray[np.uint8]:
 
 def write_pictures(split: Split, folder: Path) -> None:
     """All images as PNG files, as `Trainer` wants them."""
-    from pipeline.drawing import as_image
+    from pipeline.inference.grids import as_image
 
     folder.mkdir(parents=True)
     for number in range(len(split)):

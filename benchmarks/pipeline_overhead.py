@@ -23,7 +23,6 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from benchmarks.contestants import ground_of
 from benchmarks.protocol import (
     ROOT,
     Run,
@@ -37,10 +36,12 @@ from benchmarks.protocol import (
     seconds_of,
     table,
 )
-from pipeline import command, tracking
-from pipeline.diffusion.errors import FoundryError
-from pipeline.drawing import as_image
-from pipeline.prepared import Split
+from benchmarks.systems import ground_of
+from pipeline import command
+from pipeline.artefacts.dataset import Split
+from pipeline.errors import FoundryError
+from pipeline.inference.grids import as_image
+from pipeline.tracking import runs
 
 STAGES = ("prepare", "schedule", "features", "train", "evaluate")
 PARTS = ("repro", "start-up", "logging", "prepare")
@@ -161,7 +162,7 @@ def logging_microseconds(folder: Path) -> float:
     own = scratch_environment(folder)
     os.environ |= {name: own[name] for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT")}
     row = {"train/loss": 0.1, "train/grad_norm": 1.0, "train/learning_rate": 1e-3}
-    with chdir(folder), tracking.stage_run("train", params={}) as run:
+    with chdir(folder), runs.stage_run("train", params={}) as run:
         calls = [partial(run.metrics, row, step=step) for step in range(LOGGED)]
         return 1e6 * median(seconds_of(call) for call in calls)
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pipeline.diffusion.errors import FoundryError
-from pipeline.diffusion.files import write_json
+from pipeline.artefacts.files import write_json
+from pipeline.errors import FoundryError
 
 if TYPE_CHECKING:
     from types import FrameType

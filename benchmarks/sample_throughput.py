@@ -20,23 +20,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from benchmarks.contestants import ARMS, Ground, Peer, ground_of, sampled_as, untrained_model
 from benchmarks.peers import NETWORKS, SAMPLERS, PeerNetwork, ddp_diffusion, draw_peer, peer_network
 from benchmarks.protocol import finish, in_turn, parser, say, seconds_of, table
+from benchmarks.systems import ARMS, Ground, Peer, ground_of, sampled_as, untrained_model
 from benchmarks.time_to_quality import Task
 from pipeline import command
-from pipeline.diffusion.artefact import DataSpec, Description, Model, SamplingDefaults, load_model
+from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, load_model, plan_for
 from pipeline.diffusion.betas import linear_betas
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.plans import plan_for
 from pipeline.diffusion.sampling import sample
 from pipeline.diffusion.unet import UNetConfig
-from pipeline.judging.evaluation_samples import draw_samples
-from pipeline.judging.judge import Judge, load_judge
-from pipeline.packaging.portable import ExportError, write_onnx
-from pipeline.team import num_cores
-from service.onnx import OnnxDenoiser
+from pipeline.errors import FoundryError
+from pipeline.evaluation.evaluator import Evaluator, load_evaluator
+from pipeline.evaluation.samples import draw_samples
+from pipeline.export.portable import ExportError, write_onnx
+from pipeline.training.distributed import num_cores
+from service.engine.onnx import OnnxDenoiser
 
 if TYPE_CHECKING:
     from pipeline.diffusion.denoiser import Denoiser
@@ -98,7 +97,7 @@ class Contender:
     peer: PeerNetwork | None = None
     is_trained: bool = True
 
-    def quality(self, wish: Wish, ground: Ground, judge: Judge, params: EvaluateParams) -> Quality:
+    def quality(self, wish: Wish, ground: Ground, judge: Evaluator, params: EvaluateParams) -> Quality:
         """Of images drawn as the contender draws them."""
         if self.peer is not None:
             images = draw_peer(SAMPLERS[self.name](self.peer, wish.steps), params.num_samples, seed=params.seed)
@@ -151,7 +150,7 @@ def measure(
     contenders: Sequence[Contender], ground: Ground, folder: Path, *, num_samples: int, quick: bool
 ) -> dict[str, Any]:
     """Steps of equal quality, then the speed of all ways in turn."""
-    judge = load_judge(ground.data / "features", ground.prepared)
+    judge = load_evaluator(ground.data / "features", ground.prepared)
     params = ground.params.evaluate.model_copy(update={"num_samples": num_samples})
     ways, qualities = [], {}
     for contender in contenders:
@@ -180,7 +179,7 @@ def _fewest_steps(
     wanted: Quality,
     numbers: Sequence[int],
     ground: Ground,
-    judge: Judge,
+    judge: Evaluator,
     params: EvaluateParams,
 ) -> tuple[int, Quality]:
     known: dict[int, Quality] = {}

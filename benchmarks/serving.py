@@ -80,10 +80,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def served(model: str) -> Path:
     """The folder that `make serve` would serve."""
-    from pipeline.packaging import parcel  # noqa: PLC0415  # torch is no business of the client's
+    from pipeline.export import bundle  # noqa: PLC0415  # torch is no business of the client's
 
-    fetched = parcel.fetch(model)
-    parcel.add_onnx(fetched)
+    fetched = bundle.fetch(model)
+    bundle.add_onnx(fetched)
     return fetched.folder
 
 

@@ -19,15 +19,15 @@ import torch
 
 from benchmarks.protocol import finish, parser, table
 from benchmarks.serving import served
-from pipeline.diffusion.artefact import load_model
-from service.backend import backend_for
-from service.batches import try_batches
-from service.engine import Engine
-from service.job import Recipe
-from service.scheduler import Limits
-from service.stats import Stats
-from service.stepper import Stepper
-from service.ticket import End, Order
+from pipeline.artefacts.model import load_model
+from service.engine.backend import backend_for
+from service.engine.batch_sizes import try_batches
+from service.engine.engine import Engine
+from service.engine.job import SamplingParams
+from service.engine.request import End, Order
+from service.engine.scheduler import Limits
+from service.engine.stats import Stats
+from service.engine.stepper import Stepper
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.diffusion.denoiser import Denoiser
-    from service.ticket import Event
+    from service.engine.request import Event
 
 ROWS, WARM_UP = 8, 3
 MOST_OUTSIDE = 0.05
@@ -85,9 +85,9 @@ def _engine(folder: Path, wanted: str) -> tuple[Engine, Timed]:
     return engine, timed
 
 
-def _cases(num_steps: int) -> dict[str, list[Recipe]]:
+def _cases(num_steps: int) -> dict[str, list[SamplingParams]]:
     """Names and the images that are drawn at once."""
-    plain = [Recipe(seed=seed, class_label=None, sampler="dpmpp_2m", num_steps=num_steps) for seed in range(64)]
+    plain = [SamplingParams(seed=seed, class_label=None, sampler="dpmpp_2m", num_steps=num_steps) for seed in range(64)]
     return {
         "8, dpmpp_2m": plain[:ROWS],
         "8, ddpm, noise in each step": [replace(recipe, sampler="ddpm") for recipe in plain[:ROWS]],
@@ -95,7 +95,7 @@ def _cases(num_steps: int) -> dict[str, list[Recipe]]:
     }
 
 
-def _draw(engine: Engine, recipes: list[Recipe]) -> None:
+def _draw(engine: Engine, recipes: list[SamplingParams]) -> None:
     """All images, each as a request of its own."""
     ended = threading.Semaphore(0)
 

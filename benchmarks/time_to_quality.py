@@ -27,12 +27,12 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.contestants import ARMS, Arm, Ground, ground_of
-from benchmarks.pace import Pace, pace_of
 from benchmarks.protocol import finish, machine, parser, save, say, table
+from benchmarks.systems import ARMS, Arm, Ground, ground_of
+from benchmarks.throughput import Pace, pace_of
 from pipeline import command
-from pipeline.diffusion.errors import FoundryError
-from pipeline.judging.judge import Judge, load_judge
+from pipeline.errors import FoundryError
+from pipeline.evaluation.evaluator import Evaluator, load_evaluator
 
 if TYPE_CHECKING:
     from pipeline.params import Params
@@ -130,7 +130,7 @@ class Contest:
 
     def __init__(self, ground: Ground, document: dict[str, Any], out: Path | None) -> None:
         self.ground, self.document, self.out = ground, document, out
-        self.judge: Judge = load_judge(ground.data / "features", ground.prepared)
+        self.judge: Evaluator = load_evaluator(ground.data / "features", ground.prepared)
 
     def run(self, tasks: Iterable[Task]) -> None:
         """Do what is not done yet; the document is written after each training."""

@@ -19,19 +19,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from benchmarks.contestants import ground_of, sampled_as
 from benchmarks.protocol import finish, parser, say, table
+from benchmarks.systems import ground_of, sampled_as
 from pipeline import command
-from pipeline.diffusion.artefact import Model, SamplingDefaults, load_model
+from pipeline.artefacts.model import Model, SamplingDefaults, load_model
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.timetables import GRIDS, optimise_each, timetable
-from pipeline.judging.evaluation_samples import draw_samples
-from pipeline.judging.judge import Judge, load_judge
+from pipeline.evaluation.evaluator import Evaluator, load_evaluator
+from pipeline.evaluation.samples import draw_samples
 
 if TYPE_CHECKING:
+    from pipeline.artefacts.dataset import Split
     from pipeline.diffusion.sampling import Sampler
     from pipeline.params import EvaluateParams
-    from pipeline.prepared import Split
 
 STEPS = (4, 5, 6, 8, 10, 15, 20, 30, 50)
 SAMPLERS: tuple[Sampler, ...] = ("dpmpp_2m", "ddim")
@@ -44,7 +44,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     data = arguments.data
     ground = ground_of(data, data)
-    judge = load_judge(data / "features", ground.prepared)
+    judge = load_evaluator(data / "features", ground.prepared)
     model = load_model(arguments.model or data / "model")
     if arguments.tuning:
         model = tuned(model, json.loads(arguments.tuning.read_text(encoding="utf-8"))["timetables"])
@@ -73,13 +73,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def measured(
     model: Model,
-    judge: Judge,
+    judge: Evaluator,
     train: Split,
     params: EvaluateParams,
     steps: Iterable[int],
     samplers: Iterable[Sampler],
 ) -> Iterable[dict[str, Any]]:
-    """Judge each (sampler, grid, number of steps)."""
+    """Evaluator each (sampler, grid, number of steps)."""
     numbers, eigenvalues = list(steps), spectrum(judge)
     for sampler in samplers:
         grids = grids_of(model, sampler, numbers, eigenvalues)
@@ -105,7 +105,7 @@ def grids_of(model: Model, sampler: Sampler, numbers: list[int], eigenvalues: Te
     return found | {OPTIMISED: own | searched}
 
 
-def spectrum(judge: Judge) -> Tensor:
+def spectrum(judge: Evaluator) -> Tensor:
     """Eigenvalues of the covariance of the held-out images' pixels, float64, falling."""
     pixels = to_unit_range(torch.from_numpy(judge.real[:])).flatten(1).double()
     values: Tensor = torch.linalg.eigvalsh(pixels.T.cov())

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.contestants import ground_of, training_of, untrained_model
-from pipeline.prepared import PreparedSet, Split, write_split
+from benchmarks.systems import ground_of, training_of, untrained_model
+from pipeline.artefacts.dataset import Dataset, Split, write_split
 
 if TYPE_CHECKING:
-    from benchmarks.contestants import Ground
+    from benchmarks.systems import Ground
 
 BATCH_SIZES = (16, 64, 256)
 """Beside that of params.yaml."""
@@ -52,7 +52,7 @@ def write_large(split: Split, folder: Path, times: int) -> None:
     write_split(folder, positions, split.images, None if split.labels is None else np.tile(split.labels, times))
 
 
-def large_split(prepared: PreparedSet, folder: Path) -> Split:
+def large_split(prepared: Dataset, folder: Path) -> Split:
     """What `write_large` wrote."""
     shards = tuple(np.load(path, mmap_mode="r") for path in sorted(folder.glob("images-*.npy")))
     labels = np.load(folder / "labels.npy") if prepared.info.class_names else None

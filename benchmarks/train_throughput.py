@@ -27,24 +27,25 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.contestants import ARMS, Ground, device_for, ground_of, rates_in_turn, training_of, untrained_model
 from benchmarks.convolutions import Convolution, Peak, convolutions_of, measured_peak, measured_peak_of_processes
-from benchmarks.pace import pace_of
 from benchmarks.peers import NETWORKS, peer_network
 from benchmarks.protocol import finish, parser, say, scratch_environment, seconds_of, table
+from benchmarks.systems import ARMS, Ground, device_for, ground_of, rates_in_turn, training_of, untrained_model
+from benchmarks.throughput import pace_of
 from benchmarks.train_memory import memory_by_case
-from pipeline import command, tracking
+from pipeline import command
 from pipeline.device import best_device
-from pipeline.diffusion.errors import FoundryError
-from pipeline.journal import Journal
-from pipeline.team import num_cores
-from pipeline.training import check_finite
+from pipeline.errors import FoundryError
+from pipeline.tracking import runs
+from pipeline.training.distributed import num_cores
+from pipeline.training.journal import Journal
+from pipeline.training.loop import check_finite
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
-    from pipeline.prepared import Split
+    from pipeline.artefacts.dataset import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +181,7 @@ def _tracking_shares(ground: Ground, effort: Effort) -> dict[str, float]:
     training = training_of(ground, untrained_model(ground).network)
     own, waited = scratch_environment(ground.scratch), 0.0
     os.environ |= {name: own[name] for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT")}
-    with chdir(ground.scratch), tracking.stage_run("train", params={}) as run:
+    with chdir(ground.scratch), runs.stage_run("train", params={}) as run:
         journal = Journal(ground.scratch / "journal", training, checkpoint_interval_sec=30.0)
         journal.store.mkdir(exist_ok=True)
         steps, began, sent = training.steps(), time.perf_counter(), _sender_seconds()

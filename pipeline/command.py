@@ -6,7 +6,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
-from pipeline.diffusion.errors import FoundryError
+from pipeline.errors import FoundryError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import command
-from pipeline.diffusion.errors import ArtefactError
+from pipeline.errors import ArtefactError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pipeline.diffusion.artefact import Model
-    from pipeline.judging.copies import Neighbours
-    from pipeline.judging.evaluation_report import ClassRow
-    from pipeline.judging.judge import Judge
-    from pipeline.judging.tuning import Tuning
+    from pipeline.artefacts.dataset import Dataset
+    from pipeline.artefacts.model import Model
+    from pipeline.artefacts.schedule_table import ScheduleTable
+    from pipeline.evaluation.copies import Neighbours
+    from pipeline.evaluation.evaluator import Evaluator
+    from pipeline.evaluation.tuning import Tuning
     from pipeline.params import EvaluateParams
-    from pipeline.prepared import PreparedSet
-    from pipeline.table import Table
-    from pipeline.tracking import StageRun
+    from pipeline.reporting.evaluation_report import ClassRow
+    from pipeline.tracking.runs import StageRun
 
 OUTS = (
     "metrics.json",
@@ -53,7 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from pipeline.params import load_params
-    from pipeline.tracking import stage_run
+    from pipeline.tracking.runs import stage_run
 
     params = load_params()
     inputs = read_inputs(arguments.model, arguments.prepared, arguments.schedule, arguments.features)
@@ -68,11 +68,11 @@ class Inputs:
 
     model: Model
     snapshots: dict[str, Tensor]
-    prepared: PreparedSet
-    table: Table
-    judge: Judge
+    prepared: Dataset
+    table: ScheduleTable
+    judge: Evaluator
     """By held-out images."""
-    tuner: Judge
+    tuner: Evaluator
     """By training images that the extractor has not learnt from."""
     extractor_digest: str
     floors: dict[str, float]
@@ -85,14 +85,14 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
         ArtefactError: a file is missing or damaged, or does not fit the others.
 
     """
-    from pipeline.diffusion.artefact import SNAPSHOTS, load_model
-    from pipeline.diffusion.tensors import load_tensors
-    from pipeline.documents import read_document
-    from pipeline.judging.judge import load_judge
-    from pipeline.prepared import PreparedSet
-    from pipeline.table import read_table
+    from pipeline.artefacts.dataset import Dataset
+    from pipeline.artefacts.files import read_document
+    from pipeline.artefacts.model import SNAPSHOTS, load_model
+    from pipeline.artefacts.schedule_table import read_schedule_table
+    from pipeline.artefacts.tensors import load_tensors
+    from pipeline.evaluation.evaluator import load_evaluator
 
-    images, loaded, table = PreparedSet.open(prepared), load_model(model), read_table(schedule / "table.parquet")
+    images, loaded, table = Dataset.open(prepared), load_model(model), read_schedule_table(schedule / "table.parquet")
     data, info = loaded.description.data, images.info
     found, wanted = ((each.image_size, each.channels, each.class_names) for each in (data, info))
     if found != wanted:
@@ -104,8 +104,8 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
         snapshots=load_tensors(model / SNAPSHOTS),
         prepared=images,
         table=table,
-        judge=load_judge(features, images),
-        tuner=load_judge(features, images, "train"),
+        judge=load_evaluator(features, images),
+        tuner=load_evaluator(features, images, "train"),
         extractor_digest=read_document(features / "extractor.json")["digest"],
         floors=read_document(features / "floors.json"),
     )
@@ -113,13 +113,13 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
 
 def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, float]:
     """Make `out`; returns what metrics.json holds."""
-    from pipeline.diffusion.files import write_json
-    from pipeline.judging.copies import nearest
-    from pipeline.judging.evaluation_report import Evaluation, write_report
-    from pipeline.judging.evaluation_samples import draw_samples, write_grid, write_nearest, write_samples
-    from pipeline.judging.losses import held_out_losses
-    from pipeline.judging.steps import quality_per_num_steps
-    from pipeline.judging.tuning import tune
+    from pipeline.artefacts.files import write_json
+    from pipeline.evaluation.copies import nearest
+    from pipeline.evaluation.quality_by_steps import quality_per_num_steps
+    from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
+    from pipeline.evaluation.tuning import tune
+    from pipeline.inference.losses import held_out_losses
+    from pipeline.reporting.evaluation_report import Evaluation, write_report
 
     start_afresh(out)
     judge, train, names = inputs.judge, inputs.prepared.split("train"), inputs.prepared.info.class_names
@@ -160,7 +160,7 @@ def figures(
     inputs: Inputs, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, neighbours: Neighbours
 ) -> dict[str, float]:
     """All that is said of images."""
-    from pipeline.judging.judge import copy_figures
+    from pipeline.evaluation.evaluator import copy_figures
 
     train, honest = inputs.prepared.split("train"), inputs.floors["features/honest_closeness"]
     return inputs.judge.figures(images, labels) | copy_figures(images, neighbours, train, honest)
@@ -168,8 +168,8 @@ def figures(
 
 def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: EvaluateParams) -> dict[str, float]:
     """The same of as many images from the mixture of Gaussians."""
-    from pipeline.judging.baseline import draw_baseline
-    from pipeline.judging.copies import nearest
+    from pipeline.evaluation.copies import nearest
+    from pipeline.evaluation.gaussian_mixture import draw_baseline
 
     train, num_components = inputs.prepared.split("train"), params.baseline_components
     images = draw_baseline(train, labels, params.num_samples, num_components=num_components, seed=params.seed)
@@ -186,9 +186,9 @@ def tuned(model: Model, tuning: Tuning) -> Model:
     return replace(model, description=description)
 
 
-def class_rows(judge: Judge, images: NDArray[np.uint8], names: Sequence[str] | None) -> list[ClassRow]:
+def class_rows(judge: Evaluator, images: NDArray[np.uint8], names: Sequence[str] | None) -> list[ClassRow]:
     """The share of each class; none where the judge knows none."""
-    from pipeline.judging.evaluation_report import ClassRow
+    from pipeline.reporting.evaluation_report import ClassRow
 
     if names is None or judge.class_shares is None:
         return []
@@ -197,7 +197,7 @@ def class_rows(judge: Judge, images: NDArray[np.uint8], names: Sequence[str] | N
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    from pipeline.diffusion.files import replacing
+    from pipeline.artefacts.files import replacing
 
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
@@ -205,7 +205,7 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def log(run: StageRun, out: Path, metrics: dict[str, float]) -> None:
     """Report to MLflow."""
-    from pipeline.documents import read_document
+    from pipeline.artefacts.files import read_document
 
     tuning = read_document(out / "tuning.json")
     run.metrics(metrics)

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import command
-from pipeline.diffusion.errors import FoundryError, GateError
+from pipeline.errors import CheckFailedError, FoundryError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipeline.judging.judge import Judge
-    from pipeline.judging.selection import Selection
+    from pipeline.artefacts.dataset import Dataset, Split
+    from pipeline.artefacts.subset import Subset
+    from pipeline.evaluation.evaluator import Evaluator
     from pipeline.params import FeaturesParams
-    from pipeline.prepared import PreparedSet, Split
 
 OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "floors.json")
 
@@ -40,12 +40,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("data/features"), help="default: %(default)s")
     arguments = parser.parse_args()
 
-    from pipeline.documents import read_document
+    from pipeline.artefacts.dataset import Dataset
+    from pipeline.artefacts.files import read_document
     from pipeline.params import load_params
-    from pipeline.prepared import PreparedSet
-    from pipeline.tracking import stage_run
+    from pipeline.tracking.runs import stage_run
 
-    params, prepared, out = load_params(), PreparedSet.open(arguments.prepared), arguments.out
+    params, prepared, out = load_params(), Dataset.open(arguments.prepared), arguments.out
     with stage_run("features", params=params.model_dump(mode="json", by_alias=True)) as run:
         floors = features(prepared, out, params.features, num_samples=params.evaluate.num_samples)
         run.metrics(floors)
@@ -53,30 +53,30 @@ def main() -> None:
         check_accuracy(floors, params.features)
 
 
-def features(prepared: PreparedSet, out: Path, params: FeaturesParams, *, num_samples: int) -> dict[str, float]:
+def features(prepared: Dataset, out: Path, params: FeaturesParams, *, num_samples: int) -> dict[str, float]:
     """Make `out` from `prepared`; returns what floors.json holds.
 
     Raises:
         FoundryError: there are too few images, or too few classes for a classifier.
 
     """
-    from pipeline.diffusion.files import write_json
-    from pipeline.judging.extractors import chosen_spec, make_extractor
-    from pipeline.judging.judge import Judge, save_judge
+    from pipeline.artefacts.files import write_json
+    from pipeline.evaluation.evaluator import Evaluator, save_evaluator
+    from pipeline.evaluation.extractors import chosen_spec, make_extractor
 
     check_size(prepared)
     spec = chosen_spec(params, prepared.info)
     start_afresh(out)
     lessons, new, held_out = selections(prepared, num_samples, params.seed, learns=bool(spec.num_classes))
     extractor = make_extractor(spec, params, lessons)
-    judge = Judge(extractor, held_out, extractor.features(held_out))
-    save_judge(out, judge, new)
+    judge = Evaluator(extractor, held_out, extractor.features(held_out))
+    save_evaluator(out, judge, new)
     floors = likeness_floors(judge, new) | copying_floors(held_out, prepared.split("train")) | accuracy(judge)
     write_json(out / "floors.json", floors)
     return floors
 
 
-def check_size(prepared: PreparedSet) -> None:
+def check_size(prepared: Dataset) -> None:
     """Refuse a set that is too small to judge by."""
     info = prepared.info
     if info.num_train < LEAST_TRAIN or info.num_held_out < LEAST_HELD_OUT:
@@ -93,31 +93,29 @@ def start_afresh(out: Path) -> None:
         (out / name).unlink(missing_ok=True)
 
 
-def selections(
-    prepared: PreparedSet, num_samples: int, seed: int, *, learns: bool
-) -> tuple[Selection, Selection, Selection]:
+def selections(prepared: Dataset, num_samples: int, seed: int, *, learns: bool) -> tuple[Subset, Subset, Subset]:
     """Training images to learn from, training images that stand for new ones, and the held-out reference."""
     import numpy as np
 
-    from pipeline.judging.selection import Selection
+    from pipeline.artefacts.subset import Subset
 
     train, held_out = prepared.split("train"), prepared.split("held_out")
     random = np.random.default_rng(seed)
     order = random.permutation(len(train))
     num_new = min(num_samples, len(train) // WITHHELD_DIVISOR if learns else len(train))
     reference = random.permutation(len(held_out))[:MOST_HELD_OUT]
-    return Selection(train, order[num_new:]), Selection(train, order[:num_new]), Selection(held_out, reference)
+    return Subset(train, order[num_new:]), Subset(train, order[:num_new]), Subset(held_out, reference)
 
 
-def likeness_floors(judge: Judge, new: Selection) -> dict[str, float]:
+def likeness_floors(judge: Evaluator, new: Subset) -> dict[str, float]:
     """What the figures say of real images: training images against the held-out ones."""
     return {f"floor/{name}": value for name, value in judge.figures(new[:], new.labels).items()}
 
 
-def copying_floors(held_out: Selection, train: Split) -> dict[str, float]:
+def copying_floors(held_out: Subset, train: Split) -> dict[str, float]:
     """What is a near-copy, from one half of the held-out images, and what is found in the other."""
-    from pipeline.judging.copies import honest_closeness, nearest
-    from pipeline.judging.judge import copy_figures
+    from pipeline.evaluation.copies import honest_closeness, nearest
+    from pipeline.evaluation.evaluator import copy_figures
 
     count = min(MOST_SEARCHED, len(held_out) // 2)
     honest = honest_closeness(nearest(held_out[:count], train))
@@ -126,7 +124,7 @@ def copying_floors(held_out: Selection, train: Split) -> dict[str, float]:
     return {"features/honest_closeness": honest} | {f"floor/{name}": value for name, value in figures.items()}
 
 
-def accuracy(judge: Judge) -> dict[str, float]:
+def accuracy(judge: Evaluator) -> dict[str, float]:
     """Share of held-out images whose class is recognised; nothing where none is known."""
     labels = judge.real.labels
     if labels is None or not judge.extractor.spec.num_classes:
@@ -138,12 +136,12 @@ def check_accuracy(floors: Mapping[str, float], params: FeaturesParams) -> None:
     """Refuse a classifier that does not know its classes; the evidence is written.
 
     Raises:
-        GateError: it recognises fewer held-out images than `params` want.
+        CheckFailedError: it recognises fewer held-out images than `params` want.
 
     """
     found = floors.get("features/accuracy")
     if found is not None and found < params.min_accuracy:
-        raise GateError(
+        raise CheckFailedError(
             f"data/features/floors.json: features/accuracy {found:.4f}, features.min_accuracy wants "
             f"{params.min_accuracy}: train longer (features.num_images) or judge by another features.extractor"
         )

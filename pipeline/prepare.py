@@ -21,16 +21,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline import command
-from pipeline.diffusion.errors import GateError
+from pipeline.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     import pandas as pd
 
-    from pipeline.intake.spool import PixelSpool
+    from pipeline.ingestion.spool import PixelSpool
     from pipeline.params import PrepareParams
-    from pipeline.tracking import StageRun
+    from pipeline.tracking.runs import StageRun
 
 
 def main() -> None:
@@ -40,7 +40,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     from pipeline.params import load_params
-    from pipeline.tracking import stage_run
+    from pipeline.tracking.runs import stage_run
 
     params = load_params().prepare
     # Before the run is opened, which names the data set that it finds.
@@ -57,14 +57,14 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> None:
 
     Raises:
         FoundryError: `raw` does not hold what `params.source` says.
-        GateError: the images are not good enough; the evidence is in `out`.
+        CheckFailedError: the images are not good enough; the evidence is in `out`.
 
     """
-    from pipeline.diffusion.files import naming, write_json
-    from pipeline.intake.data_report import write_report
-    from pipeline.intake.expectations import validate
-    from pipeline.intake.manifest import complete, write_manifest
-    from pipeline.intake.spool import PixelSpool
+    from pipeline.artefacts.files import naming, write_json
+    from pipeline.ingestion.expectations import validate
+    from pipeline.ingestion.manifest import complete, write_manifest
+    from pipeline.ingestion.spool import PixelSpool
+    from pipeline.reporting.data_report import write_report
 
     shape = (params.image_size, params.image_size, params.channels)
     with naming(out):
@@ -80,7 +80,7 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> None:
         write_report(out / "report.html", manifest, class_names, validation, spool.read, remains)
         if not validation.success:
             findings = [f"{out / 'validation.json'}: {finding}" for finding in validation.findings()]
-            raise GateError("\n".join([*findings, f"{out / 'report.html'} shows the images"]))
+            raise CheckFailedError("\n".join([*findings, f"{out / 'report.html'} shows the images"]))
         write_data(out, manifest, class_names, params, spool)
     counts = validation.counts
     sys.stderr.write(
@@ -101,9 +101,9 @@ def collect(raw: Path, params: PrepareParams, spool: PixelSpool, remains: dict[s
     """Examine all images: pixels go to the spool, what is quarantined to `remains`, rows come out in frames."""
     from tqdm import tqdm
 
-    from pipeline.intake.examination import examine_all
-    from pipeline.intake.manifest import frame_of
-    from pipeline.intake.sources import read_raw
+    from pipeline.ingestion.examination import examine_all
+    from pipeline.ingestion.manifest import frame_of
+    from pipeline.ingestion.sources import read_raw
 
     num_classes = len(params.class_names) if params.class_names else None
     source = read_raw(raw, params.source, labelled=params.labelled, num_classes=num_classes)
@@ -126,8 +126,8 @@ def collect(raw: Path, params: PrepareParams, spool: PixelSpool, remains: dict[s
 
 def remove_outs(out: Path) -> None:
     """Nothing of an earlier run, nor of one that was killed, stands beside the outs of this one."""
-    from pipeline.diffusion.files import TEMPORARY, naming
-    from pipeline.prepared import SPLITS
+    from pipeline.artefacts.dataset import SPLITS
+    from pipeline.artefacts.files import TEMPORARY, naming
 
     files = ("dataset.json", "manifest.parquet", "validation.json", "report.html")
     with naming(out):
@@ -146,8 +146,8 @@ def write_data(
     out: Path, manifest: pd.DataFrame, class_names: tuple[str, ...] | None, params: PrepareParams, spool: PixelSpool
 ) -> None:
     """Write the splits and then dataset.json, without which they are no data set."""
-    from pipeline.diffusion.files import naming, write_json
-    from pipeline.prepared import SPLITS, DatasetInfo, digest_of, write_split
+    from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, write_split
+    from pipeline.artefacts.files import naming, write_json
 
     rows = {split: manifest[manifest["split"] == split] for split in SPLITS}
     with naming(out / PARTIAL):

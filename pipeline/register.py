@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING
 from pipeline import command
 
 if TYPE_CHECKING:
-    from pipeline.contest import Arena
-    from pipeline.gate import Verdict
-    from pipeline.records.registry import Candidate
+    from pipeline.registry.comparison import EvaluationSetup
+    from pipeline.registry.registry import Candidate
+    from pipeline.registry.verdict import Verdict
 
 LASTING_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
 MOST_ATTEMPTS = 3
@@ -41,13 +41,13 @@ def main() -> None:
     arguments = parser.parse_args()
     refuse_experiments()
 
-    from pipeline.contest import Arena
     from pipeline.params import load_params
-    from pipeline.records.lineage import main_worktree
-    from pipeline.records.outbox import locked
+    from pipeline.provenance.lineage import main_worktree
+    from pipeline.registry.comparison import EvaluationSetup
+    from pipeline.tracking.outbox import locked
 
     params = load_params()
-    arena = Arena(prepared=arguments.prepared, features=arguments.features, params=params)
+    arena = EvaluationSetup(prepared=arguments.prepared, features=arguments.features, params=params)
     with locked(main_worktree() / ".foundry" / "register.lock"):
         said = register(params.register_.model_name, arguments.model, arguments.evaluation, arguments.out, arena)
     sys.stdout.write(f"{said}\n")
@@ -60,7 +60,7 @@ def refuse_experiments() -> None:
         FoundryError: this is one.
 
     """
-    from pipeline.diffusion.errors import FoundryError
+    from pipeline.errors import FoundryError
 
     if experiment := os.environ.get("DVC_EXP_NAME"):
         raise FoundryError(
@@ -68,7 +68,7 @@ def refuse_experiments() -> None:
         )
 
 
-def register(name: str, trained: Path, evaluation: Path, out: Path, arena: Arena) -> str:
+def register(name: str, trained: Path, evaluation: Path, out: Path, arena: EvaluationSetup) -> str:
     """Register the model in `trained`, tuned as `evaluation` says; returns in one line what has become of it.
 
     Raises:
@@ -76,7 +76,7 @@ def register(name: str, trained: Path, evaluation: Path, out: Path, arena: Arena
         StoreError: the registry does not answer; what was made of the model stays in `out`.
 
     """
-    from pipeline.records.succession import ChampionChangedError
+    from pipeline.registry.aliases import ChampionChangedError
 
     candidate = make_candidate(trained, evaluation, out)
     for _ in range(MOST_ATTEMPTS - 1):
@@ -88,13 +88,13 @@ def register(name: str, trained: Path, evaluation: Path, out: Path, arena: Arena
 
 def make_candidate(trained: Path, evaluation: Path, out: Path) -> Candidate:
     """What the registry is to be given; the tuned model is written into `out`."""
-    from pipeline.diffusion.artefact import model_digest
-    from pipeline.records import lineage
-    from pipeline.records.registry import Candidate
-    from pipeline.tuned import write_tuned
+    from pipeline.artefacts.model import model_digest
+    from pipeline.evaluation.apply_tuning import apply_tuning
+    from pipeline.provenance import lineage
+    from pipeline.registry.registry import Candidate
 
     metrics, trained_digest = read_metrics(evaluation / "metrics.json"), model_digest(trained)
-    model = write_tuned(trained, evaluation / "tuning.json", out / "model")
+    model = apply_tuning(trained, evaluation / "tuning.json", out / "model")
     return Candidate(
         folder=out / "model",
         model=model,
@@ -117,8 +117,8 @@ def read_metrics(path: Path) -> dict[str, float]:
         ArtefactError: the file is missing, or holds something else.
 
     """
-    from pipeline.diffusion.errors import ArtefactError
-    from pipeline.documents import read_document
+    from pipeline.artefacts.files import read_document
+    from pipeline.errors import ArtefactError
 
     document = read_document(path)
     numbers = {key: float(value) for key, value in document.items() if isinstance(value, int | float)}
@@ -127,11 +127,11 @@ def read_metrics(path: Path) -> dict[str, float]:
     return numbers
 
 
-def _register(name: str, candidate: Candidate, arena: Arena) -> str:
-    from pipeline.gate import verdict
-    from pipeline.records import store
-    from pipeline.records.registry import Registry, download
-    from pipeline.records.succession import Decision
+def _register(name: str, candidate: Candidate, arena: EvaluationSetup) -> str:
+    from pipeline.registry.aliases import Decision
+    from pipeline.registry.registry import Registry, download
+    from pipeline.registry.verdict import verdict
+    from pipeline.tracking import store
 
     try:
         with store.answering():
@@ -165,7 +165,7 @@ def _write_decision(
     champion: str | None = None,
     challenger: str | None = None,
 ) -> None:
-    from pipeline.diffusion.files import write_json
+    from pipeline.artefacts.files import write_json
 
     document = {
         "decision": word,
@@ -178,10 +178,9 @@ def _write_decision(
     write_json(candidate.evidence, document)
 
 
-def _write_card(name: str, candidate: Candidate, arena: Arena) -> str:
-    from pipeline.card import model_card
-    from pipeline.diffusion.files import replacing
-    from pipeline.documents import read_document
+def _write_card(name: str, candidate: Candidate, arena: EvaluationSetup) -> str:
+    from pipeline.artefacts.files import read_document, replacing
+    from pipeline.registry.model_card import model_card
 
     # A first model may be registered where its data are not.
     validation = arena.prepared / "validation.json"

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import command
-from pipeline.diffusion.errors import GateError
+from pipeline.errors import CheckFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from torch import Tensor
 
+    from pipeline.artefacts.dataset import Dataset, Split
+    from pipeline.artefacts.schedule_table import ScheduleTable
     from pipeline.diffusion.moments import Moments
     from pipeline.diffusion.noise import NoiseSchedule
     from pipeline.params import Density, ScheduleParams
-    from pipeline.prepared import PreparedSet, Split
-    from pipeline.table import Table
-    from pipeline.tracking import StageRun
+    from pipeline.tracking.runs import StageRun
 
 OUTS = (
     "table.parquet",
@@ -52,13 +52,13 @@ def main() -> None:
 
     import torch
 
+    from pipeline.artefacts.dataset import Dataset
     from pipeline.params import load_params
-    from pipeline.prepared import PreparedSet
-    from pipeline.tracking import stage_run
+    from pipeline.tracking.runs import stage_run
 
     # Sums in one order, so the same bytes however many cores there are; and faster, since the tensors are small.
     torch.set_num_threads(1)
-    params, prepared = load_params().schedule, PreparedSet.open(arguments.prepared)
+    params, prepared = load_params().schedule, Dataset.open(arguments.prepared)
     with stage_run("schedule", params={"schedule": params.model_dump(mode="json")}) as run:
         try:
             schedule(prepared, arguments.out, params)
@@ -66,18 +66,18 @@ def main() -> None:
             log(run, arguments.out)
 
 
-def schedule(prepared: PreparedSet, out: Path, params: ScheduleParams) -> None:
+def schedule(prepared: Dataset, out: Path, params: ScheduleParams) -> None:
     """Make `out` from `prepared`.
 
     Raises:
-        GateError: the schedule does not fall from image to noise as `params` want it to; the evidence is in `out`.
+        CheckFailedError: the schedule does not fall from image to noise as `params` want it to; the evidence is in `out`.
 
     """
-    from pipeline.diffusion.files import write_json
+    from pipeline.artefacts.files import write_json
+    from pipeline.artefacts.schedule_table import write_schedule_table
+    from pipeline.artefacts.tensors import save_tensors
     from pipeline.diffusion.moments import image_moments
-    from pipeline.diffusion.tensors import save_tensors
-    from pipeline.plots import write_curves, write_curves_csv, write_forward
-    from pipeline.table import write_table
+    from pipeline.reporting.schedule_plots import write_curves, write_curves_csv, write_forward
 
     start_afresh(out)
     noise = noise_schedule(params, out)
@@ -85,7 +85,7 @@ def schedule(prepared: PreparedSet, out: Path, params: ScheduleParams) -> None:
     table = make_table(params, noise, moments)
     statistics = make_statistics(params, noise, moments)
     write_json(out / "statistics.json", statistics)
-    write_table(out / "table.parquet", table)
+    write_schedule_table(out / "table.parquet", table)
     names = ("mean_image", "eigenvalues", "eigenvectors")
     save_tensors(out / "moments.safetensors", {name: getattr(moments, name) for name in names})
     write_curves_csv(out / "curves.csv", table)
@@ -106,10 +106,10 @@ def noise_schedule(params: ScheduleParams, out: Path) -> NoiseSchedule:
     """The schedule that `params` describe.
 
     Raises:
-        GateError: abar does not fall strictly from image to noise.
+        CheckFailedError: abar does not fall strictly from image to noise.
 
     """
-    from pipeline.diffusion.files import write_json
+    from pipeline.artefacts.files import write_json
     from pipeline.diffusion.noise import NoiseSchedule
 
     try:
@@ -117,7 +117,7 @@ def noise_schedule(params: ScheduleParams, out: Path) -> NoiseSchedule:
     except ValueError as error:
         statistics = {"schedule/num_timesteps": params.num_timesteps, "schedule/gates_passed": False}
         write_json(out / "statistics.json", statistics)
-        raise GateError(f"params.yaml: schedule.betas: {error}") from None
+        raise CheckFailedError(f"params.yaml: schedule.betas: {error}") from None
 
 
 def make_betas(params: ScheduleParams) -> Tensor:
@@ -153,13 +153,13 @@ def make_density(params: Density, noise: NoiseSchedule) -> Tensor:
     return named[params.kind](noise, **params.model_dump(exclude={"kind"}))
 
 
-def make_table(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> Table:
+def make_table(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> ScheduleTable:
+    from pipeline.artefacts.schedule_table import WEIGHT_COLUMNS, ScheduleTable
     from pipeline.diffusion.gaussian import linear_denoiser_mse
     from pipeline.diffusion.weighting import SnrBounds, loss_weight
-    from pipeline.table import WEIGHT_COLUMNS, Table
 
     bounds = SnrBounds(params.snr_floor, params.min_snr_gamma)
-    return Table(
+    return ScheduleTable(
         schedule=noise,
         density=make_density(params.density, noise),
         weights={pair: loss_weight(*pair, noise, bounds) for pair in WEIGHT_COLUMNS},
@@ -223,11 +223,11 @@ def check_gates(params: ScheduleParams, statistics: dict[str, float], out: Path)
     """Refuse a schedule that fails a gate.
 
     Raises:
-        GateError: one line a gate.
+        CheckFailedError: one line a gate.
 
     """
     if findings := [f"{out / 'statistics.json'}: {finding}" for finding in failed_gates(params, statistics)]:
-        raise GateError("\n".join(findings))
+        raise CheckFailedError("\n".join(findings))
 
 
 def log(run: StageRun, out: Path) -> None:

@@ -4,8 +4,8 @@ Reads: data/prepared, data/schedule
 Writes: data/model (docs/contracts.md lists it file by file)
 Params: train
 
-A killed training goes on where it stopped with the next run, bit-exactly on a CPU: see `pipeline.journal`. It runs in
-one process a core or card (`NPROC` overrides), by itself or under torchrun: see `pipeline.team`.
+A killed training goes on where it stopped with the next run, bit-exactly on a CPU: see `pipeline.training.journal`. It runs in
+one process a core or card (`NPROC` overrides), by itself or under torchrun: see `pipeline.training.distributed`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from pipeline import command
 if TYPE_CHECKING:
     from types import FrameType
 
-    from pipeline.diffusion.artefact import Description
-    from pipeline.journal import Journal
-    from pipeline.look import Look
+    from pipeline.artefacts.dataset import Dataset
+    from pipeline.artefacts.model import Description
+    from pipeline.artefacts.schedule_table import ScheduleTable
     from pipeline.params import Params
-    from pipeline.prepared import PreparedSet
-    from pipeline.table import Table
-    from pipeline.team import Team
-    from pipeline.tracking import StageRun
-    from pipeline.training import Training
+    from pipeline.tracking.runs import StageRun
+    from pipeline.training.distributed import Workers
+    from pipeline.training.journal import Journal
+    from pipeline.training.loop import Training
+    from pipeline.training.preview import Preview
 
 
 def main() -> None:
@@ -43,11 +43,11 @@ def main() -> None:
     parser.add_argument("--checkpoint-interval-sec", type=float, default=30.0, help="default: 30")
     arguments = parser.parse_args()
 
+    from pipeline.artefacts.dataset import Dataset
     from pipeline.params import load_params
-    from pipeline.prepared import PreparedSet
-    from pipeline.team import assembled
+    from pipeline.training.distributed import assembled
 
-    params, prepared = load_params(), PreparedSet.open(arguments.prepared)
+    params, prepared = load_params(), Dataset.open(arguments.prepared)
     with assembled(params.train.batch_size) as team:
         if team.is_first:
             interval_sec = arguments.checkpoint_interval_sec
@@ -57,12 +57,13 @@ def main() -> None:
 
 
 def train(
-    params: Params, prepared: PreparedSet, schedule: Path, out: Path, *, checkpoint_interval_sec: float, team: Team
+    params: Params, prepared: Dataset, schedule: Path, out: Path, *, checkpoint_interval_sec: float, team: Workers
 ) -> None:
     """Train to the end, from the last checkpoint where there is one, and write the model folder."""
-    from pipeline import checkpoint, tracking
-    from pipeline.journal import Journal
-    from pipeline.look import Look
+    from pipeline.tracking import runs
+    from pipeline.training import checkpoint
+    from pipeline.training.journal import Journal
+    from pipeline.training.preview import Preview
 
     description, training = _start(params, prepared, schedule, team)
     store = store_of(description, training)
@@ -72,16 +73,16 @@ def train(
         training.meet()
         _say_where_it_starts(journal)
         settings = params.model_dump(mode="json", by_alias=True)
-        with tracking.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
+        with runs.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
             journal.run_id = run.run_id
             run.tags({"device": training.device.name, **training.arithmetic})
-            _train_to_the_end(training, journal, Look(training, description, prepared.split("held_out")), run)
+            _train_to_the_end(training, journal, Preview(training, description, prepared.split("held_out")), run)
             _write(out, training, journal, description, run)
 
 
-def follow(params: Params, prepared: PreparedSet, schedule: Path, team: Team) -> None:
+def follow(params: Params, prepared: Dataset, schedule: Path, team: Workers) -> None:
     """Do this process's share of every step, until the end or until the first process ends."""
-    from pipeline.diffusion.errors import FoundryError
+    from pipeline.errors import FoundryError
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
@@ -91,26 +92,26 @@ def follow(params: Params, prepared: PreparedSet, schedule: Path, team: Team) ->
         deque(training.steps(), maxlen=0)
 
 
-def _start(params: Params, prepared: PreparedSet, schedule: Path, team: Team) -> tuple[Description, Training]:
+def _start(params: Params, prepared: Dataset, schedule: Path, team: Workers) -> tuple[Description, Training]:
+    from pipeline.artefacts.model import build_network
+    from pipeline.artefacts.schedule_table import read_schedule_table
     from pipeline.device import best_device
-    from pipeline.diffusion.artefact import build_network
     from pipeline.diffusion.target import check_target
-    from pipeline.table import read_table
-    from pipeline.training import Training
+    from pipeline.training.loop import Training
 
-    table = read_table(schedule / "table.parquet")
+    table = read_schedule_table(schedule / "table.parquet")
     check_target(params.train.target, table.schedule)
     description = describe(params, prepared, table, schedule)
     network = build_network(description, seed=params.train.seed)
     return description, Training(params.train, network, table, prepared.split("train"), best_device(), team)
 
 
-def describe(params: Params, prepared: PreparedSet, table: Table, schedule: Path) -> Description:
+def describe(params: Params, prepared: Dataset, table: ScheduleTable, schedule: Path) -> Description:
     """What model.json will say of the model."""
-    from pipeline.diffusion.artefact import DEFAULT_SAMPLING, DataSpec, Description
-    from pipeline.diffusion.errors import ArtefactError
-    from pipeline.documents import read_document
-    from pipeline.identity import provenance
+    from pipeline.artefacts.files import read_document
+    from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description
+    from pipeline.errors import ArtefactError
+    from pipeline.training.fingerprint import provenance
 
     statistics, timetables = (read_document(schedule / name) for name in ("statistics.json", "timetables.json"))
     if "schedule/sigma_data" not in statistics:
@@ -132,11 +133,11 @@ def describe(params: Params, prepared: PreparedSet, table: Table, schedule: Path
 
 def store_of(description: Description, training: Training) -> Path:
     """Where a training keeps its checkpoints: no other one goes on from them."""
-    from pipeline import tracking
-    from pipeline.identity import training_key
+    from pipeline.tracking import runs
+    from pipeline.training.fingerprint import training_key
 
     key = training_key({**description.provenance, **training.arithmetic})
-    return tracking.main_worktree() / ".foundry" / "training" / key
+    return runs.main_worktree() / ".foundry" / "training" / key
 
 
 def _say_where_it_starts(journal: Journal) -> None:
@@ -146,10 +147,10 @@ def _say_where_it_starts(journal: Journal) -> None:
         sys.stderr.write(f"going on after {journal.num_images_saved} images\n")
 
 
-def _train_to_the_end(training: Training, journal: Journal, look: Look, run: StageRun) -> None:
+def _train_to_the_end(training: Training, journal: Journal, look: Preview, run: StageRun) -> None:
     from tqdm import tqdm
 
-    from pipeline.training import check_finite
+    from pipeline.training.loop import check_finite
 
     signals = _Signals()
     batch_size, num_looks = training.params.batch_size, training.params.num_grids
@@ -192,8 +193,8 @@ class _Signals:
 
 
 def _write(out: Path, training: Training, journal: Journal, description: Description, run: StageRun) -> None:
-    from pipeline.diffusion.artefact import SNAPSHOTS, save_model
-    from pipeline.diffusion.tensors import save_tensors
+    from pipeline.artefacts.model import SNAPSHOTS, save_model
+    from pipeline.artefacts.tensors import save_tensors
 
     weights = training.ema.tracks[0]
     digest = save_model(out, description, weights=weights, schedule=training.table.schedule)

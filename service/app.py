@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 import bentoml
 from starlette.responses import Response
 
-from pipeline.diffusion.errors import FoundryError
-from service.api import build_api, paths
-from service.delivery import answer, drawn
+from pipeline.errors import FoundryError
 from service.drain import DRAIN
 from service.errors import InvalidRequestError, ServiceError
-from service.gate import Gate
-from service.pictures import Pictures
-from service.replies import error_response
-from service.schemas import GenerationRequest, ImagesResponse
+from service.http.api import build_api, paths
+from service.http.error_responses import error_response
+from service.http.images import Pictures
+from service.http.middleware import HttpMiddleware
+from service.http.responses import answer, drawn
+from service.http.schemas import GenerationRequest, ImagesResponse
 from service.settings import load_settings
 
 if TYPE_CHECKING:
@@ -114,4 +114,4 @@ def _model_of(bento: bentoml.Bento | None) -> tuple[Path, str]:
 
 
 # mypy takes no notice of what a class decorator returns.
-Foundry.add_asgi_middleware(Gate, paths=paths(api), state=api.state)  # type: ignore[attr-defined]
+Foundry.add_asgi_middleware(HttpMiddleware, paths=paths(api), state=api.state)  # type: ignore[attr-defined]

@@ -21,18 +21,18 @@ from typing import TYPE_CHECKING
 import httpx
 import numpy as np
 
-from pipeline.diffusion.artefact import model_digest
-from pipeline.diffusion.errors import FoundryError, GateError
-from service import passport
-from service.encoding import passport_for
-from service.job import Recipe
+from pipeline.artefacts import passport
+from pipeline.artefacts.model import model_digest
+from pipeline.errors import CheckFailedError, FoundryError
+from service.engine.job import SamplingParams
+from service.http.encoding import passport_for
 from service.runtime import load_stepper
 from service.settings import load_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from service.passport import Passport, Picture
+    from pipeline.artefacts.passport import Passport, Picture
 
 TIMEOUT_SEC = 600.0
 SHOWN_DIGITS = 12
@@ -50,7 +50,7 @@ def main() -> None:
         drawn_by(arguments.url, original.passport) if arguments.url else drawn_here(arguments.model, original.passport)
     )
     if difference := compare(original, drawn):
-        raise GateError(f"{path}: {difference}")
+        raise CheckFailedError(f"{path}: {difference}")
     sys.stdout.write(f"{path}: the same picture, every pixel\n")
 
 
@@ -72,7 +72,7 @@ def drawn_here(folder: Path | None, wanted: Passport) -> Picture:
         raise ReplayError(
             f"passport: class_label: should be below {classes}, the model's classes (got {wanted.class_label})"
         )
-    recipe = Recipe(
+    recipe = SamplingParams(
         seed=wanted.seed,
         class_label=wanted.class_label,
         sampler=wanted.sampler,

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
-from service.engine import Engine
-from service.request_log import RequestLog
-from service.stats import Gauges, Stats
-from service.stepper import Stepper
+from service.engine.engine import Engine
+from service.engine.stats import Gauges, Stats
+from service.engine.stepper import Stepper
+from service.http.request_log import RequestLog
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.diffusion.errors import FoundryError
+from pipeline.errors import FoundryError
 
 if TYPE_CHECKING:
     from service.settings import Settings

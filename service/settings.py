@@ -10,8 +10,8 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from pipeline.diffusion.errors import FoundryError
-from service.scheduler import Limits
+from pipeline.errors import FoundryError
+from service.engine.scheduler import Limits
 
 PREFIX = "FOUNDRY_"
 

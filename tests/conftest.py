@@ -47,7 +47,7 @@ def root() -> Path:
 def raced_store(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, list[str]]:
     """A database that two processes made at once, and the number of experiments that each of them found in it."""
     folder = tmp_path_factory.mktemp("store")
-    code = "from pipeline.records import store; client = store.connect(); print(len(client.search_experiments()))"
+    code = "from pipeline.tracking import store; client = store.connect(); print(len(client.search_experiments()))"
     environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     command = [sys.executable, "-c", code]
     processes = [
@@ -137,7 +137,7 @@ def small_model(tmp_path: Path) -> Path:
     """A model folder with a network of a few thousand weights, none of them 0, that draws in milliseconds."""
     import torch
 
-    from pipeline.diffusion.artefact import DataSpec, Description, SamplingDefaults, build_network, save_model
+    from pipeline.artefacts.model import DataSpec, Description, SamplingDefaults, build_network, save_model
     from pipeline.diffusion.betas import cosine_betas
     from pipeline.diffusion.noise import NoiseSchedule
     from pipeline.diffusion.unet import UNetConfig
@@ -161,17 +161,19 @@ def small_model(tmp_path: Path) -> Path:
 @pytest.fixture
 def champion(tracking_store: Path, small_model: Path, tmp_path: Path) -> str:
     """`small_model`, trained in a run and registered as the champion; the URI that names it."""
-    from pipeline import tracking
-    from pipeline.contest import Arena
-    from pipeline.diffusion.artefact import model_digest
+    from pipeline.artefacts.model import model_digest
     from pipeline.register import register
+    from pipeline.registry.comparison import EvaluationSetup
+    from pipeline.tracking import runs
 
     assert tracking_store.exists()
-    with tracking.stage_run("train", params={}) as run:
+    with runs.stage_run("train", params={}) as run:
         run.tags({"model.digest": model_digest(small_model)})
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
     (evaluation / "metrics.json").write_text('{"evaluate/kid": 0.01, "evaluate/kid_standard_error": 0.001}')
-    arena = Arena(prepared=tmp_path, features=tmp_path, params=load_params(Path(__file__).parents[1] / "params.yaml"))
+    arena = EvaluationSetup(
+        prepared=tmp_path, features=tmp_path, params=load_params(Path(__file__).parents[1] / "params.yaml")
+    )
     register("small", small_model, evaluation, tmp_path / "registration", arena)
     return "models:/small@champion"

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.diffusion.artefact import FORMAT
-from pipeline.diffusion.errors import ArtefactError, FoundryError, GateError
-from pipeline.journal import COLUMNS
+from pipeline.artefacts.model import FORMAT
+from pipeline.errors import ArtefactError, CheckFailedError, FoundryError
+from pipeline.training.journal import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 CONTRACTS = (ROOT / "docs" / "contracts.md").read_text()
@@ -34,7 +34,7 @@ def test_every_option_of_a_command_is_one_that_it_has(command: str) -> None:
         assert option in shown
 
 
-@pytest.mark.parametrize("error", [FoundryError, GateError, ArtefactError])
+@pytest.mark.parametrize("error", [FoundryError, CheckFailedError, ArtefactError])
 def test_every_exit_code_is_explained(error: type[FoundryError]) -> None:
     assert f"| {error.exit_code} |" in CONTRACTS
 

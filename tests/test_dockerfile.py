@@ -48,7 +48,8 @@ def is_ignored(path: Path) -> bool:
 
 
 def test_the_image_holds_the_service_and_the_core_and_nothing_else_of_the_project() -> None:
-    wanted = {"pyproject.toml", "constraints.txt", "service", "pipeline/__init__.py", "pipeline/diffusion"}
+    wanted = {"pyproject.toml", "constraints.txt", "service", "pipeline/__init__.py", "pipeline/errors.py"}
+    wanted |= {"pipeline/artefacts", "pipeline/diffusion"}
     assert {str(path) for path in copied()} == wanted
     assert all((ROOT / path).exists() for path in copied())
 
@@ -57,6 +58,7 @@ def test_everything_that_is_copied_reaches_the_build_and_nothing_else_does() -> 
     assert not any(is_ignored(path) for path in copied())
     assert not is_ignored(Path("service/static/playground.html"))
     assert not is_ignored(Path("pipeline/diffusion/unet.py"))
+    assert not is_ignored(Path("pipeline/artefacts/model.py"))
     for path in (
         "pipeline/train.py",
         "data/model/model.json",

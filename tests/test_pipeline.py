@@ -123,7 +123,7 @@ def test_a_second_run_does_nothing_in_seconds(project: Project) -> None:
 def test_dvc_shows_the_metrics_params_and_plots(project: Project) -> None:
     assert "evaluate/kid" in project.run("dvc", "metrics", "show", "--json")
     assert project.run("dvc", "params", "diff", "--json").strip().startswith("{")
-    project.run("python", "-m", "pipeline.plots_template", "--out", ".dvc/plots/offline.html")
+    project.run("python", "-m", "pipeline.commands.plots_template", "--out", ".dvc/plots/offline.html")
     assert "index.html" in project.run("dvc", "plots", "show", "--out", "shown")
     page = (project.folder / "shown" / "index.html").read_text()
     assert "cdn." not in page
@@ -136,7 +136,7 @@ def test_the_model_becomes_champion_once(project: Project) -> None:
     again = project.register()
     assert again["decision"] == "unchanged"
     assert again["champion"] is not None
-    said = project.run("python", "-m", "pipeline.summary")
+    said = project.run("python", "-m", "pipeline.commands.summary")
     assert "registered: digits version 1 (champion); this time: unchanged" in said
     assert "kernel distance" in said
 
@@ -146,7 +146,7 @@ def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> Non
     drawn = []
     for model in ("data/registration/model", "models:/digits@champion"):
         options = ("--num-images", "5", "--seed", "3", "--out", "drawn.npz")
-        project.run("python", "-m", "pipeline.sample", "--model", model, *options)
+        project.run("python", "-m", "pipeline.commands.sample", "--model", model, *options)
         drawn.append(dict(np.load(project.folder / "drawn.npz", allow_pickle=False)))
     assert drawn[0]["images"].shape == (5, 8, 8, 1)
     assert all(np.array_equal(drawn[0][name], drawn[1][name]) for name in ("images", "labels", "seeds"))
@@ -154,7 +154,7 @@ def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> Non
 
 def test_mlflow_has_one_parent_with_a_child_for_each_stage(project: Project) -> None:
     code = (
-        "import json; from pipeline.records import store; client = store.connect();"
+        "import json; from pipeline.tracking import store; client = store.connect();"
         "ids = [e.experiment_id for e in client.search_experiments() if e.name == 'diffusion-foundry'];"
         "runs = client.search_runs(ids);"
         "print(json.dumps([[r.info.run_name, r.info.status, r.data.tags.get('mlflow.parentRunId'),"
@@ -183,7 +183,7 @@ def test_an_experiment_changes_only_what_it_should_and_is_in_mlflow(project: Pro
     shown = project.run("dvc", "exp", "show", "--csv")
     assert f"rate-{rate[2:]}" in shown
     code = (
-        "from pipeline.records import store; client = store.connect();"
+        "from pipeline.tracking import store; client = store.connect();"
         "ids = [e.experiment_id for e in client.search_experiments()];"
         f"print(len(client.search_runs(ids, \"tags.`dvc.exp.name` = 'rate-{rate[2:]}'\")))"
     )

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 from packaging.utils import canonicalize_name
 
-from pipeline.packaging import sbom
+from pipeline.export import sbom
 from tests.faults import small_project
 from tests.faults.namespaces import needs_network_rooms, without_network
 from tests.service.conftest import write_model
@@ -52,8 +52,8 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.
     for command in (
         ["dvc", "repro"],
         ["python", "-m", "pipeline.register", *register],
-        ["python", "-m", "pipeline.sample", "--model", model, "--num-images", "2", "--out", "drawn.npz"],
-        ["python", "-m", "pipeline.tracking", "sync"],
+        ["python", "-m", "pipeline.commands.sample", "--model", model, "--num-images", "2", "--out", "drawn.npz"],
+        ["python", "-m", "pipeline.tracking.runs", "sync"],
     ):
         project.run(*without_network(), *command)
     return _heard(log)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.diffusion.errors import FoundryError
-from pipeline.override import override
+from pipeline.commands.check_remotes import remote_findings, tracking_findings
+from pipeline.commands.set_params import override
+from pipeline.errors import FoundryError
 from pipeline.params import ParamsError, load_params
-from pipeline.remotes import remote_findings, tracking_findings
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / ".github" / "workflows"
@@ -147,7 +147,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 def test_the_command_names_all_that_is_missing_and_takes_a_remote_from_the_environment(repository: Path) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=repository, check=True, env=environment())
-    command = [sys.executable, "-m", "pipeline.remotes"]
+    command = [sys.executable, "-m", "pipeline.commands.check_remotes"]
     done = subprocess.run(command, cwd=repository, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["MLFLOW_TRACKING_URI", "DVC_REMOTE"]

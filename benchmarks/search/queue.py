@@ -22,13 +22,13 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from benchmarks.contestants import Ground, Ours, rates_in_turn, training_of, untrained_model
-from benchmarks.pace import pace_of
 from benchmarks.protocol import ROOT, python, run_command, say
+from benchmarks.systems import Ground, Ours, rates_in_turn, training_of, untrained_model
+from benchmarks.throughput import pace_of
 from pipeline import command
-from pipeline.override import override
+from pipeline.commands.set_params import override
 from pipeline.params import load_params
-from pipeline.team import team_size
+from pipeline.training.distributed import num_workers
 
 ROUNDS, STEPS = 12, 2
 """Of every candidate's training, in turn with the others'."""
@@ -107,7 +107,7 @@ def speeds_in_turn(grounds: Mapping[str, Ground]) -> dict[str, float]:
     trainings = {}
     for name, ground in grounds.items():
         batch_size = ground.params.train.batch_size
-        share = batch_size // team_size(batch_size)
+        share = batch_size // num_workers(batch_size)
         trainings[name] = training_of(ground, untrained_model(ground).network, batch_size=share)
     return rates_in_turn(trainings, ROUNDS, STEPS)
 

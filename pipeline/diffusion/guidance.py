@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.diffusion.denoiser import Denoiser
-from pipeline.diffusion.errors import FoundryError
+from pipeline.errors import FoundryError
 
 
 def guided(

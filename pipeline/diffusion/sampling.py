@@ -21,10 +21,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.diffusion.denoiser import Denoiser
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.guidance import GuidedDenoiser
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.seeds import image_generator, normal_rows
+from pipeline.errors import FoundryError
 
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
 

@@ -9,8 +9,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.errors import FoundryError
 
 Target = Literal["x0", "eps", "v"]
 

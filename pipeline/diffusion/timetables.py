@@ -4,17 +4,17 @@ The rules are `timetable`. `optimise` searches for the times that lose least on 
 data set (surrogate.py); `stretched` carries what it found to other numbers of steps.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import Sampler, coefficients, make_plan
 from pipeline.diffusion.surrogate import PIXEL_VARIANCE, errors, surrogate_error
+from pipeline.errors import FoundryError
 
 Grid = Literal["uniform", "trailing", "log_snr", "karras"]
 
@@ -212,3 +212,19 @@ def _grouped(eigenvalues: Float[Tensor, " d"]) -> tuple[Float[Tensor, " groups"]
     sums = torch.zeros_like(counts).index_add(0, group, eigenvalues)
     some = counts > 0
     return sums[some] / counts[some], counts[some] / len(eigenvalues)
+
+
+def times_for(known: Mapping[str, tuple[int, ...]], num_steps: int, schedule: NoiseSchedule) -> tuple[int, ...]:
+    """The known timetable of so many steps, else the next longer one stretched, or the longest; else equal distances.
+
+    Raises:
+        FoundryError: the number of steps is not in 1 … T.
+
+    """
+    if str(num_steps) in known:
+        return known[str(num_steps)]
+    if not known:
+        return timetable("trailing", schedule, num_steps)
+    lengths = sorted(map(int, known))
+    nearest = next((length for length in lengths if length > num_steps), lengths[-1])
+    return stretched(known[str(nearest)], num_steps, schedule)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.diffusion.errors import FoundryError
+from pipeline.errors import FoundryError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

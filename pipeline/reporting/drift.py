@@ -7,11 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.diffusion.errors import FoundryError
-from pipeline.judging.image_statistics import image_statistics
-from pipeline.judging.judge import load_judge
-from pipeline.judging.shift import Comparison, Verdict, holm, same_distribution, same_features, same_shares
-from pipeline.prepared import PreparedSet
+from pipeline.artefacts.dataset import Dataset
+from pipeline.errors import FoundryError
+from pipeline.evaluation.evaluator import load_evaluator
+from pipeline.evaluation.image_statistics import image_statistics
+from pipeline.evaluation.two_sample_tests import (
+    Comparison,
+    Verdict,
+    holm,
+    same_distribution,
+    same_features,
+    same_shares,
+)
 from pipeline.reporting.charts import Chart, Line, chart_of
 from pipeline.reporting.image_set import prepared_images
 from pipeline.reporting.pages import Thumbnail, thumbnails
@@ -24,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from pipeline.judging.extractors import Extractor
+    from pipeline.evaluation.extractors import Extractor
     from pipeline.reporting.image_set import ImageSet
 
 MOST_IMAGES = 2000
@@ -97,8 +104,8 @@ def open_training(prepared: Path, features: Path, seed: int) -> Training:
         ArtefactError: a file is missing or damaged, or does not fit the others.
 
     """
-    data, images = PreparedSet.open(prepared), prepared_images(prepared)
-    judge = load_judge(features, data, "train")
+    data, images = Dataset.open(prepared), prepared_images(prepared)
+    judge = load_evaluator(features, data, "train")
     chosen = _some(len(judge.real), seed)
     return Training(
         manifest=images.manifest,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipeline.judging.evaluation_report import FIGURES
+from pipeline.reporting.evaluation_report import FIGURES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from pipeline.diffusion.errors import ArtefactError
-from pipeline.intake.examination import examine_all
-from pipeline.intake.manifest import COLUMNS, complete, frame_of
-from pipeline.intake.sources import read_raw
-from pipeline.intake.spool import PixelSpool
-from pipeline.prepared import SPLITS, PreparedSet
+from pipeline.artefacts.dataset import SPLITS, Dataset
+from pipeline.errors import ArtefactError
+from pipeline.ingestion.examination import examine_all
+from pipeline.ingestion.manifest import COLUMNS, complete, frame_of
+from pipeline.ingestion.sources import read_raw
+from pipeline.ingestion.spool import PixelSpool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
-    from pipeline.intake.sources import RawImage
+    from pipeline.ingestion.sources import RawImage
     from pipeline.params import PrepareParams
 
 MANIFEST = "manifest.parquet"
@@ -75,7 +75,7 @@ def prepared_images(folder: Path) -> ImageSet:
         ArtefactError: a file is missing or does not fit.
 
     """
-    prepared, manifest = PreparedSet.open(folder), _read_manifest(folder / MANIFEST)
+    prepared, manifest = Dataset.open(folder), _read_manifest(folder / MANIFEST)
     counts = {split: int((manifest["split"] == split).sum()) for split in SPLITS}
     wanted = {split: prepared.info.num_images(split) for split in SPLITS}
     if counts != wanted:
@@ -137,7 +137,7 @@ def _names(params: PrepareParams, frames: list[pd.DataFrame]) -> list[str] | Non
     return [*params.class_names, *(str(number) for number in range(len(params.class_names), highest + 1))]
 
 
-def _packed(prepared: PreparedSet, rows: pd.DataFrame) -> NDArray[np.uint8]:
+def _packed(prepared: Dataset, rows: pd.DataFrame) -> NDArray[np.uint8]:
     size, channels = prepared.info.image_size, prepared.info.channels
     out = np.empty((len(rows), size, size, channels), np.uint8)
     for split in SPLITS:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
 
-from pipeline.diffusion.files import replacing
-from pipeline.drawing import as_image
+from pipeline.artefacts.files import replacing
+from pipeline.inference.grids import as_image
 
 if TYPE_CHECKING:
     import numpy as np

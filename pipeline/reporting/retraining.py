@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipeline.diffusion.artefact import load_model
-from pipeline.diffusion.files import replacing
+from pipeline.artefacts.files import replacing
+from pipeline.artefacts.model import load_model
 from pipeline.diffusion.seeds import image_seed
-from pipeline.drawing import as_image, draw, sheet_image
-from pipeline.intake.decode import salvage
+from pipeline.inference.draw import draw
+from pipeline.inference.grids import as_image, sheet_image
+from pipeline.ingestion.decode import salvage
 from pipeline.reporting import figures
 from pipeline.reporting.charts import Chart, Line, chart_of
 from pipeline.reporting.pages import Thumbnail, figure, picture_uri, text_of, thumbnail, thumbnails, write_page
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from pipeline.reporting.data_change import DataChange
     from pipeline.reporting.image_set import ImageSet
-    from pipeline.reporting.sides import Side
+    from pipeline.reporting.model_summaries import Side
 
 GRID_COLUMNS, GRID_ROWS = 8, 12
 NUM_SHOWN = 24

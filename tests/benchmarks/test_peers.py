@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks.peers import NETWORKS, draw_peer, peer_network
-from pipeline.optimiser import Optimiser
+from pipeline.training.muon import Muon
 
 INSTALLED = [peer for peer in NETWORKS if peer == "diffusers" or find_spec("denoising_diffusion_pytorch")]
 MILLIONS = {"diffusers": 1.7, "ddp": 2.6}
@@ -41,7 +41,7 @@ def test_a_network_with_another_ones_weights_predicts_the_same(peer: str) -> Non
 @pytest.mark.parametrize("peer", INSTALLED)
 def test_our_optimiser_takes_the_inner_convolutions_for_matrices_and_nothing_else(peer: str) -> None:
     network = peer_network(peer, 10)
-    optimiser = Optimiser(network, learning_rate=0.02, adam_learning_rate=0.002, weight_decay=0.0)  # type: ignore[arg-type]
+    optimiser = Muon(network, learning_rate=0.02, adam_learning_rate=0.002, weight_decay=0.0)  # type: ignore[arg-type]
     convolutions = {
         name: module.weight for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)
     }

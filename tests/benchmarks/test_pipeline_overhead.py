@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.pipeline_overhead import images_of, report, write_folder, write_idx
-from pipeline.intake.sources.idx import read_idx
-from tests.pipeline.small_sets import split_of
+from pipeline.ingestion.sources.idx import read_idx
+from tests.small_sets import split_of
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 4, 4, 1), np.uint8)
 SPLIT = split_of(IMAGES, np.arange(40) % 10)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from benchmarks.protocol import in_turn, run_command, table
-from pipeline.diffusion.errors import FoundryError
+from pipeline.errors import FoundryError
 
 
 def test_every_arm_is_asked_once_a_round_and_the_first_round_does_not_count() -> None:

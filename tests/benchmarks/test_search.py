@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.search.queue import Candidate, candidates
-from pipeline.override import override
+from pipeline.commands.set_params import override
 from pipeline.params import load_params
 
 LISTED = candidates((Path(__file__).parents[2] / "benchmarks" / "search" / "candidates.txt").read_text())

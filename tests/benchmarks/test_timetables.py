@@ -4,8 +4,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.timetables import OPTIMISED, grids_of, report, tuned, write_figure
-from pipeline.diffusion.artefact import load_model
-from pipeline.diffusion.plans import plan_for
+from pipeline.artefacts.model import load_model, plan_for
 from pipeline.diffusion.timetables import optimise
 
 

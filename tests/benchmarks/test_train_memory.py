@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.train_memory import write_large
-from tests.pipeline.small_sets import split_of
+from tests.small_sets import split_of
 
 
 def test_the_large_set_has_every_image_as_often_as_wanted(tmp_path: Path) -> None:

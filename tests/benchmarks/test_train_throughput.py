@@ -3,7 +3,7 @@ import pytest
 
 from benchmarks.convolutions import Peak
 from benchmarks.train_throughput import TimedSplit, report
-from tests.pipeline.small_sets import split_of
+from tests.small_sets import split_of
 
 
 def test_a_timed_split_gives_the_same_images_and_notes_each_reading() -> None:

@@ -4,10 +4,10 @@ from torch import Tensor
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.denoiser import NetworkDenoiser
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.target import TARGETS, Target, from_x0
 from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.errors import FoundryError
 
 COSINE = NoiseSchedule(cosine_betas(1000))
 ZERO_SNR = NoiseSchedule(rescale_zero_terminal_snr(linear_betas(1000)))

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.guidance import GuidedDenoiser, guided
+from pipeline.errors import FoundryError
 from tests.fakes import elementwise_denoiser
 
 NULL = 10

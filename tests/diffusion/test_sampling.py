@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import (
     SAMPLERS,
@@ -24,6 +23,7 @@ from pipeline.diffusion.sampling import (
     step,
 )
 from pipeline.diffusion.seeds import image_generator, normal_rows
+from pipeline.errors import FoundryError
 from tests.fakes import NormalDenoiser, elementwise_denoiser
 
 LINEAR = NoiseSchedule(linear_betas(1000))

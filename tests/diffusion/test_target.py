@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.target import TARGETS, Target, check_target, from_x0, to_eps, to_v, to_x0, training_target
+from pipeline.errors import FoundryError
 
 SHAPE = (6, 2, 3, 3)
 TO = {"x0": to_x0, "eps": to_eps, "v": to_v}

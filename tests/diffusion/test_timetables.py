@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SAMPLERS, Sampler, make_plan
 from pipeline.diffusion.surrogate import surrogate_error
@@ -20,6 +19,7 @@ from pipeline.diffusion.timetables import (
     stretched,
     timetable,
 )
+from pipeline.errors import FoundryError
 
 LINEAR = NoiseSchedule(linear_betas(1000))
 COSINE = NoiseSchedule(cosine_betas(1000))

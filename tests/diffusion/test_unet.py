@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from pipeline.diffusion.errors import FoundryError
 from pipeline.diffusion.unet import UNet, UNetConfig, group_norm, time_features
+from pipeline.errors import FoundryError
 
 
 def _network(*, num_classes: int = 10, **config: object) -> UNet:

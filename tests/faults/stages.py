@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from pipeline.diffusion.errors import FoundryError
+from pipeline.errors import FoundryError
 from tests.faults.small_project import STAGES
 
 

@@ -8,10 +8,9 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import tracking
-from pipeline.records import store
-from pipeline.records.lineage import ProcessId
-from pipeline.records.outbox import Outbox, ownerless
+from pipeline.provenance.lineage import ProcessId
+from pipeline.tracking import runs, store
+from pipeline.tracking.outbox import Outbox, ownerless
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def clock_going_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("tracking_store", "clock_going_back")
 def test_curves_are_whole_and_the_run_has_ended() -> None:
-    with tracking.stage_run("train", params={}) as run:
+    with runs.stage_run("train", params={}) as run:
         for step in range(5):
             run.metrics({"train/loss": float(step)}, step=step)
     client = store.connect()

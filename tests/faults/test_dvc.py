@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.prepared import PreparedSet
+from pipeline.artefacts.dataset import Dataset
 from tests.faults import small_project
 from tests.test_pipeline import Project
 
@@ -40,7 +40,7 @@ def test_of_two_runs_at_once_one_waits_or_is_refused_and_changed_outs_are_made_a
     for code, words in zip(codes, said, strict=True):
         assert code == 0 or "lock" in words, words
     out = project.folder / "data" / "prepared"
-    digest = PreparedSet.open(out).info.digest
+    digest = Dataset.open(out).info.digest
 
     # The same bytes would not be noticed by size and time alone; DVC looks at the content.
     shard = out / "train" / "images-00000.npy"
@@ -49,4 +49,4 @@ def test_of_two_runs_at_once_one_waits_or_is_refused_and_changed_outs_are_made_a
     shard.unlink()
     shard.write_bytes(content)
     project.run("dvc", "repro", "prepare")
-    assert PreparedSet.open(out).info.digest == digest
+    assert Dataset.open(out).info.digest == digest

@@ -3,10 +3,10 @@ from pathlib import Path
 
 import torch
 
+from pipeline.artefacts.schedule_table import _schedule_columns
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.params import load_params
 from pipeline.schedule import make_betas
-from pipeline.table import _schedule_columns
 
 ROOT = Path(__file__).parents[2]
 

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from pipeline.artefacts.dataset import Dataset
 from pipeline.params import PrepareParams
 from pipeline.prepare import prepare
-from pipeline.prepared import PreparedSet
 
 
 def _bomb(side: int) -> bytes:
@@ -58,7 +58,7 @@ def test_hostile_files_are_listed_with_their_reasons_and_the_rest_is_prepared(
     }
     assert manifest.loc["china/tiny.png", "state"] == "accepted"
     assert manifest.loc["größe, 大 und klein/ein Bild № 3.png", "class_name"] == "größe, 大 und klein"
-    prepared = PreparedSet.open(out)
+    prepared = Dataset.open(out)
     assert prepared.info.class_names == ("china", "flower", "größe, 大 und klein")
     assert len(prepared.split("train")) + len(prepared.split("held_out")) == 32 + 1 + 8
 
@@ -66,14 +66,14 @@ def test_hostile_files_are_listed_with_their_reasons_and_the_rest_is_prepared(
 def test_a_class_without_images_fails_the_gate_and_leaves_no_data_set(
     tmp_path: Path, prepare_params: Callable[..., PrepareParams]
 ) -> None:
-    from pipeline.diffusion.errors import GateError
+    from pipeline.errors import CheckFailedError
 
     raw = tmp_path / "raw"
     raw.mkdir()
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8)
     np.savez(raw / "set.npz", images=images, labels=np.arange(40) % 2)
     params = prepare_params(source="arrays", class_names=("cat", "dog", "unicorn"))
-    with pytest.raises(GateError, match="classes_without_training_images: found 1, wanted 0"):
+    with pytest.raises(CheckFailedError, match="classes_without_training_images: found 1, wanted 0"):
         prepare(raw, tmp_path / "out", params)
     assert not (tmp_path / "out" / "dataset.json").exists()
     assert (tmp_path / "out" / "report.html").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.diffusion.errors import FoundryError
+from pipeline.errors import FoundryError
 from tests.faults import small_project
 
 ROOT = Path(__file__).parents[2]

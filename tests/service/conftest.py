@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.diffusion.artefact import DataSpec, Description, SamplingDefaults, build_network, save_model
+from pipeline.artefacts.model import DataSpec, Description, SamplingDefaults, build_network, save_model
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig

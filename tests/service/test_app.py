@@ -19,9 +19,9 @@ import pytest
 import torch
 from openapi_spec_validator import validate
 
-from service.job import Recipe
-from service.passport import PassportError, read
-from service.stepper import Stepper
+from pipeline.artefacts.passport import PassportError, read
+from service.engine.job import SamplingParams
+from service.engine.stepper import Stepper
 from tests.service.server import ROOT, Server, serving, soon, wait_until_ready
 
 GENERATIONS = "/v1/images/generations"
@@ -182,7 +182,7 @@ def _stream_to_its_end(server: Server) -> str:
 def test_a_drained_service_finishes_its_work_and_its_streams(model_folder: Path, tmp_path: Path) -> None:
     with serving(model_folder, tmp_path, FOUNDRY_ROWS="2") as server, ThreadPoolExecutor(8) as pool:
         # Another process draws the same pixels, tick by tick in company or alone.
-        recipe = Recipe(seed=21, class_label=1, sampler="ddpm", num_steps=7, guidance_scale=2.0)
+        recipe = SamplingParams(seed=21, class_label=1, sampler="ddpm", num_steps=7, guidance_scale=2.0)
         drawn = server.post(seed=21, class_label=1, sampler="ddpm", steps=7, guidance_scale=2.0, response_format="png")
         stepper = Stepper.load(model_folder, rows=2, slots=8, max_mib=1, threads=torch.get_num_threads())
         assert np.array_equal(read(drawn.content, None).image, stepper.draw(recipe))

@@ -5,12 +5,12 @@ import re
 from pathlib import Path
 
 from service import errors
-from service.api import build_api, paths
+from service.engine.stats import Stats
 from service.errors import ServiceError
-from service.gate import OPEN_PATHS
-from service.schemas import GenerationRequest
+from service.http.api import build_api, paths
+from service.http.middleware import OPEN_PATHS
+from service.http.schemas import GenerationRequest
 from service.settings import PREFIX, Settings
-from service.stats import Stats
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
 WORDS = set(re.findall(r"[A-Za-z0-9_]+", PAGE))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from service.passport import read
+from pipeline.artefacts.passport import read
 from tests.service.server import Server, busy
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.diffusion.errors import FoundryError, GateError
-from service import passport, replay
+from pipeline.artefacts import passport
+from pipeline.errors import CheckFailedError, FoundryError
+from service import replay
 from tests.service.server import ROOT, Server
 
 Replay = Callable[..., str]
@@ -81,12 +82,14 @@ def test_one_changed_pixel_is_found(run: Replay, picture: Path, model_folder: Pa
     image = passport.load(picture, None).image.copy()
     image[3, 4] ^= 2
     changed = rewritten(picture, tmp_path / "changed.png", image)
-    with pytest.raises(GateError, match=r"1 of 64 values differ, by at most 2 of 255; .*the picture was changed"):
+    with pytest.raises(
+        CheckFailedError, match=r"1 of 64 values differ, by at most 2 of 255; .*the picture was changed"
+    ):
         run(changed, "--model", model_folder)
 
 
 def test_another_seed_in_the_passport_is_found(run: Replay, picture: Path, server: Server, tmp_path: Path) -> None:
-    with pytest.raises(GateError, match=r"of 64 values differ"):
+    with pytest.raises(CheckFailedError, match=r"of 64 values differ"):
         run(rewritten(picture, tmp_path / "changed.png", seed=12), "--url", server.url)
 
 
@@ -95,10 +98,10 @@ def test_other_facts_of_the_machine_are_named_as_the_cause(
 ) -> None:
     image = passport.load(picture, None).image ^ 1
     elsewhere = rewritten(picture, tmp_path / "elsewhere.png", image, repro_id="0" * 16)
-    with pytest.raises(GateError, match=f"repro_id {'0' * 16}, this is .*another machine, library or setting"):
+    with pytest.raises(CheckFailedError, match=f"repro_id {'0' * 16}, this is .*another machine, library or setting"):
         run(elsewhere, "--model", model_folder)
     fast = rewritten(picture, tmp_path / "fast.png", image, determinism="fast")
-    with pytest.raises(GateError, match="determinism fast"):
+    with pytest.raises(CheckFailedError, match="determinism fast"):
         run(fast, "--model", model_folder)
 
 
@@ -106,7 +109,7 @@ def test_a_picture_of_another_size_is_no_fault_of_ours(
     run: Replay, picture: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     cropped = rewritten(picture, tmp_path / "cropped.png", passport.load(picture, None).image[:4])
-    with pytest.raises(GateError, match="drawn again it is 8x8x1, it was 4x8x1"):
+    with pytest.raises(CheckFailedError, match="drawn again it is 8x8x1, it was 4x8x1"):
         run(cropped, "--model", model_folder)
 
 

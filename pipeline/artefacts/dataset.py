@@ -1,0 +1,229 @@
+"""The prepared data set on disk: packed uint8 shards that every later stage reads by memory map. NumPy only.
+
+The format is that of docs/contracts.md. Shards are plain .npy files of at most `SHARD_SIZE` images, so a set of any
+size opens at once and takes no memory but the pages that are looked at.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.artefacts.files import naming
+from pipeline.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from numpy.typing import NDArray
+
+SHARD_SIZE = 16_384
+"""Images a shard; all shards but the last of a split are full."""
+
+SPLITS = ("train", "held_out")
+
+
+def shard_names(num_images: int) -> list[str]:
+    """`images-00000.npy` and so on."""
+    return [f"images-{number:05}.npy" for number in range(-(-num_images // SHARD_SIZE))]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DatasetInfo:
+    """dataset.json."""
+
+    image_size: int
+    channels: int
+    class_names: tuple[str, ...] | None
+    """By label; None where images have no classes."""
+    num_train: int
+    num_held_out: int
+    digest: str
+    """Of the shards and labels: equal means the same pixels and classes."""
+
+    @property
+    def num_classes(self) -> int:
+        """0 where images have no classes."""
+        return len(self.class_names or ())
+
+    def num_images(self, split: str) -> int:
+        """Of `train` or `held_out`."""
+        return {"train": self.num_train, "held_out": self.num_held_out}[split]
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        return {field: getattr(self, field) for field in self.__slots__}
+
+    @classmethod
+    def read(cls, path: Path) -> DatasetInfo:
+        """Read dataset.json.
+
+        Raises:
+            ArtefactError: it is missing or does not hold what it must.
+
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ArtefactError(f"{path}: not found; run the stage `prepare`") from None
+        except (OSError, ValueError) as error:
+            raise ArtefactError(f"{path}: not readable as JSON: {error}") from None
+        return cls(**_checked(path, document))
+
+
+def _checked(path: Path, document: Any) -> dict[str, Any]:
+    fields = DatasetInfo.__slots__
+    if not isinstance(document, dict) or sorted(document) != sorted(fields):
+        found = sorted(document) if isinstance(document, dict) else type(document).__name__
+        raise ArtefactError(f"{path}: found {found}, wanted the keys {sorted(fields)}")
+    for key in ("image_size", "channels", "num_train", "num_held_out"):
+        if type(document[key]) is not int or document[key] < 1:
+            raise ArtefactError(f"{path}: {key}: found {document[key]!r}, wanted a number above 0")
+    names = document["class_names"]
+    if names is not None and not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
+        raise ArtefactError(f"{path}: class_names: found {names!r}, wanted null or a list of names")
+    if not isinstance(document["digest"], str):
+        raise ArtefactError(f"{path}: digest: found {document['digest']!r}, wanted a SHA-256")
+    return {**document, "class_names": None if names is None else tuple(names)}
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Split:
+    """The images of one split, in the order of the manifest's `index`."""
+
+    shards: tuple[NDArray[np.uint8], ...]
+    """Memory maps, `[n, height, width, channels]` each."""
+    labels: NDArray[np.int64] | None
+    """`[n]`, 0 … num_classes - 1; None where images have no classes."""
+
+    def __len__(self) -> int:
+        return sum(len(shard) for shard in self.shards)
+
+    def images(self, indices: NDArray[np.integer] | slice) -> NDArray[np.uint8]:
+        """Copy out the images at `indices`, in that order: `uint8 [n, height, width, channels]`.
+
+        Raises:
+            IndexError: an index is not in 0 … len - 1.
+
+        """
+        if isinstance(indices, slice):
+            indices = np.arange(*indices.indices(len(self)))
+        if len(indices) and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"indices {indices.min()} … {indices.max()} of {len(self)} images")
+        shard, row = np.divmod(indices, SHARD_SIZE)
+        out = np.empty((len(indices), *self.shards[0].shape[1:]), np.uint8)
+        for number in np.unique(shard):
+            chosen = shard == number
+            out[chosen] = self.shards[number][row[chosen]]
+        return out
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Dataset:
+    """What the stage `prepare` wrote, checked and mapped."""
+
+    info: DatasetInfo
+    splits: Mapping[str, Split]
+
+    def split(self, name: str) -> Split:
+        """`train` or `held_out`."""
+        return self.splits[name]
+
+    @classmethod
+    def open(cls, folder: Path) -> Dataset:
+        """Check every byte of `folder` against dataset.json, and map its files.
+
+        Raises:
+            ArtefactError: a file is missing, truncated, changed, left over, or does not fit dataset.json.
+
+        """
+        info = DatasetInfo.read(folder / "dataset.json")
+        splits = {name: _open_split(folder / name, info, info.num_images(name)) for name in SPLITS}
+        if (found := digest_of(folder)) != info.digest:
+            raise ArtefactError(f"{folder}: its images or labels were changed: digest {found}, wanted {info.digest}")
+        return cls(info, splits)
+
+
+def _open_split(folder: Path, info: DatasetInfo, num_images: int) -> Split:
+    names = shard_names(num_images)
+    wanted = [*names, "labels.npy"] if info.class_names else names
+    found = sorted(path.name for path in folder.glob("[!.]*"))
+    if found != wanted:
+        raise ArtefactError(f"{folder}: found the files {_short(found)}, wanted {_short(wanted)}")
+    picture = (info.image_size, info.image_size, info.channels)
+    lengths = [min(SHARD_SIZE, num_images - start) for start in range(0, num_images, SHARD_SIZE)]
+    shards = [
+        _map(folder / name, np.dtype(np.uint8), (length, *picture)) for name, length in zip(names, lengths, strict=True)
+    ]
+    return Split(tuple(shards), _open_labels(folder / "labels.npy", info, num_images) if info.class_names else None)
+
+
+def _open_labels(path: Path, info: DatasetInfo, num_images: int) -> NDArray[np.int64]:
+    labels: NDArray[np.int64] = np.array(_map(path, np.dtype(np.int64), (num_images,)))
+    if labels.min() < 0 or labels.max() >= info.num_classes:
+        raise ArtefactError(f"{path}: found labels {labels.min()} … {labels.max()}, wanted 0 … {info.num_classes - 1}")
+    return labels
+
+
+def _map(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ArtefactError(f"{path}: damaged: {error}") from None
+    if not isinstance(array, np.memmap) or array.dtype != dtype or array.shape != shape:
+        found = f"{array.dtype} {list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+        raise ArtefactError(f"{path}: found {found}, wanted {dtype} {list(shape)}")
+    size = path.stat().st_size
+    if size != array.offset + array.nbytes:
+        raise ArtefactError(f"{path}: damaged: found {size} bytes, wanted {array.offset + array.nbytes}")
+    return array
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 6 else f"{', '.join(names[:3])}, … ({len(names)} files)"
+
+
+BLOCK_SIZE = 64
+"""Images copied at a time when writing."""
+
+
+def write_split(
+    folder: Path,
+    positions: NDArray[np.int64],
+    read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
+    labels: NDArray[np.int64] | None,
+) -> None:
+    """Write a split into the new folder `folder`: image i is what `read` gives for `positions[i]`."""
+    with naming(folder):
+        folder.mkdir()
+        for number, name in enumerate(shard_names(len(positions))):
+            shard = positions[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]
+            blocks = (read(shard[at : at + BLOCK_SIZE]) for at in range(0, len(shard), BLOCK_SIZE))
+            _write_shard(folder / name, len(shard), blocks)
+        if labels is not None:
+            np.save(folder / "labels.npy", labels, allow_pickle=False)
+
+
+def _write_shard(path: Path, num_images: int, blocks: Iterator[NDArray[np.uint8]]) -> None:
+    first = next(blocks)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (num_images, *first.shape[1:])}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        for block in itertools.chain([first], blocks):
+            file.write(np.ascontiguousarray(block).data)
+
+
+def digest_of(folder: Path) -> str:
+    """SHA-256 over the SHA-256 and name of each shard and labels file below `folder`."""
+    digest = hashlib.sha256()
+    for path in sorted(path for split in SPLITS for path in (folder / split).iterdir()):
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{content}  {path.relative_to(folder).as_posix()}\n".encode())
+    return digest.hexdigest()

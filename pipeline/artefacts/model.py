@@ -1,0 +1,260 @@
+"""The model folder: weights as safetensors, everything else as JSON, a SHA-256 for each file.
+
+The format is in docs/contracts.md. Nothing here is pickled, and a loader refuses what does not fit, naming the
+file, what it found and what it wanted.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from pipeline.artefacts.files import file_digest, write_json
+from pipeline.artefacts.tensors import load_tensors, save_tensors
+from pipeline.diffusion.denoiser import NetworkDenoiser
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.sampling import SAMPLERS, Sampler, SamplerPlan, make_plan
+from pipeline.diffusion.target import TARGETS, Target, check_target
+from pipeline.diffusion.timetables import times_for
+from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.errors import ArtefactError
+
+FORMAT = 1
+WEIGHTS, DESCRIPTION, SNAPSHOTS = "model.safetensors", "model.json", "snapshots.safetensors"
+BETA = "schedule.beta"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DataSpec:
+    """The images that the model was trained on."""
+
+    image_size: int
+    channels: int
+    class_names: tuple[str, ...] | None
+    """None: the model knows no classes."""
+    sigma_data: float
+    """Standard deviation of the pixels in [-1, 1]."""
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names or ())
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self.channels, self.image_size, self.image_size
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingDefaults:
+    """How the model is sampled where nothing else is asked for."""
+
+    sampler: Sampler
+    num_steps: int
+    guidance_scale: float
+    """1.0: no guidance."""
+
+
+DEFAULT_SAMPLING = SamplingDefaults(sampler="dpmpp_2m", num_steps=20, guidance_scale=1.0)
+"""Until an evaluation has chosen."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Description:
+    """All of model.json but the files' digests."""
+
+    data: DataSpec
+    network: UNetConfig
+    target: Target
+    sampling: SamplingDefaults
+    timetables: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    """Network times by sampler and number of steps."""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model folder in memory; the network is in evaluation mode, on the CPU."""
+
+    description: Description
+    network: UNet
+    schedule: NoiseSchedule
+    digest: str
+    """Of weights and description without provenance: equal means that the same pictures are drawn."""
+
+    @property
+    def null_label(self) -> int | None:
+        """The class index that means "no class"; None for a model without classes."""
+        return self.description.data.num_classes or None
+
+    def denoiser(self, device: torch.device | str = "cpu") -> NetworkDenoiser:
+        """The network, moved to that device, read as a denoiser of pixels."""
+        network = self.network.to(device)
+        return NetworkDenoiser(network, self.schedule, self.description.target, clip=True)
+
+
+def build_network(description: Description, *, seed: int) -> UNet:
+    """A new network for this description, its weights drawn with `seed`; torch's own generator is left as it was."""
+    data = description.data
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return UNet(
+            description.network, image_size=data.image_size, channels=data.channels, num_classes=data.num_classes
+        )
+
+
+def save_model(
+    folder: Path, description: Description, *, weights: Mapping[str, Tensor], schedule: NoiseSchedule
+) -> str:
+    """Write `model.safetensors` and `model.json` into `folder`, each at once and whole; returns the model digest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / WEIGHTS, {**weights, BETA: schedule.beta})
+    return write_description(folder, description, schedule)
+
+
+def write_description(folder: Path, description: Description, schedule: NoiseSchedule) -> str:
+    """Write `model.json` for the weights that are there; returns the model digest."""
+    document = {
+        "format": FORMAT,
+        **asdict(description),
+        "network": {"kind": "unet", **asdict(description.network)},
+        "schedule": {"num_timesteps": schedule.num_timesteps, "digest": schedule.digest},
+        "files": {WEIGHTS: file_digest(folder / WEIGHTS)},
+    }
+    write_json(folder / DESCRIPTION, document)
+    return _digest(document)
+
+
+def load_model(folder: Path) -> Model:
+    """Read and check a model folder.
+
+    Raises:
+        ArtefactError: a file is missing, unreadable or changed, or does not fit the others.
+
+    """
+    document = _read_description(folder)
+    _check_files(folder, document)
+    description = _parse(folder / DESCRIPTION, document)
+    tensors = load_tensors(folder / WEIGHTS)
+    schedule = _schedule(folder, document, tensors.pop(BETA, None))
+    check_target(description.target, schedule)
+    network = build_network(description, seed=0)
+    _load_weights(folder / WEIGHTS, network, tensors)
+    return Model(description, network.eval().requires_grad_(requires_grad=False), schedule, _digest(document))
+
+
+def model_digest(folder: Path) -> str:
+    """The digest of the model in `folder`, whose files are checked first."""
+    document = _read_description(folder)
+    _check_files(folder, document)
+    return _digest(document)
+
+
+def retuned(
+    description: Description,
+    *,
+    sampling: SamplingDefaults,
+    timetables: Mapping[str, Mapping[str, tuple[int, ...]]],
+    provenance: Mapping[str, Any],
+) -> Description:
+    """The same model, sampled otherwise."""
+    return replace(description, sampling=sampling, timetables=timetables, provenance=provenance)
+
+
+def _read_description(folder: Path) -> dict[str, Any]:
+    path = folder / DESCRIPTION
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtefactError(f"{path}: {error.strerror}") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtefactError(f"{path}: not JSON: {error}") from None
+    found = document.get("format") if isinstance(document, dict) else None
+    if found != FORMAT:
+        raise ArtefactError(f"{path}: format {found!r}, this version reads format {FORMAT}")
+    return cast("dict[str, Any]", document)
+
+
+def _check_files(folder: Path, document: Mapping[str, Any]) -> None:
+    path = folder / DESCRIPTION
+    files = document.get("files")
+    if not isinstance(files, dict) or set(files) != {WEIGHTS}:
+        raise ArtefactError(f"{path}: files: should name {WEIGHTS} and its SHA-256 (got {files!r})")
+    found, wanted = file_digest(folder / WEIGHTS), files[WEIGHTS]
+    if found != wanted:
+        raise ArtefactError(f"{folder / WEIGHTS}: SHA-256 is {found}, {DESCRIPTION} wants {wanted}")
+
+
+def _parse(path: Path, document: Mapping[str, Any]) -> Description:
+    try:
+        data, network = dict(document["data"]), dict(document["network"])
+        if (kind := network.pop("kind")) != "unet":
+            raise ValueError(f"network.kind {kind!r}, this version knows 'unet'")
+        if (target := document["target"]) not in TARGETS:
+            raise ValueError(f"target {target!r}, this version knows {', '.join(TARGETS)}")
+        if (sampler := document["sampling"]["sampler"]) not in SAMPLERS:
+            raise ValueError(f"sampling.sampler {sampler!r}, this version knows {', '.join(SAMPLERS)}")
+        names = data.pop("class_names")
+        return Description(
+            data=DataSpec(**data, class_names=None if names is None else tuple(names)),
+            network=UNetConfig(**{**network, "widths": tuple(network["widths"])}),
+            target=target,
+            sampling=SamplingDefaults(**document["sampling"]),
+            timetables={
+                sampler: {steps: tuple(times) for steps, times in by_steps.items()}
+                for sampler, by_steps in document["timetables"].items()
+            },
+            provenance=document["provenance"],
+        )
+    except KeyError as error:
+        raise ArtefactError(f"{path}: {error.args[0]} is missing") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(f"{path}: {error}") from None
+
+
+def _schedule(folder: Path, document: Mapping[str, Any], beta: Tensor | None) -> NoiseSchedule:
+    if beta is None:
+        raise ArtefactError(f"{folder / WEIGHTS}: {BETA} is missing")
+    try:
+        schedule = NoiseSchedule(beta)
+    except ValueError as error:
+        raise ArtefactError(f"{folder / WEIGHTS}: {BETA}: {error}") from None
+    wanted = document.get("schedule", {}).get("digest")
+    if schedule.digest != wanted:
+        raise ArtefactError(f"{folder / WEIGHTS}: {BETA}: digest {schedule.digest}, {DESCRIPTION} wants {wanted}")
+    return schedule
+
+
+def _load_weights(path: Path, network: UNet, tensors: Mapping[str, Tensor]) -> None:
+    wanted = network.state_dict()
+    if missing := sorted(wanted.keys() - tensors.keys()):
+        raise ArtefactError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]}")
+    if unknown := sorted(tensors.keys() - wanted.keys()):
+        raise ArtefactError(f"{path}: {len(unknown)} weights are not the network's, the first is {unknown[0]}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise ArtefactError(f"{path}: {name}: shape {list(tensor.shape)}, wanted {list(wanted[name].shape)}")
+        if not torch.isfinite(tensor).all():
+            raise ArtefactError(f"{path}: {name}: holds values that are not finite")
+    network.load_state_dict(dict(tensors))
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    identity = {key: value for key, value in document.items() if key != "provenance"}
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def plan_for(model: Model, sampler: Sampler, num_steps: int, *, eta: float = 0.0) -> SamplerPlan:
+    """The model's timetable for this sampler and number of steps, as `times_for` finds it, with the sampler's table.
+
+    Raises:
+        FoundryError: the number of steps is not in 1 … T, or eta does not fit the sampler.
+
+    """
+    times = times_for(model.description.timetables.get(sampler, {}), num_steps, model.schedule)
+    return make_plan(sampler, model.schedule, times, eta=eta)

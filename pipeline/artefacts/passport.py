@@ -1,0 +1,143 @@
+"""A picture's passport: all that is needed to draw it again, in a text chunk of its PNG, signed where there is a key.
+
+The signature covers the passport's text and the pixels, so that neither can be changed nor be put beside another's;
+packing the PNG anew does not hurt it.
+"""
+
+import hashlib
+import hmac
+import io
+import os
+from dataclasses import asdict, dataclass
+from json import dumps
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from PIL.PngImagePlugin import PngInfo
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+
+from pipeline.errors import FoundryError
+
+KEY_VARIABLE = "FOUNDRY_PASSPORT_KEY"
+TEXT, SIGNATURE = "foundry.passport", "foundry.signature"
+LARGEST_SIDE = 4096
+
+
+class PassportError(FoundryError):
+    """A picture has no passport, one that cannot be read, or one that is not its own."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Passport:
+    """What a picture was drawn from, and under which facts its bits come out again."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
+
+    model_digest: str
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    """Of this image: drawn alone with it, the picture comes out the same."""
+    num_steps: Annotated[int, Field(ge=1)]
+    sampler: Literal["ddpm", "ddim", "dpmpp_2m"]
+    eta: Annotated[float, Field(ge=0, le=1)]
+    class_label: Annotated[int, Field(ge=0)] | None
+    """None: no class."""
+    guidance_scale: Annotated[float, Field(allow_inf_nan=False)]
+    determinism: Literal["exact", "fast"]
+    """`exact`: the picture depended on nothing else but `repro_id`."""
+    repro_id: str
+    """Digest of machine and library facts that the bits depend on."""
+
+    def png(self, image: NDArray[np.uint8], key: bytes | None) -> bytes:
+        """The image, uint8 `[height, width, channels]`, as a PNG with this passport, signed where there is a key."""
+        text = dumps(asdict(self), sort_keys=True)
+        chunks = PngInfo()
+        chunks.add_text(TEXT, text)
+        if key:
+            chunks.add_text(SIGNATURE, _signature(key, text, image))
+        file = io.BytesIO()
+        pixels = image[:, :, 0] if image.shape[2] == 1 else image
+        Image.fromarray(pixels).save(file, format="png", pnginfo=chunks)
+        return file.getvalue()
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Picture:
+    """A picture that was read."""
+
+    image: NDArray[np.uint8]
+    """`[height, width, channels]`."""
+    passport: Passport
+    is_verified: bool
+    """Whether a key has shown that passport and pixels are as they were drawn."""
+
+
+def read(png: bytes, key: bytes | None) -> Picture:
+    """The picture of a PNG.
+
+    Raises:
+        PassportError: it is no PNG, has no passport, or a key was given and the signature is missing or not right.
+
+    """
+    image, chunks = _decode(png)
+    if (text := chunks.get(TEXT)) is None:
+        raise PassportError(f"no passport: there is no text chunk {TEXT}")
+    if key:
+        _verify(key, text, image, chunks.get(SIGNATURE))
+    return Picture(image, _parse(text), is_verified=bool(key))
+
+
+def load(path: Path, key: bytes | None) -> Picture:
+    """The picture in a file.
+
+    Raises:
+        PassportError: as for `read`; the message names the file.
+
+    """
+    try:
+        return read(path.read_bytes(), key)
+    except OSError as error:
+        raise PassportError(f"{path}: {error.strerror}") from None
+    except PassportError as error:
+        raise PassportError(f"{path}: {error}") from None
+
+
+def environment_key() -> bytes | None:
+    """The key that FOUNDRY_PASSPORT_KEY holds, if any."""
+    return os.environ.get(KEY_VARIABLE, "").encode() or None
+
+
+def _decode(png: bytes) -> tuple[NDArray[np.uint8], dict[Any, Any]]:
+    try:
+        with Image.open(io.BytesIO(png), formats=["PNG"]) as file:
+            if max(file.size) > LARGEST_SIDE:
+                raise PassportError(f"larger than any of our pictures: {file.size}, at most {LARGEST_SIDE} a side")
+            pixels = np.asarray(file, np.uint8)
+            return pixels[:, :, None] if pixels.ndim == 2 else pixels, file.info
+    except UnidentifiedImageError:
+        raise PassportError("not a PNG") from None
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        raise PassportError(f"not a whole PNG: {error}") from None
+
+
+def _verify(key: bytes, text: str, image: NDArray[np.uint8], signature: str | None) -> None:
+    if signature is None:
+        raise PassportError(f"the passport is not signed, and {KEY_VARIABLE} is set")
+    if not hmac.compare_digest(signature.encode(), _signature(key, text, image).encode()):
+        raise PassportError("the signature does not fit: passport or pixels were changed, or another key signed them")
+
+
+def _signature(key: bytes, text: str, image: NDArray[np.uint8]) -> str:
+    pixels = hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    return hmac.new(key, f"{text}\n{image.shape}\n{pixels}".encode(), hashlib.sha256).hexdigest()
+
+
+def _parse(text: str) -> Passport:
+    try:
+        return TypeAdapter(Passport).validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PassportError(f"passport: {where}: {first['msg']}") from None

@@ -1,0 +1,51 @@
+"""Show who was champion when, and why; `--out` writes the same as JSON lines, to be kept in the repository.
+
+Params: register
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WIDEST = 100
+"""Letters of a reason in a line; the whole is in the file."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.commands.history", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON lines")
+    arguments = parser.parse_args()
+
+    from pipeline.artefacts.files import replacing
+    from pipeline.params import load_params
+    from pipeline.registry.history import as_lines
+    from pipeline.registry.registry import Registry
+    from pipeline.tracking import store
+
+    with store.answering():
+        entries = Registry(load_params().register_.model_name).succession.history()
+    if arguments.out:
+        with replacing(arguments.out) as temporary:
+            temporary.write_text(as_lines(entries), encoding="utf-8")
+    sys.stdout.writelines(f"{line(entry)}\n" for entry in entries)
+
+
+def line(entry: Mapping[str, str]) -> str:
+    """An entry for people."""
+    why = entry["why"] if len(entry["why"]) <= WIDEST else f"{entry['why'][: WIDEST - 1]}…"
+    who = f"version {entry['version']} (champion before: {entry['champion_before']})"
+    return f"{entry['at'][:16]}  {entry['event']:8}  {who:36}  by {entry['by']}: {why}"
+
+
+if __name__ == "__main__":
+    command.run(main)

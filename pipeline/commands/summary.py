@@ -1,0 +1,68 @@
+"""Say where the last pipeline left its results: the grid, the metrics beside their floors, the registered version."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pipeline import command
+
+ROWS = {
+    "kid": "kernel distance to held-out images (KID)",
+    "frechet_distance": "Frechet distance in classifier features",
+    "precision": "precision",
+    "recall": "recall",
+    "coverage": "coverage",
+    "class_agreement": "share that is the class asked for",
+    "near_copy_share": "near-copies of training images",
+    "bits_per_dim": "bits/dim of held-out images (bound)",
+}
+NEXT = """\
+next:  make ui      compare runs in the browser
+       make serve   serve the champion
+       make test    run all checks
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m pipeline.commands.summary", description=__doc__)
+    parser.add_argument("--evaluation", type=Path, default=Path("data/evaluation"), metavar="FOLDER")
+    parser.add_argument("--registration", type=Path, default=Path("data/registration"), metavar="FOLDER")
+    arguments = parser.parse_args()
+    metrics = _read(arguments.evaluation / "metrics.json")
+    decision = _read(arguments.registration / "decision.json")
+    sys.stdout.write(f"\n{table(metrics)}\n")
+    sys.stdout.write(f"samples: {arguments.evaluation / 'grid.png'}, report: {arguments.evaluation / 'report.html'}\n")
+    from pipeline.registry.versions import holding
+
+    for version in holding(decision["model_digest"]):
+        aliases = ", ".join(version.aliases) or "no alias"
+        sys.stdout.write(f"registered: {version} ({aliases}); this time: {decision['decision']}\n")
+    sys.stdout.write("\n")
+    sys.stdout.write(NEXT)
+
+
+def table(metrics: dict[str, float]) -> str:
+    """The chief figures: the model's, real images' at the same number, the mixture of Gaussians'."""
+    lines = [f"{'':42} {'model':>9} {'real':>9} {'baseline':>9}"]
+    for name, title in ROWS.items():
+        if f"evaluate/{name}" in metrics:
+            found = (metrics.get(f"{origin}/{name}") for origin in ("evaluate", "floor", "baseline"))
+            lines.append(f"{title:42} " + " ".join(f"{'':>9}" if value is None else f"{value:9.4f}" for value in found))
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> Any:
+    from pipeline.errors import ArtefactError
+
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: not found; `make demo` writes it") from None
+
+
+if __name__ == "__main__":
+    command.run(main)

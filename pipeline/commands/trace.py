@@ -1,0 +1,102 @@
+"""Tell a picture's history: its passport, the model that drew it, the run that trained that model, the code, the data.
+
+    python -m pipeline.commands.trace picture.png
+
+FOUNDRY_PASSPORT_KEY holds the key that the passport was signed with, where it was signed; with it, a picture that was
+changed is refused. Exit code 3: no registered model has the digest that the passport names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline import command
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.artefacts.passport import Passport, Picture
+    from pipeline.registry.versions import Version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.commands.trace",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("picture", type=Path, help="a PNG that the service has drawn")
+    arguments = parser.parse_args()
+    from pipeline.artefacts import passport
+    from pipeline.errors import CheckFailedError
+    from pipeline.registry import versions
+
+    picture = passport.load(arguments.picture, passport.environment_key())
+    _say(_drawing(picture))
+    found = versions.holding(picture.passport.model_digest)
+    for version in found:
+        _say(_making(version))
+    if not found:
+        from pipeline.tracking.store import tracking_uri
+
+        raise CheckFailedError(f"{tracking_uri()}: no registered model has the digest {picture.passport.model_digest}")
+
+
+def _say(lines: Iterator[tuple[str, str | None]]) -> None:
+    for name, value in lines:
+        sys.stdout.write(f"{name:<12}{value or 'not known'}\n")
+
+
+def _drawing(picture: Picture) -> Iterator[tuple[str, str | None]]:
+    passport = picture.passport
+    yield "passport", "its signature fits" if picture.is_verified else "not checked: FOUNDRY_PASSPORT_KEY is not set"
+    yield "drawn", _settings(passport)
+    yield "bits", f"{passport.determinism}, repro_id {passport.repro_id}"
+    yield "model", passport.model_digest
+
+
+def _settings(passport: Passport) -> str:
+    eta = f", eta {passport.eta:g}" if passport.eta else ""
+    chosen = "no class" if passport.class_label is None else f"class {passport.class_label}"
+    return (
+        f"seed {passport.seed}, {chosen}, {passport.num_steps} steps of {passport.sampler}{eta}, "
+        f"guidance {passport.guidance_scale:g}"
+    )
+
+
+def _making(version: Version) -> Iterator[tuple[str, str | None]]:
+    from pipeline.provenance import lineage
+    from pipeline.tracking import store
+
+    tags = version.tags
+    commit, lock, data = tags.get("git.commit"), tags.get("dvc.lock.md5"), tags.get("data.md5")
+    yield "registered", f"{version}" + (f" ({', '.join(version.aliases)})" if version.aliases else "")
+    yield "decision", _joined(tags.get("decision"), tags.get("promoted_why"))
+    yield "trained by", f"run {version.run_id} in {store.tracking_uri()}"
+    yield "git", _joined(commit, commit and lineage.commit_line(commit))
+    if tags.get("git.dirty") == "true":
+        yield "", "with changes that were not committed: git-diff.patch of the parent run"
+    yield "dvc.lock", _joined(lock, lock and _whereabouts(lineage.commit_of_lock(lock)))
+    yield "data/raw", _joined(data, data and _cached(data))
+    yield "prepared", tags.get("data.digest")
+
+
+def _joined(*parts: str | None) -> str | None:
+    return ": ".join(part for part in parts if part) or None
+
+
+def _whereabouts(commit: str | None) -> str:
+    return f"committed in {commit}" if commit else "in no commit of this repository"
+
+
+def _cached(md5: str) -> str:
+    """Whether DVC has the data here."""
+    path = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
+    return "in the cache here" if path.exists() else "not in the cache here; `dvc pull` gets it from the remote"
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,149 @@
+"""Prove that a killed training loses nothing: train twice, once killed at random moments, and compare every byte.
+
+Reads: data/prepared, data/schedule
+Params: train, with fewer images and grids
+
+Both trainings run in folders of their own; nothing of the project is changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from pipeline import command
+from pipeline.errors import CheckFailedError, FoundryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+ROOT = Path(__file__).parents[2]
+CHECKPOINT_INTERVAL_SEC, LOOK_INTERVAL_SEC = 0.2, 0.01
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.commands.verify_resume", description=(__doc__ or "").splitlines()[0]
+    )
+    parser.add_argument("--prepared", type=Path, default=Path("data/prepared"), help="default: %(default)s")
+    parser.add_argument("--schedule", type=Path, default=Path("data/schedule"), help="default: %(default)s")
+    parser.add_argument("--num-images", type=int, default=3200, help="length of each training (default: %(default)s)")
+    parser.add_argument("--num-kills", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, help="of the moments (default: drawn by lot)")
+    arguments = parser.parse_args()
+
+    seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
+    moments = kill_moments(arguments.num_images, arguments.num_kills, seed)
+    sys.stderr.write(f"moments drawn with --seed {seed}\n")
+    with TemporaryDirectory(prefix="foundry-verify-") as folder:
+        digests = {}
+        for name, kills in (("whole", []), ("killed", moments)):
+            trial = Trial(Path(folder) / name, arguments.prepared, arguments.schedule, arguments.num_images)
+            trial.train(kills)
+            digests[name] = trial.digests()
+    sys.stdout.write("".join(f"{line}\n" for line in table(**digests)))
+    check_equal(**digests)
+
+
+def kill_moments(num_images: int, num_kills: int, seed: int) -> list[int]:
+    """Numbers of images after which the training is killed: anywhere but at its very ends."""
+    draw = random.Random(seed)  # noqa: S311  # it decides about no secret
+    return sorted(draw.randint(num_images // 20, num_images * 9 // 10) for _ in range(num_kills))
+
+
+class Trial:
+    """A training in a folder of its own."""
+
+    def __init__(self, folder: Path, prepared: Path, schedule: Path, num_images: int) -> None:
+        folder.mkdir()
+        self._folder, self._out = folder, folder / "model"
+        inputs = ["--prepared", str(prepared.resolve()), "--schedule", str(schedule.resolve())]
+        options = ["--out", str(self._out), "--checkpoint-interval-sec", str(CHECKPOINT_INTERVAL_SEC)]
+        self._command = [sys.executable, "-m", "pipeline.train", *inputs, *options]
+        write_params(folder / "params.yaml", num_images)
+
+    def train(self, moments: list[int]) -> None:
+        """Train to the end, killed (SIGKILL) and started again at each of `moments`.
+
+        Raises:
+            FoundryError: the training fails, or ends before it was killed.
+
+        """
+        for number, moment in enumerate(moments, start=1):
+            process = self._start()
+            while process.poll() is None and self._num_images_saved() < moment:
+                time.sleep(LOOK_INTERVAL_SEC)
+            process.send_signal(signal.SIGKILL)
+            if process.wait() != -signal.SIGKILL:
+                raise FoundryError(f"the training ended before kill {number}: {self._last_words()}")
+            sys.stderr.write(f"killed after {self._num_images_saved()} images, {number} of {len(moments)}\n")
+        if self._start().wait():
+            raise FoundryError(f"the training failed: {self._last_words()}")
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each file of the model folder."""
+        from pipeline.artefacts.files import file_digest
+
+        paths = sorted(path for path in self._out.rglob("*") if path.is_file())
+        return {path.relative_to(self._out).as_posix(): file_digest(path) for path in paths}
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        # Outside of the project: its own resume state, its own tracking store.
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+        environment = clean | {"PYTHONPATH": str(ROOT)}
+        with (self._folder / "log").open("wb") as log:
+            return subprocess.Popen(self._command, cwd=self._folder, env=environment, stderr=log)  # noqa: S603
+
+    def _num_images_saved(self) -> int:
+        names = (path.name for path in (self._folder / ".foundry" / "training").glob("*/[0-9]*-*.safetensors"))
+        return max((int(name.split("-")[0]) for name in names), default=0)
+
+    def _last_words(self) -> str:
+        return (self._folder / "log").read_text(encoding="utf-8", errors="replace").strip()[-1000:]
+
+
+def write_params(path: Path, num_images: int) -> None:
+    """The project's params with a shorter training, which draws less on its way."""
+    import yaml
+
+    from pipeline.params import load_params
+
+    params = load_params()
+    train = params.train.model_copy(update={"num_images": num_images, "num_grids": 1})
+    document = params.model_copy(update={"train": train}).model_dump(mode="json", by_alias=True)
+    path.write_text(yaml.safe_dump(document), encoding="utf-8")
+
+
+def table(whole: Mapping[str, str], killed: Mapping[str, str]) -> Iterator[str]:
+    """A line a file: the first digits of both digests, and whether they are equal."""
+    yield f"{'file':<24} {'not killed':<16} {'killed':<16}"
+    for name in sorted(whole.keys() | killed.keys()):
+        found = [digests.get(name, "missing")[:16] for digests in (whole, killed)]
+        yield f"{name:<24} {found[0]:<16} {found[1]:<16} {'equal' if _is_equal(name, whole, killed) else 'DIFFERENT'}"
+
+
+def check_equal(whole: Mapping[str, str], killed: Mapping[str, str]) -> None:
+    """Raise where a file differs.
+
+    Raises:
+        CheckFailedError: with the names.
+
+    """
+    if others := [name for name in sorted(whole.keys() | killed.keys()) if not _is_equal(name, whole, killed)]:
+        raise CheckFailedError(f"the killed training wrote other bytes: {', '.join(others)}")
+
+
+def _is_equal(name: str, whole: Mapping[str, str], killed: Mapping[str, str]) -> bool:
+    return whole.get(name) == killed.get(name)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,79 @@
+"""The model that is served: what training made, averaged and sampled as the evaluation found best."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from pipeline.artefacts.files import read_document
+from pipeline.artefacts.model import SNAPSHOTS, SamplingDefaults, load_model, retuned, save_model
+from pipeline.artefacts.tensors import load_tensors
+from pipeline.diffusion.ema import Profile, gamma_of_width, reconstruct
+from pipeline.errors import ArtefactError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from pipeline.artefacts.model import Description, Model
+
+
+def apply_tuning(trained: Path, tuning: Path, out: Path) -> Model:
+    """Write to `out` the model in `trained` with what the evaluation has found about sampling it.
+
+    Raises:
+        ArtefactError: a file is missing or does not fit.
+
+    """
+    model = load_model(trained)
+    description, weights = model.description, model.network.state_dict()
+    if tuning.exists():
+        found = read_document(tuning)
+        description = tuned_description(description, found, tuning)
+        if "ema_width" in found:
+            weights = averaged(load_tensors(trained / SNAPSHOTS), found["ema_width"])
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_model(partial, description, weights=weights, schedule=model.schedule)
+    tuned = load_model(partial)
+    shutil.rmtree(out, ignore_errors=True)
+    partial.rename(out)
+    return tuned
+
+
+def averaged(snapshots: Mapping[str, Tensor], width: float) -> dict[str, Tensor]:
+    """The weights averaged over the training with this relative width, from the snapshots that training has kept.
+
+    Args:
+        snapshots: by `<step>/<width>/<weight>`.
+        width: sigma_rel of the average, in (0, 0.28).
+
+    """
+    taken: dict[tuple[int, float], dict[str, Tensor]] = {}
+    for name, tensor in snapshots.items():
+        step, track, weight = name.split("/", 2)
+        taken.setdefault((int(step), float(track)), {})[weight] = tensor
+    profiles = [(Profile(step, gamma_of_width(track)), weights) for (step, track), weights in taken.items()]
+    end = max(profile.end for profile, _ in profiles)
+    return reconstruct(profiles, Profile(end, gamma_of_width(width)))
+
+
+def tuned_description(description: Description, tuning: Mapping[str, Any], path: Path) -> Description:
+    """The description with the sampling and the timetables of a tuning, which was read from `path`.
+
+    Raises:
+        ArtefactError: the tuning does not fit.
+
+    """
+    timetables = {sampler: dict(by_steps) for sampler, by_steps in description.timetables.items()}
+    try:
+        for sampler, by_steps in tuning.get("timetables", {}).items():
+            found = {steps: tuple(int(t) for t in times) for steps, times in by_steps.items()}
+            timetables[sampler] = timetables.get(sampler, {}) | found
+        sampling = SamplingDefaults(**{**asdict(description.sampling), **tuning.get("sampling", {})})
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ArtefactError(f"{path}: {error}") from None
+    return retuned(description, sampling=sampling, timetables=timetables, provenance=description.provenance)

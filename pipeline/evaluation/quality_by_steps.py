@@ -1,0 +1,46 @@
+"""How the quality of a model's pictures depends on the number of steps."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pipeline.evaluation.metrics import frechet_distance, kid
+from pipeline.inference.draw import draw
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pipeline.artefacts.model import Model
+    from pipeline.evaluation.evaluator import Evaluator
+    from pipeline.evaluation.samples import Samples
+    from pipeline.params import EvaluateParams
+
+
+COLUMNS = ["sampler", "num_steps", "num_images", "kid", "kid_standard_error", "frechet_distance"]
+
+
+def quality_per_num_steps(model: Model, judge: Evaluator, samples: Samples, params: EvaluateParams) -> pd.DataFrame:
+    """A row a number of steps: `sampler`, `num_steps`, `num_images`, `kid`, `kid_standard_error`, `frechet_distance`.
+
+    All of the same number of images, from the same seeds and classes: of the first samples, and of them drawn again.
+    """
+    sampler, rows = model.description.sampling.sampler, []
+    for num_steps, images in sorted(_drawn(model, samples, params), key=lambda drawn: drawn[0]):
+        features = judge.extractor.features(images)
+        distance, frechet = kid(features, judge.reference), frechet_distance(features, judge.reference)
+        rows.append((sampler, num_steps, len(images), distance.value, distance.standard_error, frechet))
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _drawn(model: Model, samples: Samples, params: EvaluateParams) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    own, first = model.description.sampling.num_steps, slice(params.compared_images)
+    labels = None if samples.labels is None else samples.labels[first].tolist()
+    yield own, samples.images[first]
+    for num_steps in set(params.compared_steps) - {own}:
+        if num_steps <= model.schedule.num_timesteps:
+            yield num_steps, draw(model, samples.seeds[first].tolist(), labels, num_steps=num_steps, progress=True)

@@ -1,0 +1,64 @@
+"""Pictures made of images: grids, and sheets with names for people."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+
+def as_image(image: NDArray[np.uint8]) -> Image.Image:
+    """A picture of `[height, width, channels]`, grey for one channel."""
+    return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+
+
+def grid_image(images: NDArray[np.uint8], columns: int | None = None) -> Image.Image:
+    """Images in rows of `columns`, one pixel apart; None: about as many rows as columns."""
+    count, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), BETWEEN, np.uint8)
+    for image, (row, column) in zip(images, itertools.product(range(rows), range(columns)), strict=False):
+        top, left = row * (height + 1), column * (width + 1)
+        canvas[top : top + height, left : left + width] = image
+    return as_image(canvas)
+
+
+BETWEEN = 96
+"""Grey of what is no image: both black and white ones show their edges on it."""
+
+
+SMALLEST_TILE, LARGEST_TILE = 56, 128
+"""Pixels of an image in a picture for people."""
+
+
+def sheet_image(images: NDArray[np.uint8], columns: int, names: Sequence[str] = ()) -> Image.Image:
+    """A grid for people: small images enlarged, large ones reduced, with a name on the left of every row."""
+    grid = grid_image(_tiles(images), columns)
+    if not names:
+        return grid
+    font = ImageFont.load_default(size=14)
+    margin = 12 + math.ceil(max(font.getlength(name) for name in names))
+    sheet = Image.new("RGB", (margin + grid.width, grid.height), "white")
+    sheet.paste(grid, (margin, 0))
+    pen = ImageDraw.Draw(sheet)
+    for row, name in enumerate(names):
+        pen.text((margin - 6, (row + 0.5) * grid.height / len(names)), name, fill="black", font=font, anchor="rm")
+    return sheet
+
+
+def _tiles(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    side = images.shape[1]
+    if side <= LARGEST_TILE:
+        scale = max(1, round(SMALLEST_TILE / side))
+        return images.repeat(scale, axis=1).repeat(scale, axis=2)
+    tiles = [np.asarray(as_image(image).resize((LARGEST_TILE, LARGEST_TILE))) for image in images]
+    return np.stack(tiles).reshape(len(images), LARGEST_TILE, LARGEST_TILE, -1)

@@ -1,0 +1,147 @@
+"""A model's losses on held-out images: its squared error at each noise level, and a bound on their bits per dimension."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.artefacts.subset import Subset
+from pipeline.device import best_device
+from pipeline.diffusion.images import to_unit_range
+from pipeline.diffusion.likelihood import bits_per_dim
+from pipeline.diffusion.noise import NoiseSchedule, add_noise
+from pipeline.diffusion.seeds import image_generator, image_seed, normal_rows
+from pipeline.diffusion.timetables import timetable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from pipeline.artefacts.model import Model
+    from pipeline.artefacts.schedule_table import ScheduleTable
+    from pipeline.diffusion.denoiser import Denoiser
+
+NUM_LEVELS = 24
+NUM_FOR_LEVELS = 128
+"""Images that are denoised at every level: their mean is right to about 2 %."""
+NUM_T_PER_IMAGE = 8
+"""Levels at which each image is denoised for the bound."""
+BATCH_SIZE = 64
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Losses:
+    """What was found."""
+
+    levels: pd.DataFrame
+    """`t`, `log_snr`, `held_out_mse` and `linear_denoiser_mse`, t rising."""
+    figures: dict[str, float]
+    """By their names in metrics.json."""
+
+
+def held_out_losses(model: Model, held_out: Subset, table: ScheduleTable, *, num_images: int, seed: int) -> Losses:
+    """Take the first images for the levels, and of the others up to `num_images` for the bound."""
+    device = best_device().device
+    denoiser = model.denoiser(device)
+    count = min(NUM_FOR_LEVELS, len(held_out) // 2)
+    levels = loss_per_noise_level(
+        denoiser, held_out.part(slice(count)), table, num_levels=NUM_LEVELS, seed=seed, device=device
+    )
+    others = held_out.part(slice(count, count + num_images))
+    # A tight decoder is as wide as the error at t = 0, which other images tell.
+    decoder_std = math.sqrt(levels["held_out_mse"].iloc[0])
+    return Losses(
+        levels,
+        level_figures(levels)
+        | likelihood(denoiser, others, table.schedule, decoder_std=decoder_std, seed=seed, device=device),
+    )
+
+
+def loss_per_noise_level(
+    denoiser: Denoiser, images: Subset, table: ScheduleTable, *, num_levels: int, seed: int, device: torch.device
+) -> pd.DataFrame:
+    """Mean squared error of x0, per dimension, at levels equally spaced in log-SNR, t rising.
+
+    Every level has the same images and the same noise, so that the curve is smooth. A level without any signal (zero
+    terminal SNR) is left out.
+    """
+    levels = _levels(table.schedule, num_levels)
+    errors = np.zeros(len(levels))
+    for start, (x0, labels) in _shown(images, device, "noise levels"):
+        eps = _noise(x0, [image_seed(seed, start + row) for row in range(len(x0))])
+        errors += [_squared_error(denoiser, x0, labels, eps, t, table.schedule) for t in levels]
+    return pd.DataFrame(
+        {
+            "t": levels,
+            "log_snr": table.schedule.log_snr[levels].numpy(),
+            "held_out_mse": errors / len(images),
+            "linear_denoiser_mse": table.linear_denoiser_mse[levels].numpy(),
+        }
+    )
+
+
+def level_figures(levels: pd.DataFrame) -> dict[str, float]:
+    """How the error compares with the best linear denoiser's, which a trained model must beat."""
+    ratio = levels["held_out_mse"] / levels["linear_denoiser_mse"]
+    return {
+        "mse_over_linear": float(np.exp(np.log(ratio).mean())),
+        "levels_better_than_linear": float((ratio < 1).mean()),
+    }
+
+
+def likelihood(
+    denoiser: Denoiser,
+    images: Subset,
+    schedule: NoiseSchedule,
+    *,
+    decoder_std: float,
+    seed: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """The variational bound and its terms, in bits per dimension."""
+    batches = (batch for _, batch in _shown(images, device, "likelihood"))
+    generator = torch.Generator().manual_seed(seed)
+    bound = bits_per_dim(denoiser, schedule, batches, NUM_T_PER_IMAGE, generator, decoder_std=decoder_std)
+    return {
+        "bits_per_dim": bound.total,
+        "bits_per_dim_standard_error": bound.standard_error,
+        "bits_per_dim_prior": bound.prior,
+        "bits_per_dim_diffusion": bound.diffusion,
+        "bits_per_dim_decoder": bound.decoder,
+    }
+
+
+def _levels(schedule: NoiseSchedule, num_levels: int) -> list[int]:
+    falling = timetable("log_snr", schedule, min(num_levels, schedule.num_timesteps))
+    return [t for t in reversed(falling) if schedule.snr[t] > 0]
+
+
+def _shown(images: Subset, device: torch.device, name: str) -> Iterator[tuple[int, tuple[Tensor, Tensor | None]]]:
+    """Batches as denoisers see them, with the number of images before each, under a progress bar."""
+    with tqdm(total=len(images), desc=name, unit=" images", mininterval=0.5) as bar:
+        for start in range(0, len(images), BATCH_SIZE):
+            part = images.part(slice(start, start + BATCH_SIZE))
+            x0 = to_unit_range(torch.tensor(part[:], device=device)).permute(0, 3, 1, 2).contiguous()
+            yield start, (x0, None if part.labels is None else torch.tensor(part.labels, device=device))
+            bar.update(len(part))
+
+
+def _noise(x0: Tensor, seeds: list[int]) -> Tensor:
+    _, channels, height, width = x0.shape
+    return normal_rows([image_generator(seed) for seed in seeds], (channels, height, width)).to(x0.device)
+
+
+@torch.no_grad()
+def _squared_error(
+    denoiser: Denoiser, x0: Tensor, labels: Tensor | None, eps: Tensor, t: int, schedule: NoiseSchedule
+) -> float:
+    """The mean over pixels, summed over images."""
+    times = torch.full((len(x0),), t, device=x0.device)
+    denoised = denoiser(add_noise(x0, eps, times, schedule), times, labels)
+    return float((denoised - x0).square().flatten(1).mean(dim=1).sum())

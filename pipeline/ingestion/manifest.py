@@ -1,0 +1,111 @@
+"""The manifest: one row an image found, with its class, its split, and the image that it repeats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from pipeline.artefacts.files import replacing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+COLUMNS: dict[str, Any] = {
+    "source": "str",
+    "state": "str",
+    "reason": "str",
+    "split": "str",
+    "index": "Int64",
+    "label": "Int64",
+    "class_name": "str",
+    "width": "Int64",
+    "height": "Int64",
+    "mode": "str",
+    "num_bytes": "Int64",
+    "sha256": "str",
+    "pixels_sha256": "str",
+    "phash": "str",
+    "mean": "float64",
+    "std": "float64",
+    "duplicate_of": "str",
+}
+"""Of manifest.parquet, with their dtypes."""
+
+ROW: dict[str, Any] = {"file": "str", "position": "Int64"} | {
+    column: dtype for column, dtype in COLUMNS.items() if column not in {"source", "index", "duplicate_of"}
+}
+"""Of an image by itself; `position` within its file, and `label` and `class_name` as the source has them."""
+
+
+def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Rows as a compact frame with the columns `ROW`."""
+    return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=dtype) for name, dtype in ROW.items()})
+
+
+def complete(
+    frames: Iterable[pd.DataFrame], class_names: Sequence[str] | None, held_out_share: float
+) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
+    """The manifest's rows, in the order of their sources, and the class names by label.
+
+    `class_names` names the numbers of IDX and arrays. The frame has one more column, `found`: the position of an
+    accepted image among the accepted ones, in the order in which they were found.
+    """
+    rows = pd.concat(frames, ignore_index=True)
+    accepted = rows["state"] == "accepted"
+    rows["found"] = (accepted.cumsum() - 1).where(accepted).astype("Int64")
+    rows = rows.sort_values(["file", "position"], kind="stable", ignore_index=True)
+    position = rows["position"].astype("str")
+    rows["source"] = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + position)
+    names = _classes(rows, class_names)
+    _find_duplicates(rows)
+    _split(rows, held_out_share)
+    return rows[[*COLUMNS, "found"]], names
+
+
+def _classes(rows: pd.DataFrame, class_names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Fill in `label` and `class_name`, each from the other."""
+    if rows["label"].notna().any():
+        values = sorted(rows["label"].dropna().unique())
+        names = dict(enumerate(class_names)) if class_names else {int(value): str(value) for value in values}
+        rows["class_name"] = rows["label"].map(names).astype("str")
+    else:
+        names = dict(enumerate(sorted(rows["class_name"].dropna().unique())))
+    labels = {name: label for label, name in enumerate(names.values())}
+    rows["label"] = rows["class_name"].map(labels).astype("Int64")
+    return tuple(names.values()) or None
+
+
+def _find_duplicates(rows: pd.DataFrame) -> None:
+    first = rows.groupby("pixels_sha256")["source"].transform("first")
+    rows["duplicate_of"] = first.where(first != rows["source"]).astype("str")
+
+
+def _split(rows: pd.DataFrame, held_out_share: float) -> None:
+    """Fill in `split` where the source brought none, and `index`."""
+    accepted = rows["state"] == "accepted"
+    if rows["split"].isna().all() and accepted.any():
+        rows.loc[accepted, "split"] = split_of(rows.loc[accepted, "pixels_sha256"], held_out_share)
+    rows["split"] = rows["split"].where(accepted)
+    rows["index"] = rows.groupby("split").cumcount().where(accepted).astype("Int64")
+
+
+def split_of(pixels_sha256: pd.Series[str], held_out_share: float) -> NDArray[np.str_]:
+    """`held_out` for the images whose digest lies in the lowest share of all digests.
+
+    Equal images are in one split, and an image's split does not depend on the others; but of two or more different
+    images, the lowest digest is always held out and the highest never: no split is empty.
+    """
+    held_out = pixels_sha256.map(lambda digest: int(digest[:16], 16) / 2**64) < held_out_share
+    held_out |= pixels_sha256 == pixels_sha256.min()
+    held_out &= (pixels_sha256 != pixels_sha256.max()) | (pixels_sha256 == pixels_sha256.min())
+    return np.where(held_out, "held_out", "train")
+
+
+def write_manifest(path: Path, manifest: pd.DataFrame) -> None:
+    with replacing(path) as partial:
+        manifest[list(COLUMNS)].to_parquet(partial, index=False)

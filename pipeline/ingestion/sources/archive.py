@@ -1,0 +1,151 @@
+"""A zip or tar of a folder of images, read member by member in memory: nothing is extracted, so nothing can escape."""
+
+from __future__ import annotations
+
+import lzma
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import FoundryError
+from pipeline.ingestion.sources.classes import class_depth, class_of
+from pipeline.ingestion.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, listed, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    NotImplementedError,
+    zlib.error,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+)
+"""What reading a damaged, encrypted or oddly compressed archive raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of the archive."""
+
+    name: str
+    num_bytes: int
+    """As the archive says."""
+    refusal: str | None
+    """Why it is not read, by what the archive says of it."""
+    entry: Any
+    """What the archive's own module knows it by."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Of its path."""
+        return path_parts(self.name)
+
+
+def path_parts(name: str) -> tuple[str, ...]:
+    return tuple(part for part in name.split("/") if part not in {"", "."})
+
+
+def read_archive(folder: Path, *, labelled: bool) -> RawSet:
+    """All members that are not hidden, in the archive's own order: a compressed tar knows no other."""
+    found = sorted(path.name for path in folder.iterdir() if not is_ignored(path.name))
+    if len(found) != 1 or not found[0].lower().endswith(SUFFIXES):
+        raise FoundryError(f"{folder}: found {listed(found)}, wanted exactly one file of {', '.join(SUFFIXES)}")
+    path = folder / found[0]
+    try:
+        with _opened(path) as archive:
+            members = _members(archive)
+    except DAMAGED as error:
+        raise FoundryError(f"{path}: not a readable archive: {error}") from None
+    if not members:
+        raise FoundryError(f"{path}: found no files, wanted images")
+    return RawSet(len(members), _images(path, members, labelled=labelled))
+
+
+def _images(path: Path, members: list[Member], *, labelled: bool) -> Iterator[RawImage]:
+    depth = class_depth([member.parts for member in members if not member.refusal])
+    later = Counter(member.parts for member in members)
+    with _opened(path) as archive:
+        for member in members:
+            later[member.parts] -= 1
+            label = class_of(member.parts, depth) if labelled else None
+            content, reason = None, member.refusal
+            if reason is None and later[member.parts]:
+                reason = "a later file of the archive has the same name"
+            if reason is None:
+                reason = "in no class folder" if labelled and label is None else None
+                try:
+                    content = _read(archive, member)
+                except DAMAGED as error:
+                    reason = f"damaged in the archive: {error}"
+            name = member.name if content is None else "/".join(member.parts)
+            yield RawImage(
+                printable(f"{path.name}/{name}"),
+                None,
+                content,
+                member.num_bytes if content is None else len(content),
+                reason and printable(reason),
+                label and printable(label),
+            )
+
+
+def _opened(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
+    return zipfile.ZipFile(path) if path.name.lower().endswith(".zip") else tarfile.open(path)
+
+
+def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> list[Member]:
+    if isinstance(archive, zipfile.ZipFile):
+        # Windows' own tools once wrote backslashes, against the format.
+        found = [
+            Member(entry.filename.replace("\\", "/"), entry.file_size, _zip_refusal(entry), entry)
+            for entry in archive.infolist()
+            if not entry.is_dir()
+        ]
+    else:
+        found = [
+            Member(entry.name, entry.size, _tar_refusal(entry), entry)
+            for entry in archive.getmembers()
+            if not entry.isdir()
+        ]
+    return [member for member in found if not any(is_ignored(part) for part in member.parts if part != "..")]
+
+
+def _read(archive: zipfile.ZipFile | tarfile.TarFile, member: Member) -> bytes:
+    file = archive.open(member.entry) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(member.entry)
+    if file is None:
+        raise tarfile.TarError("not a file")
+    with file:
+        return file.read()
+
+
+def _zip_refusal(entry: zipfile.ZipInfo) -> str | None:
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind == stat.S_IFLNK:
+        return "a link"
+    if kind not in {0, stat.S_IFREG}:
+        return "not a regular file"
+    return "encrypted" if entry.flag_bits & 1 else _refusal(entry.filename.replace("\\", "/"), entry.file_size)
+
+
+def _tar_refusal(entry: tarfile.TarInfo) -> str | None:
+    if entry.issym() or entry.islnk():
+        return "a link"
+    return _refusal(entry.name, entry.size) if entry.isreg() else "not a regular file"
+
+
+def _refusal(name: str, num_bytes: int) -> str | None:
+    parts = path_parts(name)
+    if name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
+        return "its path leads out of the archive"
+    return f"{num_bytes} bytes, at most {MAX_BYTES} are read" if num_bytes > MAX_BYTES else None

@@ -1,0 +1,54 @@
+"""Prepared pixels on their way to the shards: a nameless file that is gone when it is closed, or its owner killed.
+
+Splits, classes and order are known when all images are; until then pixels wait on disk, not in memory.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from pipeline.artefacts.files import naming
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+
+class PixelSpool:
+    """Images of one shape, written one after the other and read back in any order."""
+
+    def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
+        """`shape` is height, width, channels."""
+        self._shape = shape
+        self._num_bytes = int(np.prod(shape))
+        self._folder = folder
+        with naming(folder):
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # What a full disk did not take was told before, and closing tries once more.
+        with suppress(OSError):
+            self._file.close()
+
+    def append(self, pixels: NDArray[np.uint8]) -> None:
+        """Add `[n, height, width, channels]`."""
+        with naming(self._folder):
+            self._file.write(pixels.tobytes())
+
+    def read(self, positions: Iterable[int]) -> NDArray[np.uint8]:
+        """The images appended at these positions, in this order."""
+        with naming(self._folder):
+            self._file.flush()
+        # Reads, not a memory map: a map's pages would count as this process's memory.
+        rows = [os.pread(self._file.fileno(), self._num_bytes, int(at) * self._num_bytes) for at in positions]
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *self._shape)

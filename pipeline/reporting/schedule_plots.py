@@ -1,0 +1,134 @@
+"""Pictures of the noise schedule; the same input gives the same bytes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from pipeline.artefacts.files import replacing
+from pipeline.diffusion.images import to_bytes, to_unit_range
+from pipeline.diffusion.noise import NoiseSchedule, add_noise
+from pipeline.diffusion.seeds import image_generator, normal_rows
+from pipeline.diffusion.weighting import WEIGHTINGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+    from pipeline.artefacts.dataset import Dataset, Split
+    from pipeline.artefacts.schedule_table import ScheduleTable
+    from pipeline.diffusion.moments import Moments
+
+CURVES = ["t", "beta", "abar", "sqrt_abar", "sqrt_one_minus_abar", "log_snr", "posterior_variance", "density"]
+CURVES += ["linear_denoiser_mse"]
+
+NUM_SHOWN = 6
+"""Images whose way to noise is shown, of different classes where there are classes."""
+
+NUM_LEVELS = 8
+"""Noise levels shown of the forward process."""
+
+GAP = 2
+"""Pixels between images."""
+
+SMALLEST_SHOWN = 1e-8
+"""Where logarithmic axes end."""
+
+
+def write_curves_csv(path: Path, table: ScheduleTable) -> None:
+    """Columns of the table for `dvc plots`; what is infinite is left empty, since JSON knows no infinity."""
+    frame = table.frame()[CURVES].replace(float("-inf"), None)
+    with replacing(path) as temporary:
+        frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
+
+
+def write_curves(path: Path, table: ScheduleTable, moments: Moments) -> None:
+    """The schedule, the loss weights, the density and the data's spectrum."""
+    schedule, t = table.schedule, np.arange(table.schedule.num_timesteps)
+    figure = Figure(figsize=(12, 6.5), layout="constrained")
+    signal, snr, error, weights, density, spectrum = figure.subplots(2, 3).flat
+    _lines(signal, t, {"√abar": schedule.abar.sqrt(), "√(1 - abar)": schedule.one_minus_abar.sqrt()})
+    _lines(snr, t, {"log SNR": torch.where(schedule.log_snr.isinf(), torch.nan, schedule.log_snr)})
+    _lines(error, t, {"squared error of x0, best linear denoiser": table.linear_denoiser_mse.clamp(min=SMALLEST_SHOWN)})
+    _lines(weights, t, {f"weight of v, {name}": _relative(table.weight("v", name)) for name in WEIGHTINGS})
+    _lines(density, t, {"density in training x T": table.density * len(t)})
+    rank = 1 + np.arange(len(moments.eigenvalues))
+    _lines(spectrum, rank, {"variance along an axis of the data": moments.eigenvalues.clamp(min=SMALLEST_SHOWN)})
+    for axes in (error, weights, spectrum):
+        axes.set_yscale("log")
+    spectrum.set(xscale="log", xlabel="axis")
+    _save(path, figure)
+
+
+def write_forward(path: Path, prepared: Dataset, schedule: NoiseSchedule) -> None:
+    """The forward process: real images of several classes, each in a row at increasing t, with one noise a row."""
+    shown = _several(prepared.split("train"))
+    images, names = prepared.split("train").images(shown), _names(prepared, shown)
+    levels = np.linspace(0, schedule.num_timesteps - 1, min(NUM_LEVELS, schedule.num_timesteps)).round().astype(int)
+    x0 = to_unit_range(torch.from_numpy(images)).permute(0, 3, 1, 2)
+    eps = normal_rows([image_generator(row) for row in range(len(x0))], (x0.shape[1], x0.shape[2], x0.shape[3]))
+    noisy = [add_noise(x0, eps, torch.full((len(x0),), int(level)), schedule) for level in levels]
+    columns = torch.stack([x0, *noisy], dim=1)
+    rows, num_columns, size = len(x0), columns.shape[1], x0.shape[2]
+
+    figure = Figure(figsize=(1.3 * num_columns + 1.5, 1.3 * rows + 0.8), layout="constrained")
+    axes = figure.subplots()
+    axes.imshow(_sheet(to_bytes(columns).numpy()), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    centres = (size - 1) / 2 + (size + GAP) * np.arange(max(rows, num_columns))
+    titles = ["image"] + [f"t = {level}\nSNR {schedule.snr[level]:.2g}" for level in levels]
+    axes.set_xticks(centres[:num_columns], titles)
+    # Names are not mathematics, whatever signs are in them.
+    axes.set_yticks(centres[:rows], names, parse_math=False)
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    _save(path, figure)
+
+
+def _several(split: Split) -> NDArray[np.int64]:
+    """Indices of a few images, of different classes where there are classes."""
+    firsts = np.arange(min(NUM_SHOWN, len(split)))
+    if split.labels is not None:
+        firsts = np.unique(split.labels, return_index=True)[1]
+    shown: NDArray[np.int64] = firsts[np.linspace(0, len(firsts) - 1, min(NUM_SHOWN, len(firsts))).round().astype(int)]
+    return shown
+
+
+def _names(prepared: Dataset, indices: NDArray[np.int64]) -> list[str]:
+    """Class names, or numbers where there are no classes, of training images."""
+    names, labels = prepared.info.class_names, prepared.split("train").labels
+    if names is None or labels is None:
+        return [f"image {index}" for index in indices]
+    return [names[label] for label in labels[indices]]
+
+
+def _sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Images `[rows, columns, c, h, w]` side by side on white: `[height, width, c]`."""
+    room = ((0, 0), (0, 0), (0, 0), (0, GAP), (0, GAP))
+    rows, columns, c, h, w = (padded := np.pad(images, room, constant_values=255)).shape
+    return padded.transpose(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)[:-GAP, :-GAP]
+
+
+def _lines(axes: Axes, x: NDArray[np.int64], lines: Mapping[str, torch.Tensor]) -> None:
+    for label, y in lines.items():
+        axes.plot(x, y.numpy(), label=label, marker="." if len(x) < 50 else None)
+    axes.set_xlabel("t")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+
+
+def _relative(weight: torch.Tensor) -> torch.Tensor:
+    """A weight over its maximum; what vanishes is left out of a logarithmic axis."""
+    relative = weight / weight.max().clamp(min=SMALLEST_SHOWN)
+    return torch.where(relative > SMALLEST_SHOWN, relative, torch.nan)
+
+
+def _save(path: Path, figure: Figure) -> None:
+    with replacing(path) as temporary:
+        # No name and version of the program: it would change the file without changing the picture.
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})

@@ -1,0 +1,41 @@
+import subprocess
+import sys
+
+from benchmarks.scheduler_simulator import Arrival, Simulation
+from service.engine.scheduler import Limits, Pace, Scheduler
+
+
+def test_a_lone_request_takes_its_steps() -> None:
+    [outcome] = Simulation(Scheduler(Limits(rows=2), Pace({2: 0.5})), [Arrival(time=3.0, num_steps=4)]).run()
+    assert outcome.latency_sec == 2.0
+
+
+def test_requests_share_ticks() -> None:
+    arrivals = [Arrival(time=0.0, num_steps=4), Arrival(time=0.6, num_steps=2), Arrival(time=0.6, num_steps=2)]
+    outcomes = Simulation(Scheduler(Limits(rows=4), Pace({4: 0.5})), arrivals).run()
+    # The later two join at the tick of 1.0 s and leave at 2.0 s; the first goes on undisturbed.
+    assert [outcome.finished for outcome in outcomes] == [2.0, 2.0, 2.0]
+
+
+def test_the_plan_of_capacity_is_printed() -> None:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "benchmarks.scheduler_simulator",
+            "--tick-ms",
+            "4:10,8:14",
+            "--load",
+            "0.5",
+            "--num-requests",
+            "50",
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines[1:]] == [["0.50", steps] for steps in ("10", "25", "50", "all")]
+    *means, of_all = [float(line.split()[2]) for line in lines[1:]]
+    assert means == sorted(means)
+    assert means[0] < of_all < means[-1]

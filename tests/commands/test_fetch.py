@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import http.server
+import shutil
+import subprocess
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pipeline.commands.fetch import PACKAGE, SourceError, debian_package, fetch, public_address
+from pipeline.errors import FoundryError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+CONTENT = {"train-images-idx3-ubyte": b"pictures" * 1000, "train-labels-idx1-ubyte": b"labels"}
+FILES = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
+
+
+def good(scratch: Path, files: Mapping[str, str]) -> Path:
+    for name in files:
+        (scratch / f"{name}.gz").write_bytes(gzip.compress(CONTENT[name]))
+    return scratch
+
+
+def wrong(scratch: Path, files: Mapping[str, str]) -> Path:
+    for name in files:
+        (scratch / f"{name}.gz").write_bytes(gzip.compress(b"something else"))
+    return scratch
+
+
+def cut_off(scratch: Path, files: Mapping[str, str]) -> Path:
+    for name in files:
+        (scratch / f"{name}.gz").write_bytes(gzip.compress(CONTENT[name])[:-9])
+    return scratch
+
+
+def silent(_scratch: Path, _files: Mapping[str, str]) -> Path:
+    raise SourceError("nobody there")
+
+
+def test_files_are_stored_decompressed(tmp_path: Path) -> None:
+    fetch(tmp_path / "raw", FILES, {"good": good})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == CONTENT
+
+
+def test_files_that_are_there_and_right_need_no_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    fetch(tmp_path, FILES, {"good": good})
+    fetch(tmp_path, FILES, {"silent": silent})
+    assert "all 2 files are there and right" in capsys.readouterr().err
+
+
+def test_only_what_is_missing_is_written(tmp_path: Path) -> None:
+    fetch(tmp_path, FILES, {"good": good})
+    (tmp_path / "train-labels-idx1-ubyte").unlink()
+    before = (tmp_path / "train-images-idx3-ubyte").stat().st_mtime_ns
+    fetch(tmp_path, FILES, {"good": good})
+    assert (tmp_path / "train-labels-idx1-ubyte").read_bytes() == CONTENT["train-labels-idx1-ubyte"]
+    assert (tmp_path / "train-images-idx3-ubyte").stat().st_mtime_ns == before
+
+
+def test_a_wrong_file_is_refused_with_its_name_the_sum_wanted_and_the_sum_found(tmp_path: Path) -> None:
+    path = tmp_path / "train-labels-idx1-ubyte"
+    path.write_bytes(b"other")
+    with pytest.raises(FoundryError) as refusal:
+        fetch(tmp_path, FILES, {"good": good})
+    for part in (str(path), FILES[path.name], hashlib.sha256(b"other").hexdigest()):
+        assert part in str(refusal.value)
+    assert path.read_bytes() == b"other"
+    assert not (tmp_path / "train-images-idx3-ubyte").exists()
+
+
+@pytest.mark.parametrize("first", [silent, wrong, cut_off])
+def test_the_next_source_is_asked_when_one_fails(tmp_path: Path, first: object) -> None:
+    fetch(tmp_path, FILES, {"first": first, "good": good})  # type: ignore[dict-item] - all are sources
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == CONTENT
+
+
+def test_when_all_sources_fail_each_reason_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    with pytest.raises(FoundryError, match="no source of Fashion-MNIST answers") as refusal:
+        fetch(tmp_path, FILES, {"quiet": silent, "liar": wrong})
+    assert "quiet: nobody there" in str(refusal.value)
+    assert "liar: train-images-idx3-ubyte: SHA-256" in str(refusal.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    folder = tmp_path / "served"
+    folder.mkdir()
+    good(folder, FILES)
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_the_public_address_is_read_over_http(tmp_path: Path, server: str) -> None:
+    fetch(tmp_path / "raw", FILES, {"http": functools.partial(public_address, address=server)})
+    assert (tmp_path / "raw/train-images-idx3-ubyte").read_bytes() == CONTENT["train-images-idx3-ubyte"]
+
+
+def test_an_address_without_the_file_is_no_source(tmp_path: Path, server: str) -> None:
+    with pytest.raises(SourceError, match="404"):
+        public_address(tmp_path, {"t10k-images-idx3-ubyte": ""}, server)
+
+
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg is not installed")
+def test_without_package_lists_private_ones_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`apt-get` is a script here that knows the package only after `update` with a state folder of its own."""
+    tree, tools = tmp_path / "tree", tmp_path / "bin"
+    data = tree / "usr/share/datasets/fashion-mnist"
+    data.mkdir(parents=True)
+    good(data, FILES)
+    (tree / "DEBIAN").mkdir()
+    control = f"Package: {PACKAGE}\nVersion: 1\nArchitecture: all\nMaintainer: a <a@b.c>\nDescription: d\n"
+    (tree / "DEBIAN/control").write_text(control)
+    package = tmp_path / f"{PACKAGE}_1_all.deb"
+    subprocess.run(["dpkg-deb", "-b", str(tree), str(package)], check=True, capture_output=True)
+    tools.mkdir()
+    (tools / "apt-get").write_text(
+        f"""#!/bin/sh
+        for part; do case "$part" in Dir::State=*) state="${{part#Dir::State=}}";; esac; done
+        case "$*" in
+          *update) touch "$state/known";;
+          *download*) [ -e "$state/known" ] && cp {package} . || {{ echo 'E: Unable to locate package' >&2; exit 100; }};;
+        esac
+        """
+    )
+    (tools / "apt-get").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tools), prepend=":")
+    fetch(tmp_path / "raw", FILES, {"debian": debian_package})
+    assert (tmp_path / "raw/train-labels-idx1-ubyte").read_bytes() == CONTENT["train-labels-idx1-ubyte"]
+
+
+def test_a_machine_without_apt_is_no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SourceError, match="apt-get is not installed"):
+        debian_package(tmp_path, FILES)

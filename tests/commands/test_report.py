@@ -1,0 +1,216 @@
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description, build_network, model_digest, save_model
+from pipeline.commands import report
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.unet import UNetConfig
+from pipeline.errors import ArtefactError
+from pipeline.registry.aliases import COMPLETE_TAG
+from pipeline.reporting import retraining
+from pipeline.reporting.data_change import change_between
+from pipeline.reporting.image_set import opened
+from pipeline.reporting.model_summaries import Folders, Side
+from pipeline.tracking import runs, store
+from pipeline.tracking.tags import DIGEST_TAG
+from tests.image_sets import prepare_arrays, write_arrays
+
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
+FOLDERS = Folders(
+    model=Path("data/model"),
+    prepared=Path("data/prepared"),
+    evaluation=Path("data/evaluation"),
+    registration=Path("data/registration"),
+)
+NAME = "digits"
+
+
+class Page(HTMLParser):
+    """What a page loads, and its text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.loaded: list[str] = []
+        self.tags: list[str] = []
+        self.text = ""
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.loaded += [value or "" for name, value in attrs if name in {"src", "href", "srcset", "action"}]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def write_model(folder: Path, seed: int) -> str:
+    """A model of digits; its digest."""
+    description = Description(
+        data=DataSpec(image_size=8, channels=1, class_names=tuple("0123456789"), sigma_data=0.5),
+        network=UNetConfig(widths=(8,), num_blocks=1),
+        target="v",
+        sampling=DEFAULT_SAMPLING,
+    )
+    weights = build_network(description, seed=seed).state_dict()
+    save_model(folder, description, weights=weights, schedule=NoiseSchedule(cosine_betas(25)))
+    (folder / "curves.csv").write_text("images,train/loss\n64,1.0\n128,0.5\n")
+    return model_digest(folder)
+
+
+def write_evaluation(folder: Path, kid: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    metrics = {"evaluate/kid": kid, "evaluate/kid_standard_error": 0.1, "floor/kid": 0.0, "evaluate/num_images": 100}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "loss_per_noise_level.csv").write_text(
+        "t,log_snr,held_out_mse,linear_denoiser_mse\n0,6.0,0.01,0.02\n24,-6.0,0.5,0.4\n"
+    )
+
+
+@pytest.fixture
+def work_tree(tracking_store: Path, digits: Digits, prepare_params: Any, root: Path) -> Path:
+    """A project with a model that was evaluated, and nothing in the registry."""
+    folder = tracking_store.parent
+    params = prepare_params(source="arrays", channels=1)
+    prepare_arrays(
+        write_arrays(folder / "data/raw", digits[0][:300], digits[1][:300]), folder / "data/prepared", params
+    )
+    write_model(folder / "data/model", seed=1)
+    write_evaluation(folder / "data/evaluation", kid=1.0)
+    document = yaml.safe_load((root / "params.yaml").read_text())
+    document["register"]["model_name"] = NAME
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    return folder
+
+
+def register_champion(folder: Path, learning_rate: str) -> None:
+    """Version 1, by the store's own means: what the report reads of a version and no more."""
+    digest = write_model(folder / "champion", seed=2)
+    with runs.stage_run("train", params={}) as run:
+        run.tags({DIGEST_TAG: digest})
+        run.metrics({"train/loss": 2.0}, step=64)
+        run.metrics({"train/seconds": 1250.0})
+    client = store.connect()
+    [trained] = [run for run in client.search_runs([store.experiment_id(client)]) if run.info.run_name == "train"]
+    parent = trained.data.tags["mlflow.parentRunId"]
+    client.log_param(parent, "champion.only", learning_rate)
+    logged = client.create_logged_model(store.experiment_id(client), NAME)
+    client.log_model_artifacts(logged.model_id, str(folder / "champion"))
+    for path in (folder / "champion").iterdir():
+        if path.is_file():
+            client.log_model_artifact(logged.model_id, str(path), "artifacts/model")
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.create_registered_model(NAME)
+    tags = {DIGEST_TAG: digest, COMPLETE_TAG: "now", "data.digest": "0" * 64}
+    client.create_model_version(NAME, f"models:/{logged.model_id}", trained.info.run_id, tags=tags)
+    client.set_registered_model_alias(NAME, "champion", "1")
+
+
+def test_a_first_model_is_reported_alone_and_self_contained(work_tree: Path) -> None:
+    page, comment = report.report(FOLDERS, FOLDERS.registration)
+    shown = Page(page)
+    assert "this is the first" in shown.text
+    assert "not decided yet" in shown.text
+    assert shown.loaded
+    assert all(uri.startswith("data:image/png;base64,") for uri in shown.loaded)
+    assert not {"script", "link", "iframe"} & set(shown.tags)
+    assert page.stat().st_size < 3 * 2**20
+    assert comment.read_text().startswith(retraining.MARKER)
+    assert "| KID | 1 [0.804, 1.196] |  | 0 |  |" in comment.read_text()
+    assert work_tree.exists()
+
+
+def test_without_a_store_the_rest_is_reported(work_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    page, _ = report.report(FOLDERS, FOLDERS.registration)
+    assert "http://127.0.0.1:9" in Page(page).text
+    assert work_tree.exists()
+
+
+def test_the_champion_is_shown_beside_the_challenger(work_tree: Path) -> None:
+    register_champion(work_tree, "0.002")
+    decision = {
+        "decision": "reject",
+        "champion": "1",
+        "challenger": None,
+        "model_digest": "",
+        "comparison": {"kid_difference": {"value": -0.25, "high": 0.5}, "challenger": {"figures": {"kid": 1.0}}},
+        "rules": [
+            {"name": "kid_is_lower", "passed": False, "found": 0.25, "interval": [0.1, 0.4], "wanted": "<below> 0"},
+            {"name": "latency", "measured": True, "passed": True, "budget": {"p50_ms": 12.5}},
+        ],
+    }
+    (work_tree / "data/registration").mkdir()
+    (work_tree / "data/registration/decision.json").write_text(json.dumps(decision))
+    page, comment = report.report(FOLDERS, FOLDERS.registration)
+    shown, text = Page(page), comment.read_text()
+    assert "digits version 1" in shown.text
+    assert len([uri for uri in shown.loaded if len(uri) > 1000]) == 2
+    assert "interval [0.1, 0.4]" in " ".join(shown.text.split())
+    assert "budget p50_ms 12.5; measured" in " ".join(shown.text.split())
+    assert "training, seconds1,250" in shown.text
+    assert "| ❌ | kid is lower | found 0.25; interval [0.1, 0.4]; wanted &lt;below> 0 |" in text
+    assert "`champion.only`" in text
+    assert "which ones is not known" in text
+    assert "value -0.25, high 0.5" in text
+    assert "each model alone in its process" in shown.text
+    assert page.read_text().count("<polyline") == 2 * (2 + 2)
+
+
+def test_the_report_is_kept_with_the_pipelines_run(work_tree: Path) -> None:
+    with runs.stage_run("evaluate", params={}) as run:
+        run.tags({DIGEST_TAG: model_digest(work_tree / "data/model")})
+    report.report(FOLDERS, FOLDERS.registration)
+    client = store.connect()
+    [evaluated] = [run for run in client.search_runs([store.experiment_id(client)]) if run.info.run_name == "evaluate"]
+    files = {file.path for file in client.list_artifacts(evaluated.data.tags["mlflow.parentRunId"])}
+    assert {"report.html", "report.md"} <= files
+
+
+def test_a_missing_evaluation_is_named(work_tree: Path) -> None:
+    (work_tree / "data/evaluation/metrics.json").unlink()
+    with pytest.raises(ArtefactError, match=r"metrics\.json"):
+        report.report(FOLDERS, FOLDERS.registration)
+
+
+def test_what_changed_in_the_data_is_shown_with_pictures(tmp_path: Path, digits: Digits, prepare_params: Any) -> None:
+    params = prepare_params(source="arrays", channels=1)
+    old = write_arrays(tmp_path / "old", digits[0][:120], digits[1][:120])
+    new = write_arrays(tmp_path / "new", digits[0][20:170], digits[1][20:170])
+    with opened(old, params) as before, opened(new, params) as after:
+        review = retraining.review(change_between(before, after), before, after)
+    assert [(sheet.title, sheet.count, len(sheet.thumbnails)) for sheet in review.sheets] == [
+        ("added", 50, 24),
+        ("removed", 20, 20),
+    ]
+    assert sum(now - then for _, then, now in review.classes) == 30
+    assert ("images found", 120, 150) in review.statistics
+
+
+def test_the_trial_that_was_decided_by_is_told_with_its_interval() -> None:
+    comparison = {
+        "kid_difference": {"value": -0.5, "low": -0.7, "high": -0.3, "margin": 0.0},
+        "challenger": {"figures": {"kid": 1.0}},
+        "champion": {"figures": {"kid": 1.5}},
+        "measured": {"challenger": {"batch_ms": 12.0}, "champion": {"batch_ms": 11.0}},
+    }
+    trial = retraining.trial_of({"comparison": comparison})
+    assert trial is not None
+    assert trial.difference == "value -0.5, low -0.7, high -0.3, margin 0"
+    assert trial.rows == [("kid", 1.0, 1.5), ("batch ms", 12.0, 11.0)]
+    assert retraining.trial_of({"comparison": None}) is retraining.trial_of(None) is None
+
+
+def test_only_parameters_that_differ_are_listed() -> None:
+    champion = Side(name="a", metrics={}, params={"x": "1", "y": "2", "gone": "3"})
+    challenger = Side(name="b", metrics={}, params={"x": "1", "y": "4", "new": "5"})
+    found = [(each.name, each.before, each.after) for each in retraining.changed_params(champion, challenger)]
+    assert found == [("gone", "3", None), ("new", None, "5"), ("y", "2", "4")]
+    assert retraining.changed_params(None, challenger) == []

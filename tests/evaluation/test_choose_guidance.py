@@ -1,0 +1,92 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults
+from pipeline.artefacts.subset import Subset
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.images import to_bytes
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.evaluation.choose_guidance import best_scale, choose_guidance
+from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.extractors import Spec, make_extractor
+from tests.small_sets import evaluate_params, features_params, write_prepared
+
+NAMES = ("left", "right", "above")
+MEANS = torch.full((3, 1, 8, 8), -0.4)
+MEANS[0, :, :, :4], MEANS[1, :, :, 4:], MEANS[2, :, :4] = 0.4, 0.4, 0.4
+STD = 0.1
+SAMPLING = SamplingDefaults(sampler="dpmpp_2m", num_steps=12, guidance_scale=1.0)
+SCALES = (3.0, 1.5, 1.0, 2.0, 1.25)
+SCHEDULE = NoiseSchedule(cosine_betas(200))
+
+
+class Timid(UNet):
+    """A denoiser of three Gaussian classes that goes but a part of the way from their middle to the one asked for.
+
+    Without a class it is the exact denoiser D0 of a Gaussian in the middle, with one D0 + (Dc - D0) / wanted. Guided
+    with scale g its images are those of a class g / wanted times as far from the middle; with `wanted` it is exact.
+    """
+
+    def __init__(self, wanted: float) -> None:
+        nn.Module.__init__(self)
+        self.wanted = wanted
+
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        middle = MEANS.mean(dim=0)
+        offsets = torch.cat([(MEANS - middle) / self.wanted, torch.zeros_like(middle)[None]])
+        mean, abar = middle + offsets[labels], SCHEDULE.abar[t].to(x.dtype)[:, None, None, None]
+        # E[x0 | x] for x0 ~ N(mean, STD^2 I)
+        return mean + abar.sqrt() * STD**2 / (abar * STD**2 + 1 - abar) * (x - abar.sqrt() * mean)
+
+
+@pytest.fixture(scope="module")
+def judge(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
+    """By images drawn from the three classes."""
+    generator, labels = torch.Generator().manual_seed(0), torch.arange(900) % len(NAMES)
+    images = MEANS[labels] + STD * torch.randn(900, 1, 8, 8, generator=generator)
+    pixels = to_bytes(images).permute(0, 2, 3, 1).numpy()
+    prepared = write_prepared(tmp_path_factory.mktemp("set") / "prepared", pixels, labels.numpy(), 100)
+    real = Subset(prepared.split("train"), np.arange(800))
+    spec = Spec(kind="random", image_size=8, channels=1, num_classes=0)
+    extractor = make_extractor(spec, features_params(), real)
+    return Evaluator(extractor, real, extractor.features(real))
+
+
+def _model(wanted: float, names: tuple[str, ...] | None = NAMES) -> Model:
+    data = DataSpec(image_size=8, channels=1, class_names=names, sigma_data=0.5)
+    description = Description(data=data, network=UNetConfig(), target="x0", sampling=SAMPLING)
+    return Model(description, Timid(wanted), SCHEDULE, digest="")
+
+
+@pytest.mark.parametrize(("wanted", "measured"), [(1.0, 2), (1.25, 3), (1.5, 4), (2.0, 5)])
+def test_the_scale_that_makes_the_denoiser_exact_is_chosen(judge: Evaluator, wanted: float, measured: int) -> None:
+    params = evaluate_params(guidance_scales=SCALES, guidance_images=100)
+    sampling, distances = choose_guidance(_model(wanted), SAMPLING, judge, params)
+    assert sampling == SamplingDefaults(sampler="dpmpp_2m", num_steps=12, guidance_scale=wanted)
+    assert list(distances) == sorted(SCALES)[:measured]
+    assert distances[wanted] == min(distances.values())
+
+
+def test_where_there_is_nothing_to_choose_nothing_is_drawn(judge: Evaluator) -> None:
+    one, many = evaluate_params(guidance_scales=(1.5,)), evaluate_params(guidance_scales=SCALES)
+    sampling, distances = choose_guidance(_model(1.5), SAMPLING, judge, one)
+    assert (sampling.guidance_scale, distances) == (1.5, {})
+    sampling, distances = choose_guidance(_model(1.5, names=None), SAMPLING, judge, many)
+    assert (sampling.guidance_scale, distances) == (1.0, {})
+
+
+@pytest.mark.parametrize(
+    ("distances", "best"),
+    [
+        ({1.0: 4.0, 1.2: 3.9}, 1.0),
+        ({1.0: 4.0, 1.2: 3.7, 1.4: 3.6, 2.0: 5.0}, 1.4),
+        ({1.0: 4.0, 1.2: 4.1}, 1.0),
+        ({1.2: 4.0, 1.4: 3.9}, 1.4),
+        ({0.5: 4.1, 1.0: 4.0}, 1.0),
+    ],
+)
+def test_guidance_that_hardly_helps_is_not_worth_its_rows(distances: dict[float, float], best: float) -> None:
+    assert best_scale(distances) == best

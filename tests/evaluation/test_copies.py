@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from pipeline.artefacts.dataset import SHARD_SIZE, Split
+from pipeline.evaluation import copies
+from pipeline.evaluation.copies import (
+    honest_closeness,
+    near_copy_share,
+    nearest,
+    pixels,
+    shifted_near_copy_share,
+    unique_share,
+)
+from tests.small_sets import split_of
+
+Images = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def sets(digits: tuple[Images, NDArray[np.int64]]) -> tuple[Split, Images, Images]:
+    """Training images, and two halves of others."""
+    images = np.random.default_rng(0).permutation(digits[0])[..., None]
+    return split_of(images[:1000]), images[1000:1400], images[1400:]
+
+
+@pytest.fixture(scope="module")
+def honest(sets: tuple[Split, Images, Images]) -> float:
+    return honest_closeness(nearest(sets[1], sets[0]))
+
+
+def _noisy(images: Images, std: float) -> Images:
+    noise = np.random.default_rng(1).normal(0, std, images.shape)
+    return np.clip(images + noise, 0, 255).round().astype(np.uint8)
+
+
+def test_the_nearest_are_those_of_another_exact_search(
+    sets: tuple[Split, Images, Images], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, images, _ = sets
+    monkeypatch.setattr(copies, "NUM_ROWS", 7)
+    monkeypatch.setattr(copies, "NUM_COLUMNS", 64)
+    found = nearest(images[:30], train)
+    search = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(train.shards[0].reshape(1000, -1) / 255)
+    distances, indices = search.kneighbors(images[:30].reshape(30, -1) / 255)
+    assert np.allclose(found.distances.numpy(), distances, atol=1e-6)
+    assert (found.indices[:, 0].numpy() == indices[:, 0]).all()
+
+
+def test_the_search_crosses_shards() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (SHARD_SIZE + 3, 4, 4, 1)).astype(np.uint8)
+    train = Split((images[:SHARD_SIZE], images[SHARD_SIZE:]), None)
+    rows = [0, SHARD_SIZE - 1, SHARD_SIZE, SHARD_SIZE + 2]
+    found = nearest(images[rows], train)
+    assert found.indices[:, 0].tolist() == rows
+    assert (found.distances[:, 0] == 0).all()
+
+
+def test_copies_are_found_with_some_noise_on_them_too(sets: tuple[Split, Images, Images], honest: float) -> None:
+    train = sets[0]
+    for images in (train.shards[0][:300], _noisy(train.shards[0][:300], 8)):
+        assert near_copy_share(nearest(images, train), honest) > 0.95
+
+
+def test_honest_images_have_about_one_near_copy_in_a_hundred(sets: tuple[Split, Images, Images], honest: float) -> None:
+    assert near_copy_share(nearest(sets[2], sets[0]), honest) < 0.05
+
+
+def test_a_copy_of_an_image_that_stands_five_times_in_the_training_set_is_found() -> None:
+    train = split_of(np.full((9, 4, 4, 1), 77, np.uint8))
+    assert near_copy_share(nearest(train.shards[0][:1], train), 0.1) == 1
+
+
+def test_shifted_copies_are_found_only_by_the_search_that_shifts(digits: tuple[Images, NDArray[np.int64]]) -> None:
+    images = np.pad(np.random.default_rng(0).permutation(digits[0])[..., None], ((0, 0), (2, 2), (2, 2), (0, 0)))
+    train, others = split_of(images[:1000]), images[1000:1400]
+    honest = honest_closeness(nearest(others, train))
+    shifted = np.roll(train.shards[0][:100], (1, -1), axis=(1, 2))
+    assert near_copy_share(nearest(shifted, train), honest) < 0.1
+    assert shifted_near_copy_share(shifted, train, honest) == 1
+    assert shifted_near_copy_share(images[1400:1500], train, honest) < 0.2
+
+
+@pytest.mark.parametrize(("num_kept", "least", "most"), [(16, 0.03, 0.05), (400, 0.99, 1.0)])
+def test_only_the_first_of_equal_images_is_unique(
+    num_kept: int, least: float, most: float, sets: tuple[Split, Images, Images], honest: float
+) -> None:
+    train, images, _ = sets
+    drawn = images[np.arange(400) % num_kept]
+    assert least <= unique_share(drawn, nearest(drawn, train), honest) <= most
+
+
+def test_large_images_are_compared_by_their_averages() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
+    wanted = images.reshape(2, 32, 2, 32, 2, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2) / 255
+    assert torch.allclose(pixels(images), torch.from_numpy(wanted).float().flatten(1), atol=1e-6)

@@ -1,0 +1,200 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.subset import Subset
+from pipeline.errors import ArtefactError
+from pipeline.evaluation.copies import honest_closeness, nearest
+from pipeline.evaluation.evaluator import (
+    REFERENCE,
+    Evaluator,
+    copy_figures,
+    load_evaluator,
+    save_evaluator,
+    sharpness,
+    total_variation,
+)
+from pipeline.evaluation.extractors import Spec, make_extractor
+from tests.small_sets import features_params, write_prepared
+
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
+Images = NDArray[np.uint8]
+NUM_LESSONS = 800
+
+
+@pytest.fixture(scope="module")
+def prepared(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    order = np.random.default_rng(0).permutation(len(digits[0]))
+    return write_prepared(
+        tmp_path_factory.mktemp("set") / "prepared", digits[0][order, ..., None], digits[1][order], 400
+    )
+
+
+@pytest.fixture(scope="module")
+def judge(prepared: Dataset) -> Evaluator:
+    lessons = Subset(prepared.split("train"), np.arange(NUM_LESSONS))
+    extractor = make_extractor(
+        Spec(kind="classifier", image_size=8, channels=1, num_classes=10), features_params(), lessons
+    )
+    held_out = Subset(prepared.split("held_out"), np.arange(400))
+    return Evaluator(extractor, held_out, extractor.features(held_out))
+
+
+@pytest.fixture(scope="module")
+def new(prepared: Dataset) -> Subset:
+    """Real images that the classifier has not seen."""
+    return Subset(prepared.split("train"), np.arange(NUM_LESSONS, 1200))
+
+
+def _blurred(images: Images) -> Images:
+    padded = np.pad(images.astype(float), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+    return windows.mean(axis=(-2, -1)).round().astype(np.uint8)
+
+
+def _noisy(images: Images, std: float) -> Images:
+    noise = np.random.default_rng(1).normal(0, std, images.shape)
+    return np.clip(images + noise, 0, 255).round().astype(np.uint8)
+
+
+@pytest.mark.parametrize("figure", ["kid", "frechet_distance"])
+def test_bad_generators_come_out_in_the_right_order(judge: Evaluator, new: Subset, figure: str) -> None:
+    images, labels = new[:], new.labels
+    assert labels is not None
+    random = np.random.default_rng(0)
+    generators = {
+        "real": images,
+        "a class is missing": images[labels != 3],
+        "half of the classes are missing": images[labels < 5],
+        "one class only": images[labels == 3],
+    }
+    found = [judge.figures(drawn, None)[figure] for drawn in generators.values()]
+    assert found == sorted(found)
+    spoilt = [images, _noisy(images, 25), _noisy(images, 60), random.integers(0, 256, images.shape).astype(np.uint8)]
+    found = [judge.figures(drawn, None)[figure] for drawn in spoilt]
+    assert found == sorted(found)
+    assert judge.figures(_blurred(images), None)[figure] > 2 * max(0.01, judge.figures(images, None)[figure])
+
+
+def test_real_images_have_a_kid_of_zero_within_its_error(judge: Evaluator, new: Subset) -> None:
+    figures = judge.figures(new[:], new.labels)
+    assert abs(figures["kid"]) < 3 * figures["kid_standard_error"]
+    assert figures["class_agreement"] > 0.85
+    assert figures["sharpness_ratio"] == pytest.approx(1, abs=0.05)
+
+
+def test_each_figure_sees_its_fault(judge: Evaluator, new: Subset) -> None:
+    images, labels = new[:], new.labels
+    assert labels is not None
+    real = judge.figures(images, labels)
+    assert judge.figures(images[labels < 5], labels[labels < 5])["class_total_variation"] > 0.4
+    assert judge.figures(images, (labels + 1) % 10)["class_agreement"] < 0.1
+    assert judge.figures(_blurred(images), labels)["sharpness_ratio"] < 0.6
+    assert judge.figures(_noisy(images, 60), labels)["sharpness_ratio"] > 1.2
+    nonsense = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.uint8)
+    assert judge.figures(nonsense, labels)["precision"] < 0.5 * real["precision"]
+    memoriser = images[np.arange(400) % 20]
+    assert judge.figures(memoriser, labels)["coverage"] < 0.5 * real["coverage"]
+    assert real["black_share"] == (images == 0).mean()
+
+
+def test_memorisers_are_seen_by_copies_and_by_uniqueness(prepared: Dataset, new: Subset) -> None:
+    train = prepared.split("train")
+    held_out = prepared.split("held_out").images(slice(None))
+    honest = honest_closeness(nearest(held_out[:200], train))
+
+    def found(images: Images) -> dict[str, float]:
+        return copy_figures(images, nearest(images, train), train, honest)
+
+    copied, few, new_ones = found(new[:100]), found(held_out[np.arange(100) % 10 + 200]), found(held_out[200:])
+    assert copied["near_copy_share"] == copied["near_copy_share_shifted"] == copied["unique_share"] == 1
+    assert few["unique_share"] == pytest.approx(0.1)
+    assert few["near_copy_share"] < 0.2
+    assert new_ones["near_copy_share"] < 0.05
+    assert new_ones["unique_share"] > 0.95
+
+
+def test_no_class_is_told_where_the_extractor_knows_none(prepared: Dataset) -> None:
+    spec = Spec(kind="random", image_size=8, channels=1, num_classes=0)
+    held_out = Subset(prepared.split("held_out"), np.arange(60))
+    extractor = make_extractor(spec, features_params(), held_out)
+    figures = Evaluator(extractor, held_out, extractor.features(held_out)).figures(
+        held_out[:40], np.zeros(40, np.int64)
+    )
+    assert not [name for name in figures if name.startswith("class")]
+
+
+def test_a_judge_comes_back_from_its_files(judge: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path) -> None:
+    save_evaluator(tmp_path, judge, new)
+    again = load_evaluator(tmp_path, prepared)
+    assert again.figures(new[:], new.labels) == judge.figures(new[:], new.labels)
+
+
+def test_a_judge_may_go_by_the_training_images_that_are_kept(
+    judge: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
+) -> None:
+    save_evaluator(tmp_path, judge, new)
+    found, wanted = (
+        load_evaluator(tmp_path, prepared, "train"),
+        Evaluator(judge.extractor, new, judge.extractor.features(new)),
+    )
+    held_out = prepared.split("held_out").images(slice(None))
+    assert found.figures(held_out, None) == wanted.figures(held_out, None)
+
+
+def _drop_last_feature(folder: Path) -> None:
+    tensors = load_file(folder / REFERENCE)
+    save_file(tensors | {"held_out": tensors["held_out"][:, :-1].contiguous()}, folder / REFERENCE)
+
+
+def _point_outside(folder: Path) -> None:
+    tensors = load_file(folder / REFERENCE)
+    save_file(tensors | {"held_out_index": tensors["held_out_index"] + 1}, folder / REFERENCE)
+
+
+def _forget(folder: Path) -> None:
+    save_file({"train": load_file(folder / REFERENCE)["train"]}, folder / REFERENCE)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (_drop_last_feature, "does not fit the extractor"),
+        (_point_outside, "does not fit the extractor and the 400 images of held_out"),
+        (_forget, "held_out, held_out_index missing"),
+    ],
+)
+def test_a_reference_that_does_not_fit_is_refused(
+    spoil: Callable[[Path], None], message: str, judge: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
+) -> None:
+    save_evaluator(tmp_path, judge, new)
+    spoil(tmp_path)
+    with pytest.raises(ArtefactError, match=message):
+        load_evaluator(tmp_path, prepared)
+
+
+def test_a_judge_of_other_images_is_refused(judge: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path) -> None:
+    save_evaluator(tmp_path, judge, new)
+    document = json.loads((tmp_path / "extractor.json").read_text())
+    assert document["digest"]
+    larger = Dataset(type(prepared.info)(**{**prepared.info.document(), "image_size": 16}), prepared.splits)
+    with pytest.raises(ArtefactError, match="made for images of 8 pixels and 1 channels, the prepared ones have 16"):
+        load_evaluator(tmp_path, larger)
+
+
+def test_sharpness_is_the_mean_second_difference() -> None:
+    ramp = np.arange(8, dtype=np.uint8)[None, :, None, None].repeat(8, axis=2)
+    assert sharpness(ramp) == 0
+    stripes = 100 * (np.arange(8) % 2).astype(np.uint8)[None, :, None, None].repeat(8, axis=2)
+    assert sharpness(stripes) == 100
+
+
+def test_total_variation_is_the_share_that_would_have_to_move() -> None:
+    assert total_variation(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.25, 0.25, 0.5])) == 0.5

@@ -1,0 +1,104 @@
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from pipeline.evaluation.image_statistics import image_statistics
+from pipeline.evaluation.two_sample_tests import Comparison, holm, same_distribution, same_features, same_shares
+
+SETTINGS = {"num_permutations": 199, "seed": 0}
+
+
+def comparison(p_value: float) -> Comparison:
+    return Comparison("", "", 0.0, p_value)
+
+
+def mmd_squared(x: torch.Tensor, y: torch.Tensor) -> float:
+    """Gretton et al. 2012, eq. 3, as it is written there."""
+
+    def k(a: torch.Tensor, b: torch.Tensor) -> float:
+        return float((a @ b / len(a) + 1) ** 3)
+
+    m, n = len(x), len(y)
+    xx = sum(k(x[i], x[j]) for i in range(m) for j in range(m) if i != j) / (m * (m - 1))
+    yy = sum(k(y[i], y[j]) for i in range(n) for j in range(n) if i != j) / (n * (n - 1))
+    return xx + yy - 2 * sum(k(a, b) for a in x for b in y) / (m * n)
+
+
+def test_holm_multiplies_the_smallest_by_the_number_and_never_turns_the_order() -> None:
+    verdicts = holm([comparison(p) for p in (0.04, 0.01, 0.03, 0.005)], alpha=0.05)
+    assert [verdict.corrected for verdict in verdicts] == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert [verdict.drifted for verdict in verdicts] == [False, True, False, True]
+    assert holm([], alpha=0.05) == []
+
+
+def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
+    random = np.random.default_rng(0)
+    alarms = sum(
+        any(verdict.drifted for verdict in holm([comparison(p) for p in random.random(8)], alpha=0.05))
+        for _ in range(1000)
+    )
+    # 50 are expected; 75 have a chance of less than 1 in 1,000.
+    assert 25 < alarms < 75
+
+
+def test_the_distance_of_features_is_the_unbiased_mmd() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = torch.randn(7, 3, generator=generator).double(), torch.randn(5, 3, generator=generator).double() + 1
+    shift = same_features("features", x, y, **SETTINGS)
+    assert shift.test.value == pytest.approx(mmd_squared(x, y))
+
+
+def test_the_permutation_test_of_features_is_level_where_nothing_differs_and_finds_a_shift() -> None:
+    generator = torch.Generator().manual_seed(1)
+    p_values = []
+    for _ in range(100):
+        z = torch.randn(60, 4, generator=generator)
+        p_values.append(same_features("", z[:40], z[40:], num_permutations=99, seed=0).test.p_value)
+    assert stats.kstest(p_values, "uniform").pvalue > 0.01
+    assert sum(p <= 0.1 for p in p_values) < 20
+    shifted = same_features("", z[:40], z[40:] + 1.0, **SETTINGS)
+    assert shifted.test.p_value == pytest.approx(1 / 200)
+
+
+def test_the_witness_is_largest_for_the_image_that_is_least_like_the_reference() -> None:
+    generator = torch.Generator().manual_seed(2)
+    reference, new = torch.randn(100, 4, generator=generator), torch.randn(30, 4, generator=generator)
+    new[:6] += 3
+    witness = same_features("", reference, new, **SETTINGS).witness
+    assert set(witness.argsort(descending=True)[:6].tolist()) == set(range(6))
+
+
+def test_shares_agree_with_an_independent_g_test() -> None:
+    reference, new = {"a": 300, "b": 200, "c": 100}, {"a": 60, "b": 30, "c": 30}
+    test = same_shares("", reference, new, **SETTINGS)
+    table = [[300, 200, 100], [60, 30, 30]]
+    assert test.p_value == pytest.approx(stats.chi2_contingency(table, lambda_="log-likelihood").pvalue)
+    assert test.value == pytest.approx((abs(0.5 - 0.5) + abs(1 / 3 - 0.25) + abs(1 / 6 - 0.25)) / 2)
+
+
+def test_rare_classes_are_judged_by_permutations_that_agree_with_the_exact_test() -> None:
+    test = same_shares("", {"whole": 97, "broken": 3}, {"whole": 15, "broken": 5}, num_permutations=4999, seed=0)
+    exact = stats.fisher_exact(np.array([[97, 3], [15, 5]])).pvalue
+    assert test.p_value == pytest.approx(exact, rel=0.5)
+    assert same_shares("", {"whole": 9}, {"whole": 3}, **SETTINGS).p_value == 1.0
+
+
+def test_a_class_that_nobody_knew_and_one_that_is_gone_are_shifts() -> None:
+    reference = dict.fromkeys("abc", 1000)
+    assert same_shares("", reference, {"a": 100, "b": 100}, **SETTINGS).p_value < 1e-6
+    assert same_shares("", reference, {**dict.fromkeys("abc", 100), "d": 20}, **SETTINGS).p_value < 0.01
+
+
+def test_statistics_of_an_image_see_noise_blur_and_colour() -> None:
+    random = np.random.default_rng(0)
+    grey = np.full((20, 8, 8, 3), 100, np.uint8)
+    noisy = (grey + random.integers(-20, 20, grey.shape)).astype(np.uint8)
+    red = grey.copy()
+    red[..., 0] += 60
+    plain, rough, coloured = (image_statistics(images) for images in (grey, noisy, red))
+    assert plain["sharpness"].max() == 0 < rough["sharpness"].min()
+    assert np.allclose(plain["brightness"], 100)
+    assert np.allclose(coloured["red over grey"], 40)
+    assert same_distribution("", plain["contrast"], rough["contrast"]).p_value < 1e-6
+    assert same_distribution("", plain["contrast"], plain["contrast"]).p_value == 1.0

@@ -1,0 +1,62 @@
+"""Sets of digits on disk with a manifest, raw and prepared, and what judges them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from pipeline.artefacts.dataset import SPLITS, Dataset, DatasetInfo, digest_of, write_split
+from pipeline.artefacts.files import write_json
+from pipeline.artefacts.subset import Subset
+from pipeline.evaluation.evaluator import Evaluator, save_evaluator
+from pipeline.evaluation.extractors import Spec, make_extractor
+from pipeline.ingestion.manifest import write_manifest
+from pipeline.params import PrepareParams
+from pipeline.reporting.image_set import ImageSet, raw_images
+from tests.small_sets import features_params
+
+
+def write_arrays(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Path:
+    """Raw data of the kind `arrays`."""
+    folder.mkdir(parents=True)
+    np.savez(folder / "digits.npz", images=images, labels=labels)
+    return folder
+
+
+def prepare_arrays(raw: Path, folder: Path, params: PrepareParams) -> Dataset:
+    """Prepare raw data without validating them, which takes seconds."""
+    folder.mkdir(parents=True)
+    with raw_images(raw, params) as images:
+        accepted = images.accepted
+        write_manifest(folder / "manifest.parquet", images.manifest)
+        for split in SPLITS:
+            rows = accepted[accepted["split"] == split]
+            labels = rows["label"].to_numpy(dtype="int64")
+            write_split(folder / split, rows["found"].to_numpy(dtype="int64"), _reader(images, rows), labels)
+    info = DatasetInfo(
+        image_size=params.image_size,
+        channels=params.channels,
+        class_names=tuple(accepted.drop_duplicates("label").sort_values("label")["class_name"]),
+        num_train=int((accepted["split"] == "train").sum()),
+        num_held_out=int((accepted["split"] == "held_out").sum()),
+        digest=digest_of(folder),
+    )
+    write_json(folder / "dataset.json", info.document())
+    return Dataset.open(folder)
+
+
+def _reader(images: ImageSet, rows: pd.DataFrame) -> Callable[[NDArray[np.int64]], NDArray[np.uint8]]:
+    by_position = rows.set_index(rows["found"].astype("int64"))
+    return lambda at: images.pixels(by_position.loc[at])
+
+
+def write_evaluator(folder: Path, prepared: Dataset, num_train: int = 400) -> None:
+    """An untrained network as judge: made in milliseconds."""
+    folder.mkdir(parents=True)
+    spec = Spec(kind="random", image_size=prepared.info.image_size, channels=prepared.info.channels, num_classes=0)
+    train, held_out = (Subset(prepared.split(name), np.arange(len(prepared.split(name)))) for name in SPLITS)
+    extractor = make_extractor(spec, features_params(), train)
+    judge = Evaluator(extractor, held_out, extractor.features(held_out))
+    save_evaluator(folder, judge, Subset(prepared.split("train"), np.arange(min(num_train, len(train)))))

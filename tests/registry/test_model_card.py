@@ -1,0 +1,88 @@
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description
+from pipeline.diffusion.unet import UNetConfig
+from pipeline.registry.model_card import model_card
+from tests.small_sets import PARAMS
+
+METRICS = {
+    "evaluate/num_images": 2000.0,
+    "evaluate/kid": 0.02,
+    "evaluate/kid_standard_error": 0.05,
+    "evaluate/class_agreement": 0.88,
+    "evaluate/near_copy_share": 0.01,
+    "floor/kid": 0.01,
+    "floor/class_agreement": 0.9,
+    "floor/near_copy_share": 0.01,
+    "baseline/kid": 1.5,
+}
+
+
+def card(metrics: Mapping[str, float] = METRICS, **changes: Any) -> str:
+    description = Description(
+        data=DataSpec(image_size=28, channels=1, class_names=("T-shirt/top", "a|b *c*"), sigma_data=0.7),
+        network=UNetConfig(widths=(8,), num_blocks=1),
+        target="v",
+        sampling=DEFAULT_SAMPLING,
+        provenance={"data_digest": "da7a"},
+    )
+    content: dict[str, Any] = {
+        "description": description,
+        "digest": "d1g3st",
+        "metrics": metrics,
+        "params": PARAMS,
+        "validation": {"counts": {"train": 60000, "held_out": 10000}, "checks": {"a": {"success": True}}},
+        "decision": {"decision": "accept", "rules": [{"name": "kid_is_lower", "passed": True, "found": 1}]},
+    }
+    return model_card("fashion-mnist", **content | changes)
+
+
+def test_a_card_has_every_section_and_what_identifies_the_model() -> None:
+    text = card()
+    titles = [line for line in text.splitlines() if line.startswith("#")]
+    assert titles == [
+        "# Model card: fashion-mnist",
+        "## Intended use",
+        "## Training data",
+        "## Training",
+        "## Figures",
+        "## Limits",
+        "## Decision",
+        "## Licence",
+    ]
+    assert all(fact in text for fact in ("d1g3st", "da7a", "60,000", "Apache-2.0", "`accept`, by 1 rule"))
+
+
+def test_figures_stand_beside_their_floors_with_half_an_interval() -> None:
+    assert "| KID, kernel distance to held-out images | 0.02 ± 0.098 | 0.01 | 1.5 |" in card()
+    assert "Frechet" not in card()
+
+
+def test_a_good_model_gets_no_warning() -> None:
+    limits = card().split("## Limits")[1].split("##")[0]
+    assert len([line for line in limits.splitlines() if line.startswith("- ")]) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        ({"evaluate/kid": 0.3}, "can be told from real ones"),
+        ({"evaluate/kid": 1.6}, "no better than a mixture of Gaussians"),
+        ({"evaluate/class_agreement": 0.7}, "70% of its images show it, 90% of real ones"),
+        ({"evaluate/near_copy_share": 0.2}, "repeats training images"),
+    ],
+)
+def test_figures_that_speak_against_the_model_are_limits(changes: dict[str, float], warning: str) -> None:
+    assert warning in card(METRICS | changes)
+    assert warning not in card()
+
+
+def test_foreign_names_stay_text() -> None:
+    assert r"a\|b \*c\*" in card()
+
+
+def test_a_card_can_be_written_before_anything_was_decided() -> None:
+    assert "`not decided`, by 0 rules." in card(decision={})

@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.errors import ArtefactError, FoundryError
+from pipeline.reporting.data_change import DataChange, change_between
+from pipeline.reporting.image_set import opened
+from tests.image_sets import write_arrays
+
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+@pytest.fixture
+def change(tmp_path: Path, prepare_params):  # type: ignore[no-untyped-def]
+    """The change between two arrays of digits."""
+
+    def between(before: Digits, after: Digits) -> DataChange:
+        params = prepare_params(source="arrays", channels=1)
+        old = write_arrays(tmp_path / "before", *before)
+        new = write_arrays(tmp_path / "after", *after)
+        with opened(old, params) as one, opened(new, params) as other:
+            return change_between(one, other)
+
+    return between
+
+
+def test_the_same_images_in_another_order_are_no_change_but_of_place(change, digits: Digits) -> None:  # type: ignore[no-untyped-def]
+    images, labels = digits[0][:200], digits[1][:200]
+    found = change((images, labels), (images[::-1], labels[::-1]))
+    assert found.is_empty
+    assert found.classes["before"].sum() == found.classes["after"].sum() == 200
+
+
+def test_every_kind_of_change_is_counted_once(change, digits: Digits) -> None:  # type: ignore[no-untyped-def]
+    images, labels = digits[0][:200].copy(), digits[1][:200].copy()
+    new_images, new_labels = np.concatenate([images[10:], digits[0][200:230], images[50:53]]), np.empty(0)
+    new_labels = np.concatenate([labels[10:], digits[1][200:230], labels[50:53]])
+    new_labels[:5] = (new_labels[:5] + 1) % 10
+    found = change((images, labels), (new_images, new_labels))
+    assert found.counts() == {
+        "added": 30,
+        "removed": 10,
+        "relabelled": 5,
+        "broken": 0,
+        "duplicates": 3,
+        "moved": 0,
+    }
+    assert (found.relabelled["before"].astype(int) == labels[10:15]).all()
+
+
+def test_a_new_copy_with_another_class_is_relabelled_and_a_copy(change, digits: Digits) -> None:  # type: ignore[no-untyped-def]
+    images, labels = digits[0][:50], digits[1][:50]
+    doubled = np.concatenate([images, images[:1]]), np.concatenate([labels, (labels[:1] + 1) % 10])
+    found = change((images, labels), doubled)
+    assert (len(found.relabelled), len(found.duplicates), len(found.added)) == (1, 1, 0)
+
+
+def test_broken_files_that_were_broken_before_are_no_news(tmp_path: Path, photo_folder: Path, prepare_params) -> None:  # type: ignore[no-untyped-def]
+    import shutil
+
+    after = tmp_path / "after"
+    (photo_folder / "china" / "old.jpg").write_bytes(b"no image")
+    shutil.copytree(photo_folder, after)
+    whole = (after / "flower" / "02.jpg").read_bytes()
+    (after / "flower" / "02.jpg").write_bytes(whole[: len(whole) // 2])
+    (after / "china" / "00.jpg").rename(after / "flower" / "moved.jpg")
+    with opened(photo_folder, prepare_params()) as one, opened(after, prepare_params()) as other:
+        found = change_between(one, other)
+        assert found.broken["source"].tolist() == ["flower/02.jpg"]
+        assert found.removed["source"].tolist() == ["flower/02.jpg"]
+        assert found.relabelled[["source", "before"]].to_numpy().tolist() == [["flower/moved.jpg", "china"]]
+        assert other.pixels(found.relabelled).shape == (1, 8, 8, 3)
+        assert "flower/02.jpg" in other.remains
+
+
+def test_a_folder_that_is_neither_is_refused(tmp_path: Path, prepare_params) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(FoundryError, match="not a folder"), opened(tmp_path / "none", prepare_params()):
+        pass
+    (tmp_path / "manifest.parquet").write_bytes(b"no table")
+    with pytest.raises(ArtefactError, match=r"dataset\.json: not found"), opened(tmp_path, prepare_params()):
+        pass

@@ -1,0 +1,66 @@
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.engine.job import SamplingParams, SchedulingParams, State
+from service.engine.request import Order, RequestHandle
+from service.engine.stats import Histogram, Stats
+
+
+def _samples(stats: Stats) -> dict[tuple[str, str], float]:
+    registry = CollectorRegistry()
+    registry.register(stats)
+    families = text_string_to_metric_families(generate_latest(registry).decode())
+    return {
+        (sample.name, ",".join(sample.labels.values())): sample.value
+        for family in families
+        for sample in family.samples
+    }
+
+
+def _ticket(num_steps: int, guidance_scale: float = 1.0) -> RequestHandle:
+    recipe = SamplingParams(seed=0, class_label=0, sampler="ddim", num_steps=num_steps, guidance_scale=guidance_scale)
+    order = Order(request_id="r", owner="o", recipes=(recipe, recipe))
+    return RequestHandle(order=order, terms=SchedulingParams(request_id="r", owner="o"), listener=print, submitted=10.0)
+
+
+def test_a_histogram_counts_up_to_each_bound() -> None:
+    histogram = Histogram((1.0, 2.0))
+    for value in (0.5, 1.0, 1.5, 9.0):
+        histogram.observe(value)
+    assert histogram.buckets == [("1.0", 2), ("2.0", 3), ("+Inf", 4)]
+    assert histogram.total == 12.0
+
+
+def test_rows_are_told_apart_by_what_they_are_for() -> None:
+    stats, jobs = Stats(), [*_ticket(5).jobs, *_ticket(5, 3.0).jobs]
+    stats.count_forward(jobs, 8)
+    stats.observe_tick(0.002)
+    samples = _samples(stats)
+    assert samples["unet_forwards_total", ""] == stats.forwards == 1
+    kinds = {kind: samples["row_steps_total", kind] for kind in ("image", "guidance", "padding")}
+    assert kinds == {"image": 4, "guidance": 2, "padding": 2}
+    assert samples["tick_seconds_bucket", "0.0025"] == 1
+
+
+def test_requests_are_counted_by_outcome_and_timed_by_class_of_steps() -> None:
+    stats, ticket = Stats(), _ticket(25)
+    ticket.started = 10.2
+    for job in ticket.jobs:
+        job.end(State.DONE)
+    stats.count_request(ticket, 12.0)
+    samples = _samples(stats)
+    assert samples["requests_total", "completed"] == 1
+    assert samples["images_total", ""] == 2
+    assert samples["request_seconds_count", "25"] == 1
+    assert samples["request_seconds_count", "10"] == 0
+    assert samples["queue_seconds_bucket", "0.25"] == 1
+
+
+def test_series_are_there_before_anything_happened() -> None:
+    assert _samples(Stats()).keys() >= {("requests_total", "failed"), ("request_seconds_count", "1000")}
+
+
+def test_errors_are_counted_by_code() -> None:
+    stats = Stats()
+    stats.count_error("queue_full")
+    assert _samples(stats)["errors_total", "queue_full"] == 1

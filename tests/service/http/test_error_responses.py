@@ -1,0 +1,54 @@
+import inspect
+
+import pytest
+
+from service import errors
+from service.errors import MethodNotAllowedError, ServiceError, UnauthorizedError
+from service.http.error_responses import error_body, error_headers, invalid_fields
+
+KINDS = [
+    kind
+    for _, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, ServiceError) and kind is not MethodNotAllowedError
+]
+
+
+def test_every_error_has_a_code_of_its_own() -> None:
+    assert len({kind.code for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_every_error_has_the_one_shape(kind: type[ServiceError]) -> None:
+    error = kind("because", param="p")
+    body = error_body(error, "id").error
+    assert (body.message, body.code, body.param, body.request_id) == ("because", kind.code, "p", "id")
+    assert body.type == {401: "authentication_error", 429: "rate_limit_error"}.get(
+        kind.status, "server_error" if kind.status >= 500 else "invalid_request_error"
+    )
+
+
+def test_headers_tell_when_to_come_again_and_how_to_ask() -> None:
+    assert error_headers(errors.QueueFullError("full", retry_after_sec=7)) == {"retry-after": "7"}
+    assert error_headers(UnauthorizedError("who?")) == {"www-authenticate": "Bearer"}
+
+
+def test_a_wrong_method_is_told_the_right_ones() -> None:
+    error = MethodNotAllowedError("/x", {"POST", "GET"})
+    assert str(error) == "/x knows GET, POST"
+    assert error_headers(error) == {"allow": "GET, POST"}
+
+
+def test_all_fields_are_named_once_and_the_first_is_the_parameter() -> None:
+    findings = [
+        {"loc": ("body", "n"), "msg": "too many"},
+        {"loc": ("body", "class_label", "str"), "msg": "no text"},
+        {"loc": ("body", "class_label", "int"), "msg": "no text"},
+    ]
+    error = invalid_fields(findings)
+    assert str(error) == "n: too many; class_label: no text"
+    assert error.param == "n"
+
+
+def test_a_body_that_is_no_object_has_no_field() -> None:
+    error = invalid_fields([{"loc": ("body",), "msg": "should be an object"}])
+    assert (str(error), error.param) == ("should be an object", None)

@@ -1,0 +1,301 @@
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.model import SNAPSHOTS, DataSpec, Description, SamplingDefaults, build_network, save_model
+from pipeline.artefacts.schedule_table import ScheduleTable, write_schedule_table
+from pipeline.artefacts.tensors import save_tensors
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.density import uniform_density
+from pipeline.diffusion.gaussian import linear_denoiser_mse
+from pipeline.diffusion.moments import image_moments
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.target import TARGETS
+from pipeline.diffusion.unet import UNetConfig
+from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
+from pipeline.errors import ArtefactError
+from pipeline.evaluate import OUTS, evaluate, main, read_inputs
+from pipeline.evaluation.choose_guidance import best_scale
+from pipeline.evaluation.samples import class_labels
+from pipeline.features import features
+from tests.small_sets import PARAMS, evaluate_params, features_params, write_prepared
+
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
+NETWORK = UNetConfig(widths=(8,), num_blocks=1)
+EVALUATE = evaluate_params(guidance_scales=(1.5, 2.0))
+BOUNDS = SnrBounds(0.1, 5.0)
+
+
+def _write_schedule(folder: Path, prepared: Dataset, num_timesteps: int = 50) -> ScheduleTable:
+    schedule = NoiseSchedule(cosine_betas(num_timesteps))
+    moments = image_moments([torch.tensor(prepared.split("train").images(slice(None)))])
+    weights = {(target, name): loss_weight(target, name, schedule, BOUNDS) for target in TARGETS for name in WEIGHTINGS}
+    table = ScheduleTable(
+        schedule, uniform_density(schedule), weights, linear_denoiser_mse(moments.eigenvalues, schedule)
+    )
+    folder.mkdir(parents=True)
+    write_schedule_table(folder / "table.parquet", table)
+    return table
+
+
+def _write_model(folder: Path, prepared: Dataset, table: ScheduleTable) -> None:
+    info = prepared.info
+    description = Description(
+        data=DataSpec(image_size=info.image_size, channels=info.channels, class_names=info.class_names, sigma_data=0.7),
+        network=NETWORK,
+        target="v",
+        sampling=SamplingDefaults(sampler="ddim", num_steps=10, guidance_scale=1.0),
+        timetables={"dpmpp_2m": {"4": (49, 30, 12, 2)}},
+    )
+    weights = build_network(description, seed=0).state_dict()
+    save_model(folder, description, weights=weights, schedule=table.schedule)
+    snapshots = {
+        f"{step}/{width}/{name}": tensor.clone()
+        for step in (5, 10)
+        for width in (0.05, 0.1)
+        for name, tensor in weights.items()
+    }
+    save_tensors(folder / SNAPSHOTS, snapshots)
+
+
+def _write_all(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, extractor: str) -> Path:
+    prepared = write_prepared(folder / "prepared", images, labels, 200)
+    table = _write_schedule(folder / "schedule", prepared)
+    _write_model(folder / "model", prepared, table)
+    params = features_params(extractor=extractor, num_images=4000)
+    features(prepared, folder / "features", params, num_samples=EVALUATE.num_samples)
+    return folder
+
+
+def _evaluate(data: Path, out: Path) -> dict[str, float]:
+    inputs = read_inputs(*(data / name for name in ("model", "prepared", "schedule", "features")))
+    return evaluate(inputs, out, EVALUATE)
+
+
+@pytest.fixture(scope="module")
+def data(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Digits, and a model of them that has learnt nothing."""
+    images, labels = digits[0][:1000, ..., None], digits[1][:1000]
+    return _write_all(tmp_path_factory.mktemp("labelled"), images, labels, "classifier")
+
+
+@pytest.fixture(scope="module")
+def out(data: Path) -> Path:
+    _evaluate(data, data / "evaluation")
+    return data / "evaluation"
+
+
+@pytest.fixture(scope="module")
+def metrics(out: Path) -> dict[str, float]:
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_the_files_are_those_of_the_contract(out: Path) -> None:
+    assert sorted(path.name for path in out.iterdir()) == sorted(OUTS)
+
+
+def test_a_second_run_writes_the_same_bytes(data: Path, out: Path, tmp_path: Path) -> None:
+    _evaluate(data, tmp_path)
+    for name in OUTS:
+        digests = {hashlib.sha256((folder / name).read_bytes()).hexdigest() for folder in (out, tmp_path)}
+        assert len(digests) == 1, name
+
+
+def test_each_figure_of_pictures_stands_beside_its_floor_and_the_baselines(metrics: dict[str, float]) -> None:
+    assert all(np.isfinite(value) for value in metrics.values())
+    names = {
+        phase: {name.removeprefix(f"{phase}/") for name in metrics if name.startswith(f"{phase}/")}
+        for phase in ("evaluate", "floor", "baseline")
+    }
+    assert names["floor"] == names["baseline"]
+    only_the_models = {"mse_over_linear", "levels_better_than_linear"} | {
+        name for name in names["evaluate"] if name.startswith("bits_per_dim")
+    }
+    assert names["evaluate"] - only_the_models == names["floor"]
+    assert len(metrics) == sum(map(len, names.values()))
+
+
+def test_a_model_that_has_learnt_nothing_is_worse_than_real_images_and_than_the_baseline(
+    metrics: dict[str, float],
+) -> None:
+    for figure in ("kid", "frechet_distance"):
+        assert metrics[f"evaluate/{figure}"] > metrics[f"baseline/{figure}"] > metrics[f"floor/{figure}"]
+    assert metrics["evaluate/levels_better_than_linear"] < 0.5
+    assert metrics["evaluate/class_agreement"] < 0.3 < metrics["baseline/class_agreement"]
+
+
+def test_the_figures_are_in_the_contract(metrics: dict[str, float]) -> None:
+    contracts = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text()
+    section = contracts.split("\n## data/evaluation\n")[1].split("\n## ")[0]
+    listed = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[^|]+)\|", section, re.MULTILINE))))
+    assert {name.split("/")[1] for name in metrics} <= listed
+
+
+def test_samples_have_classes_and_seeds_by_which_the_tuned_model_draws_them_again(
+    data: Path, out: Path, tmp_path: Path
+) -> None:
+    from pipeline.evaluation.apply_tuning import apply_tuning
+    from pipeline.inference.draw import draw
+
+    tuned = apply_tuning(data / "model", out / "tuning.json", tmp_path / "tuned")
+    with np.load(out / "samples.npz") as samples:
+        assert sorted(samples) == ["images", "labels", "seeds"]
+        assert samples["images"].shape == (EVALUATE.num_samples, 8, 8, 1)
+        again = draw(tuned, samples["seeds"][7:8].tolist(), samples["labels"][7:8].tolist())
+        assert np.array_equal(again[0], samples["images"][7])
+
+
+def test_the_tuning_says_how_the_samples_were_drawn_and_what_it_was_chosen_by(out: Path) -> None:
+    tuning = json.loads((out / "tuning.json").read_text())
+    distances = tuning["guidance_distances"]
+    assert set(distances) == {"1.5", "2.0"}
+    scale = best_scale({float(scale): distance for scale, distance in distances.items()})
+    assert tuning["sampling"] == {"guidance_scale": scale, "num_steps": 4, "sampler": "dpmpp_2m"}
+    losses = tuning["ema_losses"]
+    assert [float(width) for width in losses] == list(EVALUATE.ema_widths)
+    assert losses[str(tuning["ema_width"])] == min(losses.values())
+    times = tuning["timetables"]["dpmpp_2m"]["4"]
+    assert times[0] == 49
+    assert times == sorted(set(times), reverse=True)
+    assert 0 < tuning["refinement"]["after"] <= tuning["refinement"]["before"]
+
+
+def test_quality_is_told_of_the_same_images_in_each_number_of_steps_that_the_schedule_has(
+    data: Path, out: Path, tmp_path: Path
+) -> None:
+    from pipeline.evaluation.apply_tuning import apply_tuning
+    from pipeline.evaluation.evaluator import load_evaluator
+    from pipeline.inference.draw import draw
+
+    table = pd.read_csv(out / "quality_per_num_steps.csv")
+    assert table[["sampler", "num_steps", "num_images"]].to_numpy().tolist() == [
+        ["dpmpp_2m", 3, 50],
+        ["dpmpp_2m", 4, 50],
+    ]
+    with np.load(out / "samples.npz") as samples:
+        images, seeds, labels = (samples[name][:50] for name in ("images", "seeds", "labels"))
+    tuned = apply_tuning(data / "model", out / "tuning.json", tmp_path / "tuned")
+    drawn = [draw(tuned, seeds.tolist(), labels.tolist(), num_steps=3), images]
+    judge = load_evaluator(data / "features", Dataset.open(data / "prepared"))
+    for row, pictures in zip(table.itertuples(), drawn, strict=True):
+        figures = judge.figures(pictures, None)
+        for name in ("kid", "kid_standard_error", "frechet_distance"):
+            assert getattr(row, name) == pytest.approx(figures[name], rel=1e-9), name
+
+
+def test_the_losses_stand_beside_the_linear_denoisers(out: Path) -> None:
+    levels = pd.read_csv(out / "loss_per_noise_level.csv")
+    assert list(levels) == ["t", "log_snr", "held_out_mse", "linear_denoiser_mse"]
+    assert (levels["linear_denoiser_mse"].diff().dropna() > 0).all()
+
+
+def test_the_report_needs_nothing_else_and_shows_every_class(out: Path, metrics: dict[str, float]) -> None:
+    page = (out / "report.html").read_text()
+    assert len(page) < 3_000_000
+    assert not re.search(r"https?://|<script|<link|src=\"(?!data:)|href=|@import|url\(", page)
+    assert "data:image/png;base64," in page
+    for label in range(10):
+        assert f"digit {label}" in page
+    for name in ("evaluate/kid", "baseline/kid", "floor/recall", "evaluate/bits_per_dim"):
+        assert f"{metrics[name]:,.4g}" in page
+    for distance in json.loads((out / "tuning.json").read_text())["guidance_distances"].values():
+        assert f"{distance:,.4g}" in page
+    points = re.findall(r'points="([^"]+)"', page)
+    assert [len(line.split()) for line in points] == [len(pd.read_csv(out / "loss_per_noise_level.csv"))] * 2
+
+
+def test_the_pictures_show_every_class_and_the_suspects(out: Path) -> None:
+    with Image.open(out / "grid.png") as grid, Image.open(out / "nearest.png") as nearest:
+        assert grid.height == 10 * 57 - 1
+        assert nearest.height == 4 * 57 - 1
+
+
+def test_a_set_without_labels_is_evaluated_without_classes(digits: Digits, tmp_path: Path) -> None:
+    colour = np.stack([digits[0][:400], 255 - digits[0][:400], digits[0][:400]], axis=-1)
+    data = _write_all(tmp_path, colour, None, "random")
+    metrics = _evaluate(data, tmp_path / "evaluation")
+    assert not [name for name in metrics if "class" in name]
+    assert {"evaluate/kid", "floor/kid", "baseline/kid", "evaluate/bits_per_dim"} <= set(metrics)
+    with np.load(tmp_path / "evaluation" / "samples.npz") as samples:
+        assert sorted(samples) == ["images", "seeds"]
+        assert samples["images"].shape[1:] == (8, 8, 3)
+    page = (tmp_path / "evaluation" / "report.html").read_text()
+    assert "<h2>Classes</h2>" not in page
+    assert "<h2>Guidance</h2>" not in page
+
+
+def test_a_model_of_other_images_is_refused(data: Path, digits: Digits, tmp_path: Path) -> None:
+    other = write_prepared(tmp_path / "prepared", digits[0][:100, :, :, None], None, 50)
+    _write_model(tmp_path / "model", other, _write_schedule(tmp_path / "schedule", other))
+    with pytest.raises(ArtefactError, match="made for size, channels and classes"):
+        read_inputs(tmp_path / "model", data / "prepared", data / "schedule", data / "features")
+
+
+def test_a_model_of_another_schedule_is_refused(data: Path, tmp_path: Path) -> None:
+    _write_schedule(tmp_path / "schedule", Dataset.open(data / "prepared"), num_timesteps=60)
+    with pytest.raises(ArtefactError, match=r"its noise schedule is not that of .*table\.parquet"):
+        read_inputs(data / "model", data / "prepared", tmp_path / "schedule", data / "features")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["features/floors.json", "features/reference.safetensors", "model/model.json", "model/snapshots.safetensors"],
+)
+def test_a_missing_file_is_named(data: Path, tmp_path: Path, name: str) -> None:
+    for folder in ("model", "prepared", "schedule", "features"):
+        shutil.copytree(data / folder, tmp_path / folder)
+    (tmp_path / name).unlink()
+    with pytest.raises(ArtefactError, match=re.escape(name)):
+        read_inputs(*(tmp_path / folder for folder in ("model", "prepared", "schedule", "features")))
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_the_command_reads_params_and_reports_to_mlflow(
+    data: Path, out: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.tracking import store
+
+    document = PARAMS.model_dump(mode="json", by_alias=True)
+    document["evaluate"] = EVALUATE.model_dump(mode="json")
+    (workspace / "params.yaml").write_text(yaml.safe_dump(document))
+    for folder in ("model", "prepared", "schedule", "features"):
+        shutil.copytree(data / folder, workspace / "data" / folder)
+    monkeypatch.setattr("sys.argv", ["pipeline.evaluate"])
+    main()
+    assert (workspace / "data/evaluation/metrics.json").read_bytes() == (out / "metrics.json").read_bytes()
+    client = store.connect()
+    experiment = store.experiment_id(client)
+    runs = client.search_runs([experiment], "attributes.run_name = 'evaluate'")
+    wanted = json.loads((out / "metrics.json").read_text())
+    assert runs[0].data.metrics == pytest.approx(wanted)
+    tuning = json.loads((out / "tuning.json").read_text())
+    assert runs[0].data.tags["tuning.guidance_scale"] == str(tuning["sampling"]["guidance_scale"])
+    assert "report.html" in {file.path for file in client.list_artifacts(runs[0].info.run_id)}
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 300))
+def test_every_class_is_drawn_in_its_share_from_the_start(sizes: list[int], count: int) -> None:
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    labels = class_labels(classes, count)
+    assert len(labels) == count
+    wanted = np.array(sizes) / sum(sizes)
+    for length in range(1, count + 1):
+        found = np.bincount(labels[:length], minlength=len(sizes))
+        assert np.abs(found - wanted * length).max() <= 1 + len(sizes) / 2
+
+
+def test_classes_of_equal_size_are_drawn_in_turn() -> None:
+    assert class_labels(np.repeat(np.arange(4), 9), 10).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]

@@ -1,0 +1,376 @@
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.artefacts.model import (
+    DEFAULT_SAMPLING,
+    DataSpec,
+    Description,
+    build_network,
+    load_model,
+    model_digest,
+    save_model,
+)
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.unet import UNetConfig
+from pipeline.errors import FoundryError
+from pipeline.evaluation.apply_tuning import apply_tuning
+from pipeline.inference.draw import draw
+from pipeline.params import load_params
+from pipeline.register import make_candidate, read_metrics, refuse_experiments, register
+from pipeline.registry import promotion
+from pipeline.registry.aliases import COMPLETE_TAG, ChampionChangedError, Decision
+from pipeline.registry.comparison import EvaluationSetup
+from pipeline.registry.registry import Registry, download
+from pipeline.registry.verdict import verdict
+from pipeline.tracking import runs, store
+from tests.rivals import BAD, FAIR, GOOD, Digits, open_arena, write_arena, write_rival
+
+NAME = "tiny"
+NOWHERE = EvaluationSetup(
+    prepared=Path("none"), features=Path("none"), params=load_params(Path(__file__).parents[2] / "params.yaml")
+)
+"""For a first champion, which meets nobody."""
+
+
+def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None = ("cat", "dog")) -> Path:
+    description = Description(
+        data=DataSpec(image_size=8, channels=1, class_names=class_names, sigma_data=0.5),
+        network=UNetConfig(widths=(8,), num_blocks=1),
+        target="v",
+        sampling=DEFAULT_SAMPLING,
+        timetables={"ddim": {"2": (9, 4)}},
+        provenance={"data_digest": "d1g3st"},
+    )
+    weights = build_network(description, seed=seed).state_dict()
+    save_model(folder, description, weights=weights, schedule=NoiseSchedule(cosine_betas(25)))
+    return folder
+
+
+def write_evaluation(folder: Path, kid: float, tuning: dict[str, Any] | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    metrics = {promotion.KID: kid, "evaluate/kid_standard_error": 0.001, "evaluate/recall": 0.5}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    if tuning is not None:
+        (folder / "tuning.json").write_text(json.dumps(tuning))
+    return folder
+
+
+def registered(seed: int, kid: float, out: str = "registration") -> str:
+    """Make a model, say how good it is, and register it."""
+    folder = Path(f"model-{seed}")
+    return register(NAME, write_model(folder, seed), write_evaluation(Path("evaluation"), kid), Path(out), NOWHERE)
+
+
+def decision(out: str = "registration") -> Any:
+    return json.loads(Path(out, "decision.json").read_text())
+
+
+def versions() -> dict[str, Any]:
+    found = store.connect().search_model_versions(f"name = '{NAME}'")
+    return {str(version.version): version for version in found}
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_the_first_model_is_champion_with_its_evidence() -> None:
+    said = registered(seed=1, kid=0.1)
+    assert said.startswith("tiny version 1 is champion")
+    assert Registry(NAME).aliases() == {"champion": "1"}
+    card = Path("registration/MODEL_CARD.md").read_text()
+    assert card.startswith("# Model card: tiny")
+    assert versions()["1"].description == card
+    assert decision() == {
+        "decision": "accept",
+        "rules": [
+            {
+                "name": "kid_is_known",
+                "passed": True,
+                "found": 0.1,
+                "wanted": "a finite evaluate/kid",
+                "measured": False,
+            },
+            {
+                "name": "champion",
+                "passed": True,
+                "found": None,
+                "wanted": "no champion, or a worse one",
+                "measured": False,
+            },
+        ],
+        "comparison": None,
+        "champion": None,
+        "challenger": None,
+        "model_digest": model_digest(Path("registration/model")),
+    }
+    tags = versions()["1"].tags
+    assert tags["model.digest"] == decision()["model_digest"]
+    assert tags["data.digest"] == "d1g3st"
+    assert (tags["decision"], tags["promoted_from"]) == ("accept", "none")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", tags["promoted_at"])
+    assert "no champion" in tags["promoted_why"]
+    assert Registry(NAME).metrics("1") == read_metrics(Path("evaluation/metrics.json"))
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_the_champion_draws_the_pictures_of_its_folder_with_pickle_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    registered(seed=1, kid=0.1)
+    import mlflow
+
+    champion = mlflow.pyfunc.load_model("models:/tiny@champion")
+    model = load_model(Path("registration/model"))
+
+    drawn = champion.predict(pd.DataFrame({"seed": [5, 6, 7], "label": [1, None, 0]}))
+    assert drawn.dtype == np.uint8
+    assert drawn.shape == (3, 8, 8, 1)
+    assert np.array_equal(drawn, draw(model, [5, 6, 7], [1, 2, 0], sampler="dpmpp_2m", num_steps=20))
+
+    whole = champion.predict(pd.DataFrame({"seed": [5], "label": [1]}), params={"steps": 2, "sampler": "ddim"})
+    assert np.array_equal(whole, draw(model, [5], [1], sampler="ddim", num_steps=2))
+    guided = champion.predict(pd.DataFrame({"seed": [5], "label": [1]}), params={"steps": 2, "guidance_scale": 2.0})
+    assert np.array_equal(guided, draw(model, [5], [1], sampler="dpmpp_2m", num_steps=2, guidance_scale=2.0))
+    assert champion.predict(pd.DataFrame({"seed": [5]})).shape == (1, 8, 8, 1)
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_registered_model_without_classes_draws_without_labels() -> None:
+    model = write_model(Path("model"), class_names=None)
+    register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), NOWHERE)
+    import mlflow
+
+    champion = mlflow.pyfunc.load_model("models:/tiny/1")
+    assert champion.predict(pd.DataFrame({"seed": [5, 6]})).shape == (2, 8, 8, 1)
+    assert champion.predict(pd.DataFrame({"seed": [5], "label": [None]})).shape == (1, 8, 8, 1)
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_nothing_registered_is_pickled_and_its_requirements_are_exact() -> None:
+    registered(seed=1, kid=0.1)
+    folder = download("models:/tiny@champion").parents[1]
+    names = {path.name for path in folder.rglob("*") if path.is_file()}
+    assert {"pyfunc_model.py", "model.safetensors", "model.json", "MLmodel"} <= names
+    assert not [name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".pth", ".bin"))]
+    requirements = (folder / "requirements.txt").read_text().split()
+    assert "torch==2.13.0" in requirements
+    assert all(re.fullmatch(r"[a-z-]+==[0-9.a-z]+", line) for line in requirements)
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_the_same_model_twice_makes_no_second_version() -> None:
+    registered(seed=1, kid=0.1)
+    assert "this model already" in registered(seed=1, kid=0.1)
+    assert list(versions()) == ["1"]
+    assert decision() | {"model_digest": ""} == {
+        "decision": "unchanged", "rules": [], "comparison": None, "champion": "1", "challenger": "1", "model_digest": "",
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def arena_folder(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_arena(tmp_path_factory.mktemp("arena"), digits)
+
+
+def challenge(arena: EvaluationSetup, quality: tuple[float, float], **changes: Any) -> str:
+    """Register a model of this quality; all tell the same lie about their KID."""
+    digest = changes.pop("data_digest", arena.facts()["data_digest"])
+    model = write_rival(Path(f"rival-{quality}"), digest, quality=quality, **changes)
+    return register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), arena)
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_models_meet_on_the_same_pictures_and_the_better_one_is_champion(arena_folder: Path) -> None:
+    arena = open_arena(arena_folder)
+    challenge(arena, FAIR, data_digest="older")
+    assert challenge(arena, GOOD).startswith("tiny version 2 is champion: ")
+    assert Registry(NAME).aliases() == {"champion": "2", "previous": "1"}
+    accepted = decision()
+    assert (accepted["decision"], accepted["champion"]) == ("accept", "1")
+    assert accepted["comparison"]["data_is_new"]
+    assert accepted["comparison"]["kid_difference"]["high"] < 0 < accepted["comparison"]["kid_difference"]["margin"]
+    tags = versions()["2"].tags
+    assert (tags["decision"], tags["promoted_from"]) == ("accept", "1")
+    assert {"promoted_by", "promoted_at", "promoted_why", COMPLETE_TAG} <= tags.keys()
+
+    assert "kid_is_lower: found" in challenge(arena, BAD)
+    assert Registry(NAME).aliases() == {"champion": "2", "previous": "1", "challenger": "3"}
+    rejected = decision()
+    assert (rejected["decision"], rejected["champion"]) == ("reject", "2")
+    assert rejected["comparison"]["kid_difference"]["low"] > 0
+    assert versions()["3"].tags["decision"] == "reject"
+    assert "promoted_at" not in versions()["3"].tags
+    history = Registry(NAME).succession.history()
+    assert [(entry["event"], entry["version"], entry["champion_before"]) for entry in history] == [
+        ("accept", "1", "none"), ("accept", "2", "1"), ("reject", "3", "2"),
+    ]  # fmt: skip
+    with np.load("registration/challenger/samples.npz") as ours, np.load("registration/champion/samples.npz") as theirs:
+        assert np.array_equal(ours["seeds"], theirs["seeds"])
+        assert np.array_equal(ours["labels"], theirs["labels"])
+        assert ours["images"].mean() > theirs["images"].mean()
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_decision_is_the_same_twice_but_for_what_was_measured(arena_folder: Path) -> None:
+    arena, found = open_arena(arena_folder), []
+    challenge(arena, GOOD)
+    for name in ("one", "other"):
+        candidate = make_candidate(
+            write_rival(Path("equal"), arena.facts()["data_digest"], seed=1),
+            write_evaluation(Path("evaluation"), 0.1),
+            Path(name),
+        )
+        champion = download(f"models:/{NAME}@champion")
+        judged = verdict(candidate.metrics, candidate.folder, champion, arena, Path(name))
+        assert judged.comparison is not None
+        assert judged.comparison["measured"]["champion"]["batch_ms"] > 0
+        found.append(([rule for rule in judged.rules if not rule.measured], {**judged.comparison, "measured": None}))
+    assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_model_of_other_pictures_or_fewer_classes_is_no_champion(arena_folder: Path) -> None:
+    arena = open_arena(arena_folder)
+    challenge(arena, FAIR)
+    assert "same_pictures" in challenge(arena, GOOD, image_size=16)
+    assert "classes_are_kept: found lost digit 9" in challenge(
+        arena, GOOD, classes=tuple(f"digit {i}" for i in range(9))
+    )
+    assert Registry(NAME).aliases()["champion"] == "1"
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_model_of_other_data_than_the_prepared_is_refused_before_it_draws(arena_folder: Path) -> None:
+    arena = open_arena(arena_folder)
+    challenge(arena, FAIR)
+    with pytest.raises(FoundryError, match="run `dvc repro` first"):
+        challenge(arena, GOOD, data_digest="stale")
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_trial_that_fails_is_named_and_nothing_is_registered(arena_folder: Path) -> None:
+    arena = open_arena(arena_folder)
+    challenge(arena, FAIR)
+    # More steps than the model has noise levels.
+    with pytest.raises(FoundryError, match=r"model: its trial ended with exit code 2"):
+        challenge(arena, GOOD, num_steps=99)
+    assert list(versions()) == ["1"]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_version_leads_to_the_run_that_trained_it_and_its_registration_lies_beside_it() -> None:
+    folder = write_model(Path("model"))
+    with runs.stage_run("train", params={}) as run:
+        run.tags({"model.digest": model_digest(folder)})
+    register(NAME, folder, write_evaluation(Path("evaluation"), 0.1), Path("registration"), NOWHERE)
+    client = store.connect()
+    training = client.get_run(versions()["1"].run_id)
+    (registration,) = client.search_runs([store.experiment_id(client)], "attributes.run_name = 'register'")
+    assert training.info.run_name == "train"
+    assert registration.data.tags["mlflow.parentRunId"] == training.data.tags["mlflow.parentRunId"]
+    assert registration.data.metrics[promotion.KID] == 0.1
+    assert registration.info.status == "FINISHED"
+    assert [file.path for file in client.list_artifacts(registration.info.run_id)] == ["MODEL_CARD.md", "decision.json"]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_when_the_champion_has_changed_meanwhile_nothing_half_made_stays() -> None:
+    registered(seed=1, kid=0.1)
+    candidate = make_candidate(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"))
+    Path("candidate/decision.json").write_text("{}")
+    stale = Decision(accepted=True, against="7", why="better than version 7")
+    for name, before in ((NAME, {"champion": "1"}), ("another", {})):
+        with pytest.raises(ChampionChangedError, match="decided against champion 7, but now that is"):
+            Registry(name).add(candidate, stale)
+        assert Registry(name).aliases() == before
+    assert list(versions()) == ["1"]
+    client = store.connect()
+    assert [found.name for found in client.search_registered_models()] == [NAME]
+    assert len(client.search_logged_models([store.experiment_id(client)])) == 1
+    failed = client.search_runs([store.experiment_id(client)], "attributes.status = 'FAILED'")
+    assert [run.info.run_name for run in failed] == ["register", "register"]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_what_a_killed_registration_left_is_taken_away_by_the_next() -> None:
+    registered(seed=1, kid=0.1)
+    client = store.connect()
+    # Killed before it was decided about.
+    client.delete_model_version_tag(NAME, "1", COMPLETE_TAG)
+    client.delete_registered_model_alias(NAME, "champion")
+    registered(seed=1, kid=0.1)
+    assert list(versions()) == ["2"]
+    assert COMPLETE_TAG in versions()["2"].tags
+    assert Registry(NAME).aliases() == {"champion": "2"}
+    assert len(client.search_logged_models([store.experiment_id(client)])) == 1
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_registry_that_does_not_answer_is_named_and_what_was_made_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        uri = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(store.StoreError, match=uri) as error:
+        registered(seed=1, kid=0.1)
+    assert error.value.exit_code == 2
+    assert len(str(error.value).splitlines()) == 1
+    assert decision()["decision"] == "undecided"
+    assert decision()["model_digest"] == model_digest(Path("registration/model"))
+
+
+@pytest.mark.usefixtures("workspace")
+def test_what_the_evaluation_found_about_sampling_goes_into_the_model() -> None:
+    tuning = {"timetables": {"ddim": {"3": [9, 5, 1]}}, "sampling": {"num_steps": 3, "sampler": "ddim"}}
+    evaluation = write_evaluation(Path("evaluation"), 0.1, tuning)
+    trained = write_model(Path("model"))
+    tuned = apply_tuning(trained, evaluation / "tuning.json", Path("out"))
+    assert tuned.description.timetables == {"ddim": {"2": (9, 4), "3": (9, 5, 1)}}
+    assert (tuned.description.sampling.sampler, tuned.description.sampling.num_steps) == ("ddim", 3)
+    assert tuned.description.sampling.guidance_scale == DEFAULT_SAMPLING.guidance_scale
+    assert tuned.digest == model_digest(Path("out")) != model_digest(trained)
+    assert {path.name for path in Path("out").iterdir()} == {"model.safetensors", "model.json"}
+
+
+@pytest.mark.parametrize(
+    "tuning", [{"sampling": {"speed": 1}}, {"timetables": {"ddim": {"2": ["a"]}}}, {"timetables": 1}]
+)
+@pytest.mark.usefixtures("workspace")
+def test_a_tuning_that_does_not_fit_is_named(tuning: dict[str, Any]) -> None:
+    write_evaluation(Path("evaluation"), 0.1, tuning)
+    with pytest.raises(FoundryError, match=r"evaluation/tuning\.json: "):
+        apply_tuning(write_model(Path("model")), Path("evaluation/tuning.json"), Path("out"))
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"evaluate/kid": "low"}'])
+def test_metrics_that_are_none_are_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "metrics.json").write_text(text)
+    with pytest.raises(FoundryError, match=r"metrics\.json: "):
+        read_metrics(tmp_path / "metrics.json")
+
+
+def test_a_missing_evaluation_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FoundryError, match=r"metrics\.json: No such file"):
+        read_metrics(tmp_path / "metrics.json")
+
+
+def test_experiments_never_promote(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
+    with pytest.raises(FoundryError, match="experiments never promote .*wide-net"):
+        refuse_experiments()
+
+
+def test_help_answers_without_torch_and_mlflow(root: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "pipeline.register", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
+    assert "--evaluation FOLDER" in done.stdout
+    assert "mlflow" not in done.stderr
+    assert "torch" not in done.stderr

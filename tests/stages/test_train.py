@@ -1,0 +1,277 @@
+"""The stage in processes of its own: it is killed, and nothing is lost."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import yaml
+from numpy.typing import NDArray
+
+from pipeline.artefacts.dataset import DatasetInfo, digest_of, write_split
+from pipeline.artefacts.files import file_digest
+from pipeline.artefacts.model import load_model
+
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
+CHANGES = {
+    "prepare": {"image_size": 8},
+    "schedule": {"num_timesteps": 8},
+    "evaluate": {"num_steps": 8},
+    "train": {
+        "num_images": 4800,
+        "batch_size": 32,
+        "num_grids": 2,
+        "num_snapshots": 2,
+        "network": {"widths": [8], "num_blocks": 1, "patch_size": 2},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, root: Path, digits: Digits) -> Path:
+    """A folder with params.yaml and what the stages before have written for scikit-learn's digits."""
+    folder = tmp_path_factory.mktemp("project")
+    document = yaml.safe_load((root / "params.yaml").read_text())
+    for section, changes in CHANGES.items():
+        document[section] |= changes
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+    prepared, (images, labels) = folder / "data" / "prepared", digits
+    prepared.mkdir(parents=True)
+    for split, part in (("train", np.arange(1500)), ("held_out", np.arange(1500, 1797))):
+        write_split(prepared / split, part, images[..., None].__getitem__, labels[part])
+    info = DatasetInfo(
+        image_size=8,
+        channels=1,
+        class_names=tuple("0123456789"),
+        num_train=1500,
+        num_held_out=297,
+        digest=digest_of(prepared),
+    )
+    (prepared / "dataset.json").write_text(json.dumps(info.document()))
+    schedule = _command(root, folder, "schedule", "--out", "data/schedule")
+    _, errors = schedule.communicate(timeout=240)
+    assert schedule.returncode == 0, errors
+    return folder
+
+
+def _command(root: Path, folder: Path, stage: str, *options: str, **more: str) -> subprocess.Popen[str]:
+    # A store of its own for each project: the folder is neither a git work tree nor a DVC project.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
+    environment |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "NPROC": "1"}
+    command = [sys.executable, "-m", f"pipeline.{stage}", "--prepared", "data/prepared", *options]
+    return subprocess.Popen(command, cwd=folder, env=environment | more, stderr=subprocess.PIPE, text=True)
+
+
+def _train(
+    root: Path, folder: Path, out: str, *, interval_sec: float = 0.2, **environment: str
+) -> subprocess.Popen[str]:
+    options = ["--schedule", "data/schedule", "--out", out, "--checkpoint-interval-sec", str(interval_sec)]
+    return _command(root, folder, "train", *options, **environment)
+
+
+def _digests(out: Path) -> dict[str, str]:
+    return {str(path.relative_to(out)): file_digest(path) for path in sorted(out.rglob("*")) if path.is_file()}
+
+
+def _store(folder: Path) -> Path:
+    (store,) = (folder / ".foundry" / "training").iterdir()
+    return store
+
+
+def _wait_for_another_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    """Until a checkpoint is there that was not there before."""
+    known = set((folder / ".foundry" / "training").glob("*/*.safetensors"))
+    deadline = time.monotonic() + 60
+    while not set((folder / ".foundry" / "training").glob("*/[0-9]*.safetensors")) - known:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(project: Path, root: Path) -> dict[str, str]:
+    process = _train(root, project, "whole")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    for path in _store(project).rglob("*"):
+        if path.is_file():
+            path.unlink()
+    return _digests(project / "whole")
+
+
+def test_a_training_writes_what_the_contracts_say(project: Path, uninterrupted: dict[str, str]) -> None:
+    assert list(uninterrupted) == [
+        "curves.csv",
+        "grids/000002400.png",
+        "grids/000004800.png",
+        "model.json",
+        "model.safetensors",
+        "snapshots.safetensors",
+    ]
+    model = load_model(project / "whole")
+    assert model.description.data.class_names == tuple("0123456789")
+    with (project / "whole" / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 150
+    assert float(rows[-1]["train/loss"]) < 0.7 * float(rows[0]["train/loss"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_training_goes_on_to_the_same_bytes(
+    project: Path, root: Path, uninterrupted: dict[str, str], number: signal.Signals
+) -> None:
+    out = f"killed-{number.name}"
+    first = _train(root, project, out)
+    _wait_for_another_checkpoint(project, first)
+    first.send_signal(number)
+    _, errors = first.communicate(timeout=240)
+    assert first.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    if number == signal.SIGTERM:
+        assert "the next run goes on from there" in errors
+    assert not (project / out / "model.json").exists()
+
+    second = _train(root, project, out)
+    _, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
+    assert "going on after" in errors
+    assert _digests(project / out) == uninterrupted
+    for path in _store(project).glob("*.safetensors"):
+        path.unlink()
+
+
+@pytest.fixture
+def fresh(project: Path, tmp_path: Path) -> Path:
+    """The same project without any resume state or run."""
+    for name in ("params.yaml", "data"):
+        copy = shutil.copytree if (project / name).is_dir() else shutil.copyfile
+        copy(project / name, tmp_path / name)
+    return tmp_path
+
+
+DYING = """
+import os, pathlib, signal, sys
+# Half of the third checkpoint reaches the disk, then the power is off.
+write, seen = pathlib.Path.write_bytes, []
+def dying(path, content):
+    if "new.safetensors" in path.name:
+        seen.append(path)
+        if len(seen) == 3:
+            write(path, content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+    return write(path, content)
+pathlib.Path.write_bytes = dying
+"""
+
+
+def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_checkpoint_alone(
+    fresh: Path, root: Path, uninterrupted: dict[str, str]
+) -> None:
+    (fresh / "dying").mkdir()
+    (fresh / "dying" / "sitecustomize.py").write_text(DYING)
+    first = _train(root, fresh, "out", PYTHONPATH=f"{fresh / 'dying'}:{root}")
+    first.communicate(timeout=240)
+    assert first.returncode == -signal.SIGKILL
+    assert len(list(_store(fresh).glob(".new.safetensors.*.tmp"))) == 1
+    assert len(list(_store(fresh).glob("[0-9]*.safetensors"))) == 2
+
+    second = _train(root, fresh, "out")
+    _, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
+    assert "going on after" in errors
+    assert _digests(fresh / "out") == uninterrupted
+    assert [path.name for path in _store(fresh).glob(".*")] == []
+
+
+def test_a_training_goes_on_in_its_own_precision_alone(fresh: Path, root: Path) -> None:
+    precisions = {"bfloat16": True, "float32": False}
+    for precision, has_units in precisions.items():
+        (fresh / precision).mkdir()
+        code = f"import torch\ntorch.cpu.get_capabilities = lambda: {{'amx_bf16': {has_units}}}\n"
+        (fresh / precision / "sitecustomize.py").write_text(code)
+    first = _train(root, fresh, "out", PYTHONPATH=f"{fresh / 'bfloat16'}:{root}")
+    _wait_for_another_checkpoint(fresh, first)
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=240)
+
+    said = {}
+    for precision in ("float32", "bfloat16"):
+        later = _train(root, fresh, precision, PYTHONPATH=f"{fresh / precision}:{root}")
+        _, said[precision] = later.communicate(timeout=240)
+        assert later.returncode == 0, said[precision]
+    assert "going on after" not in said["float32"]
+    assert "going on after" in said["bfloat16"]
+    assert file_digest(fresh / "float32" / "model.safetensors") != file_digest(fresh / "bfloat16" / "model.safetensors")
+
+
+def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
+    fresh: Path, root: Path, uninterrupted: dict[str, str]
+) -> None:
+    first = _train(root, fresh, "out")
+    for _ in range(2):
+        _wait_for_another_checkpoint(fresh, first)
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=240)
+    newest = max(_store(fresh).glob("[0-9]*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-1])
+
+    second = _train(root, fresh, "out")
+    _, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
+    assert f"{newest.name}: damaged" in errors
+    assert "the checkpoint before is used" in errors
+    assert _digests(fresh / "out") == uninterrupted
+
+
+NUM_KILLS = 20
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_twenty_kills_at_random_moments_change_no_byte(fresh: Path, root: Path, uninterrupted: dict[str, str]) -> None:
+    draw = random.Random(os.environ.get("FOUNDRY_SEED", "0"))  # noqa: S311, moments
+    kills = 0
+    while kills < NUM_KILLS:
+        process = _train(root, fresh, "out", interval_sec=0.0)
+        _wait_for_another_checkpoint(fresh, process)
+        # With a checkpoint after every step most of these moments lie within the writing of one.
+        time.sleep(draw.uniform(0, 0.03))
+        process.send_signal(signal.SIGKILL)
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == -signal.SIGKILL, errors
+        kills += 1
+    last = _train(root, fresh, "out")
+    _, errors = last.communicate(timeout=240)
+    assert last.returncode == 0, errors
+    assert _digests(fresh / "out") == uninterrupted
+
+
+@pytest.mark.long
+def test_when_one_of_several_processes_is_killed_the_others_end_and_the_next_run_goes_on(
+    fresh: Path, root: Path
+) -> None:
+    whole = _train(root, fresh, "whole", NPROC="2")
+    _, errors = whole.communicate(timeout=240)
+    assert whole.returncode == 0, errors
+    shutil.rmtree(fresh / ".foundry" / "training")
+
+    first = _train(root, fresh, "out", NPROC="2")
+    _wait_for_another_checkpoint(fresh, first)
+    (other,) = [child for child in psutil.Process(first.pid).children() if child.name().startswith("python")]
+    other.kill()
+    _, errors = first.communicate(timeout=240)
+    assert first.returncode == 2, errors
+    assert "another one has ended" in errors
+    second = _train(root, fresh, "out", NPROC="2")
+    _, errors = second.communicate(timeout=240)
+    assert second.returncode == 0, errors
+    assert "going on after" in errors
+    assert _digests(fresh / "out") == _digests(fresh / "whole")

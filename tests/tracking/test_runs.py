@@ -1,0 +1,376 @@
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipeline.provenance import lineage
+from pipeline.tracking import runs, store
+from pipeline.tracking.outbox import Outbox, ownerless
+from pipeline.tracking.shipper import PROCESS_TAG, WORKTREE_TAG, Shipper
+
+PARAMS = {"train": {"learning_rate": 0.001, "network": {"widths": [32, 64]}, "target": "v"}}
+
+
+def stored_runs(name: str | None = None) -> list[Any]:
+    """Runs in the store, oldest first; those called `name`."""
+    client = store.connect()
+    found = client.search_runs([store.experiment_id(client)], order_by=["attributes.start_time"])
+    return [run for run in found if name in {None, run.info.run_name}]
+
+
+def curve(run: Any, key: str) -> list[tuple[int, float]]:
+    history = store.connect().get_metric_history(run.info.run_id, key)
+    return [(metric.step, metric.value) for metric in history]
+
+
+def parent_of(run: Any) -> Any:
+    return store.connect().get_run(run.data.tags["mlflow.parentRunId"])
+
+
+def files(run: Any, folder: str | None = None) -> list[str]:
+    return [file.path for file in store.connect().list_artifacts(run.info.run_id, folder)]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_stage_is_a_child_of_its_pipeline_and_both_say_where_they_come_from(workspace: Path) -> None:
+    (workspace / "params.yaml").write_text("prepare: {image_size: 28}\ntrain: {target: v}\n")
+    with runs.stage_run("train", params=PARAMS) as run:
+        run.tags({"model.digest": "abc"})
+        run.dataset("0123456789" * 4)
+    (child,) = stored_runs("train")
+    parent = parent_of(child)
+    assert child.data.params == {
+        "train.learning_rate": "0.001",
+        "train.network.widths": "[32, 64]",
+        "train.target": "v",
+    }
+    assert parent.data.params == {"prepare.image_size": "28", "train.target": "v"}
+    assert parent.info.run_name == lineage.params_digest(lineage.all_params())[:8]
+    assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
+    assert child.data.tags["dvc.stage"] == "train"
+    assert child.data.tags["mlflow.source.name"] == "pipeline.train"
+    for each in (child, parent):
+        assert each.data.tags["model.digest"] == "abc"
+        assert each.data.tags["data.digest"] == "0123456789" * 4
+        assert each.data.tags["version.torch"].startswith("2.")
+        assert [entry.dataset.digest for entry in each.inputs.dataset_inputs] == [("0123456789" * 4)[:36]]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_curves_and_results_stand_on_the_stage_and_on_the_pipeline() -> None:
+    with runs.stage_run("train", params=PARAMS) as run:
+        for step in range(3):
+            run.metrics({"train/loss": 1.0 / (1 + step)}, step=64 * step)
+        run.metrics({"train/held_out": 0.25, "train/odd": float("nan")})
+    (child,) = stored_runs("train")
+    for each in (child, parent_of(child)):
+        assert curve(each, "train/loss") == [(0, 1.0), (64, 0.5), (128, 1.0 / 3)]
+        assert curve(each, "train/held_out") == [(0, 0.25)]
+        assert np.isnan(each.data.metrics["train/odd"])
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_pictures_are_where_the_image_view_looks_for_them(workspace: Path) -> None:
+    from PIL import Image
+
+    (workspace / "report.html").write_text("report")
+    Image.new("L", (300, 200)).save(workspace / "grid.png")
+    with runs.stage_run("evaluate", params={}) as run:
+        run.image("evaluate/grid", workspace / "grid.png")
+        run.image("evaluate/colour", np.zeros((8, 8, 3), np.uint8), step=64)
+        run.image("evaluate/grey", np.zeros((8, 8, 1), np.uint8), step=64)
+        run.artifact(workspace / "report.html", folder="reports")
+        (workspace / "report.html").write_text("another")
+    (child,) = stored_runs("evaluate")
+    names = [Path(path).name.split("+") for path in files(child, "images")]
+    assert {(name[0], name[2]) for name in names} == {
+        ("evaluate~grid", "0"),
+        ("evaluate~colour", "64"),
+        ("evaluate~grey", "64"),
+    }
+    assert [name[-1].split(".")[-1] for name in names] == ["webp", "png"] * 3
+    assert child.data.tags["mlflow.loggedImages"] == "True"
+    assert files(parent_of(child), "images") == files(child, "images")
+    (path,) = files(child, "reports")
+    assert Path(store.connect().download_artifacts(child.info.run_id, path)).read_text() == "report"
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_stage_that_fails_says_so_and_its_error_passes() -> None:
+    with pytest.raises(ValueError, match="broken"), runs.stage_run("train", params=PARAMS):
+        raise ValueError("broken")
+    (child,) = stored_runs("train")
+    assert (child.info.status, parent_of(child).info.status) == ("FAILED", "FAILED")
+    assert child.data.tags["error"] == "ValueError: broken"
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_stage_that_is_stopped_was_killed() -> None:
+    with pytest.raises(SystemExit), runs.stage_run("train", params=PARAMS):
+        sys.exit(143)
+    (child,) = stored_runs("train")
+    assert (child.info.status, parent_of(child).info.status) == ("KILLED", "KILLED")
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_resumed_training_goes_on_with_its_run_and_doubles_no_point() -> None:
+    with contextlib.suppress(SystemExit), runs.stage_run("train", params=PARAMS) as run:
+        for step in range(6):
+            run.metrics({"train/loss": float(step)}, step=step)
+        run.image("train/grid", np.zeros((8, 8), np.uint8), step=2)
+        sys.exit(143)
+    # From the checkpoint at step 3.
+    with runs.stage_run("train", params=PARAMS, resume_run_id=run.run_id) as again:
+        again.image("train/grid", np.zeros((8, 8), np.uint8), step=2)
+        for step in range(3, 9):
+            again.metrics({"train/loss": float(step)}, step=step)
+    (child,) = stored_runs("train")
+    assert again.run_id == run.run_id
+    assert curve(child, "train/loss") == [(step, float(step)) for step in range(9)]
+    assert len(files(child, "images")) == 2
+    assert (child.info.status, parent_of(child).info.status) == ("FINISHED", "FINISHED")
+    assert len(stored_runs()) == 2
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_resumed_training_whose_run_was_deleted_gets_a_new_one() -> None:
+    with pytest.raises(SystemExit), runs.stage_run("train", params=PARAMS) as run:
+        sys.exit(143)
+    for old in stored_runs():
+        store.connect().delete_run(old.info.run_id)
+    with runs.stage_run("train", params=PARAMS, resume_run_id=run.run_id) as again:
+        again.metrics({"train/loss": 1.0}, step=1)
+    (child,) = stored_runs("train")
+    assert child.data.params["train.target"] == "v"
+    assert curve(child, "train/loss") == [(1, 1.0)]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_sending_everything_again_changes_nothing(workspace: Path) -> None:
+    """As after a kill between sending and remembering that it was sent."""
+    home = workspace / ".foundry" / "outbox"
+    with runs.stage_run("train", params=PARAMS) as run:
+        for step in range(5):
+            run.metrics({"train/loss": float(step)}, step=step)
+        run.metrics({"train/held_out": 0.5})
+        run.image("train/grid", np.zeros((8, 8), np.uint8))
+        (folder,) = home.iterdir()
+        shutil.copytree(folder, workspace / "copy")
+    before = _everything()
+    for _ in range(2):
+        shutil.copytree(workspace / "copy", home / folder.name)
+        (home / folder.name / "shipped").unlink(missing_ok=True)
+        assert runs.sync() == 1
+    after = _everything()
+    assert len(after) == 2
+    assert after == before
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_what_a_killed_stage_left_is_sent_by_the_next_and_its_run_was_killed(workspace: Path, root: Path) -> None:
+    code = """
+from pipeline.tracking import runs
+with runs.stage_run("train", params={"train": {"target": "v"}}) as run:
+    run.metrics({"train/loss": 0.5}, step=64)
+    print("ready", flush=True)
+    input()
+"""
+    environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{_free_port()}"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, cwd=workspace, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        process.send_signal(signal.SIGKILL)
+    with runs.stage_run("evaluate", params={}):
+        pass
+    (child,) = stored_runs("train")
+    assert curve(child, "train/loss") == [(64, 0.5)]
+    assert (child.info.status, parent_of(child).info.status) == ("KILLED", "KILLED")
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_run_whose_process_is_gone_is_ended_and_one_of_a_living_process_is_not(workspace: Path) -> None:
+    client = store.connect()
+    experiment = store.experiment_id(client)
+    gone, here = lineage.ProcessId(2**22 + 1, 0.0), lineage.ProcessId.current()
+    made = {
+        (process, place): client.create_run(experiment, tags={PROCESS_TAG: str(process), WORKTREE_TAG: place})
+        for process in (gone, here)
+        for place in (lineage.worktree(), "another-machine:/work")
+    }
+    Shipper(workspace / ".foundry" / "outbox").end_killed_runs()
+    status = {key: client.get_run(run.info.run_id).info.status for key, run in made.items()}
+    assert status.pop((gone, lineage.worktree())) == "KILLED"
+    assert set(status.values()) == {"RUNNING"}
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_what_the_server_refuses_is_laid_aside_and_the_rest_arrives(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with runs.stage_run("train", params=PARAMS) as run:
+        run.metrics({"train/loss": 0.5}, step=1)
+        run.metrics({"a*b": 0.5}, step=1)
+        run.metrics({"train/loss": 0.25}, step=2)
+    (child,) = stored_runs("train")
+    assert curve(child, "train/loss") == [(1, 0.5), (2, 0.25)]
+    (refused,) = (workspace / ".foundry" / "refused").glob("*/refused.jsonl")
+    assert "a*b" in refused.read_text()
+    assert "a*b" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_damaged_outbox_is_laid_aside_and_the_others_are_sent(workspace: Path) -> None:
+    home = workspace / ".foundry" / "outbox"
+    damaged = Outbox.create(home)
+    (damaged.folder / "entries.jsonl").write_text("not JSON\n")
+    os.close(damaged._file)
+    with runs.stage_run("train", params=PARAMS):
+        pass
+    assert [run.info.status for run in stored_runs("train")] == ["FINISHED"]
+    assert (workspace / ".foundry" / "refused" / damaged.folder.name).is_dir()
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_the_changes_of_a_dirty_tree_are_kept_with_the_pipeline(workspace: Path) -> None:
+    for command in (["init"], ["add", "mlflow.db"], ["commit", "--message", "first"]):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=workspace, check=True, capture_output=True)
+    (workspace / ".gitignore").write_text("/mlflow.db*\n/mlartifacts/\n/.foundry/\n")
+    with runs.stage_run("train", params=PARAMS):
+        pass
+    (child,) = stored_runs("train")
+    parent = parent_of(child)
+    assert parent.data.tags["git.dirty"] == "true"
+    path = store.connect().download_artifacts(parent.info.run_id, "git-diff.patch")
+    assert "+/mlartifacts/" in Path(path).read_text()
+    assert parent.info.run_name.startswith(parent.data.tags["git.commit"][:7])
+
+
+def test_a_relative_database_lies_in_the_main_worktree(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.tracking_uri() == f"sqlite:///{workspace}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert store.tracking_uri() == f"sqlite:///{workspace}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
+    assert store.tracking_uri() == "http://somewhere:5000"
+
+
+def test_artefacts_of_a_local_store_lie_beside_it(tracking_store: Path) -> None:
+    client = store.connect()
+    experiment = client.get_experiment(store.experiment_id(client))
+    assert experiment.artifact_location == f"{tracking_store.parent.as_uri()}/mlartifacts"
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_deleted_experiment_is_restored() -> None:
+    client = store.connect()
+    experiment = store.experiment_id(client)
+    client.delete_experiment(experiment)
+    assert store.experiment_id(client) == experiment
+    assert client.get_experiment(experiment).lifecycle_stage == "active"
+
+
+def test_processes_that_come_to_a_fresh_store_at_once_all_find_it(raced_store: tuple[Path, list[str]]) -> None:
+    assert raced_store[1] == ["1\n", "1\n"]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_nothing_but_the_tracking_server_is_told() -> None:
+    store.connect()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
+
+
+def test_help_answers_without_mlflow(root: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "pipeline.tracking.runs", "--help"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
+    assert "sync" in done.stdout
+    assert "mlflow" not in done.stderr
+    assert "torch" not in done.stderr
+
+
+def test_a_server_that_is_away_fails_nothing_and_is_told_everything_once_when_it_is_back(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Away at the start, there, gone in the middle, away at the end, and back."""
+    port = _free_port()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    (workspace / "report.html").write_text("report")
+
+    with runs.stage_run("prepare", params=PARAMS) as run:
+        run.metrics({"prepare/num_train": 60000})
+        run.artifact(workspace / "report.html")
+    assert capsys.readouterr().err.count("does not answer") == 1
+    with pytest.raises(store.StoreError, match=f"http://127.0.0.1:{port}"):
+        runs.sync()
+    assert len(list((workspace / ".foundry" / "outbox").iterdir())) == 1
+
+    with runs.stage_run("train", params=PARAMS) as run:
+        with _server(workspace, port):
+            run.metrics({"train/loss": 0.0}, step=0)
+            _wait_until(lambda: [curve(found, "train/loss") for found in stored_runs("train")] == [[(0, 0.0)]])
+        for step in range(1, 50):
+            run.metrics({"train/loss": float(step)}, step=step)
+    assert capsys.readouterr().err.count("sync` sends the rest") == 1
+
+    with _server(workspace, port):
+        assert runs.sync() == 1
+        assert runs.sync() == 0
+        (prepare,), (train,) = stored_runs("prepare"), stored_runs("train")
+        assert curve(prepare, "prepare/num_train") == [(0, 60000.0)]
+        assert files(prepare) == ["report.html"]
+        assert curve(train, "train/loss") == [(step, float(step)) for step in range(50)]
+        assert {run.info.status for run in stored_runs()} == {"FINISHED"}
+        assert len(stored_runs()) == 4
+    assert list(ownerless(workspace / ".foundry" / "outbox")) == []
+
+
+def _everything() -> list[Any]:
+    return [(run.data.to_dictionary(), curve(run, "train/loss"), files(run, "images")) for run in stored_runs()]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _server(workspace: Path, port: int) -> Iterator[None]:
+    """A real `mlflow server` while the block lasts."""
+    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
+    places = ["--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "served"]
+    environment = {**os.environ, **store.DEFAULTS}
+    del environment["MLFLOW_TRACKING_URI"]
+    with subprocess.Popen([*command, *places], cwd=workspace, env=environment, start_new_session=True) as process:
+        try:
+            _wait_until(lambda: _answers(port))
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+
+
+def _answers(port: int) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200)
+    except OSError:
+        return False
+
+
+def _wait_until(done: Any, timeout_sec: float = 60.0) -> None:
+    end = time.monotonic() + timeout_sec
+    while not done():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.1)

@@ -1,0 +1,83 @@
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.params import TrainParams
+from pipeline.training import checkpoint
+from pipeline.training.journal import Journal
+from tests.training.test_loop import SMALL, _training
+
+CONSTANT = {"learning_rate_plan": "constant", "warmup_share": 0.0}
+
+
+def _params(num_images: int, plan: str = "constant") -> TrainParams:
+    return SMALL.model_copy(update={**CONSTANT, "learning_rate_plan": plan, "num_images": num_images})
+
+
+def _run_to_the_end(store: Path, params: TrainParams) -> Journal:
+    journal = Journal(store, _training(params), checkpoint_interval_sec=60)
+    journal.resume()
+    for step in journal.training.steps():
+        journal.note(step)
+    journal.save()
+    return journal
+
+
+def test_a_finished_training_is_extended_to_the_weights_of_a_longer_one_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "other"):
+        (tmp_path / name).mkdir()
+    _run_to_the_end(tmp_path / "one", _params(96))
+    assert capsys.readouterr().err == ""
+    extended = _run_to_the_end(tmp_path / "one", _params(160))
+    assert "extending a finished training of 96 images to 160" in capsys.readouterr().err
+    longer = _run_to_the_end(tmp_path / "other", _params(160))
+    for found, wanted in (
+        (extended.training.weights(), longer.training.weights()),
+        *zip(extended.training.ema.tracks, longer.training.ema.tracks, strict=True),
+    ):
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_going_on_after_a_kill_is_not_called_an_extension(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
+    steps = first.training.steps()
+    for _ in range(6):
+        first.note(next(steps))
+    first.save()
+    again = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
+    again.resume()
+    assert again.num_images_saved == 96
+    assert capsys.readouterr().err == ""
+
+
+def test_the_seconds_of_all_processes_that_went_on_are_counted(tmp_path: Path) -> None:
+    began = time.monotonic()
+    first = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
+    time.sleep(0.2)
+    told = first.seconds
+    first.save()
+    again = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
+    # The time between, while nobody trains, is not.
+    time.sleep(0.3)
+    again.resume()
+    assert 0.2 < told <= again.seconds < time.monotonic() - began - 0.3
+
+
+def test_when_all_is_written_one_checkpoint_stays(tmp_path: Path) -> None:
+    store, out = tmp_path / "home" / "key", tmp_path / "out"
+    store.mkdir(parents=True)
+    out.mkdir()
+    journal = _run_to_the_end(store, _params(96))
+    journal.save()
+    (store / "grids").mkdir()
+    (store / "grids" / "000000096.png").write_bytes(b"grid")
+    (store / "grids" / "000000999.png").write_bytes(b"of a longer training")
+    journal.write(out)
+    assert sorted(path.name for path in out.rglob("*.png")) == ["000000096.png"]
+    assert (out / "curves.csv").read_text().count("\n") == 1 + len(journal.rows)
+    assert checkpoint.latest(store)[0] is not None
+    assert (store / "finished").exists()

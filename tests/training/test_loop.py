@@ -1,0 +1,158 @@
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.artefacts.dataset import Split
+from pipeline.artefacts.schedule_table import ScheduleTable
+from pipeline.artefacts.tensors import load_tensors, save_tensors
+from pipeline.device import Device
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.density import uniform_density
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.target import TARGETS
+from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
+from pipeline.errors import CheckFailedError
+from pipeline.params import TrainParams, load_params
+from pipeline.training.distributed import Workers
+from pipeline.training.loop import Training, TrainStep, check_finite
+
+CPU = Device(torch.device("cpu"), autocast=False, compile=False)
+BOUNDS = SnrBounds(0.1, 5.0)
+IN_BFLOAT16 = dataclasses.replace(CPU, autocast=True)
+COMMITTED = load_params(Path(__file__).parents[2] / "params.yaml").train
+SMALL = COMMITTED.model_copy(
+    update={
+        "num_images": 160,
+        "batch_size": 16,
+        "network": UNetConfig(widths=(8,), num_blocks=1, dropout=0.1),
+        "horizontal_flip": True,
+        "num_snapshots": 4,
+    }
+)
+
+
+def _table() -> ScheduleTable:
+    schedule = NoiseSchedule(cosine_betas(50))
+    weights = {(target, name): loss_weight(target, name, schedule, BOUNDS) for target in TARGETS for name in WEIGHTINGS}
+    return ScheduleTable(schedule, uniform_density(schedule), weights, torch.ones(50, dtype=torch.float64))
+
+
+def _training(params: TrainParams = SMALL, *, labelled: bool = True, device: Device = CPU) -> Training:
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 40)
+    # Three kinds of images that a network can tell apart: flat grey of three shades, a little noise.
+    pixels = (40 + 80 * labels[:, None, None, None] + random.integers(0, 9, (40, 8, 8, 1))).astype(np.uint8)
+    split = Split((pixels,), labels if labelled else None)
+    torch.manual_seed(params.seed)
+    network = UNet(params.network, image_size=8, channels=1, num_classes=3 if labelled else 0)
+    return Training(params, network, _table(), split, device)
+
+
+@pytest.mark.parametrize("device", [CPU, IN_BFLOAT16])
+def test_a_training_that_went_on_from_its_state_computes_the_same_bits(tmp_path: Path, device: Device) -> None:
+    whole = _training(device=device)
+    losses = [float(step.loss) for step in whole.steps()]
+    first, second = _training(device=device), _training(device=device)
+    steps = first.steps()
+    before = [float(next(steps).loss) for _ in range(4)]
+    save_tensors(tmp_path / "state.safetensors", first.state())
+    second.restore(load_tensors(tmp_path / "state.safetensors"), first.num_images)
+    after = [float(step.loss) for step in second.steps()]
+    assert before + after == losses
+    wanted, found = whole.state(), second.state()
+    assert wanted.keys() == found.keys()
+    assert all(torch.equal(wanted[name], found[name]) for name in wanted)
+
+
+def test_every_epoch_shows_every_image_once_in_an_order_of_its_own() -> None:
+    training = _training()
+    order = np.concatenate([training._indices(step) for step in range(10)])
+    epochs = order.reshape(4, 40)
+    assert all(sorted(epoch) == list(range(40)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 4
+
+
+def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
+    params = SMALL.model_copy(update={"num_images": 16_000, "warmup_share": 0.1})
+    training, shares = _training(params), []
+    for training.step in range(1000):
+        shares.append(training.learning_rate_share())
+    assert shares[0] == pytest.approx(0.01)
+    assert max(shares) == pytest.approx(1, rel=1e-3)
+    assert int(np.argmax(shares)) in range(98, 102)
+    assert shares[-1] < 1e-4
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_the_shares_of_a_team_add_up_to_the_gradient_of_the_whole_batch(size: int) -> None:
+    params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
+    wanted, found = _gradient(Workers(), params), 0.0
+    for rank in range(size):
+        found = found + _gradient(Workers(rank, size), params)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_in_bfloat16_the_gradient_points_where_it_points_in_float32() -> None:
+    params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
+    rough, exact = _gradient(Workers(), params, IN_BFLOAT16), _gradient(Workers(), params)
+    assert not torch.equal(rough, exact)
+    # bfloat16 has eight bits.
+    assert float((rough - exact).norm() / exact.norm()) < 2**-5
+
+
+def _gradient(team: Workers, params: TrainParams, device: Device = CPU) -> torch.Tensor:
+    training = _training(params, device=device)
+    training.team = team
+    # Blocks start as the identity, where most gradients are 0.
+    generator = torch.Generator().manual_seed(0)
+    for weight in training.weights().values():
+        weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
+    training._loss(training._batch(0)).backward()
+    return torch.cat([weight.grad.flatten() for weight in training.network.parameters() if weight.grad is not None])
+
+
+def test_a_constant_plan_takes_the_same_way_whatever_its_length() -> None:
+    plan = {"learning_rate_plan": "constant", "warmup_share": 0.0}
+    short, long = (_training(SMALL.model_copy(update={**plan, "num_images": n})) for n in (96, 160))
+    assert [float(s.loss) for s in short.steps()] == [
+        float(s.loss) for s, _ in zip(long.steps(), range(6), strict=False)
+    ]
+
+
+@pytest.mark.parametrize("device", [CPU, IN_BFLOAT16])
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("labelled", [True, False])
+def test_the_loss_falls(device: Device, target: str, labelled: bool) -> None:  # noqa: FBT001
+    params = SMALL.model_copy(update={"target": target, "num_images": 1600, "network": UNetConfig(widths=(8,))})
+    losses = [float(step.loss) for step in _training(params, labelled=labelled, device=device).steps()]
+    assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:10])
+
+
+def test_label_dropout_hides_about_its_share_of_the_classes() -> None:
+    training = _training(SMALL.model_copy(update={"label_dropout": 0.25, "batch_size": 1000}))
+    labels = training._batch(0).labels
+    assert labels is not None
+    hidden = float((labels == 3).float().mean())
+    assert hidden == pytest.approx(0.25, abs=4 * (0.25 * 0.75 / 1000) ** 0.5)
+
+
+def test_snapshots_are_taken_at_equal_distances_and_at_the_end() -> None:
+    training = _training()
+    for _ in training.steps():
+        pass
+    assert sorted({int(name.split("/")[0]) for name in training.snapshots}) == [3, 5, 8, 10]
+    last = {name.split("/")[2]: tensor for name, tensor in training.snapshots.items() if name.startswith("10/0.05/")}
+    assert all(torch.equal(last[name], tensor) for name, tensor in training.ema.tracks[0].items())
+
+
+def test_a_loss_that_is_not_a_number_stops_with_step_rate_and_checkpoint_named() -> None:
+    step = TrainStep(640, torch.tensor(float("nan")), torch.tensor(1.0), 2e-3)
+    with pytest.raises(
+        CheckFailedError, match=r"after 640 images: loss nan.*learning rate 0\.002; the last good.*: 320"
+    ):
+        check_finite(step, 320)
+    check_finite(dataclasses.replace(step, loss=torch.tensor(0.1)), None)
