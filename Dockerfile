@@ -1,6 +1,6 @@
 # The service, without the pipeline that makes its models:
 #
-#   MODEL=$(python -m pipeline.commands.package --resolve)
+#   MODEL=$(foundry model package --resolve)
 #   docker build -t diffusion-foundry .
 #   docker run -p 127.0.0.1:3000:3000 -e FOUNDRY_API_KEYS=… -v "$MODEL":/model:ro diffusion-foundry
 #
@@ -26,7 +26,7 @@ RUN useradd --uid 10001 --create-home foundry
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY service/ service/
-COPY pipeline/__init__.py pipeline/errors.py pipeline/
+COPY pipeline/__init__.py pipeline/__main__.py pipeline/cli.py pipeline/errors.py pipeline/
 COPY pipeline/artefacts/ pipeline/artefacts/
 COPY pipeline/diffusion/ pipeline/diffusion/
 ENV PATH=/opt/venv/bin:${PATH} \
@@ -40,7 +40,7 @@ EXPOSE 3000
 # Loopback is of no use in a container; on any other address the service wants FOUNDRY_API_KEYS.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:3000/readyz', timeout=4)"]
-ENTRYPOINT ["python", "-m", "service.serve", "--host", "0.0.0.0", "--port", "3000", "--model", "/model"]
+ENTRYPOINT ["python", "-m", "pipeline", "serve", "--host", "0.0.0.0", "--port", "3000", "--model", "/model"]
 
 FROM base AS packed
 COPY --from=model . /model/

@@ -36,42 +36,42 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	else \
 	    $(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt; \
 	fi
-	@$(BIN)/python -m pipeline.commands.plots_template --out .dvc/plots/offline.html
+	@$(BIN)/foundry plots-template --out .dvc/plots/offline.html
 	@touch $@
 
 data: install ## get the demo's images into data/raw and check them
-	@python -m pipeline.commands.fetch --out data/raw
+	@foundry data fetch --out data/raw
 
 demo: data ## from nothing to a registered champion
 	@dvc repro
 	@$(MAKE) --no-print-directory register
-	@python -m pipeline.commands.summary
+	@foundry summary
 
 register: install ## log the model of the last run and decide about the champion
-	@python -m pipeline.register --model data/model --evaluation data/evaluation --out data/registration
+	@foundry model register
 
 # The whole of CI's loop. REMOTE=1: what is not here is pulled from DVC's remote. SET changes params first.
 # What people type (SET, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
 retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", REMOTE=1)
-	@python -m pipeline.commands.set_params "$${SET:-}"
+	@foundry set "$${SET:-}"
 	@dvc repro $(if $(REMOTE),--pull --allow-missing)
 	@$(if $(REMOTE),dvc pull --quiet prepare features train evaluate)
-	@python -m pipeline.tracking.runs reconcile
+	@foundry runs reconcile
 	@$(MAKE) --no-print-directory register
-	@python -m pipeline.commands.report
-	@python -m pipeline.commands.history --out data/registration/promotions.jsonl
+	@foundry report
+	@foundry model history --out data/registration/promotions.jsonl
 
 rollback: install ## make the previous champion champion again (REASON="…", required)
-	@python -m pipeline.commands.rollback --reason "$${REASON:-}"
+	@foundry model rollback --reason "$${REASON:-}"
 
 history: install ## show who was champion when, and why
-	@python -m pipeline.commands.history
+	@foundry model history
 
 decision: ## say in a word what the gate has decided
 	@$(PYTHON) -c 'import json; print(json.load(open("data/registration/decision.json"))["decision"])'
 
 remotes: install ## refuse to go on without a tracking server and a DVC remote (DVC_REMOTE=url)
-	@python -m pipeline.commands.check_remotes
+	@foundry remotes-check
 
 push: install ## send what was made to DVC's remote
 	@dvc push --quiet
@@ -82,10 +82,10 @@ drift: install ## compare new images with the training set (NEW=folder, request 
 	if [[ "$$new" == *://* ]]; then \
 	    rm -rf .foundry/incoming && dvc get-url --quiet "$$new" .foundry/incoming && new=.foundry/incoming; \
 	fi; \
-	python -m pipeline.commands.drift "$$new"
+	foundry data drift "$$new"
 
 bento: install ## pack the champion and the service
-	@python -m pipeline.commands.package
+	@foundry model package
 
 image: install ## build the image with the champion in it (IMAGE=name)
 	@deploy/image "$${IMAGE:-diffusion-foundry}"
@@ -94,18 +94,16 @@ pull-request: ## propose what a retraining changed: one pull request with one co
 	@deploy/pull-request
 
 report: install ## write what the last retraining changed as a page, and print its place
-	@python -m pipeline.commands.report
+	@foundry report
 
 reconcile: install ## show what DVC took from its cache as runs in MLflow, and name lost and foreign runs
-	@python -m pipeline.tracking.runs reconcile
+	@foundry runs reconcile
 
 ui: install ## compare runs in the browser (PORT=5000)
-	@python -m pipeline.tracking.runs ui --port $(or $(PORT),5000)
+	@foundry runs ui --port $(or $(PORT),5000)
 
-# The name is looked up before the service starts, so what is served cannot change under it.
 serve: install ## serve the champion, or MODEL=folder or models:/…, on loopback (PORT=3000)
-	@settings=$$(python -m pipeline.commands.package --settings $(if $(MODEL),--model '$(MODEL)')) && \
-	    eval "export $$settings" && exec python -m service.serve --port $(or $(PORT),3000)
+	@foundry serve $(if $(MODEL),--model '$(MODEL)') --port $(or $(PORT),3000)
 
 check: install ## formatting, lint, types, architecture, workflows
 	@ruff format --check .
@@ -125,7 +123,7 @@ test-long: install ## repeated kills and soaks, up to 45 minutes
 
 verify: data ## train shortly twice, once killed three times, and compare every byte
 	@dvc repro --quiet schedule
-	@python -m pipeline.commands.verify_resume
+	@foundry verify
 
 bench: install ## try every benchmark; benchmarks/README.md has the commands that measure
 	@for name in pipeline_overhead train_throughput sample_throughput timetables time_to_quality tick serving; do \
@@ -139,7 +137,7 @@ audit: install ## look up known weaknesses of what is pinned; needs the network
 	@uvx pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 gpu-check: install ## try the CUDA path, where there is a card
-	@python -m pipeline.commands.gpu_check
+	@foundry gpu-check
 
 format: install ## let ruff put the code in order
 	@ruff check --fix --quiet . || true

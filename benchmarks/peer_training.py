@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from benchmarks.systems import ARMS, WEIGHTS, Ground, Peer, device_for, ground_of
-from pipeline import command
+from pipeline import cli
 
 if TYPE_CHECKING:
     from pipeline.diffusion.unet import UNet
@@ -74,4 +74,4 @@ def _train_with_our_recipe(peer: str, ground: Ground, num_images: int, seed: int
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -37,7 +37,7 @@ from benchmarks.protocol import (
     table,
 )
 from benchmarks.systems import ground_of
-from pipeline import command
+from pipeline import cli
 from pipeline.artefacts.dataset import Split
 from pipeline.errors import FoundryError
 from pipeline.inference.grids import as_image
@@ -256,4 +256,4 @@ def _prepare_table(results: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -24,7 +24,7 @@ from benchmarks.peers import NETWORKS, SAMPLERS, PeerNetwork, ddp_diffusion, dra
 from benchmarks.protocol import finish, in_turn, parser, say, seconds_of, table
 from benchmarks.systems import ARMS, Ground, Peer, ground_of, sampled_as, untrained_model
 from benchmarks.time_to_quality import Task
-from pipeline import command
+from pipeline import cli
 from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, load_model, plan_for
 from pipeline.diffusion.betas import linear_betas
 from pipeline.diffusion.noise import NoiseSchedule
@@ -311,4 +311,4 @@ def _rate(rate: float, base: float | None) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

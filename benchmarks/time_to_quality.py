@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.protocol import finish, machine, parser, save, say, table
 from benchmarks.systems import ARMS, Arm, Ground, ground_of
 from benchmarks.throughput import Pace, pace_of
-from pipeline import command
+from pipeline import cli
 from pipeline.errors import FoundryError
 from pipeline.evaluation.evaluator import Evaluator, load_evaluator
 
@@ -265,4 +265,4 @@ def write_figure(path: Path, document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from benchmarks.protocol import finish, parser, say, table
 from benchmarks.systems import ground_of, sampled_as
-from pipeline import command
+from pipeline import cli
 from pipeline.artefacts.model import Model, SamplingDefaults, load_model
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.timetables import GRIDS, optimise_each, timetable
@@ -165,4 +165,4 @@ def write_figure(path: Path, document: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

@@ -33,7 +33,7 @@ from benchmarks.protocol import finish, parser, say, scratch_environment, second
 from benchmarks.systems import ARMS, Ground, device_for, ground_of, rates_in_turn, training_of, untrained_model
 from benchmarks.throughput import pace_of
 from benchmarks.train_memory import memory_by_case
-from pipeline import command
+from pipeline import cli
 from pipeline.device import best_device
 from pipeline.errors import FoundryError
 from pipeline.tracking import runs
@@ -253,4 +253,4 @@ def _share(row: Sequence[Any], gflops_per_sec: float) -> float:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

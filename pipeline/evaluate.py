@@ -7,31 +7,32 @@ Params: evaluate
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import command
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.files import read_document, replacing, write_json
+from pipeline.artefacts.model import SNAPSHOTS, Model, load_model
+from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
+from pipeline.artefacts.tensors import load_tensors
 from pipeline.errors import ArtefactError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import numpy as np
-    import pandas as pd
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.artefacts.model import Model
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.evaluation.copies import Neighbours
-    from pipeline.evaluation.evaluator import Evaluator
-    from pipeline.evaluation.tuning import Tuning
-    from pipeline.params import EvaluateParams
-    from pipeline.reporting.evaluation_report import ClassRow
-    from pipeline.tracking.runs import StageRun
+from pipeline.evaluation.copies import Neighbours, nearest
+from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator
+from pipeline.evaluation.gaussian_mixture import draw_baseline
+from pipeline.evaluation.quality_by_steps import quality_per_num_steps
+from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
+from pipeline.evaluation.tuning import Tuning, tune
+from pipeline.inference.losses import held_out_losses
+from pipeline.params import EvaluateParams, load_params
+from pipeline.reporting.evaluation_report import ClassRow, Evaluation, write_report
+from pipeline.tracking.runs import StageRun, stage_run
 
 OUTS = (
     "metrics.json",
@@ -45,21 +46,13 @@ OUTS = (
 )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.evaluate", description=(__doc__ or "").splitlines()[0])
-    for name in ("model", "prepared", "schedule", "features"):
-        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name, help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("data/evaluation"), help="default: %(default)s")
-    arguments = parser.parse_args()
-
-    from pipeline.params import load_params
-    from pipeline.tracking.runs import stage_run
+def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path) -> None:
 
     params = load_params()
-    inputs = read_inputs(arguments.model, arguments.prepared, arguments.schedule, arguments.features)
+    inputs = read_inputs(model, prepared, schedule, features)
     with stage_run("evaluate", params=params.model_dump(mode="json", by_alias=True)) as run:
         run.tags({"model.digest": inputs.model.digest, "extractor.digest": inputs.extractor_digest})
-        log(run, arguments.out, evaluate(inputs, arguments.out, params.evaluate))
+        log(run, out, evaluate(inputs, out, params.evaluate))
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -85,13 +78,6 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
         ArtefactError: a file is missing or damaged, or does not fit the others.
 
     """
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.artefacts.files import read_document
-    from pipeline.artefacts.model import SNAPSHOTS, load_model
-    from pipeline.artefacts.schedule_table import read_schedule_table
-    from pipeline.artefacts.tensors import load_tensors
-    from pipeline.evaluation.evaluator import load_evaluator
-
     images, loaded, table = Dataset.open(prepared), load_model(model), read_schedule_table(schedule / "table.parquet")
     data, info = loaded.description.data, images.info
     found, wanted = ((each.image_size, each.channels, each.class_names) for each in (data, info))
@@ -113,14 +99,6 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
 
 def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, float]:
     """Make `out`; returns what metrics.json holds."""
-    from pipeline.artefacts.files import write_json
-    from pipeline.evaluation.copies import nearest
-    from pipeline.evaluation.quality_by_steps import quality_per_num_steps
-    from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
-    from pipeline.evaluation.tuning import tune
-    from pipeline.inference.losses import held_out_losses
-    from pipeline.reporting.evaluation_report import Evaluation, write_report
-
     start_afresh(out)
     judge, train, names = inputs.judge, inputs.prepared.split("train"), inputs.prepared.info.class_names
     tuning = tune(inputs.model, inputs.snapshots, inputs.tuner, inputs.table, params)
@@ -160,17 +138,12 @@ def figures(
     inputs: Inputs, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, neighbours: Neighbours
 ) -> dict[str, float]:
     """All that is said of images."""
-    from pipeline.evaluation.evaluator import copy_figures
-
     train, honest = inputs.prepared.split("train"), inputs.floors["features/honest_closeness"]
     return inputs.judge.figures(images, labels) | copy_figures(images, neighbours, train, honest)
 
 
 def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: EvaluateParams) -> dict[str, float]:
     """The same of as many images from the mixture of Gaussians."""
-    from pipeline.evaluation.copies import nearest
-    from pipeline.evaluation.gaussian_mixture import draw_baseline
-
     train, num_components = inputs.prepared.split("train"), params.baseline_components
     images = draw_baseline(train, labels, params.num_samples, num_components=num_components, seed=params.seed)
     return figures(inputs, images, labels, nearest(images, train))
@@ -188,8 +161,6 @@ def tuned(model: Model, tuning: Tuning) -> Model:
 
 def class_rows(judge: Evaluator, images: NDArray[np.uint8], names: Sequence[str] | None) -> list[ClassRow]:
     """The share of each class; none where the judge knows none."""
-    from pipeline.reporting.evaluation_report import ClassRow
-
     if names is None or judge.class_shares is None:
         return []
     drawn = judge.shares(judge.extractor.features(images))
@@ -197,7 +168,6 @@ def class_rows(judge: Evaluator, images: NDArray[np.uint8], names: Sequence[str]
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-    from pipeline.artefacts.files import replacing
 
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
@@ -205,8 +175,6 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def log(run: StageRun, out: Path, metrics: dict[str, float]) -> None:
     """Report to MLflow."""
-    from pipeline.artefacts.files import read_document
-
     tuning = read_document(out / "tuning.json")
     run.metrics(metrics)
     run.tags(
@@ -222,4 +190,6 @@ def log(run: StageRun, out: Path, metrics: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    from pipeline import cli
+
+    cli.main(["evaluate", *sys.argv[1:]])

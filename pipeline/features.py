@@ -7,20 +7,21 @@ Params: features, evaluate.num_samples
 
 from __future__ import annotations
 
-import argparse
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import command
+import numpy as np
+
+from pipeline.artefacts.dataset import Dataset, Split
+from pipeline.artefacts.files import read_document, write_json
+from pipeline.artefacts.subset import Subset
 from pipeline.errors import CheckFailedError, FoundryError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pipeline.artefacts.dataset import Dataset, Split
-    from pipeline.artefacts.subset import Subset
-    from pipeline.evaluation.evaluator import Evaluator
-    from pipeline.params import FeaturesParams
+from pipeline.evaluation.copies import honest_closeness, nearest
+from pipeline.evaluation.evaluator import Evaluator, copy_figures, save_evaluator
+from pipeline.evaluation.extractors import chosen_spec, make_extractor
+from pipeline.params import FeaturesParams, load_params
+from pipeline.tracking.runs import stage_run
 
 OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "floors.json")
 
@@ -34,20 +35,11 @@ WITHHELD_DIVISOR = 5
 """At most this part of the training images is kept from the classifier: to it they are new images, as samples are."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.features", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--prepared", type=Path, default=Path("data/prepared"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("data/features"), help="default: %(default)s")
-    arguments = parser.parse_args()
+def main(prepared: Path, out: Path) -> None:
 
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.artefacts.files import read_document
-    from pipeline.params import load_params
-    from pipeline.tracking.runs import stage_run
-
-    params, prepared, out = load_params(), Dataset.open(arguments.prepared), arguments.out
+    params, dataset = load_params(), Dataset.open(prepared)
     with stage_run("features", params=params.model_dump(mode="json", by_alias=True)) as run:
-        floors = features(prepared, out, params.features, num_samples=params.evaluate.num_samples)
+        floors = features(dataset, out, params.features, num_samples=params.evaluate.num_samples)
         run.metrics(floors)
         run.tags({"extractor.digest": read_document(out / "extractor.json")["digest"]})
         check_accuracy(floors, params.features)
@@ -60,10 +52,6 @@ def features(prepared: Dataset, out: Path, params: FeaturesParams, *, num_sample
         FoundryError: there are too few images, or too few classes for a classifier.
 
     """
-    from pipeline.artefacts.files import write_json
-    from pipeline.evaluation.evaluator import Evaluator, save_evaluator
-    from pipeline.evaluation.extractors import chosen_spec, make_extractor
-
     check_size(prepared)
     spec = chosen_spec(params, prepared.info)
     start_afresh(out)
@@ -95,10 +83,6 @@ def start_afresh(out: Path) -> None:
 
 def selections(prepared: Dataset, num_samples: int, seed: int, *, learns: bool) -> tuple[Subset, Subset, Subset]:
     """Training images to learn from, training images that stand for new ones, and the held-out reference."""
-    import numpy as np
-
-    from pipeline.artefacts.subset import Subset
-
     train, held_out = prepared.split("train"), prepared.split("held_out")
     random = np.random.default_rng(seed)
     order = random.permutation(len(train))
@@ -114,9 +98,6 @@ def likeness_floors(judge: Evaluator, new: Subset) -> dict[str, float]:
 
 def copying_floors(held_out: Subset, train: Split) -> dict[str, float]:
     """What is a near-copy, from one half of the held-out images, and what is found in the other."""
-    from pipeline.evaluation.copies import honest_closeness, nearest
-    from pipeline.evaluation.evaluator import copy_figures
-
     count = min(MOST_SEARCHED, len(held_out) // 2)
     honest = honest_closeness(nearest(held_out[:count], train))
     others = held_out[count : 2 * count]
@@ -148,4 +129,6 @@ def check_accuracy(floors: Mapping[str, float], params: FeaturesParams) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    from pipeline import cli
+
+    cli.main(["features", *sys.argv[1:]])

@@ -224,7 +224,7 @@ class EvaluateParams(Section):
 
 
 class RegisterParams(Section):
-    """`python -m pipeline.register`: which registered model, and what a challenger must keep to be champion."""
+    """`foundry model register`: which registered model, and what a challenger must keep to be champion."""
 
     model_name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="MLflow registered model")
     confidence: float = Field(ge=0.5, lt=1, description="of the interval of the difference between two models' KID")

@@ -11,45 +11,41 @@ Params: prepare
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline import command
+import pandas as pd
+from tqdm import tqdm
+
+from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, write_split
+from pipeline.artefacts.files import TEMPORARY, naming, write_json
 from pipeline.errors import CheckFailedError
+from pipeline.ingestion.examination import examine_all
+from pipeline.ingestion.expectations import validate
+from pipeline.ingestion.manifest import complete, frame_of, write_manifest
+from pipeline.ingestion.sources import read_raw
+from pipeline.ingestion.spool import PixelSpool
+from pipeline.params import PrepareParams, load_params
+from pipeline.reporting.data_report import write_report
+from pipeline.tracking.runs import StageRun, stage_run
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-    import pandas as pd
-
-    from pipeline.ingestion.spool import PixelSpool
-    from pipeline.params import PrepareParams
-    from pipeline.tracking.runs import StageRun
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.prepare", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("data/prepared"), help="default: %(default)s")
-    arguments = parser.parse_args()
-
-    from pipeline.params import load_params
-    from pipeline.tracking.runs import stage_run
+def main(raw: Path, out: Path) -> None:
 
     params = load_params().prepare
     # Before the run is opened, which names the data set that it finds.
-    remove_outs(arguments.out)
+    remove_outs(out)
     with stage_run("prepare", params={"prepare": params.model_dump(mode="json")}) as run:
         try:
-            prepare(arguments.raw, arguments.out, params)
+            prepare(raw, out, params)
         finally:
-            log(run, arguments.out)
+            log(run, out)
 
 
 def prepare(raw: Path, out: Path, params: PrepareParams) -> None:
@@ -60,12 +56,6 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> None:
         CheckFailedError: the images are not good enough; the evidence is in `out`.
 
     """
-    from pipeline.artefacts.files import naming, write_json
-    from pipeline.ingestion.expectations import validate
-    from pipeline.ingestion.manifest import complete, write_manifest
-    from pipeline.ingestion.spool import PixelSpool
-    from pipeline.reporting.data_report import write_report
-
     shape = (params.image_size, params.image_size, params.channels)
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -99,12 +89,6 @@ REMAINS_BYTES = 2**26
 
 def collect(raw: Path, params: PrepareParams, spool: PixelSpool, remains: dict[str, bytes]) -> Iterator[pd.DataFrame]:
     """Examine all images: pixels go to the spool, what is quarantined to `remains`, rows come out in frames."""
-    from tqdm import tqdm
-
-    from pipeline.ingestion.examination import examine_all
-    from pipeline.ingestion.manifest import frame_of
-    from pipeline.ingestion.sources import read_raw
-
     num_classes = len(params.class_names) if params.class_names else None
     source = read_raw(raw, params.source, labelled=params.labelled, num_classes=num_classes)
     rows: list[dict[str, Any]] = []
@@ -126,9 +110,6 @@ def collect(raw: Path, params: PrepareParams, spool: PixelSpool, remains: dict[s
 
 def remove_outs(out: Path) -> None:
     """Nothing of an earlier run, nor of one that was killed, stands beside the outs of this one."""
-    from pipeline.artefacts.dataset import SPLITS
-    from pipeline.artefacts.files import TEMPORARY, naming
-
     files = ("dataset.json", "manifest.parquet", "validation.json", "report.html")
     with naming(out):
         for path in (*(out / name for name in files), *out.glob(f".*{TEMPORARY}")):
@@ -146,9 +127,6 @@ def write_data(
     out: Path, manifest: pd.DataFrame, class_names: tuple[str, ...] | None, params: PrepareParams, spool: PixelSpool
 ) -> None:
     """Write the splits and then dataset.json, without which they are no data set."""
-    from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, write_split
-    from pipeline.artefacts.files import naming, write_json
-
     rows = {split: manifest[manifest["split"] == split] for split in SPLITS}
     with naming(out / PARTIAL):
         (out / PARTIAL).mkdir()
@@ -184,4 +162,6 @@ def log(run: StageRun, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    from pipeline import cli
+
+    cli.main(["prepare", *sys.argv[1:]])

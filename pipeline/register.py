@@ -11,45 +11,39 @@ twice makes no second version.
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import command
-
-if TYPE_CHECKING:
-    from pipeline.registry.comparison import EvaluationSetup
-    from pipeline.registry.registry import Candidate
-    from pipeline.registry.verdict import Verdict
+from pipeline.artefacts.files import read_document, replacing, write_json
+from pipeline.artefacts.model import model_digest
+from pipeline.errors import ArtefactError, FoundryError
+from pipeline.evaluation.apply_tuning import apply_tuning
+from pipeline.params import load_params
+from pipeline.provenance import lineage
+from pipeline.provenance.lineage import main_worktree
+from pipeline.registry.aliases import ChampionChangedError, Decision
+from pipeline.registry.comparison import EvaluationSetup
+from pipeline.registry.model_card import model_card
+from pipeline.registry.registry import Candidate, Registry, download
+from pipeline.registry.verdict import Verdict, verdict
+from pipeline.tracking import store
+from pipeline.tracking.outbox import locked
 
 LASTING_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
 MOST_ATTEMPTS = 3
 """Each may find that another registration was quicker."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.register", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--evaluation", type=Path, required=True, metavar="FOLDER")
-    for name in ("prepared", "features"):
-        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    arguments = parser.parse_args()
+def main(model: Path, evaluation: Path, prepared: Path, features: Path, out: Path) -> None:
     refuse_experiments()
 
-    from pipeline.params import load_params
-    from pipeline.provenance.lineage import main_worktree
-    from pipeline.registry.comparison import EvaluationSetup
-    from pipeline.tracking.outbox import locked
-
     params = load_params()
-    arena = EvaluationSetup(prepared=arguments.prepared, features=arguments.features, params=params)
+    arena = EvaluationSetup(prepared=prepared, features=features, params=params)
     with locked(main_worktree() / ".foundry" / "register.lock"):
-        said = register(params.register_.model_name, arguments.model, arguments.evaluation, arguments.out, arena)
+        said = register(params.register_.model_name, model, evaluation, out, arena)
     sys.stdout.write(f"{said}\n")
 
 
@@ -60,8 +54,6 @@ def refuse_experiments() -> None:
         FoundryError: this is one.
 
     """
-    from pipeline.errors import FoundryError
-
     if experiment := os.environ.get("DVC_EXP_NAME"):
         raise FoundryError(
             f"DVC_EXP_NAME: experiments never promote (this is {experiment}): `dvc exp apply {experiment}` first"
@@ -76,8 +68,6 @@ def register(name: str, trained: Path, evaluation: Path, out: Path, arena: Evalu
         StoreError: the registry does not answer; what was made of the model stays in `out`.
 
     """
-    from pipeline.registry.aliases import ChampionChangedError
-
     candidate = make_candidate(trained, evaluation, out)
     for _ in range(MOST_ATTEMPTS - 1):
         with suppress(ChampionChangedError):
@@ -88,11 +78,6 @@ def register(name: str, trained: Path, evaluation: Path, out: Path, arena: Evalu
 
 def make_candidate(trained: Path, evaluation: Path, out: Path) -> Candidate:
     """What the registry is to be given; the tuned model is written into `out`."""
-    from pipeline.artefacts.model import model_digest
-    from pipeline.evaluation.apply_tuning import apply_tuning
-    from pipeline.provenance import lineage
-    from pipeline.registry.registry import Candidate
-
     metrics, trained_digest = read_metrics(evaluation / "metrics.json"), model_digest(trained)
     model = apply_tuning(trained, evaluation / "tuning.json", out / "model")
     return Candidate(
@@ -117,9 +102,6 @@ def read_metrics(path: Path) -> dict[str, float]:
         ArtefactError: the file is missing, or holds something else.
 
     """
-    from pipeline.artefacts.files import read_document
-    from pipeline.errors import ArtefactError
-
     document = read_document(path)
     numbers = {key: float(value) for key, value in document.items() if isinstance(value, int | float)}
     if others := sorted(document.keys() - numbers.keys()):
@@ -128,10 +110,6 @@ def read_metrics(path: Path) -> dict[str, float]:
 
 
 def _register(name: str, candidate: Candidate, arena: EvaluationSetup) -> str:
-    from pipeline.registry.aliases import Decision
-    from pipeline.registry.registry import Registry, download
-    from pipeline.registry.verdict import verdict
-    from pipeline.tracking import store
 
     try:
         with store.answering():
@@ -165,7 +143,6 @@ def _write_decision(
     champion: str | None = None,
     challenger: str | None = None,
 ) -> None:
-    from pipeline.artefacts.files import write_json
 
     document = {
         "decision": word,
@@ -179,8 +156,6 @@ def _write_decision(
 
 
 def _write_card(name: str, candidate: Candidate, arena: EvaluationSetup) -> str:
-    from pipeline.artefacts.files import read_document, replacing
-    from pipeline.registry.model_card import model_card
 
     # A first model may be registered where its data are not.
     validation = arena.prepared / "validation.json"
@@ -199,4 +174,6 @@ def _write_card(name: str, candidate: Candidate, arena: EvaluationSetup) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    from pipeline import cli
+
+    cli.main(["model", "register", *sys.argv[1:]])

@@ -7,25 +7,30 @@ Params: schedule
 
 from __future__ import annotations
 
-import argparse
 import json
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import command
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.artefacts.dataset import Dataset, Split
+from pipeline.artefacts.files import write_json
+from pipeline.artefacts.schedule_table import WEIGHT_COLUMNS, ScheduleTable, write_schedule_table
+from pipeline.artefacts.tensors import save_tensors
+from pipeline.diffusion import betas, density
+from pipeline.diffusion.gaussian import gaussian_bits_per_dim, linear_denoiser_mse, prior_kl_bits_per_dim
+from pipeline.diffusion.moments import Moments, image_moments
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.sampling import SAMPLERS
+from pipeline.diffusion.timetables import optimise_each
+from pipeline.diffusion.weighting import SnrBounds, loss_weight
 from pipeline.errors import CheckFailedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from torch import Tensor
-
-    from pipeline.artefacts.dataset import Dataset, Split
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.diffusion.moments import Moments
-    from pipeline.diffusion.noise import NoiseSchedule
-    from pipeline.params import Density, ScheduleParams
-    from pipeline.tracking.runs import StageRun
+from pipeline.params import Density, ScheduleParams, load_params
+from pipeline.reporting.schedule_plots import write_curves, write_curves_csv, write_forward
+from pipeline.tracking.runs import StageRun, stage_run
 
 OUTS = (
     "table.parquet",
@@ -44,26 +49,16 @@ NUM_STEPS = range(4, 51)
 """Numbers of steps whose sampling times are optimised."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.schedule", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--prepared", type=Path, default=Path("data/prepared"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, default=Path("data/schedule"), help="default: %(default)s")
-    arguments = parser.parse_args()
-
-    import torch
-
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.params import load_params
-    from pipeline.tracking.runs import stage_run
+def main(prepared: Path, out: Path) -> None:
 
     # Sums in one order, so the same bytes however many cores there are; and faster, since the tensors are small.
     torch.set_num_threads(1)
-    params, prepared = load_params().schedule, Dataset.open(arguments.prepared)
+    params, dataset = load_params().schedule, Dataset.open(prepared)
     with stage_run("schedule", params={"schedule": params.model_dump(mode="json")}) as run:
         try:
-            schedule(prepared, arguments.out, params)
+            schedule(dataset, out, params)
         finally:
-            log(run, arguments.out)
+            log(run, out)
 
 
 def schedule(prepared: Dataset, out: Path, params: ScheduleParams) -> None:
@@ -73,12 +68,6 @@ def schedule(prepared: Dataset, out: Path, params: ScheduleParams) -> None:
         CheckFailedError: the schedule does not fall from image to noise as `params` want it to; the evidence is in `out`.
 
     """
-    from pipeline.artefacts.files import write_json
-    from pipeline.artefacts.schedule_table import write_schedule_table
-    from pipeline.artefacts.tensors import save_tensors
-    from pipeline.diffusion.moments import image_moments
-    from pipeline.reporting.schedule_plots import write_curves, write_curves_csv, write_forward
-
     start_afresh(out)
     noise = noise_schedule(params, out)
     moments = image_moments(batches(prepared.split("train")))
@@ -109,9 +98,6 @@ def noise_schedule(params: ScheduleParams, out: Path) -> NoiseSchedule:
         CheckFailedError: abar does not fall strictly from image to noise.
 
     """
-    from pipeline.artefacts.files import write_json
-    from pipeline.diffusion.noise import NoiseSchedule
-
     try:
         return NoiseSchedule(make_betas(params))
     except ValueError as error:
@@ -122,10 +108,6 @@ def noise_schedule(params: ScheduleParams, out: Path) -> NoiseSchedule:
 
 def make_betas(params: ScheduleParams) -> Tensor:
     """float64 `[T]`."""
-    import torch
-
-    from pipeline.diffusion import betas
-
     named: dict[str, Callable[..., Tensor]] = {
         "linear": betas.linear_betas,
         "scaled_linear": betas.scaled_linear_betas,
@@ -143,8 +125,6 @@ def make_betas(params: ScheduleParams) -> Tensor:
 
 def make_density(params: Density, noise: NoiseSchedule) -> Tensor:
     """float64 `[T]`, sums to 1."""
-    from pipeline.diffusion import density
-
     named: dict[str, Callable[..., Tensor]] = {
         "uniform": density.uniform_density,
         "laplace": density.laplace_density,
@@ -154,9 +134,6 @@ def make_density(params: Density, noise: NoiseSchedule) -> Tensor:
 
 
 def make_table(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> ScheduleTable:
-    from pipeline.artefacts.schedule_table import WEIGHT_COLUMNS, ScheduleTable
-    from pipeline.diffusion.gaussian import linear_denoiser_mse
-    from pipeline.diffusion.weighting import SnrBounds, loss_weight
 
     bounds = SnrBounds(params.snr_floor, params.min_snr_gamma)
     return ScheduleTable(
@@ -169,8 +146,6 @@ def make_table(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -
 
 def make_statistics(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> dict[str, float | bool]:
     """statistics.json."""
-    from pipeline.diffusion.gaussian import gaussian_bits_per_dim, prior_kl_bits_per_dim
-
     statistics = {
         "schedule/num_timesteps": noise.num_timesteps,
         "schedule/sigma_data": moments.sigma_data,
@@ -195,11 +170,6 @@ def failed_gates(params: ScheduleParams, statistics: dict[str, float]) -> Iterat
 
 def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[str, tuple[int, ...]]]:
     """For each sampler and number of steps the times that lose least on Gaussian data with this spectrum."""
-    from tqdm import tqdm
-
-    from pipeline.diffusion.sampling import SAMPLERS
-    from pipeline.diffusion.timetables import optimise_each
-
     numbers = [number for number in NUM_STEPS if number <= noise.num_timesteps]
     with tqdm(total=len(SAMPLERS) * len(numbers), desc="timetables") as bar:
         timetables: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -213,8 +183,6 @@ def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[st
 
 def batches(split: Split) -> Iterator[Tensor]:
     """All images of a split, `uint8 [n, h, w, c]` at a time."""
-    import torch
-
     for start in range(0, len(split), BATCH_SIZE):
         yield torch.from_numpy(split.images(slice(start, start + BATCH_SIZE)))
 
@@ -241,4 +209,6 @@ def log(run: StageRun, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    from pipeline import cli
+
+    cli.main(["schedule", *sys.argv[1:]])

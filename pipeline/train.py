@@ -10,62 +10,50 @@ one process a core or card (`NPROC` overrides), by itself or under torchrun: see
 
 from __future__ import annotations
 
-import argparse
 import signal
 import sys
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import FrameType
 
-from pipeline import command
+from tqdm import tqdm
 
-if TYPE_CHECKING:
-    from types import FrameType
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.files import read_document
+from pipeline.artefacts.model import DEFAULT_SAMPLING, SNAPSHOTS, DataSpec, Description, build_network, save_model
+from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
+from pipeline.artefacts.tensors import save_tensors
+from pipeline.device import best_device
+from pipeline.diffusion.target import check_target
+from pipeline.errors import ArtefactError, FoundryError
+from pipeline.params import Params, load_params
+from pipeline.tracking import runs
+from pipeline.tracking.runs import StageRun
+from pipeline.training import checkpoint
+from pipeline.training.distributed import Workers, assembled
+from pipeline.training.fingerprint import provenance, training_key
+from pipeline.training.journal import Journal
+from pipeline.training.loop import Training, check_finite
+from pipeline.training.preview import Preview
 
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.artefacts.model import Description
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.params import Params
-    from pipeline.tracking.runs import StageRun
-    from pipeline.training.distributed import Workers
-    from pipeline.training.journal import Journal
-    from pipeline.training.loop import Training
-    from pipeline.training.preview import Preview
 
+def main(prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: float) -> None:
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.train", description=__doc__.splitlines()[0])
-    parser.add_argument("--prepared", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--schedule", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--checkpoint-interval-sec", type=float, default=30.0, help="default: 30")
-    arguments = parser.parse_args()
-
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.params import load_params
-    from pipeline.training.distributed import assembled
-
-    params, prepared = load_params(), Dataset.open(arguments.prepared)
-    with assembled(params.train.batch_size) as team:
-        if team.is_first:
-            interval_sec = arguments.checkpoint_interval_sec
-            train(params, prepared, arguments.schedule, arguments.out, checkpoint_interval_sec=interval_sec, team=team)
+    params, dataset = load_params(), Dataset.open(prepared)
+    with assembled(params.train.batch_size) as workers:
+        if workers.is_first:
+            train(params, dataset, schedule, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers)
         else:
-            follow(params, prepared, arguments.schedule, team)
+            follow(params, dataset, schedule, workers)
 
 
 def train(
-    params: Params, prepared: Dataset, schedule: Path, out: Path, *, checkpoint_interval_sec: float, team: Workers
+    params: Params, prepared: Dataset, schedule: Path, out: Path, *, checkpoint_interval_sec: float, workers: Workers
 ) -> None:
     """Train to the end, from the last checkpoint where there is one, and write the model folder."""
-    from pipeline.tracking import runs
-    from pipeline.training import checkpoint
-    from pipeline.training.journal import Journal
-    from pipeline.training.preview import Preview
-
-    description, training = _start(params, prepared, schedule, team)
+    description, training = _start(params, prepared, schedule, workers)
     store = store_of(description, training)
     with checkpoint.exclusive(store):
         journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec)
@@ -80,39 +68,27 @@ def train(
             _write(out, training, journal, description, run)
 
 
-def follow(params: Params, prepared: Dataset, schedule: Path, team: Workers) -> None:
+def follow(params: Params, prepared: Dataset, schedule: Path, workers: Workers) -> None:
     """Do this process's share of every step, until the end or until the first process ends."""
-    from pipeline.errors import FoundryError
-
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    _, training = _start(params, prepared, schedule, team)
+    _, training = _start(params, prepared, schedule, workers)
     with suppress(FoundryError):
         training.meet()
         deque(training.steps(), maxlen=0)
 
 
-def _start(params: Params, prepared: Dataset, schedule: Path, team: Workers) -> tuple[Description, Training]:
-    from pipeline.artefacts.model import build_network
-    from pipeline.artefacts.schedule_table import read_schedule_table
-    from pipeline.device import best_device
-    from pipeline.diffusion.target import check_target
-    from pipeline.training.loop import Training
+def _start(params: Params, prepared: Dataset, schedule: Path, workers: Workers) -> tuple[Description, Training]:
 
     table = read_schedule_table(schedule / "table.parquet")
     check_target(params.train.target, table.schedule)
     description = describe(params, prepared, table, schedule)
     network = build_network(description, seed=params.train.seed)
-    return description, Training(params.train, network, table, prepared.split("train"), best_device(), team)
+    return description, Training(params.train, network, table, prepared.split("train"), best_device(), workers)
 
 
 def describe(params: Params, prepared: Dataset, table: ScheduleTable, schedule: Path) -> Description:
     """What model.json will say of the model."""
-    from pipeline.artefacts.files import read_document
-    from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description
-    from pipeline.errors import ArtefactError
-    from pipeline.training.fingerprint import provenance
-
     statistics, timetables = (read_document(schedule / name) for name in ("statistics.json", "timetables.json"))
     if "schedule/sigma_data" not in statistics:
         raise ArtefactError(f"{schedule / 'statistics.json'}: schedule/sigma_data is missing")
@@ -133,9 +109,6 @@ def describe(params: Params, prepared: Dataset, table: ScheduleTable, schedule: 
 
 def store_of(description: Description, training: Training) -> Path:
     """Where a training keeps its checkpoints: no other one goes on from them."""
-    from pipeline.tracking import runs
-    from pipeline.training.fingerprint import training_key
-
     key = training_key({**description.provenance, **training.arithmetic})
     return runs.main_worktree() / ".foundry" / "training" / key
 
@@ -148,9 +121,6 @@ def _say_where_it_starts(journal: Journal) -> None:
 
 
 def _train_to_the_end(training: Training, journal: Journal, look: Preview, run: StageRun) -> None:
-    from tqdm import tqdm
-
-    from pipeline.training.loop import check_finite
 
     signals = _Signals()
     batch_size, num_looks = training.params.batch_size, training.params.num_grids
@@ -193,8 +163,6 @@ class _Signals:
 
 
 def _write(out: Path, training: Training, journal: Journal, description: Description, run: StageRun) -> None:
-    from pipeline.artefacts.model import SNAPSHOTS, save_model
-    from pipeline.artefacts.tensors import save_tensors
 
     weights = training.ema.tracks[0]
     digest = save_model(out, description, weights=weights, schedule=training.table.schedule)
@@ -206,4 +174,6 @@ def _write(out: Path, training: Training, journal: Journal, description: Descrip
 
 
 if __name__ == "__main__":
-    command.run(main)
+    from pipeline import cli
+
+    cli.main(["train", *sys.argv[1:]])

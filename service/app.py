@@ -1,6 +1,6 @@
 """The BentoML service: one engine, behind the HTTP API and behind BentoML's own `generate`.
 
-    python -m service.serve --model data/model
+    foundry serve --model data/model
 
 sets the environment and runs `bentoml serve service.app:Foundry`.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import bentoml
 from starlette.responses import Response
@@ -23,10 +23,8 @@ from service.http.images import Pictures
 from service.http.middleware import HttpMiddleware
 from service.http.responses import answer, drawn
 from service.http.schemas import GenerationRequest, ImagesResponse
+from service.runtime import Runtime
 from service.settings import load_settings
-
-if TYPE_CHECKING:
-    from service.runtime import Runtime
 
 api = build_api()
 
@@ -64,8 +62,6 @@ class Foundry:
     @bentoml.on_startup
     async def start(self) -> None:
         """Begin to load the model; /readyz says when it is there."""
-        from service.runtime import Runtime  # noqa: PLC0415, torch: BentoML's supervisor can do without
-
         settings = load_settings()
         folder = settings.model
         if folder is None:

@@ -1,6 +1,6 @@
 """Have a service of this machine take on nothing new while it goes on with what is open; then SIGTERM may come.
 
-    python -m service.drain --port 3000
+    foundry drain --port 3000
 
 From then on the service answers /readyz and new requests with 503. BentoML alone lets new connections hang after
 SIGTERM. The service is told by a signal, which only its own user can send and which does nothing to other programs.
@@ -8,30 +8,21 @@ SIGTERM. The service is told by a signal, which only its own user can send and w
 
 from __future__ import annotations
 
-import argparse
 import signal
-import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import psutil
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from pipeline.errors import FoundryError
 
 DRAIN = signal.SIGURG
 WORKER = "_bentoml_impl.worker.service"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m service.drain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--port", type=int, default=3000, help="of the service (default 3000)")
-    port = parser.parse_args().port
+def main(port: int) -> None:
     workers = list(_workers(port))
     if not workers:
-        sys.stderr.write(f"--port {port}: no service of this user was started with FOUNDRY_PORT={port}\n")
-        sys.exit(2)
+        raise FoundryError(f"--port {port}: no service of this user was started with FOUNDRY_PORT={port}")
     for worker in workers:
         worker.send_signal(DRAIN)
 
@@ -44,7 +35,3 @@ def _workers(port: int) -> Iterator[psutil.Process]:
                 yield process
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-
-
-if __name__ == "__main__":
-    main()

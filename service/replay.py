@@ -1,7 +1,7 @@
 """Draw a picture again from its passport, and say whether it is the same.
 
-    python -m service.replay picture.png --model data/model
-    python -m service.replay picture.png --url http://127.0.0.1:3000
+    foundry replay picture.png --model data/model
+    foundry replay picture.png --url http://127.0.0.1:3000
 
 With --model the service's own stepper draws here, set up by the same FOUNDRY_ variables as the service; with --url a
 running service draws, which may want a key: FOUNDRY_API_KEY. Where FOUNDRY_PASSPORT_KEY is set, a picture that was
@@ -12,27 +12,22 @@ Exit codes: 0 the same pixels; 2 the picture, the model or the service is not wh
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.artefacts import passport
 from pipeline.artefacts.model import model_digest
+from pipeline.artefacts.passport import Passport, Picture
 from pipeline.errors import CheckFailedError, FoundryError
 from service.engine.job import SamplingParams
 from service.http.encoding import passport_for
 from service.runtime import load_stepper
 from service.settings import load_settings
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pipeline.artefacts.passport import Passport, Picture
 
 TIMEOUT_SEC = 600.0
 SHOWN_DIGITS = 12
@@ -42,16 +37,14 @@ class ReplayError(FoundryError):
     """The picture cannot be drawn again with this model or service."""
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    path, key = arguments.picture, passport.environment_key()
-    original = passport.load(path, key)
-    drawn = (
-        drawn_by(arguments.url, original.passport) if arguments.url else drawn_here(arguments.model, original.passport)
-    )
+def main(picture: Path, model: Path | None, url: str | None) -> None:
+    if model and url:
+        raise FoundryError("--model and --url exclude each other")
+    original = passport.load(picture, passport.environment_key())
+    drawn = drawn_by(url, original.passport) if url else drawn_here(model, original.passport)
     if difference := compare(original, drawn):
-        raise CheckFailedError(f"{path}: {difference}")
-    sys.stdout.write(f"{path}: the same picture, every pixel\n")
+        raise CheckFailedError(f"{picture}: {difference}")
+    sys.stdout.write(f"{picture}: the same picture, every pixel\n")
 
 
 def drawn_here(folder: Path | None, wanted: Passport) -> Picture:
@@ -150,22 +143,3 @@ def _check_model(where: str, found: str, wanted: Passport) -> None:
 
 def _size(image: NDArray[np.uint8]) -> str:
     return "x".join(str(side) for side in image.shape)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m service.replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("picture", type=Path, help="a PNG that the service has drawn")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--model", type=Path, metavar="FOLDER", help="the model that drew it (default: FOUNDRY_MODEL)")
-    where.add_argument("--url", help="of a running service")
-    return parser
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except FoundryError as error:
-        sys.stderr.write(f"{error}\n")
-        sys.exit(error.exit_code)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -13,11 +13,7 @@ from service.engine.engine import Engine
 from service.engine.stats import Gauges, Stats
 from service.engine.stepper import Stepper
 from service.http.request_log import RequestLog
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from service.settings import Settings
+from service.settings import Settings
 
 
 def load_stepper(settings: Settings, folder: Path) -> Stepper:

@@ -40,9 +40,7 @@ class Settings(BaseSettings):
         default="auto",
         description="what calls the network; auto: on CPUs onnxruntime, if its file is in the model folder",
     )
-    port: int = Field(
-        default=3000, ge=1, le=65535, description="that `bentoml serve` was told; python -m service.drain"
-    )
+    port: int = Field(default=3000, ge=1, le=65535, description="that `bentoml serve` was told; foundry drain")
     rows: int = Field(default=8, ge=2, le=128, description="rows of a tick's network call")
     threads: int = Field(
         default_factory=_spare_cores, ge=1, le=256, description="torch's threads; the bits depend on it"

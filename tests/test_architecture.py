@@ -2,8 +2,6 @@
 
 import ast
 import re
-import subprocess
-import sys
 import tomllib
 from pathlib import Path
 
@@ -17,12 +15,6 @@ from pipeline.params import Params
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-COMMANDS = [*STAGES, "register", "registry.trial", "tracking.runs"]
-COMMANDS += [
-    f"commands.{path.stem}"
-    for path in sorted((ROOT / "pipeline" / "commands").glob("*.py"))
-    if path.stem not in {"__init__", "restoring"}
-]
 MODULES = sorted((ROOT / "pipeline").rglob("*.py")) + sorted((ROOT / "service").rglob("*.py"))
 
 
@@ -65,7 +57,7 @@ def test_a_stages_docstring_says_what_dvc_yaml_says(stage: str) -> None:
 
 
 PLUMBING = {
-    "pipeline.command",
+    "pipeline.cli",
     "pipeline.params",
     "pipeline.tracking.runs",
     "pipeline.tracking.store",
@@ -118,23 +110,6 @@ def test_nothing_is_pickled() -> None:
     assert [path.name for path in MODULES if forbidden & _imports(path)] == []
     loads = [line for path in MODULES for line in path.read_text().splitlines() if "torch.load(" in line]
     assert [line for line in loads if "weights_only=True" not in line] == []
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_answers_without_loading_torch(command: str) -> None:
-    probe = (
-        "import runpy, sys\n"
-        f"sys.argv = ['pipeline.{command}', '--help']\n"
-        "try:\n"
-        f"    runpy.run_module('pipeline.{command}', run_name='__main__')\n"
-        "except SystemExit as stop:\n"
-        "    assert stop.code in (0, None)\n"
-        "heavy = {'torch', 'pandas', 'mlflow', 'great_expectations', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {heavy}' if heavy else 0)\n"
-    )
-    done = subprocess.run([sys.executable, "-c", probe], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "usage" in done.stdout
 
 
 def test_the_readme_is_short_and_every_make_command_in_the_docs_exists() -> None:

@@ -49,7 +49,7 @@ def is_ignored(path: Path) -> bool:
 
 def test_the_image_holds_the_service_and_the_core_and_nothing_else_of_the_project() -> None:
     wanted = {"pyproject.toml", "constraints.txt", "service", "pipeline/__init__.py", "pipeline/errors.py"}
-    wanted |= {"pipeline/artefacts", "pipeline/diffusion"}
+    wanted |= {"pipeline/__main__.py", "pipeline/cli.py", "pipeline/artefacts", "pipeline/diffusion"}
     assert {str(path) for path in copied()} == wanted
     assert all((ROOT / path).exists() for path in copied())
 
@@ -73,7 +73,7 @@ def test_everything_that_is_copied_reaches_the_build_and_nothing_else_does() -> 
 def test_the_service_runs_without_root_and_says_how_it_is() -> None:
     assert all_of("USER") == ["10001"]
     assert "/readyz" in all_of("HEALTHCHECK")[0]
-    assert all_of("ENTRYPOINT")[0].startswith('["python", "-m", "service.serve", "--host", "0.0.0.0"')
+    assert all_of("ENTRYPOINT")[0].startswith('["python", "-m", "pipeline", "serve", "--host", "0.0.0.0"')
     order = [instruction for instruction, _ in instructions()]
     assert order.index("USER") > max(place for place, name in enumerate(order) if name == "RUN")
 
@@ -104,7 +104,7 @@ def test_the_manifests_start_what_the_dockerfile_builds() -> None:
     (container,) = pod["containers"]
     assert str(container["ports"][0]["containerPort"]) in all_of("EXPOSE")
     assert str(pod["securityContext"]["runAsUser"]) in all_of("USER")
-    assert "python -m service.drain" in container["lifecycle"]["preStop"]["exec"]["command"][-1]
+    assert "pipeline drain" in container["lifecycle"]["preStop"]["exec"]["command"][-1]
     # Whoever waits longest is still waited for.
     longest_sec = Settings.model_fields["max_request_sec"].default
     assert pod["terminationGracePeriodSeconds"] > longest_sec

@@ -85,7 +85,7 @@ class Project:
 
     def register(self) -> dict[str, object]:
         options = ("--model", "data/model", "--evaluation", "data/evaluation", "--out", "data/registration")
-        self.run("python", "-m", "pipeline.register", *options)
+        self.run("python", "-m", "pipeline", "model", "register", *options)
         decision: dict[str, object] = json.loads((self.folder / "data/registration/decision.json").read_text())
         return decision
 
@@ -123,7 +123,7 @@ def test_a_second_run_does_nothing_in_seconds(project: Project) -> None:
 def test_dvc_shows_the_metrics_params_and_plots(project: Project) -> None:
     assert "evaluate/kid" in project.run("dvc", "metrics", "show", "--json")
     assert project.run("dvc", "params", "diff", "--json").strip().startswith("{")
-    project.run("python", "-m", "pipeline.commands.plots_template", "--out", ".dvc/plots/offline.html")
+    project.run("python", "-m", "pipeline", "plots-template", "--out", ".dvc/plots/offline.html")
     assert "index.html" in project.run("dvc", "plots", "show", "--out", "shown")
     page = (project.folder / "shown" / "index.html").read_text()
     assert "cdn." not in page
@@ -136,7 +136,7 @@ def test_the_model_becomes_champion_once(project: Project) -> None:
     again = project.register()
     assert again["decision"] == "unchanged"
     assert again["champion"] is not None
-    said = project.run("python", "-m", "pipeline.commands.summary")
+    said = project.run("python", "-m", "pipeline", "summary")
     assert "registered: digits version 1 (champion); this time: unchanged" in said
     assert "kernel distance" in said
 
@@ -146,7 +146,7 @@ def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> Non
     drawn = []
     for model in ("data/registration/model", "models:/digits@champion"):
         options = ("--num-images", "5", "--seed", "3", "--out", "drawn.npz")
-        project.run("python", "-m", "pipeline.commands.sample", "--model", model, *options)
+        project.run("python", "-m", "pipeline", "sample", "--model", model, *options)
         drawn.append(dict(np.load(project.folder / "drawn.npz", allow_pickle=False)))
     assert drawn[0]["images"].shape == (5, 8, 8, 1)
     assert all(np.array_equal(drawn[0][name], drawn[1][name]) for name in ("images", "labels", "seeds"))

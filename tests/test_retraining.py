@@ -75,7 +75,7 @@ class Loop:
 
     def champion(self) -> str:
         """The folder that a service of it has."""
-        return self.project.run("python", "-m", "pipeline.commands.package", "--resolve").splitlines()[0]
+        return self.project.run("python", "-m", "pipeline", "model", "package", "--resolve").splitlines()[0]
 
     def served_picture(self) -> Path:
         """A picture that a service of the champion has drawn."""
@@ -88,7 +88,7 @@ class Loop:
 
     def champions_pictures(self) -> NDArray[np.uint8]:
         options = ("--num-images", "3", "--seed", "7", "--out", "drawn.npz")
-        self.project.run("python", "-m", "pipeline.commands.sample", "--model", "models:/digits@champion", *options)
+        self.project.run("python", "-m", "pipeline", "sample", "--model", "models:/digits@champion", *options)
         with np.load(self.folder / "drawn.npz") as drawn:
             return np.asarray(drawn["images"])
 
@@ -160,13 +160,13 @@ def test_bad_data_never_reach_the_champion_and_good_ones_do(tmp_path: Path, digi
     assert good["decision"] == "accept", failed(good)
     assert good["comparison"]["data_is_new"]
     with pytest.raises(AssertionError, match="the picture was drawn by"):
-        loop.project.run("python", "-m", "service.replay", str(picture), "--model", loop.champion())
+        loop.project.run("python", "-m", "pipeline", "replay", str(picture), "--model", loop.champion())
 
     loop.project.run("make", "rollback", "REASON=a trial")
     assert np.array_equal(loop.champions_pictures(), old)
-    said = loop.project.run("python", "-m", "service.replay", str(picture), "--model", loop.champion())
+    said = loop.project.run("python", "-m", "pipeline", "replay", str(picture), "--model", loop.champion())
     assert "the same picture, every pixel" in said
-    assert "digits version 1" in loop.project.run("python", "-m", "pipeline.commands.trace", str(picture))
+    assert "digits version 1" in loop.project.run("python", "-m", "pipeline", "model", "trace", str(picture))
 
 
 @pytest.mark.long

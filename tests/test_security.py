@@ -51,9 +51,9 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.
     register, model = small_project.STAGES["register"], "models:/digits@champion"
     for command in (
         ["dvc", "repro"],
-        ["python", "-m", "pipeline.register", *register],
-        ["python", "-m", "pipeline.commands.sample", "--model", model, "--num-images", "2", "--out", "drawn.npz"],
-        ["python", "-m", "pipeline.tracking.runs", "sync"],
+        ["python", "-m", "pipeline", "model", "register", *register],
+        ["python", "-m", "pipeline", "sample", "--model", model, "--num-images", "2", "--out", "drawn.npz"],
+        ["python", "-m", "pipeline", "runs", "sync"],
     ):
         project.run(*without_network(), *command)
     return _heard(log)

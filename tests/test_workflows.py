@@ -147,7 +147,7 @@ def environment(**changes: str) -> dict[str, str]:
 
 def test_the_command_names_all_that_is_missing_and_takes_a_remote_from_the_environment(repository: Path) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=repository, check=True, env=environment())
-    command = [sys.executable, "-m", "pipeline.commands.check_remotes"]
+    command = [sys.executable, "-m", "pipeline", "remotes-check"]
     done = subprocess.run(command, cwd=repository, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["MLFLOW_TRACKING_URI", "DVC_REMOTE"]

@@ -25,7 +25,7 @@ import torch
 from benchmarks.protocol import ROOT, python, run_command, say
 from benchmarks.systems import Ground, Ours, rates_in_turn, training_of, untrained_model
 from benchmarks.throughput import pace_of
-from pipeline import command
+from pipeline import cli
 from pipeline.commands.set_params import override
 from pipeline.params import load_params
 from pipeline.training.distributed import num_workers
@@ -113,4 +113,4 @@ def speeds_in_turn(grounds: Mapping[str, Ground]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

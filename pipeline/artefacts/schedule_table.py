@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -15,9 +15,6 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import TARGETS, Target
 from pipeline.diffusion.weighting import WEIGHTINGS, Weighting
 from pipeline.errors import ArtefactError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 WEIGHT_COLUMNS = {(target, weighting): f"weight_{target}_{weighting}" for target in TARGETS for weighting in WEIGHTINGS}
 

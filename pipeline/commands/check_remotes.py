@@ -6,22 +6,16 @@ default remote of this checkout, and of this checkout only.
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
 
-from pipeline import command
 from pipeline.errors import FoundryError
 
 SERVERS = ("http://", "https://", "databricks", "postgresql", "mysql", "mssql")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.commands.check_remotes", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.parse_args()
     if url := os.environ.get("DVC_REMOTE"):
         _dvc("remote", "add", "--quiet", "--local", "--force", "--default", "storage", url)
     if findings := [*tracking_findings(os.environ), *remote_findings(_dvc("config", "core.remote"))]:
@@ -50,7 +44,3 @@ def _dvc(*words: str) -> str:
         [sys.executable, "-m", "dvc", *words], capture_output=True, text=True, check=False
     )
     return done.stdout.strip()
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -8,7 +8,6 @@ own way, so the decompressed files are kept and checked.
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import hashlib
 import os
@@ -19,16 +18,14 @@ import tempfile
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import command
 from pipeline.artefacts.files import replacing
 from pipeline.errors import FoundryError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     Source = Callable[[Path, Mapping[str, str]], Path]
     """Puts the .gz files, and whatever else it needs, into an empty folder, and says where the .gz files are."""
 
@@ -49,24 +46,18 @@ class SourceError(Exception):
     """A source does not answer, or not with what was asked for; the next one is tried."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("data/raw"), help="folder to fill (default: %(default)s)")
-    fetch(parser.parse_args().out)
-
-
-def fetch(folder: Path, files: Mapping[str, str] = FASHION_MNIST, sources: Mapping[str, Source] | None = None) -> None:
-    """Fill `folder` with `files` (name -> SHA-256) from the first of `sources` that answers.
+def fetch(out: Path, files: Mapping[str, str] = FASHION_MNIST, sources: Mapping[str, Source] | None = None) -> None:
+    """Fill `out` with `files` (name -> SHA-256) from the first of `sources` that answers.
 
     Raises:
         FoundryError: a file there is another one, or no source answers.
 
     """
-    missing = missing_files(folder, files)
+    missing = missing_files(out, files)
     if not missing:
-        say(f"{folder}: all {len(files)} files are there and right")
+        say(f"{out}: all {len(files)} files are there and right")
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    out.mkdir(parents=True, exist_ok=True)
     failures = []
     for name, source in (sources or SOURCES).items():
         say(f"fetching Fashion-MNIST from {name}")
@@ -74,14 +65,14 @@ def fetch(folder: Path, files: Mapping[str, str] = FASHION_MNIST, sources: Mappi
             with tempfile.TemporaryDirectory() as scratch:
                 found = source(Path(scratch), missing)
                 for file, sha256 in missing.items():
-                    decompress(found / f"{file}.gz", folder / file, sha256)
+                    decompress(found / f"{file}.gz", out / file, sha256)
         except SourceError as error:
             say(f"  no: {error}")
             failures.append(f"{name}: {error}")
         else:
-            say(f"{folder}: {len(missing)} files written, SHA-256 checked")
+            say(f"{out}: {len(missing)} files written, SHA-256 checked")
             return
-    raise FoundryError("\n".join([f"{folder}: no source of Fashion-MNIST answers", *failures]))
+    raise FoundryError("\n".join([f"{out}: no source of Fashion-MNIST answers", *failures]))
 
 
 def missing_files(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
@@ -182,7 +173,3 @@ SOURCES: dict[str, Source] = {f"Debian's package {PACKAGE}": debian_package, ADD
 
 def say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -5,18 +5,28 @@ Not tried on a card yet: see docs/gpu.md.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
-from pipeline import command
+import numpy as np
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from torch import Tensor
-
-    from pipeline.diffusion.denoiser import NetworkDenoiser
+from pipeline.artefacts.dataset import Split
+from pipeline.artefacts.schedule_table import ScheduleTable
+from pipeline.device import best_device
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.denoiser import NetworkDenoiser
+from pipeline.diffusion.density import uniform_density
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.sampling import make_plan, sample
+from pipeline.diffusion.target import TARGETS
+from pipeline.diffusion.timetables import timetable
+from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.weighting import SnrBounds, loss_weight
+from pipeline.errors import CheckFailedError
+from pipeline.params import load_params
+from pipeline.training.loop import Training
 
 NUM_STEPS = 200
 LARGEST_DIFFERENCE = 1e-3
@@ -24,14 +34,6 @@ LARGEST_DIFFERENCE = 1e-3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.commands.gpu_check", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.parse_args()
-
-    import torch
-
-    from pipeline.errors import CheckFailedError
 
     if not torch.cuda.is_available():
         sys.stdout.write("no CUDA card here: nothing was checked\n")
@@ -49,11 +51,6 @@ def main() -> None:
 
 def checks() -> Iterator[tuple[str, float, float]]:
     """Name, what was found and the most that is allowed."""
-    import torch
-
-    from pipeline.diffusion.sampling import make_plan, sample
-    from pipeline.diffusion.timetables import timetable
-
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     ratios = [_loss_ratio() for _ in range(2)]
     yield "loss after 200 bfloat16 steps over the first one's", ratios[0], 0.5
@@ -72,12 +69,6 @@ def checks() -> Iterator[tuple[str, float, float]]:
 
 
 def _denoiser(device: str) -> NetworkDenoiser:
-    import torch
-
-    from pipeline.diffusion.betas import cosine_betas
-    from pipeline.diffusion.denoiser import NetworkDenoiser
-    from pipeline.diffusion.noise import NoiseSchedule
-    from pipeline.diffusion.unet import UNet, UNetConfig
 
     torch.manual_seed(0)
     network = UNet(UNetConfig(), image_size=28, channels=1, num_classes=10)
@@ -88,21 +79,6 @@ def _denoiser(device: str) -> NetworkDenoiser:
 
 def _loss_ratio() -> float:
     """Train on a made set of two kinds of images, as the stage does on a card."""
-    import numpy as np
-    import torch
-
-    from pipeline.artefacts.dataset import Split
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.device import best_device
-    from pipeline.diffusion.betas import cosine_betas
-    from pipeline.diffusion.density import uniform_density
-    from pipeline.diffusion.noise import NoiseSchedule
-    from pipeline.diffusion.target import TARGETS
-    from pipeline.diffusion.unet import UNet
-    from pipeline.diffusion.weighting import SnrBounds, loss_weight
-    from pipeline.params import load_params
-    from pipeline.training.loop import Training
-
     params = load_params().train.model_copy(update={"num_images": 64 * NUM_STEPS, "batch_size": 64})
     labels = np.arange(256) % 2
     pixels = np.repeat((60 + 120 * labels).astype(np.uint8), 28 * 28).reshape(256, 28, 28, 1)
@@ -118,7 +94,3 @@ def _loss_ratio() -> float:
         float(step.loss) for step in Training(params, network, table, Split((pixels,), labels), best_device()).steps()
     ]
     return float(np.mean(losses[-20:]) / losses[0])
-
-
-if __name__ == "__main__":
-    command.run(main)

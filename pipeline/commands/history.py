@@ -5,37 +5,26 @@ Params: register
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import command
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from pipeline.artefacts.files import replacing
+from pipeline.params import load_params
+from pipeline.registry.history import as_lines
+from pipeline.registry.registry import Registry
+from pipeline.tracking import store
 
 WIDEST = 100
 """Letters of a reason in a line; the whole is in the file."""
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.commands.history", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write JSON lines")
-    arguments = parser.parse_args()
-
-    from pipeline.artefacts.files import replacing
-    from pipeline.params import load_params
-    from pipeline.registry.history import as_lines
-    from pipeline.registry.registry import Registry
-    from pipeline.tracking import store
+def main(out: Path | None) -> None:
 
     with store.answering():
         entries = Registry(load_params().register_.model_name).succession.history()
-    if arguments.out:
-        with replacing(arguments.out) as temporary:
+    if out:
+        with replacing(out) as temporary:
             temporary.write_text(as_lines(entries), encoding="utf-8")
     sys.stdout.writelines(f"{line(entry)}\n" for entry in entries)
 
@@ -45,7 +34,3 @@ def line(entry: Mapping[str, str]) -> str:
     why = entry["why"] if len(entry["why"]) <= WIDEST else f"{entry['why'][: WIDEST - 1]}…"
     who = f"version {entry['version']} (champion before: {entry['champion_before']})"
     return f"{entry['at'][:16]}  {entry['event']:8}  {who:36}  by {entry['by']}: {why}"
-
-
-if __name__ == "__main__":
-    command.run(main)

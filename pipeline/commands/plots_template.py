@@ -5,10 +5,10 @@ DVC's own page takes Vega from a CDN and stays blank without it. `plots.html_tem
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
-from pipeline import command
+import vl_convert
+
 from pipeline.artefacts.files import replacing
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
@@ -31,22 +31,8 @@ LIBRARY
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.commands.plots_template", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
-    write_template(parser.parse_args().out)
-
-
-def write_template(path: Path) -> None:
+def write_template(out: Path) -> None:
     """Write the page, at once and whole."""
-    import vl_convert
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as temporary:
         temporary.write_text(PAGE.replace("LIBRARY", vl_convert.javascript_bundle(SNIPPET)), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    command.run(main)

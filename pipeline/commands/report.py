@@ -9,38 +9,30 @@ without the champion's data at hand the report says so and shows the rest.
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline import command
+from pipeline.artefacts.files import read_document
+from pipeline.artefacts.model import model_digest
+from pipeline.errors import FoundryError
+from pipeline.params import load_params
+from pipeline.provenance import revisions
+from pipeline.provenance.dvc_cache import link_outs
+from pipeline.registry.past_runs import PastRuns
+from pipeline.reporting.data_change import change_between
+from pipeline.reporting.image_set import prepared_images
+from pipeline.reporting.model_summaries import Folders, Side, champion_before, registered, work_tree
+from pipeline.reporting.retraining import DataReview, Retraining, review, write
+from pipeline.tracking.store import StoreError, answering
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
-    from pipeline.reporting.model_summaries import Folders, Side
-    from pipeline.reporting.retraining import DataReview
+def main(out: Path, against: str | None, **folders: Path) -> None:
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.commands.report", description=__doc__.splitlines()[0])
-    for name in ("model", "prepared", "evaluation", "registration"):
-        parser.add_argument(f"--{name}", type=Path, default=Path("data") / name, help="default: %(default)s")
-    parser.add_argument("--against", metavar="URI", help="compare with models:/NAME/VERSION, not with the champion")
-    parser.add_argument("--out", type=Path, default=Path("data/registration"), help="default: %(default)s")
-    arguments = parser.parse_args()
-    from pipeline.reporting.model_summaries import Folders
-
-    folders = Folders(
-        model=arguments.model,
-        prepared=arguments.prepared,
-        evaluation=arguments.evaluation,
-        registration=arguments.registration,
-    )
-    page, comment = report(folders, arguments.out, against=arguments.against)
+    page, comment = report(Folders(**folders), out, against=against)
     sys.stdout.write(f"{page.resolve()}\n{comment.resolve()}\n")
 
 
@@ -51,11 +43,6 @@ def report(folders: Folders, out: Path, *, against: str | None = None) -> tuple[
         ArtefactError: the work tree's results are missing or damaged.
 
     """
-    from pipeline.artefacts.files import read_document
-    from pipeline.params import load_params
-    from pipeline.reporting.model_summaries import work_tree
-    from pipeline.reporting.retraining import Retraining, write
-
     params = load_params()
     path = folders.registration / "decision.json"
     decision = read_document(path) if path.exists() else None
@@ -86,10 +73,6 @@ def _champion(
     name: str, decision: Mapping[str, Any] | None, challenger: Side, against: str | None
 ) -> tuple[Side | None, str]:
     """The champion that was there before, or why none is shown."""
-    from pipeline.artefacts.model import model_digest
-    from pipeline.reporting.model_summaries import champion_before, registered
-    from pipeline.tracking.store import StoreError
-
     digest = model_digest(challenger.folder) if challenger.folder else ""
     try:
         version = champion_before(name, decision, digest, against)
@@ -102,12 +85,6 @@ def _champion(
 
 def _data(prepared: Path, champion: Side | None, challenger: Side) -> tuple[DataReview | None, str]:
     """The images that differ, or why none are compared."""
-    from pipeline.errors import FoundryError
-    from pipeline.provenance.dvc_cache import link_outs
-    from pipeline.reporting.data_change import change_between
-    from pipeline.reporting.image_set import prepared_images
-    from pipeline.reporting.retraining import review
-
     if champion is None:
         return None, "There is no earlier data to compare with."
     if champion.data_digest == challenger.data_digest:
@@ -126,8 +103,6 @@ def _data(prepared: Path, champion: Side | None, challenger: Side) -> tuple[Data
 
 def _code(champion: Side | None, challenger: Side) -> tuple[Sequence[str], Sequence[str]]:
     """Commits since the champion's, and files that differ; nothing where a commit is not here."""
-    from pipeline.provenance import revisions
-
     if champion is None or not champion.commit or not challenger.commit:
         return [], []
     if not revisions.has_commit(champion.commit):
@@ -139,8 +114,6 @@ def _code(champion: Side | None, challenger: Side) -> tuple[Sequence[str], Seque
 
 
 def _log(digest: str, written: Sequence[Path]) -> None:
-    from pipeline.registry.past_runs import PastRuns
-    from pipeline.tracking.store import StoreError, answering
 
     try:
         with answering():
@@ -150,7 +123,3 @@ def _log(digest: str, written: Sequence[Path]) -> None:
                 past.keep(past.parent(run) or run, path)
     except StoreError as error:
         sys.stderr.write(f"not logged: {error}\n")
-
-
-if __name__ == "__main__":
-    command.run(main)

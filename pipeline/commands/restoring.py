@@ -7,29 +7,27 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from pipeline.artefacts.files import read_document
+from pipeline.artefacts.model import model_digest
 from pipeline.errors import FoundryError
 from pipeline.provenance import dvc_cache, revisions
+from pipeline.provenance.revisions import Revision
 from pipeline.provenance.stage_key import KEY_TAG
 from pipeline.registry import versions
 from pipeline.registry.past_runs import PastRuns
 from pipeline.registry.registry import download
+from pipeline.registry.versions import Version
 from pipeline.tracking import store
 from pipeline.tracking.reconcile import HIT_TAG, keys_of
 from pipeline.tracking.tags import DIGEST_TAG, STAGE_TAG
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from pipeline.provenance.revisions import Revision
-    from pipeline.registry.versions import Version
 
 PATCH = "git-diff.patch"
 LEFT_OUT = "# a new file, not in this patch: "
@@ -55,7 +53,7 @@ class Origin:
     keys: Mapping[str, str]
     """Of the stages that ran or were taken from the cache: all that the lock must agree with."""
     lock: Path | None
-    """dvc.lock, where `python -m pipeline.tracking.runs reconcile` has kept it."""
+    """dvc.lock, where `foundry runs reconcile` has kept it."""
     lock_md5: str | None
     """Of the dvc.lock that a version was registered with."""
     data_digest: str | None
@@ -148,7 +146,7 @@ def _revision(origin: Origin) -> Revision:
         return revisions.Revision("the run's own", None, origin.lock.read_text(encoding="utf-8"))
     raise MissingError(
         f"{origin.name}: no dvc.lock of this repository has the outcomes of run {origin.pipeline_id}, nor is one kept "
-        "with it (python -m pipeline.tracking.runs reconcile keeps it, while the revision is there)"
+        "with it (foundry runs reconcile keeps it, while the revision is there)"
     )
 
 
@@ -260,8 +258,6 @@ def _checked_data(origin: Origin, out: Path) -> str:
 
 def _checked_model(origin: Origin, out: Path) -> str:
     """Check the trained model, and put the registered one where the registration had it."""
-    from pipeline.artefacts.model import model_digest
-
     digest = model_digest(out / "data" / "model")
     if origin.model_digest and digest != origin.model_digest:
         raise MissingError(f"{out / 'data' / 'model'}: found the model {digest}, the run had {origin.model_digest}")

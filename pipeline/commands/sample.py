@@ -9,75 +9,49 @@ class it comes out the same.
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import command
+import numpy as np
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    from pipeline.artefacts.model import DataSpec
+from pipeline.artefacts.files import replacing
+from pipeline.artefacts.model import DataSpec, load_model
+from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.seeds import image_seed
+from pipeline.errors import FoundryError
+from pipeline.inference.draw import draw
+from pipeline.inference.grids import as_image, grid_image
+from pipeline.registry import registry
 
 MAX_IMAGES = 1_000_000
 
 
-def main() -> None:
-    arguments = _parser().parse_args()
-    from pipeline.artefacts.model import load_model
-    from pipeline.diffusion.seeds import image_seed
-    from pipeline.inference.draw import draw
-    from pipeline.registry import registry
+def main(
+    model: str,
+    num_images: int,
+    seed: int,
+    out: Path,
+    *,
+    class_label: str | None,
+    sampler: Sampler | None,
+    steps: int | None,
+    eta: float,
+    guidance_scale: float | None,
+) -> None:
 
-    model = load_model(registry.model_folder(arguments.model))
-    labels = class_labels(arguments.class_label, model.description.data, arguments.num_images)
-    seeds = [image_seed(arguments.seed, i) for i in range(arguments.num_images)]
+    loaded = load_model(registry.model_folder(model))
+    labels = class_labels(class_label, loaded.description.data, num_images)
+    seeds = [image_seed(seed, i) for i in range(num_images)]
     images = draw(
-        model,
+        loaded,
         seeds,
         labels,
-        sampler=arguments.sampler,
-        num_steps=arguments.steps,
-        eta=arguments.eta,
-        guidance_scale=arguments.guidance_scale,
+        sampler=sampler,
+        num_steps=steps,
+        eta=eta,
+        guidance_scale=guidance_scale,
         progress=True,
     )
-    write(arguments.out, images, labels, seeds)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.commands.sample",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--model", required=True, metavar="FOLDER_OR_URI", help="data/model or models:/NAME@champion")
-    parser.add_argument("--num-images", type=_count, required=True, metavar="N")
-    parser.add_argument("--seed", type=_seed, default=0, metavar="S", help="0 … 2^63 - 1 (default 0)")
-    parser.add_argument("--out", type=Path, required=True, help="samples.npz, grid.png or a folder")
-    parser.add_argument(
-        "--class-label", metavar="N|NAME|none", help="one class; none: the null class (default: each class in turn)"
-    )
-    parser.add_argument("--sampler", choices=["ddpm", "ddim", "dpmpp_2m"], help="default: the model's")
-    parser.add_argument("--steps", type=_count, metavar="N", help="network calls an image (default: the model's)")
-    parser.add_argument("--eta", type=float, default=0.0, help="noise of ddim, 0 … 1 (default 0)")
-    parser.add_argument("--guidance-scale", type=float, metavar="G", help="1: none (default: the model's)")
-    return parser
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if not 1 <= number <= MAX_IMAGES:
-        raise argparse.ArgumentTypeError(f"should be in 1 … {MAX_IMAGES} (got {number})")
-    return number
-
-
-def _seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number < 2**63:
-        raise argparse.ArgumentTypeError(f"should be in 0 … 2^63 - 1 (got {number})")
-    return number
+    write(out, images, labels, seeds)
 
 
 def class_labels(asked: str | None, data: DataSpec, num_images: int) -> list[int] | None:
@@ -87,8 +61,6 @@ def class_labels(asked: str | None, data: DataSpec, num_images: int) -> list[int
         FoundryError: the model knows no such class.
 
     """
-    from pipeline.errors import FoundryError
-
     names = data.class_names
     if names is None:
         if asked is not None:
@@ -109,12 +81,6 @@ def class_labels(asked: str | None, data: DataSpec, num_images: int) -> list[int
 
 def write(out: Path, images: np.ndarray, labels: list[int] | None, seeds: list[int]) -> None:
     """Write what the suffix of `out` asks for."""
-    import numpy as np
-
-    from pipeline.artefacts.files import replacing
-    from pipeline.errors import FoundryError
-    from pipeline.inference.grids import as_image, grid_image
-
     out.parent.mkdir(parents=True, exist_ok=True)
     match out.suffix.lower():
         case ".npz":
@@ -133,7 +99,3 @@ def write(out: Path, images: np.ndarray, labels: list[int] | None, seeds: list[i
                     as_image(image).save(temporary, format="png")
         case suffix:
             raise FoundryError(f"--out: should end in .npz or .png or name a folder (got {suffix})")
-
-
-if __name__ == "__main__":
-    command.run(main)

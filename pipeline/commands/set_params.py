@@ -1,26 +1,25 @@
-"""Change params.yaml where it stands: `python -m pipeline.commands.set_params "train.seed=1 evaluate.num_samples=5000"`.
+"""Change params.yaml where it stands: `foundry set "train.seed=1 evaluate.num_samples=5000"`.
 
 Layout and comments stay. What params.yaml would not be allowed to say is refused, and nothing is written.
 """
 
 from __future__ import annotations
 
-import argparse
 import shlex
+from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from pipeline import command
+from ruamel.yaml import YAML
+
+from pipeline.artefacts.files import replacing
 from pipeline.errors import FoundryError
+from pipeline.params import load_params
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.commands.set_params", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("words", nargs="*", metavar="KEY=VALUE", help="several may stand in one, apart by blanks")
-    words = [word for words in parser.parse_args().words for word in shlex.split(words)]
+def main(changes: Sequence[str]) -> None:
+    words = [word for change in changes for word in shlex.split(change)]
     if words:
         override(Path("params.yaml"), words)
 
@@ -33,11 +32,6 @@ def override(path: Path, words: list[str]) -> None:
         ParamsError: a value is not allowed.
 
     """
-    from ruamel.yaml import YAML
-
-    from pipeline.artefacts.files import replacing
-    from pipeline.params import load_params
-
     yaml = YAML()
     yaml.width = 1000
     document = yaml.load(path.read_text(encoding="utf-8"))
@@ -60,7 +54,3 @@ def _set(document: Any, key: str, value: Any) -> None:
     if not isinstance(document, dict) or last not in document:
         raise FoundryError(f"{key}: params.yaml has no such key")
     document[last] = value
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline import command
+from pipeline.errors import ArtefactError
+from pipeline.registry.versions import holding
 
 ROWS = {
     "kid": "kernel distance to held-out images (KID)",
@@ -27,17 +27,12 @@ next:  make ui      compare runs in the browser
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.commands.summary", description=__doc__)
-    parser.add_argument("--evaluation", type=Path, default=Path("data/evaluation"), metavar="FOLDER")
-    parser.add_argument("--registration", type=Path, default=Path("data/registration"), metavar="FOLDER")
-    arguments = parser.parse_args()
-    metrics = _read(arguments.evaluation / "metrics.json")
-    decision = _read(arguments.registration / "decision.json")
-    sys.stdout.write(f"\n{table(metrics)}\n")
-    sys.stdout.write(f"samples: {arguments.evaluation / 'grid.png'}, report: {arguments.evaluation / 'report.html'}\n")
-    from pipeline.registry.versions import holding
+def main(evaluation: Path, registration: Path) -> None:
 
+    metrics = _read(evaluation / "metrics.json")
+    decision = _read(registration / "decision.json")
+    sys.stdout.write(f"\n{table(metrics)}\n")
+    sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")
     for version in holding(decision["model_digest"]):
         aliases = ", ".join(version.aliases) or "no alias"
         sys.stdout.write(f"registered: {version} ({aliases}); this time: {decision['decision']}\n")
@@ -56,13 +51,8 @@ def table(metrics: dict[str, float]) -> str:
 
 
 def _read(path: Path) -> Any:
-    from pipeline.errors import ArtefactError
 
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ArtefactError(f"{path}: not found; `make demo` writes it") from None
-
-
-if __name__ == "__main__":
-    command.run(main)

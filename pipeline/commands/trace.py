@@ -1,6 +1,6 @@
 """Tell a picture's history: its passport, the model that drew it, the run that trained that model, the code, the data.
 
-    python -m pipeline.commands.trace picture.png
+    foundry model trace picture.png
 
 FOUNDRY_PASSPORT_KEY holds the key that the passport was signed with, where it was signed; with it, a picture that was
 changed is refused. Exit code 3: no registered model has the digest that the passport names.
@@ -8,41 +8,29 @@ changed is refused. Exit code 3: no registered model has the digest that the pas
 
 from __future__ import annotations
 
-import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline import command
+from pipeline.artefacts import passport
+from pipeline.artefacts.passport import Passport, Picture
+from pipeline.errors import CheckFailedError
+from pipeline.provenance import lineage
+from pipeline.registry import versions
+from pipeline.registry.versions import Version
+from pipeline.tracking import store
+from pipeline.tracking.store import tracking_uri
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
-    from pipeline.artefacts.passport import Passport, Picture
-    from pipeline.registry.versions import Version
+def main(picture: Path) -> None:
 
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.commands.trace",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("picture", type=Path, help="a PNG that the service has drawn")
-    arguments = parser.parse_args()
-    from pipeline.artefacts import passport
-    from pipeline.errors import CheckFailedError
-    from pipeline.registry import versions
-
-    picture = passport.load(arguments.picture, passport.environment_key())
-    _say(_drawing(picture))
-    found = versions.holding(picture.passport.model_digest)
+    drawn = passport.load(picture, passport.environment_key())
+    _say(_drawing(drawn))
+    found = versions.holding(drawn.passport.model_digest)
     for version in found:
         _say(_making(version))
     if not found:
-        from pipeline.tracking.store import tracking_uri
-
-        raise CheckFailedError(f"{tracking_uri()}: no registered model has the digest {picture.passport.model_digest}")
+        raise CheckFailedError(f"{tracking_uri()}: no registered model has the digest {drawn.passport.model_digest}")
 
 
 def _say(lines: Iterator[tuple[str, str | None]]) -> None:
@@ -68,8 +56,6 @@ def _settings(passport: Passport) -> str:
 
 
 def _making(version: Version) -> Iterator[tuple[str, str | None]]:
-    from pipeline.provenance import lineage
-    from pipeline.tracking import store
 
     tags = version.tags
     commit, lock, data = tags.get("git.commit"), tags.get("dvc.lock.md5"), tags.get("data.md5")
@@ -96,7 +82,3 @@ def _cached(md5: str) -> str:
     """Whether DVC has the data here."""
     path = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
     return "in the cache here" if path.exists() else "not in the cache here; `dvc pull` gets it from the remote"
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -8,45 +8,34 @@ Both trainings run in folders of their own; nothing of the project is changed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
-from pipeline import command
+import yaml
+
+from pipeline.artefacts.files import file_digest
 from pipeline.errors import CheckFailedError, FoundryError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+from pipeline.params import load_params
 
 ROOT = Path(__file__).parents[2]
 CHECKPOINT_INTERVAL_SEC, LOOK_INTERVAL_SEC = 0.2, 0.01
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.commands.verify_resume", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--prepared", type=Path, default=Path("data/prepared"), help="default: %(default)s")
-    parser.add_argument("--schedule", type=Path, default=Path("data/schedule"), help="default: %(default)s")
-    parser.add_argument("--num-images", type=int, default=3200, help="length of each training (default: %(default)s)")
-    parser.add_argument("--num-kills", type=int, default=3, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, help="of the moments (default: drawn by lot)")
-    arguments = parser.parse_args()
-
-    seed = random.SystemRandom().randrange(2**32) if arguments.seed is None else arguments.seed
-    moments = kill_moments(arguments.num_images, arguments.num_kills, seed)
+def main(prepared: Path, schedule: Path, *, num_images: int, num_kills: int, seed: int | None) -> None:
+    seed = random.SystemRandom().randrange(2**32) if seed is None else seed
+    moments = kill_moments(num_images, num_kills, seed)
     sys.stderr.write(f"moments drawn with --seed {seed}\n")
     with TemporaryDirectory(prefix="foundry-verify-") as folder:
         digests = {}
         for name, kills in (("whole", []), ("killed", moments)):
-            trial = Trial(Path(folder) / name, arguments.prepared, arguments.schedule, arguments.num_images)
+            trial = Trial(Path(folder) / name, prepared, schedule, num_images)
             trial.train(kills)
             digests[name] = trial.digests()
     sys.stdout.write("".join(f"{line}\n" for line in table(**digests)))
@@ -90,8 +79,6 @@ class Trial:
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each file of the model folder."""
-        from pipeline.artefacts.files import file_digest
-
         paths = sorted(path for path in self._out.rglob("*") if path.is_file())
         return {path.relative_to(self._out).as_posix(): file_digest(path) for path in paths}
 
@@ -112,10 +99,6 @@ class Trial:
 
 def write_params(path: Path, num_images: int) -> None:
     """The project's params with a shorter training, which draws less on its way."""
-    import yaml
-
-    from pipeline.params import load_params
-
     params = load_params()
     train = params.train.model_copy(update={"num_images": num_images, "num_grids": 1})
     document = params.model_copy(update={"train": train}).model_dump(mode="json", by_alias=True)
@@ -143,7 +126,3 @@ def check_equal(whole: Mapping[str, str], killed: Mapping[str, str]) -> None:
 
 def _is_equal(name: str, whole: Mapping[str, str], killed: Mapping[str, str]) -> bool:
     return whole.get(name) == killed.get(name)
-
-
-if __name__ == "__main__":
-    command.run(main)

@@ -6,8 +6,8 @@ On 2x2 pixel-unshuffled images every convolution costs a quarter of what it cost
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.errors import FoundryError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

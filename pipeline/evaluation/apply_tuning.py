@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import SNAPSHOTS, SamplingDefaults, load_model, retuned, save_model
+from pipeline.artefacts.model import SNAPSHOTS, Description, Model, SamplingDefaults, load_model, retuned, save_model
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.diffusion.ema import Profile, gamma_of_width, reconstruct
 from pipeline.errors import ArtefactError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from pipeline.artefacts.model import Description, Model
 
 
 def apply_tuning(trained: Path, tuning: Path, out: Path) -> Model:

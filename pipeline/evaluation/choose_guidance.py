@@ -7,20 +7,16 @@ A model that has been trained little needs some, one that has been trained long 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from pipeline.artefacts.model import Model, SamplingDefaults
 from pipeline.diffusion.seeds import image_seed
+from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.metrics import frechet_distance
 from pipeline.evaluation.samples import class_labels
 from pipeline.inference.draw import draw
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pipeline.artefacts.model import Model, SamplingDefaults
-    from pipeline.evaluation.evaluator import Evaluator
-    from pipeline.params import EvaluateParams
+from pipeline.params import EvaluateParams
 
 LEAST_GAIN = 0.05
 """Share by which guidance must lower the distance: a guided picture takes two network rows a step, another one."""

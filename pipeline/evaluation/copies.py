@@ -9,22 +9,17 @@ that of honest images gets, the held-out images say.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.artefacts.dataset import Split
 from pipeline.device import best_device
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
-
-    from pipeline.artefacts.dataset import Split
 
 NUM_NEIGHBOURS = 5
 HONEST_SHARE = 0.01

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.artefacts.dataset import Dataset, Split
 from pipeline.artefacts.subset import Subset
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.errors import ArtefactError
 from pipeline.evaluation import copies
-from pipeline.evaluation.extractors import load_extractor, save_extractor
+from pipeline.evaluation.copies import Neighbours
+from pipeline.evaluation.extractors import Extractor, load_extractor, save_extractor
 from pipeline.evaluation.metrics import Reference, frechet_distance, kid, neighbourhoods
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from pipeline.artefacts.dataset import Dataset, Split
-    from pipeline.evaluation.copies import Neighbours
-    from pipeline.evaluation.extractors import Extractor
 
 REFERENCE = "reference.safetensors"
 NUM_SHIFTED = 300

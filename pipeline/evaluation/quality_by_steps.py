@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from pipeline.artefacts.model import Model
+from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.metrics import frechet_distance, kid
+from pipeline.evaluation.samples import Samples
 from pipeline.inference.draw import draw
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from pipeline.artefacts.model import Model
-    from pipeline.evaluation.evaluator import Evaluator
-    from pipeline.evaluation.samples import Samples
-    from pipeline.params import EvaluateParams
-
+from pipeline.params import EvaluateParams
 
 COLUMNS = ["sampler", "num_steps", "num_images", "kid", "kid_standard_error", "frechet_distance"]
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.files import replacing
+from pipeline.artefacts.model import Model
 from pipeline.diffusion.seeds import image_seed
+from pipeline.evaluation.copies import Neighbours
 from pipeline.inference.draw import draw
 from pipeline.inference.grids import BETWEEN, sheet_image
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-    from PIL import Image
-
-    from pipeline.artefacts.dataset import Split
-    from pipeline.artefacts.model import Model
-    from pipeline.evaluation.copies import Neighbours
-    from pipeline.params import EvaluateParams
+from pipeline.params import EvaluateParams
 
 NUM_COLUMNS, MOST_ROWS = 10, 40
 NUM_NEAREST = 20

@@ -6,13 +6,17 @@ counted in network rows and not in seconds: the same commit makes the same choic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.artefacts.model import SamplingDefaults
+from pipeline.artefacts.model import Model, SamplingDefaults
+from pipeline.artefacts.schedule_table import ScheduleTable
+from pipeline.artefacts.subset import Subset
 from pipeline.device import best_device
 from pipeline.diffusion.refinement import refined
 from pipeline.diffusion.sampling import make_plan, sample
@@ -20,18 +24,9 @@ from pipeline.diffusion.seeds import image_seed
 from pipeline.diffusion.timetables import times_for, timetable
 from pipeline.evaluation.apply_tuning import averaged
 from pipeline.evaluation.choose_guidance import choose_guidance
+from pipeline.evaluation.evaluator import Evaluator
 from pipeline.inference.losses import level_figures, loss_per_noise_level
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from torch import Tensor
-
-    from pipeline.artefacts.model import Model
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.artefacts.subset import Subset
-    from pipeline.evaluation.evaluator import Evaluator
-    from pipeline.params import EvaluateParams
+from pipeline.params import EvaluateParams
 
 NUM_FOR_WIDTH, NUM_LEVELS = 128, 12
 """Training images that are denoised, and at how many levels, for each length of the average."""

@@ -6,18 +6,14 @@ depends on what.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy import stats
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from numpy.typing import NDArray
-    from torch import Tensor
+from torch import Tensor
 
 SMALLEST_EXPECTED = 5.0
 """Of a cell, above which the G statistic has the distribution of chi-square (Cochran 1954)."""

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import ArtefactError
 from pipeline.export import requirements
+from pipeline.export.bundle import Bundle
 from pipeline.training.fingerprint import digest_of
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pipeline.export.bundle import Bundle
 
 # Nothing is told to anybody, and a build does not wait for an answer.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -28,6 +25,8 @@ ROOT = requirements.ROOT
 SOURCES = (
     "service/**/*",
     "pipeline/__init__.py",
+    "pipeline/__main__.py",
+    "pipeline/cli.py",
     "pipeline/errors.py",
     "pipeline/artefacts/**/*",
     "pipeline/diffusion/**/*",

@@ -6,18 +6,15 @@ Beside the model's own files the copy gets the network for ONNX Runtime, which t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.artefacts.model import DESCRIPTION, WEIGHTS, load_model, model_digest
+from pipeline.artefacts.model import DESCRIPTION, WEIGHTS, Model, load_model, model_digest
 from pipeline.errors import ArtefactError, FoundryError
+from pipeline.export import portable
 from pipeline.provenance.lineage import main_worktree
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from pipeline.artefacts.model import Model
+from pipeline.registry import registry, versions
 
 ONNX = "denoiser.onnx"
 """Its name beside the model's files; `service.engine.onnx` reads it."""
@@ -49,7 +46,6 @@ def fetch(where: str) -> Bundle:
     if ":/" not in where:
         folder, digest = _keep(Path(where))
         return Bundle(folder=folder, name="model", tag=digest[:16], digest=digest, origin=_origin_of(folder))
-    from pipeline.registry import registry, versions
 
     version = versions.resolve(where)
     folder, digest = _keep(registry.download(version.uri))
@@ -66,8 +62,6 @@ def add_onnx(parcel: Bundle) -> None:
         FoundryError: it cannot be made; the message says why.
 
     """
-    from pipeline.export import portable
-
     model, path = load_model(parcel.folder), parcel.folder / ONNX
     try:
         if not (path.exists() and _denoises_as(model, path)):
@@ -107,7 +101,6 @@ def _keep(source: Path) -> tuple[Path, str]:
 
 
 def _denoises_as(model: Model, path: Path) -> bool:
-    from pipeline.export import portable
 
     try:
         portable.check_onnx(model, path)

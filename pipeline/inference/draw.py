@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.artefacts.model import plan_for
+from pipeline.artefacts.model import Model, plan_for
 from pipeline.device import best_device
 from pipeline.diffusion.images import to_bytes
-from pipeline.diffusion.sampling import sample
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from pipeline.artefacts.model import Model
-    from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.sampling import Sampler, sample
 
 BATCH_SIZE = 64
 """Rows of every network call, filled up where fewer images are wanted: inside one batch size a row has the same bits

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,20 +12,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from pipeline.artefacts.model import Model
+from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.artefacts.subset import Subset
 from pipeline.device import best_device
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.likelihood import bits_per_dim
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.seeds import image_generator, image_seed, normal_rows
 from pipeline.diffusion.timetables import timetable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from pipeline.artefacts.model import Model
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.diffusion.denoiser import Denoiser
 
 NUM_LEVELS = 24
 NUM_FOR_LEVELS = 128

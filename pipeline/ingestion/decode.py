@@ -18,13 +18,11 @@ import io
 import re
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """No format that runs another program (EPS) or that any bytes can be taken for (TGA)."""

@@ -10,21 +10,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.ingestion.decode import BrokenImageError, DecodedImage, decode
 from pipeline.ingestion.perceptual_hash import perceptual_hashes
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
-    from numpy.typing import NDArray
-
-    from pipeline.ingestion.sources import RawImage
+from pipeline.ingestion.sources import RawImage
 
 BATCH_SIZE = 64
 """Most images a batch."""

@@ -5,18 +5,16 @@ Thresholds are params; the rest is what the stages downstream rely on.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import great_expectations as gx
 import pandas as pd
 from great_expectations import expectations as gxe
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from pipeline.params import PrepareParams
+from pipeline.params import PrepareParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,14 +6,10 @@ a bit for each of the 64 lowest frequencies of a 32x32 grey thumbnail, set where
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import scipy.fft
+from numpy.typing import NDArray
 from PIL import Image
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 THUMBNAIL_SIZE = 32
 HASH_SIZE = 8

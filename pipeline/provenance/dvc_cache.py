@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.provenance.lineage import main_worktree
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 
 class NotCachedError(FoundryError):

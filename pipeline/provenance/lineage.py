@@ -9,17 +9,15 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 import yaml
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 LIBRARIES = ("torch", "numpy", "pandas", "dvc", "mlflow")
 DVC_TEMPORARY = (".dvc", "tmp", "exps")

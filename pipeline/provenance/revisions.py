@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import yaml
 
 from pipeline.errors import FoundryError
 from pipeline.provenance.lineage import main_worktree
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 LOCK = "dvc.lock"
 EXPERIMENTS = "refs/exps/*/*/*"

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.provenance import lineage
 from pipeline.registry.history import Ledger
 from pipeline.registry.lock import claimed
 from pipeline.registry.promotion import aliases_after, aliases_after_rollback
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 COMPLETE_TAG, MOVING_TAG = "registered_at", "aliases_moving"
 MOST_LETTERS = 2000

@@ -6,26 +6,22 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any, Self, cast
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self, cast
 
 from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import WEIGHTS, load_model
+from pipeline.artefacts.model import WEIGHTS, Model, load_model
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.evaluation.evaluator import NUM_SHIFTED, REFERENCE
 from pipeline.evaluation.paired_kid import kid_difference
+from pipeline.params import Params
 from pipeline.registry.promotion import Comparison, Trial
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-    from types import TracebackType
-
-    from pipeline.artefacts.model import Model
-    from pipeline.params import Params
 
 NUM_TURNS = 9
 
@@ -69,14 +65,14 @@ def contest(challenger: Path, champion: Path, arena: EvaluationSetup, out: Path)
 
 
 class TrialProcess:
-    """`python -m pipeline.registry.trial`: when this is made it has drawn and judged, and waits to be timed."""
+    """`foundry trial`: when this is made it has drawn and judged, and waits to be timed."""
 
     def __init__(self, model: Path, arena: EvaluationSetup, out: Path) -> None:
         self.model, self.out = model, out
         folders = {"model": model, "prepared": arena.prepared, "features": arena.features, "out": out}
         options = [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
         self._process = subprocess.Popen(  # noqa: S603  # the words are ours
-            [sys.executable, "-m", "pipeline.registry.trial", *options],
+            [sys.executable, "-m", "pipeline", "trial", *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -7,10 +7,8 @@ that run is written anew from all of them.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 LEDGER_TAG, ENTRY_TAG = "foundry.ledger", "promotion."
 FILE = "promotions.jsonl"

@@ -7,15 +7,13 @@ asks, and that is the only thing that all of MLflow's stores do at once and whol
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.provenance import lineage
 from pipeline.tracking.shipper import PROCESS_TAG, WORKTREE_TAG
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 PATIENCE_SEC, PAUSE_SEC = 60.0, 0.2
 STALE_SEC = 600.0

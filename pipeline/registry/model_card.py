@@ -6,13 +6,11 @@ same files.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from pipeline.artefacts.model import Description
-    from pipeline.params import Params
+from pipeline.artefacts.model import Description
+from pipeline.params import Params
 
 Z = 1.959964
 """Standard normal quantile of a 95 % interval."""

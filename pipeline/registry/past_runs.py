@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.registry.registry import LOGGED_MODEL
+from pipeline.registry.versions import Version
 from pipeline.tracking import store
 from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, STAGE_TAG
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from pipeline.registry.versions import Version
 
 
 class PastRuns:

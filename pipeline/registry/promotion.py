@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from pipeline.params import RegisterParams
+from pipeline.params import RegisterParams
 
 KID = "evaluate/kid"
 COPIES = {"near_copies": "near_copy_share", "shifted_near_copies": "near_copy_share_shifted"}

@@ -9,23 +9,21 @@ from __future__ import annotations
 import importlib.metadata
 import time
 import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+
+from pipeline.artefacts.model import Model
 from pipeline.provenance import lineage
-from pipeline.registry.aliases import COMPLETE_TAG, Aliases
+from pipeline.registry.aliases import COMPLETE_TAG, Aliases, Decision
 from pipeline.registry.lock import is_abandoned, marks
 from pipeline.tracking import store
 from pipeline.tracking.tags import DIGEST_TAG
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from pipeline.artefacts.model import Model
-    from pipeline.registry.aliases import Decision
 
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "jaxtyping", "tqdm", "mlflow")
 LOGGED_MODEL = "models:/"
@@ -210,7 +208,6 @@ def _save_pyfunc(path: Path, candidate: Candidate) -> None:
 
 
 def _signature(model: Model) -> Any:
-    import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
     from mlflow.types.schema import AnyType

@@ -11,60 +11,48 @@ standard input one batch is drawn and another line tells the seconds, so that tw
 
 from __future__ import annotations
 
-import argparse
 import json
+import resource
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline import command
+import numpy as np
+import torch
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.artefacts.model import Model
-    from pipeline.evaluation.samples import Samples
-    from pipeline.params import EvaluateParams
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.files import read_document, write_json
+from pipeline.artefacts.model import Model, load_model
+from pipeline.artefacts.tensors import save_tensors
+from pipeline.device import best_device
+from pipeline.diffusion.seeds import image_seed
+from pipeline.evaluation.copies import nearest
+from pipeline.evaluation.evaluator import copy_figures, load_evaluator
+from pipeline.evaluation.samples import Samples, class_labels, write_samples
+from pipeline.inference.draw import BATCH_SIZE, draw
+from pipeline.params import EvaluateParams, load_params
 
 MIB = 1 << 20
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m pipeline.registry.trial", description=(__doc__ or "").splitlines()[0]
-    )
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER")
-    parser.add_argument("--prepared", type=Path, default=Path("data/prepared"), help="default: %(default)s")
-    parser.add_argument("--features", type=Path, default=Path("data/features"), help="default: %(default)s")
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER")
-    arguments = parser.parse_args()
+def main(model: Path, prepared: Path, features: Path, out: Path) -> None:
 
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.artefacts.model import load_model
-    from pipeline.params import load_params
-
-    params, prepared = load_params().evaluate, Dataset.open(arguments.prepared)
-    model = load_model(arguments.model)
-    samples = drawn(model, prepared, params)
+    params, dataset = load_params().evaluate, Dataset.open(prepared)
+    loaded = load_model(model)
+    samples = drawn(loaded, dataset, params)
     # Before the judging, which may need more than the drawing.
     tell({"peak_memory_mib": peak_memory_mib()})
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    judge(samples, prepared, arguments.features, arguments.out)
+    out.mkdir(parents=True, exist_ok=True)
+    judge(samples, dataset, features, out)
     tell({"judged": len(samples.images)})
     for _ in sys.stdin:
-        tell({"seconds": seconds_for_a_batch(model, samples)})
+        tell({"seconds": seconds_for_a_batch(loaded, samples)})
 
 
 def drawn(model: Model, prepared: Dataset, params: EvaluateParams) -> Samples:
     """The pictures of the trial: the same seeds and classes for every model."""
-    import numpy as np
-
-    from pipeline.diffusion.seeds import image_seed
-    from pipeline.evaluation.samples import Samples, class_labels
-    from pipeline.inference.draw import draw
-
     classes = prepared.split("train").labels
     labels = None if classes is None else class_labels(classes, params.num_samples)
     seeds = [image_seed(params.seed, i) for i in range(params.num_samples)]
@@ -86,12 +74,6 @@ def labels_of(model: Model, names: Sequence[str | None]) -> list[int] | None:
 
 def judge(samples: Samples, prepared: Dataset, features: Path, out: Path) -> None:
     """Write what is to be said of the pictures, and their features."""
-    from pipeline.artefacts.files import read_document, write_json
-    from pipeline.artefacts.tensors import save_tensors
-    from pipeline.evaluation.copies import nearest
-    from pipeline.evaluation.evaluator import copy_figures, load_evaluator
-    from pipeline.evaluation.samples import write_samples
-
     loaded, train = load_evaluator(features, prepared), prepared.split("train")
     honest = read_document(features / "floors.json")["features/honest_closeness"]
     copied = copy_figures(samples.images, nearest(samples.images, train), train, honest)
@@ -102,8 +84,6 @@ def judge(samples: Samples, prepared: Dataset, features: Path, out: Path) -> Non
 
 def seconds_for_a_batch(model: Model, samples: Samples) -> float:
     """One full batch of the first seeds, as a service would draw it."""
-    from pipeline.inference.draw import BATCH_SIZE, draw
-
     seeds = samples.seeds[:BATCH_SIZE].tolist()
     labels = labels_of(model, [None] * len(seeds))
     start = time.perf_counter()
@@ -113,10 +93,6 @@ def seconds_for_a_batch(model: Model, samples: Samples) -> float:
 
 def peak_memory_mib() -> float:
     """Of the card where there is one, else of this process."""
-    import torch
-
-    from pipeline.device import best_device
-
     if best_device().is_cuda:
         return torch.cuda.max_memory_allocated() / MIB
     return process_peak_mib()
@@ -129,7 +105,6 @@ def process_peak_mib() -> float:
         # getrusage's peak is inherited from the process that started this one.
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
-    import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
 
@@ -137,7 +112,3 @@ def process_peak_mib() -> float:
 def tell(message: dict[str, Any]) -> None:
     sys.stdout.write(f"{json.dumps(message)}\n")
     sys.stdout.flush()
-
-
-if __name__ == "__main__":
-    command.run(main)

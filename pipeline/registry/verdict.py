@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
-from pipeline.artefacts.model import load_model
+from pipeline.artefacts.model import Model, load_model
 from pipeline.registry import promotion
-from pipeline.registry.comparison import contest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from pipeline.artefacts.model import Model
-    from pipeline.registry.comparison import EvaluationSetup
-    from pipeline.registry.promotion import Comparison, Rule, Trial
+from pipeline.registry.comparison import EvaluationSetup, contest
+from pipeline.registry.promotion import Comparison, Rule, Trial
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.registry.aliases import COMPLETE_TAG
 from pipeline.tracking import store
 from pipeline.tracking.tags import DIGEST_TAG
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 NAMED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 

@@ -7,12 +7,10 @@ its prepared pixels, else that of its source's bytes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from pipeline.reporting.image_set import ImageSet
+from pipeline.reporting.image_set import ImageSet
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, slots=True)

@@ -8,25 +8,22 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artefacts.files import replacing
 from pipeline.ingestion.decode import salvage
+from pipeline.ingestion.expectations import Validation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
-
-    import pandas as pd
-    from numpy.typing import NDArray
-
-    from pipeline.ingestion.expectations import Validation
-
     Pixels = Callable[[Iterable[int]], NDArray[np.uint8]]
     """Prepared images by the manifest's column `found`."""
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from torch import Tensor
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import FoundryError
 from pipeline.evaluation.evaluator import load_evaluator
+from pipeline.evaluation.extractors import Extractor
 from pipeline.evaluation.image_statistics import image_statistics
 from pipeline.evaluation.two_sample_tests import (
     Comparison,
@@ -20,19 +26,8 @@ from pipeline.evaluation.two_sample_tests import (
     same_shares,
 )
 from pipeline.reporting.charts import Chart, Line, chart_of
-from pipeline.reporting.image_set import prepared_images
+from pipeline.reporting.image_set import ImageSet, prepared_images
 from pipeline.reporting.pages import Thumbnail, thumbnails
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from pathlib import Path
-
-    import pandas as pd
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from pipeline.evaluation.extractors import Extractor
-    from pipeline.reporting.image_set import ImageSet
 
 MOST_IMAGES = 2000
 """Of each side that are looked into."""
@@ -154,7 +149,6 @@ def drift_of_requests(training: Training, requests: Iterable[Mapping[str, Any]],
     names = training.class_names
     if names is None:
         raise FoundryError("the training images have no classes: there is nothing to compare requests with")
-    import pandas as pd
 
     labels = [request.get("class_label") for request in requests]
     asked = [names[label] if 0 <= label < len(names) else f"class {label}" for label in labels if label is not None]

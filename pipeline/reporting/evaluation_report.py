@@ -5,20 +5,17 @@ from __future__ import annotations
 import base64
 import io
 import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from pipeline.artefacts.files import replacing
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    import pandas as pd
 
 LARGEST_WIDTH, MOST_BYTES = 1240, 700_000
 """Of a picture in the page: larger ones are reduced, and then written as JPEG."""

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pipeline.reporting.evaluation_report import FIGURES
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 Z = 1.959964
 """Standard normal quantile of a 95 % interval."""

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import SPLITS, Dataset
 from pipeline.errors import ArtefactError
 from pipeline.ingestion.examination import examine_all
 from pipeline.ingestion.manifest import COLUMNS, complete, frame_of
-from pipeline.ingestion.sources import read_raw
+from pipeline.ingestion.sources import RawImage, read_raw
 from pipeline.ingestion.spool import PixelSpool
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from numpy.typing import NDArray
-
-    from pipeline.ingestion.sources import RawImage
-    from pipeline.params import PrepareParams
+from pipeline.params import PrepareParams
 
 MANIFEST = "manifest.parquet"
 REMAINS_BYTES = 2**24

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import model_digest
@@ -14,13 +16,8 @@ from pipeline.provenance import lineage, revisions
 from pipeline.registry import versions
 from pipeline.registry.past_runs import PastRuns
 from pipeline.registry.registry import download
+from pipeline.registry.versions import Version
 from pipeline.tracking.store import StoreError, answering
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    from pipeline.registry.versions import Version
 
 TRAINED_DIGEST_TAG = "model.trained_digest"
 

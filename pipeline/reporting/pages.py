@@ -6,17 +6,15 @@ import base64
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artefacts.files import replacing
 from pipeline.inference.grids import as_image
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 THUMBNAIL_SIDE = 64
 """Pixels of an image among others."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from pipeline.artefacts.files import replacing
 from pipeline.artefacts.model import load_model
@@ -15,17 +18,10 @@ from pipeline.inference.grids import as_image, sheet_image
 from pipeline.ingestion.decode import salvage
 from pipeline.reporting import figures
 from pipeline.reporting.charts import Chart, Line, chart_of
+from pipeline.reporting.data_change import DataChange
+from pipeline.reporting.image_set import ImageSet
+from pipeline.reporting.model_summaries import Side
 from pipeline.reporting.pages import Thumbnail, figure, picture_uri, text_of, thumbnail, thumbnails, write_page
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
-
-    import pandas as pd
-
-    from pipeline.reporting.data_change import DataChange
-    from pipeline.reporting.image_set import ImageSet
-    from pipeline.reporting.model_summaries import Side
 
 GRID_COLUMNS, GRID_ROWS = 8, 12
 NUM_SHOWN = 24

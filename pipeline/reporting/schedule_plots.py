@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
+from pipeline.artefacts.dataset import Dataset, Split
 from pipeline.artefacts.files import replacing
+from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.diffusion.images import to_bytes, to_unit_range
+from pipeline.diffusion.moments import Moments
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.seeds import image_generator, normal_rows
 from pipeline.diffusion.weighting import WEIGHTINGS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from matplotlib.axes import Axes
-    from numpy.typing import NDArray
-
-    from pipeline.artefacts.dataset import Dataset, Split
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.diffusion.moments import Moments
 
 CURVES = ["t", "beta", "abar", "sqrt_abar", "sqrt_one_minus_abar", "log_snr", "posterior_variance", "density"]
 CURVES += ["linear_denoiser_mse"]

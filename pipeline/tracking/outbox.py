@@ -2,7 +2,7 @@
 
 An outbox is a folder: `entries.jsonl`, a line an entry; `files/`, copies of artefacts; `shipped`, how many bytes of
 the entries the server has. Its process holds a lock on it: an outbox that can be locked belongs to nobody, and whoever
-comes next (the next stage, `python -m pipeline.tracking.runs sync`) may ship it.
+comes next (the next stage, `foundry runs sync`) may ship it.
 """
 
 from __future__ import annotations
@@ -15,16 +15,14 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pipeline.artefacts.files import naming, replacing
 from pipeline.errors import FoundryError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
 ENTRIES, FILES, SHIPPED, REFUSED = "entries.jsonl", "files", "shipped", "refused.jsonl"
 MOST_ENTRIES_AT_ONCE = 1000

@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pipeline.artefacts.files import naming, write_json
 from pipeline.provenance.lineage import ProcessId, dvc_process, main_worktree
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def parent_run() -> str | None:

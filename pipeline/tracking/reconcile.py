@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from pipeline.provenance import revisions
 from pipeline.provenance.lineage import main_worktree, worktree
+from pipeline.provenance.revisions import Revision
 from pipeline.provenance.stage_key import KEY_TAG, key_of_entry
 from pipeline.tracking import store
 from pipeline.tracking.outbox import locked
 from pipeline.tracking.shipper import RUN_TAG, WORKTREE_TAG
 from pipeline.tracking.tags import PARENT_TAG, STAGE_TAG
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from pipeline.provenance.revisions import Revision
 
 HIT_TAG = "dvc.cache_hit"
 """Of a run that stands for a stage taken from the cache: the run that made its outcome."""

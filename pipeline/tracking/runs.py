@@ -1,4 +1,4 @@
-"""Runs in MLflow: one parent a pipeline, a child for each stage; `python -m pipeline.tracking.runs sync | reconcile | ui`.
+"""Runs in MLflow: one parent a pipeline, a child for each stage; `foundry runs sync | reconcile | ui`.
 
 What a stage logs goes to an outbox on disk first (`pipeline.tracking.outbox`) and from there, in the background, to the store
 (`pipeline.tracking.shipper`): logging costs a stage microseconds, and a server that is away costs it nothing.
@@ -6,28 +6,24 @@ What a stage logs goes to an outbox on disk first (`pipeline.tracking.outbox`) a
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
-import sys
 import time
 import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipeline import command
+import numpy as np
+from PIL import Image
+
 from pipeline.provenance import lineage, stage_key
 from pipeline.provenance.lineage import main_worktree
 from pipeline.tracking import parent_run, store
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.shipper import PROCESS_TAG, WORKTREE_TAG, BackgroundShipper, Shipper
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    import numpy as np
 
 __all__ = ["StageRun", "main_worktree", "stage_run"]
 
@@ -163,26 +159,6 @@ def sync() -> int:
         return count
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.tracking.runs", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("sync", help="send what waits in .foundry/outbox to the tracking server")
-    commands.add_parser("reconcile", help="show what DVC took from its cache as runs, and name lost and foreign runs")
-    ui = commands.add_parser("ui", help="show the runs in a browser")
-    ui.add_argument("--host", default="127.0.0.1")
-    ui.add_argument("--port", type=int, default=5000)
-    arguments = parser.parse_args()
-    if arguments.command == "sync":
-        sys.stdout.write(f"{sync()} outboxes sent to {store.tracking_uri()}\n")
-    elif arguments.command == "reconcile":
-        from pipeline.tracking.reconcile import reconcile
-
-        sync()
-        sys.stdout.write("".join(f"{line}\n" for line in reconcile().lines()))
-    else:
-        store.serve(arguments.host, arguments.port)
-
-
 def _home() -> Path:
     return main_worktree() / ".foundry" / "outbox"
 
@@ -201,8 +177,6 @@ def _flattened(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 
 def _image_files(folder: Path, key: str, image: np.ndarray | Path, step: int) -> Iterator[Path]:
     """The picture and its thumbnail, named as MLflow's image view wants them."""
-    from PIL import Image
-
     if isinstance(image, Path):
         picture: Image.Image = Image.open(image)
     else:
@@ -214,7 +188,3 @@ def _image_files(folder: Path, key: str, image: np.ndarray | Path, step: int) ->
     picture.convert("RGB").save(folder / f"{stem}+compressed.webp")
     yield folder / f"{stem}.png"
     yield folder / f"{stem}+compressed.webp"
-
-
-if __name__ == "__main__":
-    command.run(main)

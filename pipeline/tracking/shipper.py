@@ -1,4 +1,4 @@
-"""The way from the outbox to the MLflow store: in a stage's background, or later by `python -m pipeline.tracking.runs sync`.
+"""The way from the outbox to the MLflow store: in a stage's background, or later by `foundry runs sync`.
 
 Every entry may come twice (after a kill between sending and remembering, or when a training is resumed) and changes
 nothing the second time: a run is found by its own tag before it is made, parameters and tags that are there stay, a
@@ -9,18 +9,14 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from pipeline.provenance.lineage import ProcessId, worktree
 from pipeline.tracking import store
-from pipeline.tracking.outbox import DamagedOutboxError, Outbox, locked, ownerless
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from pathlib import Path
-
-    from pipeline.tracking.outbox import Entry
+from pipeline.tracking.outbox import DamagedOutboxError, Entry, Outbox, locked, ownerless
 
 RUN_TAG, PROCESS_TAG, WORKTREE_TAG = "foundry.run", "foundry.process", "foundry.worktree"
 MOST_PARAMS, MOST_METRICS, MOST_PARAM_LENGTH, MOST_DIGEST_LENGTH = 100, 1000, 6000, 36
@@ -228,9 +224,7 @@ class BackgroundShipper:
 
     def _warn(self, what: str) -> None:
         if not self._warned:
-            _say(
-                f"{store.tracking_uri()} {what}; the stage goes on, `python -m pipeline.tracking.runs sync` sends the rest"
-            )
+            _say(f"{store.tracking_uri()} {what}; the stage goes on, `foundry runs sync` sends the rest")
         self._warned = True
 
 

@@ -6,16 +6,14 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.provenance.lineage import main_worktree
 from pipeline.tracking.outbox import locked
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 EXPERIMENT = "diffusion-foundry"
 

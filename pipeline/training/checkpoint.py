@@ -14,21 +14,18 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, Any
 
 from safetensors import safe_open
+from torch import Tensor
 
 from pipeline.artefacts.files import TEMPORARY, file_digest, naming, sync
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.errors import ArtefactError, FoundryError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from torch import Tensor
 
 NUM_KEPT = 2
 """Checkpoints of a training under way: the second is there for the case that the first is damaged."""

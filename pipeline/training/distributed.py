@@ -10,21 +10,18 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
 from torch._C._distributed_c10d import FileStore
 
 from pipeline.errors import FoundryError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
 
 LEAST_SHARE = 16
 """Images of a batch below which a process of its own costs more than it brings."""

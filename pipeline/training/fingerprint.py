@@ -5,16 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from pipeline.artefacts.dataset import Dataset
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.params import TrainParams
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.schedule_table import ScheduleTable
+from pipeline.params import TrainParams
 
 HERE = Path(__file__).parents[1]
 # What the order of the images, the network and its updates are made of; logging and drawing do not change weights.

@@ -6,19 +6,14 @@ import csv
 import shutil
 import sys
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+from PIL.Image import Image
 
 from pipeline.artefacts.files import naming, replacing
 from pipeline.training import checkpoint
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from PIL.Image import Image
-
-    from pipeline.training.loop import Training, TrainStep
+from pipeline.training.loop import Training, TrainStep
 
 NUM_ROWS = 200
 """Rows of curves.csv; each is the mean over its stretch of the training."""

@@ -7,34 +7,28 @@ training that goes on from it computes the same bits as one that was never stopp
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.artefacts.dataset import Split
+from pipeline.artefacts.schedule_table import ScheduleTable
+from pipeline.device import Device
 from pipeline.diffusion.density import stratified_t
 from pipeline.diffusion.ema import Ema
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.loss import visible_error
 from pipeline.diffusion.noise import add_noise
 from pipeline.diffusion.target import to_x0
+from pipeline.diffusion.unet import UNet
 from pipeline.errors import CheckFailedError
-from pipeline.training.distributed import SINGLE
+from pipeline.params import TrainParams
+from pipeline.training.distributed import SINGLE, Workers
 from pipeline.training.muon import Muon
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from pipeline.artefacts.dataset import Split
-    from pipeline.artefacts.schedule_table import ScheduleTable
-    from pipeline.device import Device
-    from pipeline.diffusion.unet import UNet
-    from pipeline.params import TrainParams
-    from pipeline.training.distributed import Workers
-
 
 NUM_IMAGES = "num_images"
 

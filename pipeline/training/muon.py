@@ -7,17 +7,13 @@ nearly where they were. On the demo it halves the Frechet distance of an equally
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
-    from torch.nn import Parameter
-
-    from pipeline.diffusion.unet import UNet
+from pipeline.diffusion.unet import UNet
 
 MOMENTUM = 0.95
 NUM_ITERATIONS = 5

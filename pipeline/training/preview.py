@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from PIL.Image import Image
 
-from pipeline.artefacts.model import Model, build_network
+from pipeline.artefacts.dataset import Split
+from pipeline.artefacts.model import Description, Model, build_network
 from pipeline.artefacts.subset import Subset
 from pipeline.diffusion.seeds import image_seed
 from pipeline.inference.draw import BATCH_SIZE, draw
 from pipeline.inference.grids import grid_image
 from pipeline.inference.losses import loss_per_noise_level
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    from pipeline.artefacts.dataset import Split
-    from pipeline.artefacts.model import Description
-    from pipeline.training.loop import Training
+from pipeline.training.loop import Training
 
 NUM_IMAGES, NUM_STEPS = BATCH_SIZE, 10
 """Of a grid: all in one batch and with few steps, since the rest of the team waits. 80 images of 20 steps, in two

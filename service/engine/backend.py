@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 import torch
 
+from pipeline.artefacts.model import Model
+from pipeline.diffusion.denoiser import Denoiser
 from service.engine.onnx import ONNX, OnnxDenoiser
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from pipeline.artefacts.model import Model
-    from pipeline.diffusion.denoiser import Denoiser
 
 Wanted = Literal["auto", "torch", "onnxruntime"]
 

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
+from pipeline.artefacts.model import Model
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.errors import FoundryError
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from pipeline.artefacts.model import Model
-    from pipeline.diffusion.denoiser import Denoiser
 
 TRIALS = 2
 """Batches of the largest size whose rows are compared."""

@@ -9,13 +9,15 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from service.engine.job import Job, SchedulingParams, State
 from service.engine.request import Drawn, End, Event, Order, Preview, RequestHandle
 from service.engine.request_table import RequestTable
-from service.engine.scheduler import Load, Pace, Scheduler
+from service.engine.scheduler import Limits, Load, Pace, Scheduler
+from service.engine.stats import Stats
+from service.engine.stepper import Stepper, StepResult
 from service.errors import (
     CancelledError,
     DeadlineExceededError,
@@ -25,13 +27,6 @@ from service.errors import (
     ServiceError,
     StoppedError,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-
-    from service.engine.scheduler import Limits
-    from service.engine.stats import Stats
-    from service.engine.stepper import Stepper, StepResult
 
 log = logging.getLogger("foundry.engine")
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.sampling import Sampler
 
 
 class State(StrEnum):

@@ -1,4 +1,4 @@
-"""The denoiser as `python -m pipeline.commands.package` puts it beside a model's weights, run by ONNX Runtime.
+"""The denoiser as `foundry model package` puts it beside a model's weights, run by ONNX Runtime.
 
 On CPUs it is faster than torch, and a row has the same bits in more batch sizes, so that exact mode fills up less.
 """
@@ -8,18 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
+from pipeline.artefacts.model import Model
 from pipeline.errors import ArtefactError, FoundryError
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from torch import Tensor
-
-    from pipeline.artefacts.model import Model
 
 ONNX = "denoiser.onnx"
 """The file in a model folder; `pipeline.export.bundle` writes it."""

@@ -6,14 +6,12 @@ import hashlib
 import json
 import platform
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-if TYPE_CHECKING:
-    from service.engine.backend import Backend
-    from service.engine.batch_sizes import Batches
+from service.engine.backend import Backend
+from service.engine.batch_sizes import Batches
 
 
 def repro_id(backend: Backend, batches: Batches) -> str:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from service.engine.job import Job, State
+import numpy as np
+from numpy.typing import NDArray
+
+from service.engine.job import Job, SamplingParams, SchedulingParams, State
 from service.errors import CancelledError, DeadlineExceededError, ServiceError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from service.engine.job import SamplingParams, SchedulingParams
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

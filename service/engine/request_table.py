@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from collections.abc import Collection
 
+from service.engine.job import Job
+from service.engine.request import RequestHandle
 from service.errors import DuplicateIdError, NotFoundError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from service.engine.job import Job
-    from service.engine.request import RequestHandle
 
 CLOSED_KEPT = 1024
 """Closed requests whose status can still be asked for."""

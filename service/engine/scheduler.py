@@ -12,16 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from service.engine.job import State
+from service.engine.job import Job, State
 from service.errors import DeadlineUnattainableError, KeyShareError, QueueFullError
-
-if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
-
-    from service.engine.job import Job
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,36 +8,26 @@ is the core's, row by row. A row's bits depend on its recipe alone as long as ca
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.artefacts.model import load_model, plan_for
+from pipeline.artefacts.model import Model, load_model, plan_for
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.images import to_bytes
-from pipeline.diffusion.sampling import draw_noise, step
+from pipeline.diffusion.sampling import Sampler, draw_noise, step
 from pipeline.diffusion.seeds import image_generator, normal_rows
-from service.engine.backend import backend_for
-from service.engine.batch_sizes import try_batches
-from service.engine.job import Job, SchedulingParams
+from service.engine.backend import Backend, Wanted, backend_for
+from service.engine.batch_sizes import Batches, try_batches
+from service.engine.job import Job, SamplingParams, SchedulingParams
 from service.engine.repro_id import repro_id
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-    from pipeline.artefacts.model import Model
-    from pipeline.diffusion.denoiser import Denoiser
-    from pipeline.diffusion.sampling import Sampler
-    from service.engine.backend import Backend, Wanted
-    from service.engine.batch_sizes import Batches
-    from service.engine.job import SamplingParams
 
 PLANS_KEPT = 64
 """Of different sampler, steps and eta; requests mostly ask for the same few."""

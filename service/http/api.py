@@ -7,7 +7,7 @@ import functools
 import hashlib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,9 +23,7 @@ from service.http.event_stream import EventStream
 from service.http.images import Pictures
 from service.http.responses import answer, drawn
 from service.http.validation import size_of
-
-if TYPE_CHECKING:
-    from service.runtime import Runtime
+from service.runtime import Runtime
 
 PLAYGROUND = Path(__file__).parents[1] / "static" / "playground.html"
 

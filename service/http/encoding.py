@@ -4,19 +4,14 @@ from __future__ import annotations
 
 import io
 import zipfile
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artefacts.passport import Passport
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from numpy.typing import NDArray
-
-    from service.engine.job import SamplingParams
+from service.engine.job import SamplingParams
 
 LONG_AGO = (1980, 1, 1, 0, 0, 0)
 """The date of files in a zip: equal requests give equal bytes."""

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
 from starlette.responses import JSONResponse
 
-from service.errors import InvalidRequestError, MethodNotAllowedError, UnauthorizedError
+from service.errors import InvalidRequestError, MethodNotAllowedError, ServiceError, UnauthorizedError
 from service.http.schemas import ErrorDetail, ErrorResponse
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Any
-
-    from service.errors import ServiceError
 
 
 def error_body(error: ServiceError, request_id: str) -> ErrorResponse:

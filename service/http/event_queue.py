@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from typing import TYPE_CHECKING
 
-from service.engine.request import Drawn, End, Preview, Progress
-
-if TYPE_CHECKING:
-    from service.engine.request import Event
+from service.engine.request import Drawn, End, Event, Preview, Progress
 
 PROGRESS_SEC = 0.1
 """Progress is told at most so often."""

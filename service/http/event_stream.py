@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
 
-from service.engine.request import Drawn, End, Preview, Progress
+from service.engine.request import Drawn, End, Order, Preview, Progress
 from service.errors import ServiceError, TooManyConnectionsError
 from service.http.error_responses import error_body
 from service.http.event_queue import EventQueue
+from service.http.images import Pictures
 from service.http.responses import submitted
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-
-    from starlette.types import Receive, Scope, Send
-
-    from service.engine.request import Order
-    from service.http.images import Pictures
-    from service.runtime import Runtime
+from service.runtime import Runtime
 
 HEARTBEAT_SEC = 15.0
 """A stream says something at least so often, so that nothing on its way closes it."""

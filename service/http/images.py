@@ -6,21 +6,18 @@ import asyncio
 import base64
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
 
 from service.http import schemas
 from service.http.encoding import passport_for, preview_png
 from service.http.validation import order_for, size_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from starlette.requests import Request
-
-    from service.runtime import Runtime
+from service.runtime import Runtime
 
 T = TypeVar("T")
 

@@ -13,11 +13,13 @@ import ipaddress
 import logging
 import re
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import (
     BodyTooLargeError,
@@ -34,14 +36,8 @@ from service.errors import (
 )
 from service.http.error_responses import error_response, invalid_fields
 from service.http.schemas import GenerationRequest
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-    from service.runtime import Runtime
-    from service.settings import Settings
+from service.runtime import Runtime
+from service.settings import Settings
 
 log = logging.getLogger("foundry.gate")
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from service.http.schemas import ErrorResponse, ImagesResponse
-
-if TYPE_CHECKING:
-    from fastapi import FastAPI
 
 ERRORS = {
     400: "The body is not JSON.",

@@ -9,10 +9,8 @@ import json
 import logging
 import logging.handlers
 import time
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from pathlib import Path
+from typing import Any
 
 BACKUPS = 3
 

@@ -7,27 +7,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+from starlette.requests import Request
 from starlette.responses import Response
 
-from service.engine.request import Drawn, End
+from service.engine.request import Drawn, End, Order, RequestHandle
 from service.errors import ClientGoneError, NotFoundError
 from service.http.encoding import npy, zipped
 from service.http.event_queue import EventQueue
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
-
-    import numpy as np
-    from numpy.typing import NDArray
-    from starlette.requests import Request
-
-    from service.engine.request import Order, RequestHandle
-    from service.http.images import Pictures
-    from service.http.schemas import GenerationRequest
-    from service.runtime import Runtime
+from service.http.images import Pictures
+from service.http.schemas import GenerationRequest
+from service.runtime import Runtime
 
 T = TypeVar("T")
 

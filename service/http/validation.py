@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
+from pipeline.artefacts.model import DataSpec, Model
+from pipeline.diffusion.seeds import image_seed
 from service.engine.job import SamplingParams
 from service.engine.request import Order
 from service.errors import InvalidRequestError, NotFoundError
-
-if TYPE_CHECKING:
-    from pipeline.artefacts.model import DataSpec, Model
-    from service.http.schemas import GenerationRequest, SamplerName
-    from service.settings import Settings
+from service.http.schemas import GenerationRequest, SamplerName
+from service.settings import Settings
 
 MAX_DRAWN_SEED = 2**53 - 1
 """Seeds that the service draws are whole numbers in JavaScript too."""
@@ -26,8 +24,6 @@ def order_for(request: GenerationRequest, model: Model, settings: Settings, *, r
         ServiceError: the request does not fit the model or the service, and the field that does not.
 
     """
-    from pipeline.diffusion.seeds import image_seed  # noqa: PLC0415, torch: BentoML's supervisor can do without
-
     _check_names(request, model.description.data, settings)
     recipe = _recipe(request, model)
     work = request.n * recipe.num_steps * recipe.rows

@@ -144,7 +144,7 @@ def test_the_command_says_drift_by_its_exit_code_and_writes_a_page(
     write_arrays(folders / "inverted", 255 - digits[0][KNOWN:], digits[1][KNOWN:])
     options = ["--prepared", "prepared", "--features", "features", "--out", "out"]
     done = subprocess.run(
-        [sys.executable, "-m", "pipeline.commands.drift", "inverted", *options],
+        [sys.executable, "-m", "pipeline", "data", "drift", "inverted", *options],
         cwd=folders,
         env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"},
         capture_output=True,

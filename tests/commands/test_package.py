@@ -13,20 +13,19 @@ import pytest
 import yaml
 
 from pipeline.artefacts.model import model_digest
-from pipeline.commands import package
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.export import bundle, requirements
 from pipeline.tracking import store
+from tests.command_line import foundry
 from tests.service.server import Server, end, free_port, wait_until_ready
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
 
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     """The command; what it prints."""
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["package", *map(str, arguments)])
-    package.main()
+    foundry("model", "package", *arguments)
     return capsys.readouterr().out.strip()
 
 
@@ -89,8 +88,7 @@ def test_a_model_that_cannot_be_had_for_onnx_runtime_is_served_all_the_same(
     small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr(sys, "argv", ["package", "--model", str(small_model), "--resolve"])
-    package.main()
+    foundry("model", "package", "--model", small_model, "--resolve")
     told = capsys.readouterr()
     assert model_digest(Path(told.out.strip())) == model_digest(small_model)
     assert "not for ONNX Runtime: onnxruntime is missing, which the export extra brings" in told.err
@@ -115,33 +113,33 @@ def test_a_model_that_cannot_be_had_is_named_in_one_line(uri: str, message: str)
 
 
 def test_a_folder_can_be_asked_for_and_is_never_overwritten(
-    small_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = Path(run(monkeypatch, capsys, "--model", small_model, "--resolve"))
+    kept = Path(run(capsys, "--model", small_model, "--resolve"))
     assert model_digest(kept) == model_digest(small_model)
     out = tmp_path / "deep" / "folder"
-    assert run(monkeypatch, capsys, "--model", small_model, "--folder", out) == str(out)
+    assert run(capsys, "--model", small_model, "--folder", out) == str(out)
     assert model_digest(out) == model_digest(small_model)
     with pytest.raises(FoundryError, match="is there already"):
-        run(monkeypatch, capsys, "--model", small_model, "--folder", out)
+        run(capsys, "--model", small_model, "--folder", out)
 
 
 def test_a_registered_model_is_served_by_its_name_and_a_folder_by_the_default(
-    champion: str, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    champion: str, small_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = bundle.fetch(champion).folder
-    named = shlex.split(run(monkeypatch, capsys, "--model", champion, "--settings"))
+    named = shlex.split(run(capsys, "--model", champion, "--settings"))
     assert named == [f"FOUNDRY_MODEL={kept}", "FOUNDRY_MODEL_NAME=small"]
-    assert shlex.split(run(monkeypatch, capsys, "--model", small_model, "--settings")) == [f"FOUNDRY_MODEL={kept}"]
+    assert shlex.split(run(capsys, "--model", small_model, "--settings")) == [f"FOUNDRY_MODEL={kept}"]
 
 
 @pytest.mark.usefixtures("champion")
 def test_without_a_name_the_champion_of_params_yaml_is_meant(
-    root: Path, workspace: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    root: Path, workspace: Path, small_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = (root / "params.yaml").read_text()
     (workspace / "params.yaml").write_text(re.sub(r"model_name: \S+", "model_name: small", params))
-    assert Path(run(monkeypatch, capsys, "--resolve")).name == model_digest(small_model)
+    assert Path(run(capsys, "--resolve")).name == model_digest(small_model)
 
 
 def test_the_service_needs_what_pyproject_names_and_nothing_of_the_pipeline(root: Path) -> None:
@@ -154,9 +152,9 @@ def test_the_service_needs_what_pyproject_names_and_nothing_of_the_pipeline(root
 
 
 def test_the_bill_of_materials_lists_every_package_of_the_service(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(monkeypatch, capsys, "--sbom", tmp_path / "sbom.json")
+    run(capsys, "--sbom", tmp_path / "sbom.json")
     bill = json.loads((tmp_path / "sbom.json").read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     assert {part["name"] for part in bill["components"]} == set(requirements.served())
@@ -178,7 +176,7 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
     home = tmp_path / "bentoml"
     digest = bundle.fetch(champion).digest
     environment = {**os.environ, "PYTHONPATH": str(root), "BENTOML_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    command = [*_without_network(), sys.executable, "-m", "pipeline.commands.package", "--model", champion]
+    command = [*_without_network(), sys.executable, "-m", "pipeline", "model", "package", "--model", champion]
     tags = [
         subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True).stdout for _ in "12"
     ]

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -63,10 +62,3 @@ def test_the_curve_is_drawn_with_the_network_cut_off(page, tmp_path):
 def test_the_same_libraries_give_the_same_page(template, tmp_path):
     write_template(tmp_path / "again.html")
     assert (tmp_path / "again.html").read_bytes() == template.read_bytes()
-
-
-def test_help_answers_without_the_library():
-    command = [sys.executable, "-X", "importtime", "-m", "pipeline.commands.plots_template", "--help"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert "--out FILE" in done.stdout
-    assert "vl_convert" not in done.stderr

@@ -1,6 +1,5 @@
 import hashlib
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,8 @@ import pytest
 
 from pipeline.artefacts.model import model_digest
 from pipeline.artefacts.passport import Passport, PassportError
-from pipeline.commands import trace
 from pipeline.errors import CheckFailedError
+from tests.command_line import foundry
 
 IMAGE = np.zeros((8, 8, 1), np.uint8)
 
@@ -53,19 +52,18 @@ def draw(path: Path, digest: str, key: bytes | None = None) -> Path:
     return path
 
 
-def told(picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+def told(picture: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
     """What the command says, by the name in front of it."""
     capsys.readouterr()
-    monkeypatch.setattr(sys, "argv", ["trace", str(picture)])
-    trace.main()
+    foundry("model", "trace", picture)
     return {line[:12].strip(): line[12:] for line in capsys.readouterr().out.splitlines()}
 
 
 @pytest.mark.usefixtures("repository", "champion")
 def test_a_picture_is_traced_to_model_run_commit_lock_and_data(
-    picture: Path, small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    picture: Path, small_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = told(picture, monkeypatch, capsys)
+    lines = told(picture, capsys)
     commit, digest = git("rev-parse", "HEAD"), model_digest(small_model)
     assert lines["drawn"] == "seed 5, class 1, 20 steps of ddim, eta 0.5, guidance 2"
     assert lines["bits"] == "exact, repro_id cafe"
@@ -82,14 +80,12 @@ def test_a_picture_is_traced_to_model_run_commit_lock_and_data(
 
 
 @pytest.mark.usefixtures("repository", "champion")
-def test_changes_after_the_training_are_told_apart(
-    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_changes_after_the_training_are_told_apart(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     trained = git("rev-parse", "HEAD")
     Path("dvc.lock").write_text("schema: '2.0'\nstages: {new: {}}\n")
     git("commit", "--quiet", "--all", "--message", "Another model")
     Path(".dvc/cache/files/md5/ab/cdef.dir").rmdir()
-    lines = told(picture, monkeypatch, capsys)
+    lines = told(picture, capsys)
     assert lines["git"].startswith(trained)
     assert lines["dvc.lock"].endswith(f"committed in {trained}")
     assert lines["data/raw"] == "abcdef.dir: not in the cache here; `dvc pull` gets it from the remote"
@@ -97,9 +93,9 @@ def test_changes_after_the_training_are_told_apart(
 
 @pytest.mark.usefixtures("champion")
 def test_outside_of_git_and_dvc_what_is_not_known_is_said_to_be_so(
-    picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    lines = told(picture, monkeypatch, capsys)
+    lines = told(picture, capsys)
     assert lines["registered"] == "small version 1 (champion)"
     assert lines["git"] == lines["dvc.lock"] == lines["data/raw"] == "not known"
 
@@ -126,4 +122,4 @@ def test_with_a_key_only_a_signed_picture_is_traced(
     monkeypatch.setenv("FOUNDRY_PASSPORT_KEY", "secret")
     assert told(signed, monkeypatch, capsys)["passport"] == "its signature fits"
     with pytest.raises(PassportError, match=r"a picture é\.png: the passport is not signed"):
-        told(picture, monkeypatch, capsys)
+        told(picture, capsys)

@@ -44,7 +44,7 @@ def test_the_command_kills_a_training_and_finds_the_same_bytes(
     for stage in ("prepare", "schedule"):
         assert small_project.run(tmp_path, small_project.command(stage)).returncode == 0
     before = sorted(tmp_path.rglob("*"))
-    command = [sys.executable, "-m", "pipeline.commands.verify_resume", "--num-images", "32000"]
+    command = [sys.executable, "-m", "pipeline", "verify", "--num-images", "32000"]
     done = subprocess.run(
         command, cwd=tmp_path, env=small_project.environment(), capture_output=True, text=True, check=False
     )

@@ -22,13 +22,13 @@ from pipeline.artefacts.model import (
     plan_for,
     save_model,
 )
-from pipeline.commands import export
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import sample
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
 from pipeline.export import portable
+from tests.command_line import foundry
 
 SCHEDULE = NoiseSchedule(cosine_betas(50))
 DESCRIPTION = Description(
@@ -68,9 +68,7 @@ def model(folder: Path) -> Model:
 
 
 def _export(to: str, model: Path, out: Path) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["export", "--to", to, "--model", str(model), "--out", str(out)])
-        export.main()
+    foundry("model", "export", "--to", to, "--model", model, "--out", out)
 
 
 @pytest.fixture(scope="module")

@@ -42,6 +42,8 @@ STAGES = {
     "register": ("--model", "data/model", "--evaluation", "data/evaluation", "--out", "data/registration"),
 }
 """Every command that writes artefacts, in their order, with its options."""
+COMMANDS = {"register": ("model", "register")}
+"""Those that are not called as in STAGES."""
 
 
 def write_inputs(folder: Path, digits: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> None:

@@ -7,7 +7,6 @@
 The last two print a JSON line an attempt: the stage, how it ended, what lies in its out.
 """
 
-import importlib
 import json
 import os
 import shutil
@@ -16,12 +15,12 @@ import sys
 from pathlib import Path
 
 from pipeline.errors import FoundryError
-from tests.faults.small_project import STAGES
+from tests.command_line import foundry
+from tests.faults.small_project import COMMANDS, STAGES
 
 
 def run(stage: str) -> None:
-    sys.argv = [stage, *STAGES[stage]]
-    importlib.import_module(f"pipeline.{stage}").main()
+    foundry(*COMMANDS.get(stage, [stage]), *STAGES[stage])
 
 
 def attempt(stage: str) -> None:

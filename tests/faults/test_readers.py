@@ -1,8 +1,6 @@
 """Every file that a stage reads, damaged in every way: the stage names it and begins nothing."""
 
-import importlib
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import pytest
 import yaml
 
 from pipeline.errors import FoundryError
+from tests.command_line import foundry
 from tests.faults import small_project
 
 ROOT = Path(__file__).parents[2]
@@ -75,12 +74,11 @@ def test_a_damaged_file_is_named_before_anything_begins(
     shutil.copyfile(made / "params.yaml", workspace / "params.yaml")
     shutil.rmtree(workspace / "data" / "registration")
     DAMAGES[damage](workspace / file)
-    monkeypatch.setattr(sys, "argv", [stage, *small_project.STAGES[stage]])
     monkeypatch.setenv("NPROC", "1")
     # Nothing may come so far as to log.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     with pytest.raises(FoundryError) as caught:
-        importlib.import_module(f"pipeline.{stage}").main()
+        foundry(*small_project.COMMANDS.get(stage, [stage]), *small_project.STAGES[stage])
     said = str(caught.value)
     folder = file if "prepared/" not in file else "/".join(file.split("/")[:2])
     assert folder in said or Path(file).name in said

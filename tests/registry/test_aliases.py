@@ -98,7 +98,7 @@ def test_without_a_previous_champion_there_is_no_rollback(succession: Aliases) -
 
 @pytest.mark.parametrize("words", [[], ["--reason", " "]])
 def test_a_rollback_wants_a_reason(words: list[str], root: Path) -> None:
-    command = [sys.executable, "-m", "pipeline.commands.rollback", *words]
+    command = [sys.executable, "-m", "pipeline", "model", "rollback", *words]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--reason" in done.stderr

@@ -95,7 +95,7 @@ def serving(model: Path, home: Path, *, wait: bool = True, **environment: str) -
     clean = {name: value for name, value in os.environ.items() if not name.startswith("FOUNDRY_")}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service.serve", "--model", str(model), "--port", str(port)],
+            [sys.executable, "-m", "pipeline", "serve", "--model", str(model), "--port", str(port)],
             cwd=ROOT,
             env={**clean, "BENTOML_HOME": str(home), "OMP_NUM_THREADS": "1", **environment},
             stdout=output,

@@ -189,7 +189,7 @@ def test_a_drained_service_finishes_its_work_and_its_streams(model_folder: Path,
 
         streams = [pool.submit(_stream_to_its_end, server) for _ in range(8)]
         assert soon(lambda: server.metric("open_streams") == 8)
-        subprocess.run([sys.executable, "-m", "service.drain", "--port", str(server.port)], cwd=ROOT, check=True)
+        subprocess.run([sys.executable, "-m", "pipeline", "drain", "--port", str(server.port)], cwd=ROOT, check=True)
         assert soon(lambda: server.get("/readyz").status_code == 503)
         assert int(server.get("/readyz").headers["retry-after"]) >= 1
         assert server.get("/livez").status_code == 200

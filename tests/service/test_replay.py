@@ -11,18 +11,18 @@ import pytest
 from pipeline.artefacts import passport
 from pipeline.errors import CheckFailedError, FoundryError
 from service import replay
+from tests.command_line import foundry
 from tests.service.server import ROOT, Server
 
 Replay = Callable[..., str]
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Replay:
+def run(capsys: pytest.CaptureFixture[str]) -> Replay:
     """The command; what it says."""
 
     def replayed(*arguments: object) -> str:
-        monkeypatch.setattr(sys, "argv", ["replay", *map(str, arguments)])
-        replay.main()
+        foundry("replay", *arguments)
         return capsys.readouterr().out
 
     return replayed
@@ -159,7 +159,7 @@ def test_a_picture_that_is_drawn_otherwise_ends_with_code_3_and_one_line(
     picture: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     changed = rewritten(picture, tmp_path / "changed.png", passport.load(picture, None).image ^ 1)
-    command = [sys.executable, "-m", "service.replay", str(changed), "--model", str(model_folder)]
+    command = [sys.executable, "-m", "pipeline", "replay", str(changed), "--model", str(model_folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 3
     assert len(done.stderr.splitlines()) == 1

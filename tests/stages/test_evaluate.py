@@ -27,10 +27,11 @@ from pipeline.diffusion.target import TARGETS
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.errors import ArtefactError
-from pipeline.evaluate import OUTS, evaluate, main, read_inputs
+from pipeline.evaluate import OUTS, evaluate, read_inputs
 from pipeline.evaluation.choose_guidance import best_scale
 from pipeline.evaluation.samples import class_labels
 from pipeline.features import features
+from tests.command_line import foundry
 from tests.small_sets import PARAMS, evaluate_params, features_params, write_prepared
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -263,9 +264,7 @@ def test_a_missing_file_is_named(data: Path, tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_the_command_reads_params_and_reports_to_mlflow(
-    data: Path, out: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_reads_params_and_reports_to_mlflow(data: Path, out: Path, workspace: Path) -> None:
     from pipeline.tracking import store
 
     document = PARAMS.model_dump(mode="json", by_alias=True)
@@ -273,8 +272,7 @@ def test_the_command_reads_params_and_reports_to_mlflow(
     (workspace / "params.yaml").write_text(yaml.safe_dump(document))
     for folder in ("model", "prepared", "schedule", "features"):
         shutil.copytree(data / folder, workspace / "data" / folder)
-    monkeypatch.setattr("sys.argv", ["pipeline.evaluate"])
-    main()
+    foundry("evaluate")
     assert (workspace / "data/evaluation/metrics.json").read_bytes() == (out / "metrics.json").read_bytes()
     client = store.connect()
     experiment = store.experiment_id(client)

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import CheckFailedError, FoundryError
-from pipeline.features import OUTS, check_accuracy, features, main
+from pipeline.features import OUTS, check_accuracy, features
+from tests.command_line import foundry
 from tests.small_sets import PARAMS, features_params, write_prepared
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -108,13 +109,12 @@ def test_an_accuracy_that_is_not_known_cannot_be_too_low() -> None:
 
 @pytest.mark.usefixtures("tracking_store")
 def test_a_classifier_that_knows_too_little_fails_the_stage_and_leaves_the_evidence(
-    prepared: Dataset, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Dataset, workspace: Path
 ) -> None:
     document = PARAMS.model_dump(mode="json", by_alias=True)
     document["features"] |= {"num_images": 128, "min_accuracy": 0.99}
     (workspace / "params.yaml").write_text(yaml.safe_dump(document))
     shutil.copytree(folder_of(prepared), workspace / "data" / "prepared")
-    monkeypatch.setattr("sys.argv", ["pipeline.features"])
     with pytest.raises(CheckFailedError, match=r"features/accuracy 0\.\d+, features\.min_accuracy wants 0\.99"):
-        main()
+        foundry("features")
     assert _floors(workspace / "data" / "features")["features/accuracy"] < 0.99

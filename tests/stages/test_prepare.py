@@ -15,11 +15,11 @@ import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline import command
+from pipeline import cli
 from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.params import PrepareParams
-from pipeline.prepare import main, prepare
+from pipeline.prepare import prepare
 
 Make = Callable[..., PrepareParams]
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -228,14 +228,13 @@ def test_input_that_cannot_be_read_leaves_no_outs(tmp_path: Path, prepare_params
 
 @pytest.mark.usefixtures("tracking_store")
 def test_the_command_ends_with_3_when_images_are_not_good_enough(
-    workspace: Path, root: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    workspace: Path, root: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["prepare"] |= {"source": "images", "class_names": None, "min_num_images": 33}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
-    monkeypatch.setattr("sys.argv", ["prepare", "--raw", str(photo_folder), "--out", "data/prepared"])
     with pytest.raises(SystemExit) as stop:
-        command.run(main)
+        cli.main(["prepare", "--raw", str(photo_folder), "--out", "data/prepared"])
     assert stop.value.code == 3
     message = capsys.readouterr().err
     assert "data/prepared/validation.json: num_images: found 32, wanted at least 33" in message

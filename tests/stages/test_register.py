@@ -1,8 +1,6 @@
 import json
 import re
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -366,11 +364,3 @@ def test_experiments_never_promote(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
     with pytest.raises(FoundryError, match="experiments never promote .*wide-net"):
         refuse_experiments()
-
-
-def test_help_answers_without_torch_and_mlflow(root: Path) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "pipeline.register", "--help"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
-    assert "--evaluation FOLDER" in done.stdout
-    assert "mlflow" not in done.stderr
-    assert "torch" not in done.stderr

@@ -17,8 +17,9 @@ from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.timetables import optimise
 from pipeline.errors import CheckFailedError
 from pipeline.params import ScheduleParams
-from pipeline.schedule import OUTS, main, make_betas, make_density, noise_schedule, schedule
+from pipeline.schedule import OUTS, make_betas, make_density, noise_schedule, schedule
 from pipeline.tracking import store
+from tests.command_line import foundry
 
 FILES = sorted(OUTS)
 
@@ -199,14 +200,13 @@ def threads() -> Iterator[None]:
 @pytest.mark.usefixtures("tracking_store", "threads")
 @pytest.mark.parametrize("limit", [0.01, 1e-9])
 def test_the_command_shows_mlflow_its_figures_and_pictures_and_the_evidence_of_a_failed_gate(
-    root: Path, workspace: Path, prepared_folder: Path, monkeypatch: pytest.MonkeyPatch, limit: float
+    root: Path, workspace: Path, prepared_folder: Path, limit: float
 ) -> None:
     text = (root / "params.yaml").read_text().replace("num_timesteps: 1000", "num_timesteps: 6")
     text = re.sub("num_steps: .*", "num_steps: 6", text)
     (workspace / "params.yaml").write_text(re.sub("max_terminal_snr: .*", f"max_terminal_snr: {limit:.1e}", text))
-    monkeypatch.setattr("sys.argv", ["schedule", "--prepared", str(prepared_folder), "--out", "out"])
     with nullcontext() if limit > 1e-4 else pytest.raises(CheckFailedError, match=r"out/statistics\.json"):
-        main()
+        foundry("schedule", "--prepared", prepared_folder, "--out", "out")
     client = store.connect()
     (run,) = client.search_runs([store.experiment_id(client)], "attributes.run_name = 'schedule'")
     statistics = json.loads(Path("out/statistics.json").read_text())

@@ -293,14 +293,6 @@ def test_nothing_but_the_tracking_server_is_told() -> None:
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_help_answers_without_mlflow(root: Path) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "pipeline.tracking.runs", "--help"]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
-    assert "sync" in done.stdout
-    assert "mlflow" not in done.stderr
-    assert "torch" not in done.stderr
-
-
 def test_a_server_that_is_away_fails_nothing_and_is_told_everything_once_when_it_is_back(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,16 +8,14 @@ import tarfile
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.classes import class_depth, class_of
 from pipeline.ingestion.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, listed, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.decode import MAX_PIXELS
 from pipeline.ingestion.sources.raw import RawImage, RawSet, check_labels, image_rows, is_ignored, listed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from numpy.typing import NDArray
-
     Open = Callable[[str], IO[bytes]]
     """Opens `images.npy` or `labels.npy`, in a folder or in an .npz."""
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.classes import class_depth, class_of
 from pipeline.ingestion.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, printable
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class UnreadableError(Exception):

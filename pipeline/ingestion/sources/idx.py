@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.decode import MAX_PIXELS
 from pipeline.ingestion.sources.raw import RawImage, RawSet, check_labels, image_rows
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
 """Unsigned bytes in 3 dimensions and in 1."""

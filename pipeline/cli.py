@@ -1,0 +1,324 @@
+"""The command line: every command and every option is declared here, and `foundry --help` is the index of them.
+
+Only click is imported at the top. A command names the function that it calls, whose module is imported when the command
+runs, so that `--help` and completion answer at once while all other modules import what they need at their top.
+`tests/test_cli.py` checks that each function takes just the options that are declared for it.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.errors import FoundryError
+
+PATH = click.Path(path_type=Path)
+MOST_IMAGES = 1_000_000
+STAGES = ("prepare", "schedule", "features", "train", "evaluate")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command of `foundry`."""
+    run(lambda: foundry.main(arguments, prog_name="foundry", standalone_mode=False))
+
+
+def run(action: Callable[[], None]) -> None:
+    """Run `action` and leave the process with the exit code that docs/contracts.md gives its outcome."""
+    try:
+        action()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    except FoundryError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader went away (`… | head`), which is no error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        # A full disk or a folder that cannot be written: the message names the file.
+        sys.stderr.write(f"{error.filename or 'system'}: {error.strerror or error}\n")
+        sys.exit(FoundryError.exit_code)
+
+
+class Index(click.Group):
+    """A group whose help lists the commands of its groups too."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List stages, then each group, then all other commands."""
+        del ctx
+        groups = [command for command in self.commands.values() if isinstance(command, click.Group)]
+        single = [command for command in self.commands.values() if command not in groups and not command.hidden]
+        sections = [
+            ("Stages, as `dvc repro` runs them", "", [command for command in single if command.name in STAGES]),
+            *((str(group.help), f"{group.name} ", list(group.commands.values())) for group in groups),
+            ("More", "", [command for command in single if command.name not in STAGES]),
+        ]
+        width = max(len(f"{prefix}{command.name}") for _, prefix, commands in sections for command in commands)
+        for title, prefix, commands in sections:
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{prefix}{each.name}".ljust(width), each.get_short_help_str(90)) for each in commands]
+                )
+
+
+CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_width": 120, "show_default": True}
+
+
+@click.group(cls=Index, context_settings=CONTEXT)
+@click.version_option(package_name="diffusion-foundry")
+def foundry() -> None:
+    """Turn a folder of images into a reproducible, registered and served image generator."""
+
+
+DATA, RUNS, MODEL = (
+    click.Group(name, help=title)
+    for name, title in (("data", "Images"), ("runs", "Runs in MLflow"), ("model", "Models"))
+)
+for group in (DATA, RUNS, MODEL):
+    foundry.add_command(group)
+
+
+def command(
+    group: click.Group,
+    name: str,
+    target: str,
+    *parameters: click.Parameter,
+    describe: str,
+    hidden: bool = False,
+) -> None:
+    """Declare a command that calls `target`, `module:function`, with its parameters by name."""
+
+    def call(**values: Any) -> None:
+        module, function = target.split(":")
+        getattr(import_module(module), function)(**values)
+
+    group.add_command(click.Command(name, callback=call, params=list(parameters), help=describe, hidden=hidden))
+
+
+def option(*names: str, **settings: Any) -> click.Option:
+    return click.Option(names, **settings)
+
+
+def folder(name: str) -> click.Option:
+    """Option `--<name>`, a folder that is data/<name> by default."""
+    return option(f"--{name}", type=PATH, default=Path("data") / name, metavar="FOLDER")
+
+
+def out(default: str | None = None, **settings: Any) -> click.Option:
+    """Option `--out`, required where it has no default."""
+    where: dict[str, Any] = {"default": Path(default), "metavar": "FOLDER"} if default else {"required": True}
+    return option("--out", type=PATH, **where, **settings)
+
+
+def argument(name: str, **settings: Any) -> click.Argument:
+    return click.Argument([name], **settings)
+
+
+ANY_MODEL = {"metavar": "FOLDER|URI", "help": "A model folder, models:/NAME@ALIAS or models:/NAME/VERSION."}
+OR_CHAMPION = {"metavar": "FOLDER|URI", "help": "A model folder or a models:/… URI.  [default: the champion]"}
+
+command(
+    foundry, "prepare", "pipeline.prepare:main", folder("raw"), out("data/prepared"),
+    describe="Decode, check, split and pack the raw images.",
+)  # fmt: skip
+command(
+    foundry, "schedule", "pipeline.schedule:main", folder("prepared"), out("data/schedule"),
+    describe="Compute the noise schedule, statistics of the data, and sampling times.",
+)  # fmt: skip
+command(
+    foundry, "features", "pipeline.features:main", folder("prepared"), out("data/features"),
+    describe="Make the network whose features measure images, and real-vs-real floors.",
+)  # fmt: skip
+command(
+    foundry, "train", "pipeline.train:main", folder("prepared"), folder("schedule"), out("data/model"),
+    option("--checkpoint-interval-sec", type=click.FloatRange(min=0), default=30.0),
+    describe="Train the network, from its last checkpoint if there is one.",
+)  # fmt: skip
+command(
+    foundry, "evaluate", "pipeline.evaluate:main",
+    folder("model"), folder("prepared"), folder("schedule"), folder("features"), out("data/evaluation"),
+    describe="Choose how to sample; measure samples and losses against real images.",
+)  # fmt: skip
+
+command(
+    DATA, "fetch", "pipeline.commands.fetch:fetch", out("data/raw"),
+    describe="Download the demo's images, Fashion-MNIST, and check them.",
+)  # fmt: skip
+command(
+    DATA, "compare", "pipeline.commands.compare_data:main",
+    argument("before", type=PATH), argument("after", type=PATH), out("data/diffdata"),
+    describe="""Show in a page how two versions of the data differ.
+
+    BEFORE and AFTER are prepared folders, or raw data of the kind `prepare.source`, prepared as params.yaml says.""",
+)  # fmt: skip
+command(
+    DATA, "drift", "pipeline.commands.drift:main",
+    argument("new", type=PATH, nargs=-1, required=True),
+    option("--source", type=click.Choice(("idx", "images", "archive", "arrays")), help="[default: prepare.source]"),
+    option("--unlabelled", is_flag=True, help="The new images have no classes."),
+    folder("prepared"), folder("features"),
+    option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.01, help="Probability of a false alarm."),
+    option("--seed", type=int, default=0, help="Of samples and permutations."),
+    out("data/drift"),
+    describe="""Test whether new images or requests are like the training images; exit code 3 if not.
+
+    NEW is a folder of raw data, or request logs of the service, whose classes are compared.""",
+)  # fmt: skip
+
+command(
+    RUNS, "restore", "pipeline.commands.restore:main", argument("run"),
+    option("--out", type=PATH, metavar="FOLDER", help="A new folder.  [default: .foundry/checkouts/RUN]"),
+    describe="""Restore code, params, data and model of a run in a new git worktree.
+
+    RUN is the id of an MLflow run, models:/NAME@ALIAS or models:/NAME/VERSION.""",
+)  # fmt: skip
+command(
+    RUNS, "reconcile", "pipeline.commands.runs:reconcile",
+    describe="Log stages that DVC took from its cache, and name lost and foreign runs.",
+)  # fmt: skip
+command(
+    RUNS, "sync", "pipeline.commands.runs:sync",
+    describe="Send what waits in .foundry/outbox to the tracking server.",
+)  # fmt: skip
+command(
+    RUNS, "ui", "pipeline.commands.runs:ui",
+    option("--host", default="127.0.0.1"), option("--port", type=click.IntRange(1, 65535), default=5000),
+    describe="Compare runs in the browser.",
+)  # fmt: skip
+
+command(
+    MODEL, "register", "pipeline.register:main",
+    folder("model"), folder("evaluation"), folder("prepared"), folder("features"), out("data/registration"),
+    describe="Register the trained model and decide whether it becomes champion.",
+)  # fmt: skip
+command(
+    MODEL, "rollback", "pipeline.commands.rollback:main",
+    option("--reason", required=True, metavar="TEXT", help="Kept in the history."),
+    describe="Make the previous champion champion again.",
+)  # fmt: skip
+command(
+    MODEL, "history", "pipeline.commands.history:main", option("--out", type=PATH, metavar="FILE", help="Write JSON lines."),
+    describe="Show who was champion when, and why.",
+)  # fmt: skip
+command(
+    MODEL, "trace", "pipeline.commands.trace:main", argument("picture", type=PATH),
+    describe="""Show where a picture comes from: model, run, commit, data.
+
+    FOUNDRY_PASSPORT_KEY holds the key that the passport was signed with, if any. Exit code 3: no registered model has
+    the digest that the passport names.""",
+)  # fmt: skip
+command(
+    MODEL, "export", "pipeline.commands.export:main",
+    option("--to", type=click.Choice(("onnx", "diffusers", "torch-export")), required=True),
+    option("--model", required=True, **ANY_MODEL),
+    out(metavar="PATH", help="model.onnx, model.pt2, or a new folder for diffusers."),
+    describe="Write a model for other programs, after comparing it with the original.",
+)  # fmt: skip
+command(
+    MODEL, "package", "pipeline.commands.package:main", option("--model", **OR_CHAMPION),
+    option("--resolve", is_flag=True, help="Only check the model and print its folder."),
+    option("--folder", type=PATH, metavar="FOLDER", help="Only copy the checked model to this new folder."),
+    option("--sbom", type=PATH, metavar="FILE", help="Only write the CycloneDX JSON of the service."),
+    describe="Build a Bento with a model and the service, and print its tag.",
+)  # fmt: skip
+
+command(
+    foundry, "sample", "pipeline.commands.sample:main", option("--model", required=True, **ANY_MODEL),
+    option("--num-images", type=click.IntRange(1, MOST_IMAGES), required=True),
+    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0),
+    out(metavar="PATH", help="samples.npz, grid.png, or a folder for a PNG of each image."),
+    option("--class-label", metavar="N|NAME|none", help="One class.  [default: each class in turn]"),
+    option("--sampler", type=click.Choice(("ddpm", "ddim", "dpmpp_2m")), help="[default: the model's]"),
+    option("--steps", type=click.IntRange(1, MOST_IMAGES), help="Sampling steps.  [default: the model's]"),
+    option("--eta", type=float, default=0.0, help="Noise of ddim, 0 to 1."),
+    option("--guidance-scale", type=float, help="1 for none.  [default: the model's]"),
+    describe="""Draw images from a model.
+
+    Each image has a seed of its own, which follows from --seed and its number: drawn alone with that seed it is the
+    same. The suffix of --out says what is written.""",
+)  # fmt: skip
+command(
+    foundry, "report", "pipeline.commands.report:main",
+    folder("model"), folder("prepared"), folder("evaluation"), folder("registration"),
+    option("--against", metavar="URI", help="Compare with models:/NAME/VERSION.  [default: the champion]"),
+    out("data/registration"),
+    describe="Write what the last retraining changed, as a page and as a comment.",
+)  # fmt: skip
+
+
+@foundry.command()
+@click.option("--model", metavar="FOLDER|URI", help="[default: the folder FOUNDRY_MODEL, or the champion]")
+@click.option("--name", help="The model's name in the API.  [default: its registered name]")
+@click.option("--host", default="127.0.0.1", metavar="IP")
+@click.option("--port", type=int, default=3000)
+def serve(model: str | None, name: str | None, host: str, port: int) -> None:
+    """Serve a model over HTTP; docs/serving.md has the API.
+
+    A registered name is resolved once, before the service starts, so what is served cannot change under it.
+    """
+    from service import serve
+
+    chosen = model or os.environ.get("FOUNDRY_MODEL")
+    if chosen is None or chosen.startswith("models:/"):
+        # Only here, since an image of the service holds no registry.
+        from pipeline.commands import package
+
+        chosen, registered = package.resolve(chosen)
+        name = name or registered
+    serve.main(Path(chosen), name, host, port)
+
+
+command(
+    foundry, "drain", "service.drain:main", option("--port", type=int, default=3000, help="Of the service."),
+    describe="Stop a local service from accepting requests and let open ones finish.",
+)  # fmt: skip
+command(
+    foundry, "replay", "service.replay:main", argument("picture", type=PATH),
+    option("--model", type=PATH, metavar="FOLDER", help="The model that drew it.  [default: FOUNDRY_MODEL]"),
+    option("--url", help="A running service that shall draw it; FOUNDRY_API_KEY holds a key for it."),
+    describe="""Draw a picture of the service again and compare every pixel; exit code 3 if one differs.
+
+    With --model it is drawn here, by the code and the FOUNDRY_ variables of the service. FOUNDRY_PASSPORT_KEY holds the
+    key that the passport was signed with, if any.""",
+)  # fmt: skip
+command(
+    foundry, "verify", "pipeline.commands.verify_resume:main", folder("prepared"), folder("schedule"),
+    option("--num-images", type=click.IntRange(min=1), default=3200, help="Of each training."),
+    option("--num-kills", type=click.IntRange(min=0), default=3),
+    option("--seed", type=int, help="Of the moments of the kills.  [default: random]"),
+    describe="Train twice, once killed at random moments, and compare every byte.",
+)  # fmt: skip
+command(
+    foundry, "set", "pipeline.commands.set_params:main", argument("changes", nargs=-1, metavar="[KEY=VALUE]..."),
+    describe="Change params.yaml, or refuse and leave it: `train.seed=1 evaluate.seed=2`.",
+)  # fmt: skip
+command(
+    foundry, "summary", "pipeline.commands.summary:main", folder("evaluation"), folder("registration"),
+    describe="Show the results of the last pipeline and where they are.",
+)  # fmt: skip
+command(
+    foundry, "remotes-check", "pipeline.commands.check_remotes:main",
+    describe="""Check that the tracking server and the DVC remote would keep a champion.
+
+    DVC_REMOTE, if set, becomes the default remote of this checkout.""",
+)  # fmt: skip
+command(
+    foundry, "gpu-check", "pipeline.commands.gpu_check:main",
+    describe="Compare a short training and some samples on a CUDA device with the CPU's.",
+)  # fmt: skip
+command(
+    foundry, "plots-template", "pipeline.commands.plots_template:write_template", out(metavar="FILE"), hidden=True,
+    describe="Write the page of `dvc plots show` with its library inside, for use without a network.",
+)  # fmt: skip
+command(
+    foundry, "trial", "pipeline.registry.trial:main",
+    folder("model"), folder("prepared"), folder("features"), out(), hidden=True,
+    describe="Draw and evaluate one side of a comparison, alone in its process (for `model register`).",
+)  # fmt: skip

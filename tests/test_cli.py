@@ -1,0 +1,92 @@
+"""The command line: it answers at once, and each command's function takes just the options that are declared for it."""
+
+import inspect
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+import pytest
+
+from pipeline import cli
+from pipeline.errors import CheckFailedError, FoundryError
+
+ROOT = Path(__file__).parents[1]
+HEAVY = {"torch", "numpy", "pandas", "mlflow", "great_expectations", "matplotlib", "sklearn", "bentoml", "pydantic"}
+
+
+def commands() -> dict[str, click.Command]:
+    """Every command by the words that call it."""
+    found: dict[str, click.Command] = {}
+    for name, command in cli.foundry.commands.items():
+        if isinstance(command, click.Group):
+            found |= {f"{name} {each}": below for each, below in command.commands.items()}
+        else:
+            found[name] = command
+    return found
+
+
+def _target(command: click.Command) -> str | None:
+    """`module:function` of a declared command; None of one that is a function of cli.py."""
+    assert command.callback is not None
+    return inspect.getclosurevars(command.callback).nonlocals.get("target")
+
+
+@pytest.mark.parametrize("name", [name for name, command in commands().items() if _target(command)])
+def test_a_function_takes_just_the_options_of_its_command(name: str) -> None:
+    module, function = str(_target(commands()[name])).split(":")
+    called = getattr(import_module(module), function)
+    options = {parameter.name: None for parameter in commands()[name].params}
+    inspect.signature(called).bind(**options)
+
+
+def test_the_index_lists_every_command_and_nothing_heavy_is_loaded() -> None:
+    code = (
+        "import sys\nfrom pipeline import cli\ncli.main(['--help'])\n"
+        f"print(sorted({HEAVY} & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = [line.strip() for line in done.stdout.splitlines()]
+    for name, command in commands().items():
+        assert command.hidden or any(line.startswith(f"{name} ") for line in listed), name
+    assert done.stderr == "[]\n"
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main([*name.split(), "--help"])
+    assert f"Usage: foundry {name} " in capsys.readouterr().out
+
+
+def test_no_name_is_a_command_and_a_group() -> None:
+    words = [name.split()[-1] for name in commands()]
+    assert sorted(words) == sorted(set(words))
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (FoundryError("params.yaml: wrong"), 2),
+        (CheckFailedError("too few images"), 3),
+        (OSError(28, "No space left on device", "data/out"), 2),
+        (click.UsageError("No such option"), 2),
+        (click.Abort(), 130),
+    ],
+)
+def test_an_error_of_the_input_ends_with_its_exit_code_and_without_a_traceback(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(fail)
+    assert stop.value.code == code
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["--version"])
+    assert version("diffusion-foundry") in capsys.readouterr().out
