@@ -22,11 +22,11 @@ from pipeline.errors import FoundryError
 from pipeline.params import load_params
 from pipeline.provenance import revisions
 from pipeline.provenance.dvc_cache import link_outs
-from pipeline.registry.past_runs import PastRuns
 from pipeline.reporting.data_change import change_between
 from pipeline.reporting.image_set import prepared_images
 from pipeline.reporting.model_summaries import Folders, Side, champion_before, registered, work_tree
 from pipeline.reporting.retraining import DataReview, Retraining, review, write
+from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.store import StoreError, answering
 
 

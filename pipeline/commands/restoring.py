@@ -22,10 +22,10 @@ from pipeline.provenance import dvc_cache, revisions
 from pipeline.provenance.revisions import Revision
 from pipeline.provenance.stage_key import KEY_TAG
 from pipeline.registry import versions
-from pipeline.registry.past_runs import PastRuns
 from pipeline.registry.registry import download
 from pipeline.registry.versions import Version
 from pipeline.tracking import store
+from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.reconcile import HIT_TAG, keys_of
 from pipeline.tracking.tags import DIGEST_TAG, STAGE_TAG
 

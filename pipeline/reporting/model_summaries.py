@@ -14,9 +14,9 @@ from pipeline.artefacts.model import model_digest
 from pipeline.errors import FoundryError
 from pipeline.provenance import lineage, revisions
 from pipeline.registry import versions
-from pipeline.registry.past_runs import PastRuns
-from pipeline.registry.registry import download
+from pipeline.registry.registry import Registry, download
 from pipeline.registry.versions import Version
+from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.store import StoreError, answering
 
 TRAINED_DIGEST_TAG = "model.trained_digest"
@@ -97,7 +97,7 @@ def _registered(version: Version, past: PastRuns) -> Side:
     parent = past.parent(trained)
     return Side(
         name=str(version),
-        metrics=past.metrics(version),
+        metrics=Registry(version.name).metrics(version.number),
         params=dict(parent.data.params) if parent else {},
         loss=past.curve(trained, "train/loss"),
         levels=_rows(past.file(judged, "loss_per_noise_level.csv")) if judged else [],
@@ -125,7 +125,7 @@ def champion_before(
     if against:
         return versions.resolve(against)
     with answering():
-        aliases = PastRuns().aliases(name)
+        aliases = Registry(name).aliases()
     number = decision.get("champion") if decision else aliases.get("champion")
     found = versions.resolve(f"models:/{name}/{number}") if number else None
     if found is not None and found.digest == model_digest:
