@@ -138,7 +138,7 @@ def test_the_model_becomes_champion_once(project: Project) -> None:
     assert again["champion"] is not None
     said = project.run("python", "-m", "pipeline", "summary")
     assert "registered: digits version 1 (champion); this time: unchanged" in said
-    assert "kernel distance" in said
+    assert "Frechet distance" in said
 
 
 def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> None:

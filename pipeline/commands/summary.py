@@ -8,18 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import ArtefactError
+from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES, ORIGINS
 from pipeline.registry.versions import holding
 
-ROWS = {
-    "kid": "kernel distance to held-out images (KID)",
-    "frechet_distance": "Frechet distance in classifier features",
-    "precision": "precision",
-    "recall": "recall",
-    "coverage": "coverage",
-    "class_agreement": "share that is the class asked for",
-    "near_copy_share": "near-copies of training images",
-    "bits_per_dim": "bits/dim of held-out images (bound)",
-}
 NEXT = """\
 next:  make ui      compare runs in the browser
        make serve   serve the champion
@@ -42,11 +33,12 @@ def main(evaluation: Path, registration: Path) -> None:
 
 def table(metrics: dict[str, float]) -> str:
     """The chief figures: the model's, real images' at the same number, the mixture of Gaussians'."""
-    lines = [f"{'':42} {'model':>9} {'real':>9} {'baseline':>9}"]
-    for name, title in ROWS.items():
+    lines = [f"{'':24} {'model':>9} {'real':>9} {'baseline':>9}"]
+    for name in CHIEF_FIGURES:
         if f"evaluate/{name}" in metrics:
-            found = (metrics.get(f"{origin}/{name}") for origin in ("evaluate", "floor", "baseline"))
-            lines.append(f"{title:42} " + " ".join(f"{'':>9}" if value is None else f"{value:9.4f}" for value in found))
+            values = (metrics.get(f"{origin}/{name}") for origin in ORIGINS)
+            cells = ("" if value is None else format(value, FIGURES[name].format) for value in values)
+            lines.append(f"{FIGURES[name].title:24} " + " ".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -10,23 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.artefacts.model import Description
+from pipeline.evaluation.figures import FIGURES, ORIGINS, Z
 from pipeline.params import Params
 
-Z = 1.959964
-"""Standard normal quantile of a 95 % interval."""
-FIGURES = {
-    "kid": "KID, kernel distance to held-out images",
-    "frechet_distance": "Frechet distance in the judge's features",
-    "precision": "precision",
-    "recall": "recall",
-    "coverage": "coverage",
-    "class_agreement": "share that shows the class asked for",
-    "class_total_variation": "total variation of the class shares",
-    "near_copy_share": "share of near-copies of training images",
-    "unique_share": "share that is no near-copy of another sample",
-    "sharpness_ratio": "sharpness over that of real images",
-    "bits_per_dim": "bits/dim of held-out images, upper bound",
-}
 LARGEST_NEAR_COPY_SHARE, SMALLEST_CLASS_AGREEMENT = 0.02, 0.9
 """Against those of real images: beyond them the card warns."""
 
@@ -117,10 +103,10 @@ def _figures(metrics: Mapping[str, float], params: Params) -> Iterator[str]:
     yield ""
     yield "| figure | model | real images | baseline |"
     yield "|---|---|---|---|"
-    for key, title in FIGURES.items():
-        if f"evaluate/{key}" in metrics:
-            cells = (_measured(metrics, origin, key) for origin in ("evaluate", "floor", "baseline"))
-            yield f"| {title} | {' | '.join(cells)} |"
+    for name, figure in FIGURES.items():
+        if f"evaluate/{name}" in metrics:
+            cells = (_measured(metrics, origin, name) for origin in ORIGINS)
+            yield f"| {figure.label} | {' | '.join(cells)} |"
 
 
 def _limits(metrics: Mapping[str, float], description: Description) -> Iterator[str]:
@@ -132,7 +118,7 @@ def _limits(metrics: Mapping[str, float], description: Description) -> Iterator[
 
 def _warnings(metrics: Mapping[str, float]) -> Iterator[str]:
     """What the figures themselves say against the model."""
-    kid, floor, baseline = (metrics.get(f"{origin}/kid") for origin in ("evaluate", "floor", "baseline"))
+    kid, floor, baseline = (metrics.get(f"{origin}/kid") for origin in ORIGINS)
     error = metrics.get("evaluate/kid_standard_error", 0.0)
     if kid is not None and floor is not None and kid - Z * error > max(floor, 0.0):
         yield "Its images can be told from real ones: KID is above that of real images."
@@ -166,7 +152,7 @@ def _measured(metrics: Mapping[str, float], origin: str, key: str) -> str:
     value, error = metrics.get(f"{origin}/{key}"), metrics.get(f"{origin}/{key}_standard_error")
     if value is None:
         return ""
-    return f"{value:.4g}" + (f" ± {Z * error:.2g}" if error is not None else "")
+    return format(value, FIGURES[key].format) + (f" ± {Z * error:.2g}" if error is not None else "")
 
 
 def _plural(count: int, noun: str) -> str:

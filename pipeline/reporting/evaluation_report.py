@@ -16,45 +16,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from PIL import Image
 
 from pipeline.artefacts.files import replacing
+from pipeline.evaluation.figures import GROUPS, ORIGINS, Figure
 
 LARGEST_WIDTH, MOST_BYTES = 1240, 700_000
 """Of a picture in the page: larger ones are reduced, and then written as JPEG."""
-
-FIGURES = {
-    "Likeness to held-out images": {
-        "kid": ("KID", "kernel distance of the features; 0 within its error for real images"),
-        "frechet_distance": ("Frechet distance", "of Gaussians fitted to the features; compare at equal numbers only"),
-        "precision": ("precision", "share of images that lie among real ones"),
-        "recall": ("recall", "share of real images that lie among these"),
-        "density": ("density", "how densely real images surround these"),
-        "coverage": ("coverage", "share of real images with one of these near them"),
-    },
-    "Classes": {
-        "class_agreement": ("agreement", "share in which the classifier sees the class asked for"),
-        "class_total_variation": (
-            "total variation",
-            "share that would have to change class to be balanced as real ones",
-        ),
-    },
-    "Copies": {
-        "near_copy_share": ("near-copies", "share suspiciously near to one training image"),
-        "near_copy_share_shifted": ("near-copies, shifted", "the same, moved by up to a pixel"),
-        "unique_share": ("unique", "share that is no near-copy of an image before it"),
-    },
-    "Pixels": {
-        "sharpness_ratio": ("sharpness", "second differences over those of real images: blur below 1, noise above"),
-        "black_share": ("black", "share of pixel values that are 0"),
-    },
-    "Losses on held-out images": {
-        "bits_per_dim": ("bits/dim", "variational bound on the code length"),
-        "bits_per_dim_prior": ("… prior", "what the last noise level still knows"),
-        "bits_per_dim_diffusion": ("… diffusion", "the steps between"),
-        "bits_per_dim_decoder": ("… decoder", "the last step, to bytes"),
-        "mse_over_linear": ("error over linear", "over the best linear denoiser's, geometric mean of the levels"),
-        "levels_better_than_linear": ("better than linear", "share of the noise levels"),
-    },
-}
-"""Name in metrics.json, title and meaning of each figure, in groups."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +78,16 @@ def _template() -> Template:
 def _groups(metrics: Mapping[str, float]) -> list[tuple[str, list[dict[str, Any]]]]:
     """The rows of the table, without figures that this data set has not."""
     groups = [
-        (group, [_row(metrics, name, *texts) for name, texts in figures.items() if f"evaluate/{name}" in metrics])
-        for group, figures in FIGURES.items()
+        (group, [_row(metrics, name, figure) for name, figure in figures.items() if f"evaluate/{name}" in metrics])
+        for group, figures in GROUPS.items()
     ]
     return [(group, rows) for group, rows in groups if rows]
 
 
-def _row(metrics: Mapping[str, float], name: str, title: str, meaning: str) -> dict[str, Any]:
-    values = {origin: metrics.get(f"{origin}/{name}") for origin in ("evaluate", "floor", "baseline")}
+def _row(metrics: Mapping[str, float], name: str, figure: Figure) -> dict[str, Any]:
+    values = {origin: metrics.get(f"{origin}/{name}") for origin in ORIGINS}
     errors = {f"{origin}_error": metrics.get(f"{origin}/{name}_standard_error") for origin in values}
-    return {"title": title, "meaning": meaning, **values, **errors}
+    return {"title": figure.title, "meaning": figure.meaning, **values, **errors}
 
 
 def _data_uri(path: Path) -> str:

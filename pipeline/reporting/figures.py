@@ -6,12 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.reporting.evaluation_report import FIGURES
-
-Z = 1.959964
-"""Standard normal quantile of a 95 % interval."""
-SHARES = {"precision", "recall", "coverage", "class_agreement", "near_copy_share"}
-"""Figures that are a share of `num_images` images."""
+from pipeline.evaluation.figures import FIGURES, GROUPS, Figure, Z
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +34,18 @@ class Row:
 def groups(challenger: Mapping[str, float], champion: Mapping[str, float]) -> list[tuple[str, list[Row]]]:
     """All figures that the challenger has, in the groups of the evaluation's report."""
     made = [
-        (group, [_row(name, *texts, challenger, champion) for name, texts in rows.items()])
-        for group, rows in FIGURES.items()
+        (group, [_row(name, figure, challenger, champion) for name, figure in figures.items()])
+        for group, figures in GROUPS.items()
     ]
     known = [(group, [row for row in rows if row.challenger.value is not None]) for group, rows in made]
     return [(group, rows) for group, rows in known if rows]
 
 
-def _row(name: str, title: str, meaning: str, challenger: Mapping[str, float], champion: Mapping[str, float]) -> Row:
+def _row(name: str, figure: Figure, challenger: Mapping[str, float], champion: Mapping[str, float]) -> Row:
     return Row(
         name,
-        title,
-        meaning,
+        figure.title,
+        figure.meaning,
         challenger=value_of(challenger, "evaluate", name),
         champion=value_of(champion, "evaluate", name),
         floor=value_of(challenger, "floor", name),
@@ -66,7 +61,7 @@ def value_of(metrics: Mapping[str, float], origin: str, name: str) -> Value:
         return Value(value)
     if error is not None:
         return Value(value, value - Z * error, value + Z * error)
-    if name in SHARES and count:
+    if FIGURES[name].is_share and count:
         return Value(value, *wilson(value, count))
     return Value(value)
 

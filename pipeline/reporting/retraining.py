@@ -13,6 +13,7 @@ import pandas as pd
 from pipeline.artefacts.files import replacing
 from pipeline.artefacts.model import load_model
 from pipeline.diffusion.seeds import image_seed
+from pipeline.evaluation.figures import CHIEF_FIGURES
 from pipeline.inference.draw import draw
 from pipeline.inference.grids import as_image, sheet_image
 from pipeline.ingestion.decode import salvage
@@ -26,7 +27,6 @@ from pipeline.reporting.pages import Thumbnail, figure, picture_uri, text_of, th
 GRID_COLUMNS, GRID_ROWS = 8, 12
 NUM_SHOWN = 24
 """Images of each kind of change."""
-CHIEF_FIGURES = ("kid", "frechet_distance", "recall", "coverage", "class_agreement", "near_copy_share", "bits_per_dim")
 MARKER = "<!-- diffusion-foundry: retraining -->"
 """By which the comment of an earlier run is found, to be replaced."""
 SHEETS = {

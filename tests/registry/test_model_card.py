@@ -5,6 +5,7 @@ import pytest
 
 from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description
 from pipeline.diffusion.unet import UNetConfig
+from pipeline.evaluation.figures import FIGURES
 from pipeline.registry.model_card import model_card
 from tests.small_sets import PARAMS
 
@@ -57,8 +58,8 @@ def test_a_card_has_every_section_and_what_identifies_the_model() -> None:
 
 
 def test_figures_stand_beside_their_floors_with_half_an_interval() -> None:
-    assert "| KID, kernel distance to held-out images | 0.02 ± 0.098 | 0.01 | 1.5 |" in card()
-    assert "Frechet" not in card()
+    assert f"| {FIGURES['kid'].label} | 0.02 ± 0.098 | 0.01 | 1.5 |" in card()
+    assert FIGURES["frechet_distance"].label not in card()
 
 
 def test_a_good_model_gets_no_warning() -> None:

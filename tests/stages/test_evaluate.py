@@ -29,6 +29,7 @@ from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.errors import ArtefactError
 from pipeline.evaluate import OUTS, evaluate, read_inputs
 from pipeline.evaluation.choose_guidance import best_scale
+from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES
 from pipeline.evaluation.samples import class_labels
 from pipeline.features import features
 from tests.command_line import foundry
@@ -127,6 +128,12 @@ def test_each_figure_of_pictures_stands_beside_its_floor_and_the_baselines(metri
     }
     assert names["evaluate"] - only_the_models == names["floor"]
     assert len(metrics) == sum(map(len, names.values()))
+
+
+def test_the_table_of_figures_lists_every_figure_and_no_other(metrics: dict[str, float]) -> None:
+    names = {name.removeprefix("evaluate/") for name in metrics if name.startswith("evaluate/")}
+    assert {name for name in names if not name.endswith("_standard_error")} - {"num_images"} == set(FIGURES)
+    assert set(CHIEF_FIGURES) <= set(FIGURES)
 
 
 def test_a_model_that_has_learnt_nothing_is_worse_than_real_images_and_than_the_baseline(
