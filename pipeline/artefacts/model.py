@@ -22,7 +22,7 @@ from pipeline.diffusion.sampling import SAMPLERS, Sampler, SamplerPlan, make_pla
 from pipeline.diffusion.target import TARGETS, Target, check_target
 from pipeline.diffusion.timetables import times_for
 from pipeline.diffusion.unet import UNet, UNetConfig
-from pipeline.errors import ArtefactError
+from pipeline.errors import ArtefactError, FoundryError
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, SNAPSHOTS = "model.safetensors", "model.json", "snapshots.safetensors"
@@ -99,13 +99,21 @@ class Model:
 
 
 def build_network(description: Description, *, seed: int) -> UNet:
-    """A new network for this description, its weights drawn with `seed`; torch's own generator is left as it was."""
+    """Build a new network, its weights drawn with `seed`; torch's global generator keeps its state.
+
+    Raises:
+        FoundryError: the image size does not divide into the network's patches and levels.
+
+    """
     data = description.data
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return UNet(
-            description.network, image_size=data.image_size, channels=data.channels, num_classes=data.num_classes
-        )
+        try:
+            return UNet(
+                description.network, image_size=data.image_size, channels=data.channels, num_classes=data.num_classes
+            )
+        except ValueError as error:
+            raise FoundryError(f"train.network: {error}; prepare.image_size sets the size") from None
 
 
 def save_model(

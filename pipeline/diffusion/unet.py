@@ -1,20 +1,16 @@
-"""A compact U-Net for small images: it works on patches, so most of its convolutions see a quarter of the pixels.
+"""A compact U-Net for small images that works on patches of pixels.
 
 On 2x2 pixel-unshuffled images every convolution costs a quarter of what it costs on the pixels themselves.
+This file imports torch only: an export for diffusers copies it as it is. Shapes are therefore given in docstrings.
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from pipeline.errors import FoundryError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +44,7 @@ GROUP_SIZE = 8
 class GroupNorm(nn.GroupNorm):
     """In float32 also under autocast, as autocast has it on CUDA; on a CPU in bfloat16 it takes thrice as long."""
 
-    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:  # noqa: A002  # torch's name
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         return super().forward(input.float())
 
 
@@ -71,7 +67,8 @@ class ResidualBlock(nn.Module):
         # A new block is the identity: training starts from a shallow network.
         _zero(self.conv2)
 
-    def forward(self, x: Float[Tensor, "b c h w"], embedding: Float[Tensor, "b e"]) -> Float[Tensor, "b d h w"]:
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """From `[b, width_in, h, w]` and an embedding `[b, e]` to `[b, width_out, h, w]`."""
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         inner: Tensor = self.conv1(F.silu(self.norm1(x)))
         inner = F.silu(torch.addcmul(shift, self.norm2(inner), 1 + scale))
@@ -90,7 +87,7 @@ class Attention(nn.Module):
         self.num_heads = max(1, width // 32)
         _zero(self.projection)
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Tensor) -> Tensor:
         b, c, h, w = x.shape
         heads = self.qkv(self.norm(x)).reshape(b, 3 * self.num_heads, c // self.num_heads, h * w).transpose(2, 3)
         query, key, value = heads.chunk(3, dim=1)
@@ -106,15 +103,15 @@ class UNet(nn.Module):
         """Build for square images; `num_classes` 0 makes an unconditional network.
 
         Raises:
-            FoundryError: the image size does not divide into the patches and levels.
+            ValueError: the image size does not divide into the patches and levels.
 
         """
         super().__init__()
         divisor = config.patch_size * 2 ** (len(config.widths) - 1)
         if image_size % divisor:
-            raise FoundryError(
-                f"prepare.image_size {image_size} should be a multiple of {divisor}: "
-                f"train.network.patch_size {config.patch_size}, halved {len(config.widths) - 1} times"
+            raise ValueError(
+                f"image_size {image_size} should be a multiple of {divisor}: "
+                f"patch_size {config.patch_size}, halved {len(config.widths) - 1} times"
             )
         self.config, self.num_classes = config, num_classes
         first, embedding = config.widths[0], 4 * config.widths[0]
@@ -148,10 +145,15 @@ class UNet(nn.Module):
         self.outward = nn.Conv2d(first, patched, 3, padding=1)
         _zero(self.outward)
 
-    def forward(
-        self, x: Float[Tensor, "b c h w"], t: Int[Tensor, " b"], labels: Int[Tensor, " b"] | None
-    ) -> Float[Tensor, "b c h w"]:
-        """The target at every pixel; `labels` is None for an unconditional network."""
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+        """Predict the training target at every pixel.
+
+        Args:
+            x: noisy images `[b, c, h, w]`.
+            t: noise levels, int64 `[b]`.
+            labels: class indices, int64 `[b]`, `num_classes` for no class; None for an unconditional network.
+
+        """
         embedding = self.time(time_features(t).to(x.dtype))
         if self.label is not None:
             embedding = embedding + self.label(labels)
@@ -182,8 +184,8 @@ class UNet(nn.Module):
 NUM_FREQUENCIES = 32
 
 
-def time_features(t: Int[Tensor, " b"]) -> Float[Tensor, "b 64"]:
-    """Sines and cosines of t at frequencies 1 … 1/10,000 (Vaswani et al. 2017, section 3.5)."""
+def time_features(t: Tensor) -> Tensor:
+    """`[b, 64]`: sines and cosines of t `[b]` at frequencies 1 … 1/10,000 (Vaswani et al. 2017, section 3.5)."""
     exponents = torch.arange(NUM_FREQUENCIES, device=t.device) / (NUM_FREQUENCIES - 1)
     angles = t[:, None] * torch.exp(-math.log(10_000) * exponents)
     return torch.cat([angles.sin(), angles.cos()], dim=1)

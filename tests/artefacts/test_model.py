@@ -45,6 +45,12 @@ def folder(saved: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
+def test_an_image_size_that_the_network_cannot_halve_names_the_parameters() -> None:
+    description = replace(DESCRIPTION, data=replace(DESCRIPTION.data, image_size=9))
+    with pytest.raises(FoundryError, match=r"train\.network: image_size 9 .* multiple of 2.*prepare\.image_size"):
+        build_network(description, seed=0)
+
+
 def test_a_saved_model_comes_back_the_same(folder: Path) -> None:
     model, network = load_model(folder), build_network(DESCRIPTION, seed=3)
     assert model.description == DESCRIPTION

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from pipeline.diffusion.unet import UNet, UNetConfig, group_norm, time_features
-from pipeline.errors import FoundryError
 
 
 def _network(*, num_classes: int = 10, **config: object) -> UNet:
@@ -72,7 +71,7 @@ def test_every_weight_learns() -> None:
 
 
 def test_a_size_that_does_not_divide_is_refused_with_the_divisor() -> None:
-    with pytest.raises(FoundryError, match="image_size 30 should be a multiple of 4"):
+    with pytest.raises(ValueError, match="image_size 30 should be a multiple of 4"):
         UNet(UNetConfig(), image_size=30, channels=1, num_classes=0)
 
 
