@@ -9,26 +9,30 @@ MODEL ?=
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
-EXTRAS := train,serve,export,test,e2e,lint
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help install data demo register retrain rollback history decision remotes push drift bento image pull-request \
-    ui reconcile report serve check test test-long verify bench bench-peers audit gpu-check format clean
+.PHONY: help install install-dev data demo register retrain rollback history decision remotes push drift bento image \
+    pull-request ui reconcile report serve check test-fast test test-long verify bench bench-peers audit gpu-check format clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-install: $(VENV)/installed ## create .venv with the pinned versions of everything
+install: $(VENV)/installed ## create .venv with the pinned versions of what the pipeline and the service need
+install-dev: $(VENV)/installed-dev ## the same, and what checks and tests need
 
-# uv needs seconds where pip needs minutes; where uv cannot be had pip gives the same result.
+$(VENV)/installed: EXTRAS := train,serve,export
+$(VENV)/installed-dev: EXTRAS := train,serve,export,test,e2e,lint
+$(VENV)/installed-dev: $(VENV)/installed
+
+# uv takes seconds where pip takes minutes; if uv cannot be installed, pip gives the same result.
 # A local CPU build of torch is offered by find-links, which uv reads from a variable of its own.
-$(VENV)/installed: pyproject.toml constraints.txt
+$(VENV)/installed $(VENV)/installed-dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
-	@echo "installing into $(VENV) (about a minute)"
+	@echo "installing $(EXTRAS) into $(VENV) (about a minute)"
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	@if $(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); then \
 	    UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python \
@@ -37,6 +41,15 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	    $(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt; \
 	fi
 	@$(BIN)/foundry plots-template --out .dvc/plots/offline.html
+	@touch $@
+
+# The constraints have a solution on each platform; resolution only, and only when they have changed.
+PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
+PYTHONS := 3.11 3.12 3.13
+$(VENV)/resolved: pyproject.toml constraints.txt $(VENV)/installed-dev
+	@for platform in $(PLATFORMS); do for version in $(PYTHONS); do echo "$$platform $$version"; done; done | \
+	    MACOSX_DEPLOYMENT_TARGET=14.0 UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" xargs -P 2 -L 1 bash -c '$(BIN)/uv pip compile \
+	        --quiet pyproject.toml --all-extras -c constraints.txt --python-platform $$0 --python-version $$1 >/dev/null'
 	@touch $@
 
 data: install ## get the demo's images into data/raw and check them
@@ -105,7 +118,7 @@ ui: install ## compare runs in the browser (PORT=5000)
 serve: install ## serve the champion, or MODEL=folder or models:/…, on loopback (PORT=3000)
 	@foundry serve $(if $(MODEL),--model '$(MODEL)') --port $(or $(PORT),3000)
 
-check: install ## formatting, lint, types, architecture, workflows
+check: install-dev $(VENV)/resolved ## formatting, lint, types, architecture, workflows, constraints
 	@ruff format --check .
 	@ruff check .
 	@mypy
@@ -115,17 +128,20 @@ check: install ## formatting, lint, types, architecture, workflows
 	@zizmor --offline --quiet .github/workflows
 
 # One thread of torch for each test process: threads that wait for each other by spinning make a busy machine crawl.
-test: check ## what CI runs
-	@OMP_NUM_THREADS=1 pytest -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
+test-fast: install-dev ## all tests that start no process and train nothing, for every save
+	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m 'not long and not process'
 
-test-long: install ## repeated kills and soaks, up to 45 minutes
+test: check ## what CI runs
+	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
+
+test-long: install-dev ## repeated kills and soaks, up to 45 minutes
 	@OMP_NUM_THREADS=1 pytest -m long
 
 verify: data ## train shortly twice, once killed three times, and compare every byte
 	@dvc repro --quiet schedule
 	@foundry verify
 
-bench: install ## try every benchmark; benchmarks/README.md has the commands that measure
+bench: install-dev ## try every benchmark; benchmarks/README.md has the commands that measure
 	@for name in pipeline_overhead train_throughput sample_throughput timetables time_to_quality tick serving; do \
 	    python -m benchmarks.$$name --quick; \
 	done
@@ -133,13 +149,13 @@ bench: install ## try every benchmark; benchmarks/README.md has the commands tha
 bench-peers: install ## what benchmarks are measured beside, into .foundry/peers
 	@pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .foundry/peers -r benchmarks/constraints.txt
 
-audit: install ## look up known weaknesses of what is pinned; needs the network
+audit: install-dev ## look up known weaknesses of what is pinned; needs the network
 	@uvx pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 gpu-check: install ## try the CUDA path, where there is a card
 	@foundry gpu-check
 
-format: install ## let ruff put the code in order
+format: install-dev ## let ruff put the code in order
 	@ruff check --fix --quiet . || true
 	@ruff format --quiet .
 
