@@ -128,3 +128,59 @@ def test_every_dependency_is_pinned_exactly() -> None:
     assert [line for line in lines if not re.fullmatch(r"[a-z0-9.-]+==[a-z0-9.]+", line)] == []
     pinned = {line.split("==")[0] for line in lines}
     assert {canonicalize_name(requirement.name) for requirement in wanted} - pinned == set()
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+PLACES = re.findall(r"^\| (an? [^|]+) \| ([^|]+) \| ([^|]+) \|$", ARCHITECTURE, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("addition", "place", "more"), PLACES)
+def test_every_place_for_an_addition_exists(addition: str, place: str, more: str) -> None:
+    found = re.findall(r"`([\w/]+\.(?:py|html|md))`(?:: `(\w+)`)?", f"{place} {more}")
+    assert found, addition
+    for path, name in found:
+        text = (ROOT / path).read_text()
+        assert not name or re.search(rf"^(?:def |class )?{name}\b", text, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_the_page_answers_seven_questions() -> None:
+    wanted = ("sampler", "network", "metric", "endpoint", "check", "promotion rule", "report")
+    assert [word for word in wanted if not any(word in addition for addition, _, _ in PLACES)] == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages"),
+    [
+        ("pipeline/evaluation/metrics.py", {"features", "evaluate"}),
+        ("pipeline/ingestion/expectations.py", {"prepare"}),
+        ("pipeline/reporting/evaluation_report.py", {"evaluate"}),
+        ("pipeline/reporting/templates/evaluation.html", {"evaluate"}),
+        ("pipeline/reporting/data_report.py", {"prepare"}),
+        ("pipeline/reporting/retraining.py", set()),
+        ("pipeline/reporting/templates/retraining.html", set()),
+        ("pipeline/training/loop.py", {"train"}),
+        ("pipeline/inference/grids.py", {"train", "evaluate"}),
+        ("pipeline/diffusion/noise.py", {"schedule", "features", "train", "evaluate"}),
+        ("pipeline/registry/promotion.py", set()),
+        ("pipeline/tracking/outbox.py", set()),
+        ("pipeline/provenance/lineage.py", set()),
+        ("pipeline/export/bento.py", set()),
+        ("pipeline/commands/sample.py", set()),
+        ("pipeline/cli.py", set()),
+        ("service/engine/scheduler.py", set()),
+    ],
+)
+def test_a_change_re_runs_the_stages_that_it_can_affect_and_no_others(changed: str, stages: set[str]) -> None:
+    assert (ROOT / changed).exists()
+    dependent = {
+        name
+        for name, stage in STAGES.items()
+        if any(changed == path or changed.startswith(f"{path}/") for path in stage["deps"])
+    }
+    assert dependent == stages
+
+
+def test_the_readmes_tree_names_every_room() -> None:
+    readme = (ROOT / "README.md").read_text()
+    rooms = [path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")]
+    assert [room for room in rooms if f"pipeline/{room}/" not in readme] == []
