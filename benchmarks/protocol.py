@@ -152,7 +152,6 @@ def scratch_environment(folder: Path) -> dict[str, str]:
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder.absolute()}/mlflow.db",
         "DVC_NO_ANALYTICS": "1",
         "DVC_ROOT": str(folder.absolute()),
-        "GOMP_SPINCOUNT": "1000",
     }
 
 

@@ -2,6 +2,8 @@
 
 import importlib.metadata
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections import defaultdict
@@ -141,3 +143,23 @@ def test_the_service_needs_no_package_that_is_not_in_its_bill_of_materials(servi
     assert len(_unbilled()) > 100
     assert {"mlflow", "pandas", "dvc", "PIL"} & _unbilled() == {"mlflow", "pandas", "dvc"}
     assert {entry["what"] for entry in service["refused"]} <= _unbilled()
+
+
+NATIVE = """
+import time
+import onnxruntime
+time.sleep(6)
+"""
+"""ONNX Runtime begins to look up its telemetry's address within seconds of its import."""
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+@pytest.mark.parametrize("first", ["import service", ""])
+def test_native_code_opens_no_internet_socket_unless_the_telemetry_is_left_on(first: str, tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-e", "trace=socket", "-o", str(trace), sys.executable, "-c", f"{first}{NATIVE}"]
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run(command, env={**environment, "HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}, check=True)
+    opened = [line for line in trace.read_text().splitlines() if "AF_INET" in line]
+    assert bool(opened) == (not first)
+    assert (tmp_path / ".cache").exists() == (not first), "a device id below ~/.cache"
