@@ -2,7 +2,8 @@
 
 Only click is imported at the top. A command names the function that it calls, whose module is imported when the command
 runs, so that `--help` and completion answer at once while all other modules import what they need at their top.
-`tests/test_cli.py` checks that each function takes just the options that are declared for it.
+`tests/test_cli.py` checks that each function takes just the options that are declared for it. The file is longer than
+others because it is the one table of all commands.
 """
 
 import os
@@ -124,40 +125,42 @@ def argument(name: str, **settings: Any) -> click.Argument:
 ANY_MODEL = {"metavar": "FOLDER|URI", "help": "A model folder, models:/NAME@ALIAS or models:/NAME/VERSION."}
 OR_CHAMPION = {"metavar": "FOLDER|URI", "help": "A model folder or a models:/… URI.  [default: the champion]"}
 
+# A table reads best in short rows.
+# fmt: off
 command(
     foundry, "prepare", "pipeline.prepare:main", folder("raw"), out("data/prepared"),
     describe="Decode, check, split and pack the raw images.",
-)  # fmt: skip
+)
 command(
     foundry, "schedule", "pipeline.schedule:main", folder("prepared"), out("data/schedule"),
     describe="Compute the noise schedule, statistics of the data, and sampling times.",
-)  # fmt: skip
+)
 command(
     foundry, "features", "pipeline.features:main", folder("prepared"), out("data/features"),
     describe="Make the network whose features measure images, and real-vs-real floors.",
-)  # fmt: skip
+)
 command(
     foundry, "train", "pipeline.train:main", folder("prepared"), folder("schedule"), out("data/model"),
     option("--checkpoint-interval-sec", type=click.FloatRange(min=0), default=30.0),
     describe="Train the network, from its last checkpoint if there is one.",
-)  # fmt: skip
+)
 command(
     foundry, "evaluate", "pipeline.evaluate:main",
     folder("model"), folder("prepared"), folder("schedule"), folder("features"), out("data/evaluation"),
     describe="Choose how to sample; measure samples and losses against real images.",
-)  # fmt: skip
+)
 
 command(
     DATA, "fetch", "pipeline.commands.fetch:fetch", out("data/raw"),
     describe="Download the demo's images, Fashion-MNIST, and check them.",
-)  # fmt: skip
+)
 command(
     DATA, "compare", "pipeline.commands.compare_data:main",
     argument("before", type=PATH), argument("after", type=PATH), out("data/diffdata"),
     describe="""Show in a page how two versions of the data differ.
 
     BEFORE and AFTER are prepared folders, or raw data of the kind `prepare.source`, prepared as params.yaml says.""",
-)  # fmt: skip
+)
 command(
     DATA, "drift", "pipeline.commands.drift:main",
     argument("new", type=PATH, nargs=-1, required=True),
@@ -170,7 +173,7 @@ command(
     describe="""Test whether new images or requests are like the training images; exit code 3 if not.
 
     NEW is a folder of raw data, or request logs of the service, whose classes are compared.""",
-)  # fmt: skip
+)
 
 command(
     RUNS, "restore", "pipeline.commands.restore:main", argument("run"),
@@ -178,56 +181,56 @@ command(
     describe="""Restore code, params, data and model of a run in a new git worktree.
 
     RUN is the id of an MLflow run, models:/NAME@ALIAS or models:/NAME/VERSION.""",
-)  # fmt: skip
+)
 command(
     RUNS, "reconcile", "pipeline.commands.runs:reconcile",
     describe="Log stages that DVC took from its cache, and name lost and foreign runs.",
-)  # fmt: skip
+)
 command(
     RUNS, "sync", "pipeline.commands.runs:sync",
     describe="Send what waits in .foundry/outbox to the tracking server.",
-)  # fmt: skip
+)
 command(
     RUNS, "ui", "pipeline.commands.runs:ui",
     option("--host", default="127.0.0.1"), option("--port", type=click.IntRange(1, 65535), default=5000),
     describe="Compare runs in the browser.",
-)  # fmt: skip
+)
 
 command(
     MODEL, "register", "pipeline.register:main",
     folder("model"), folder("evaluation"), folder("prepared"), folder("features"), out("data/registration"),
     describe="Register the trained model and decide whether it becomes champion.",
-)  # fmt: skip
+)
 command(
     MODEL, "rollback", "pipeline.commands.rollback:main",
     option("--reason", required=True, metavar="TEXT", help="Kept in the history."),
     describe="Make the previous champion champion again.",
-)  # fmt: skip
+)
 command(
     MODEL, "history", "pipeline.commands.history:main", option("--out", type=PATH, metavar="FILE", help="Write JSON lines."),
     describe="Show who was champion when, and why.",
-)  # fmt: skip
+)
 command(
     MODEL, "trace", "pipeline.commands.trace:main", argument("picture", type=PATH),
     describe="""Show where a picture comes from: model, run, commit, data.
 
     FOUNDRY_PASSPORT_KEY holds the key that the passport was signed with, if any. Exit code 3: no registered model has
     the digest that the passport names.""",
-)  # fmt: skip
+)
 command(
     MODEL, "export", "pipeline.commands.export:main",
     option("--to", type=click.Choice(("onnx", "diffusers", "torch-export")), required=True),
     option("--model", required=True, **ANY_MODEL),
     out(metavar="PATH", help="model.onnx, model.pt2, or a new folder for diffusers."),
     describe="Write a model for other programs, after comparing it with the original.",
-)  # fmt: skip
+)
 command(
     MODEL, "package", "pipeline.commands.package:main", option("--model", **OR_CHAMPION),
     option("--resolve", is_flag=True, help="Only check the model and print its folder."),
     option("--folder", type=PATH, metavar="FOLDER", help="Only copy the checked model to this new folder."),
     option("--sbom", type=PATH, metavar="FILE", help="Only write the CycloneDX JSON of the service."),
     describe="Build a Bento with a model and the service, and print its tag.",
-)  # fmt: skip
+)
 
 command(
     foundry, "sample", "pipeline.commands.sample:main", option("--model", required=True, **ANY_MODEL),
@@ -243,14 +246,14 @@ command(
 
     Each image has a seed of its own, which follows from --seed and its number: drawn alone with that seed it is the
     same. The suffix of --out says what is written.""",
-)  # fmt: skip
+)
 command(
     foundry, "report", "pipeline.commands.report:main",
     folder("model"), folder("prepared"), folder("evaluation"), folder("registration"),
     option("--against", metavar="URI", help="Compare with models:/NAME/VERSION.  [default: the champion]"),
     out("data/registration"),
     describe="Write what the last retraining changed, as a page and as a comment.",
-)  # fmt: skip
+)
 
 
 @foundry.command()
@@ -278,7 +281,7 @@ def serve(model: str | None, name: str | None, host: str, port: int) -> None:
 command(
     foundry, "drain", "service.drain:main", option("--port", type=int, default=3000, help="Of the service."),
     describe="Stop a local service from accepting requests and let open ones finish.",
-)  # fmt: skip
+)
 command(
     foundry, "replay", "service.replay:main", argument("picture", type=PATH),
     option("--model", type=PATH, metavar="FOLDER", help="The model that drew it.  [default: FOUNDRY_MODEL]"),
@@ -287,38 +290,39 @@ command(
 
     With --model it is drawn here, by the code and the FOUNDRY_ variables of the service. FOUNDRY_PASSPORT_KEY holds the
     key that the passport was signed with, if any.""",
-)  # fmt: skip
+)
 command(
     foundry, "verify", "pipeline.commands.verify_resume:main", folder("prepared"), folder("schedule"),
     option("--num-images", type=click.IntRange(min=1), default=3200, help="Of each training."),
     option("--num-kills", type=click.IntRange(min=0), default=3),
     option("--seed", type=int, help="Of the moments of the kills.  [default: random]"),
     describe="Train twice, once killed at random moments, and compare every byte.",
-)  # fmt: skip
+)
 command(
     foundry, "set", "pipeline.commands.set_params:main", argument("changes", nargs=-1, metavar="[KEY=VALUE]..."),
     describe="Change params.yaml, or refuse and leave it: `train.seed=1 evaluate.seed=2`.",
-)  # fmt: skip
+)
 command(
     foundry, "summary", "pipeline.commands.summary:main", folder("evaluation"), folder("registration"),
     describe="Show the results of the last pipeline and where they are.",
-)  # fmt: skip
+)
 command(
     foundry, "remotes-check", "pipeline.commands.check_remotes:main",
     describe="""Check that the tracking server and the DVC remote would keep a champion.
 
     DVC_REMOTE, if set, becomes the default remote of this checkout.""",
-)  # fmt: skip
+)
 command(
     foundry, "gpu-check", "pipeline.commands.gpu_check:main",
     describe="Compare a short training and some samples on a CUDA device with the CPU's.",
-)  # fmt: skip
+)
 command(
     foundry, "plots-template", "pipeline.commands.plots_template:write_template", out(metavar="FILE"), hidden=True,
     describe="Write the page of `dvc plots show` with its library inside, for use without a network.",
-)  # fmt: skip
+)
 command(
     foundry, "trial", "pipeline.registry.trial:main",
     folder("model"), folder("prepared"), folder("features"), out(), hidden=True,
     describe="Draw and evaluate one side of a comparison, alone in its process (for `model register`).",
-)  # fmt: skip
+)
+# fmt: on
