@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.artefacts.dataset import Dataset
-from pipeline.artefacts.files import read_document, replacing, write_json
+from pipeline.artefacts.files import read_document, remove_outputs, replacing, write_json
 from pipeline.artefacts.model import SNAPSHOTS, Model, load_model
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import load_tensors
@@ -99,7 +99,7 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
 
 def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, float]:
     """Make `out`; returns what metrics.json holds."""
-    start_afresh(out)
+    remove_outputs(out, OUTS)
     judge, train, names = inputs.judge, inputs.prepared.split("train"), inputs.prepared.info.class_names
     tuning = tune(inputs.model, inputs.snapshots, inputs.tuner, inputs.table, params)
     write_json(out / "tuning.json", tuning.document())
@@ -125,13 +125,6 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, flo
     sampling, guidance = asdict(tuning.sampling), tuning.guidance_distances
     write_report(out, Evaluation(metrics, losses.levels, steps, classes, sampling, guidance, kind))
     return metrics
-
-
-def start_afresh(out: Path) -> None:
-    """No file of an earlier run may pass for one of this."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in OUTS:
-        (out / name).unlink(missing_ok=True)
 
 
 def figures(

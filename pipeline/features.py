@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.artefacts.dataset import Dataset, Split
-from pipeline.artefacts.files import read_document, write_json
+from pipeline.artefacts.files import read_document, remove_outputs, write_json
 from pipeline.artefacts.subset import Subset
 from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.evaluation.copies import honest_closeness, nearest
@@ -54,7 +54,7 @@ def features(prepared: Dataset, out: Path, params: FeaturesParams, *, num_sample
     """
     check_size(prepared)
     spec = chosen_spec(params, prepared.info)
-    start_afresh(out)
+    remove_outputs(out, OUTS)
     lessons, new, held_out = selections(prepared, num_samples, params.seed, learns=bool(spec.num_classes))
     extractor = make_extractor(spec, params, lessons)
     judge = Evaluator(extractor, held_out, extractor.features(held_out))
@@ -72,13 +72,6 @@ def check_size(prepared: Dataset) -> None:
             f"data/prepared: {info.num_train} training and {info.num_held_out} held-out images, "
             f"wanted at least {LEAST_TRAIN} and {LEAST_HELD_OUT}"
         )
-
-
-def start_afresh(out: Path) -> None:
-    """No file of an earlier run may pass for one of this."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in OUTS:
-        (out / name).unlink(missing_ok=True)
 
 
 def selections(prepared: Dataset, num_samples: int, seed: int, *, learns: bool) -> tuple[Subset, Subset, Subset]:

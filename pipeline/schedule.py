@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from pipeline.artefacts.dataset import Dataset, Split
-from pipeline.artefacts.files import write_json
+from pipeline.artefacts.files import remove_outputs, write_json
 from pipeline.artefacts.schedule_table import WEIGHT_COLUMNS, ScheduleTable, write_schedule_table
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.diffusion import betas, density
@@ -68,7 +68,7 @@ def schedule(prepared: Dataset, out: Path, params: ScheduleParams) -> None:
         CheckFailedError: the schedule does not fall from image to noise as `params` want it to; the evidence is in `out`.
 
     """
-    start_afresh(out)
+    remove_outputs(out, OUTS)
     noise = noise_schedule(params, out)
     moments = image_moments(batches(prepared.split("train")))
     table = make_table(params, noise, moments)
@@ -82,13 +82,6 @@ def schedule(prepared: Dataset, out: Path, params: ScheduleParams) -> None:
     write_forward(out / "forward.png", prepared, noise)
     check_gates(params, statistics, out)
     write_json(out / "timetables.json", make_timetables(noise, moments))
-
-
-def start_afresh(out: Path) -> None:
-    """An empty room: nothing of an earlier run stands beside the evidence of this one."""
-    out.mkdir(parents=True, exist_ok=True)
-    for name in OUTS:
-        (out / name).unlink(missing_ok=True)
 
 
 def noise_schedule(params: ScheduleParams, out: Path) -> NoiseSchedule:

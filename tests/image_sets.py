@@ -34,7 +34,7 @@ def prepare_arrays(raw: Path, folder: Path, params: PrepareParams) -> Dataset:
         for split in SPLITS:
             rows = accepted[accepted["split"] == split]
             labels = rows["label"].to_numpy(dtype="int64")
-            write_split(folder / split, rows["found"].to_numpy(dtype="int64"), _reader(images, rows), labels)
+            write_split(folder / split, rows["spool_index"].to_numpy(dtype="int64"), _reader(images, rows), labels)
     info = DatasetInfo(
         image_size=params.image_size,
         channels=params.channels,
@@ -48,7 +48,7 @@ def prepare_arrays(raw: Path, folder: Path, params: PrepareParams) -> Dataset:
 
 
 def _reader(images: ImageSet, rows: pd.DataFrame) -> Callable[[NDArray[np.int64]], NDArray[np.uint8]]:
-    by_position = rows.set_index(rows["found"].astype("int64"))
+    by_position = rows.set_index(rows["spool_index"].astype("int64"))
     return lambda at: images.pixels(by_position.loc[at])
 
 

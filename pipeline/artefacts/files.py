@@ -1,9 +1,10 @@
-"""Files that are there whole or not at all: written beside their place, synced, then put into it."""
+"""Read files, and write them atomically: to a temporary file beside the target, synced, then renamed to the target."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,12 @@ class UnwritableError(FoundryError):
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        ArtefactError: the file cannot be read.
+
+    """
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -25,10 +31,10 @@ def file_digest(path: Path) -> str:
 
 
 def read_document(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
-        ArtefactError: the file is missing or holds something else.
+        ArtefactError: the file is missing, or its content is not a JSON object.
 
     """
     try:
@@ -38,24 +44,42 @@ def read_document(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise ArtefactError(f"{path}: not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise ArtefactError(f"{path}: should hold an object (got {type(document).__name__})")
+        raise ArtefactError(f"{path}: wanted a JSON object (got {type(document).__name__})")
     return document
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    """Write sorted, indented JSON, at once and whole."""
+    """Write sorted, indented JSON atomically."""
     with replacing(path) as temporary:
         temporary.write_text(
             json.dumps(document, indent=2, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
         )
 
 
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Say of a full disk or a read-only folder where it was met: the system's own error often names no file.
+def remove_outputs(folder: Path, names: Iterable[str]) -> None:
+    """Make `folder`, and remove its files and folders `names` and the temporary files of killed processes.
+
+    A stage calls this first, so that no output of an earlier run remains beside its own.
 
     Raises:
-        UnwritableError: in the place of an OSError.
+        UnwritableError: the folder cannot be written.
+
+    """
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in (*(folder / name for name in names), *folder.glob(f".*{TEMPORARY}")):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Convert an OSError of the block, as of a full disk, to one that names `path`: the system's own often names no file.
+
+    Raises:
+        UnwritableError: instead of an OSError.
 
     """
     try:
@@ -67,7 +91,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its place, on the disk, when the block ends well.
+    """Yield a temporary path beside `path`; if the block succeeds, the file there is synced and replaces `path`.
 
     Raises:
         UnwritableError: the disk is full, or the folder cannot be written.
@@ -85,11 +109,11 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 TEMPORARY = ".tmp"
-"""How the name of a file ends that is being written, or that a killed process was writing."""
+"""Suffix of a file that is being written, or was being written when a process was killed."""
 
 
 def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    """Wait until a file's content, or a folder's list of entries, is on the disk (`fsync`)."""
     file = os.open(path, os.O_RDONLY)
     try:
         os.fsync(file)

@@ -1,54 +1,110 @@
-"""Raw images to prepared pixels and rows of the manifest, in batches on a few threads.
+"""Decode and measure raw images: prepared pixels, and one row of the manifest per image.
 
-Pillow decodes and resizes without Python's lock, so threads use all cores where images are large; where they are
-small the batch pays for what NumPy does to many images at once. At most `DEPTH` batches a thread exist at a time:
-memory does not grow with the number of images.
+Batches of images go to a pool of threads: Pillow decodes and resizes without holding Python's lock, and NumPy measures a
+batch of small images at once. At most `DEPTH` batches per thread exist at a time, so memory does not grow with the number
+of images.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
+from tqdm import tqdm
 
 from pipeline.ingestion.decode import BrokenImageError, DecodedImage, decode
+from pipeline.ingestion.manifest import to_frame
 from pipeline.ingestion.perceptual_hash import perceptual_hashes
-from pipeline.ingestion.sources import RawImage
+from pipeline.ingestion.sources import RawImage, RawSet
+from pipeline.ingestion.spool import PixelSpool
 
 BATCH_SIZE = 64
-"""Most images a batch."""
+"""Most images per batch."""
 BATCH_BYTES = 2**25
-"""A batch ends at the image that reaches this, 32 MiB."""
+"""A batch also ends with the image that brings it to this size, 32 MiB."""
 DEPTH = 2
-"""Batches waiting a thread."""
+"""Batches per thread that are being examined or wait to be consumed."""
+ROWS_PER_FRAME = 4096
+"""Rows held as Python objects before they are converted to a compact frame."""
+QUARANTINED_BYTES = 2**26
+"""No more quarantined files are kept for the report once those kept have this size, 64 MiB."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Examined:
-    """A batch of images."""
+class Examination:
+    """The examined images of a source."""
+
+    rows: pd.DataFrame
+    """One per image, accepted or quarantined, in the order of the source; columns `ROW` of pipeline/ingestion/manifest.py."""
+    quarantined_bytes: dict[str, bytes]
+    """Content of quarantined image files by `file`, up to about `QUARANTINED_BYTES`."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class ExaminedBatch:
+    """A batch of examined images."""
 
     rows: list[dict[str, Any]]
-    """One an image, accepted or not: `ROW` of pipeline/ingestion/manifest.py."""
+    """One per image, accepted or quarantined: `ROW` of pipeline/ingestion/manifest.py."""
     pixels: NDArray[np.uint8]
-    """`[n, size, size, channels]`, of the accepted ones."""
-    remains: dict[str, bytes]
-    """Bytes of the quarantined image files, by `file`."""
+    """`[n, size, size, channels]`: the accepted images."""
+    quarantined_bytes: dict[str, bytes]
+    """Content of the quarantined image files by `file`."""
 
 
-def examine_all(images: Iterable[RawImage], size: int, channels: int) -> Iterator[Examined]:
-    """Examine every image, in order."""
+def examine(source: RawSet, spool: PixelSpool, description: str) -> Examination:
+    """Examine every image of `source` and append the pixels of the accepted ones to `spool`, whose shape they get.
+
+    A progress bar named `description` is shown.
+    """
+    size, _, channels = spool.shape
+    frames: list[pd.DataFrame] = []
+    rows: list[dict[str, Any]] = []
+    kept: dict[str, bytes] = {}
+    with _quiet_pillow(), tqdm(total=source.num_images, desc=description, unit="image") as progress:
+        for batch in examine_batches(source.images, size, channels):
+            spool.append(batch.pixels)
+            if sum(map(len, kept.values())) < QUARANTINED_BYTES:
+                kept |= batch.quarantined_bytes
+            rows += batch.rows
+            if len(rows) >= ROWS_PER_FRAME:
+                frames.append(to_frame(rows))
+                rows = []
+            progress.update(len(batch.rows))
+    frames.append(to_frame(rows))
+    return Examination(pd.concat(frames, ignore_index=True), kept)
+
+
+@contextmanager
+def _quiet_pillow() -> Iterator[None]:
+    """Silence Pillow's warnings about odd metadata; an image counts as broken only if its pixels cannot be decoded.
+
+    The filters are set once, around all threads, because threads share them.
+    """
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def examine_batches(images: Iterable[RawImage], size: int, channels: int) -> Iterator[ExaminedBatch]:
+    """Examine every image, in order; `size` is the side of the prepared pixels."""
     num_threads = os.cpu_count() or 1
     with ThreadPoolExecutor(num_threads) as pool:
-        waiting: deque[Future[Examined]] = deque()
+        waiting: deque[Future[ExaminedBatch]] = deque()
         for batch in _batches(images):
-            waiting.append(pool.submit(examine, batch, size, channels))
+            waiting.append(pool.submit(_examine_batch, batch, size, channels))
             if len(waiting) == DEPTH * num_threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -68,18 +124,17 @@ def _batches(images: Iterable[RawImage]) -> Iterator[list[RawImage]]:
         yield batch
 
 
-def examine(batch: list[RawImage], size: int, channels: int) -> Examined:
-    """Decode and measure a batch."""
+def _examine_batch(batch: list[RawImage], size: int, channels: int) -> ExaminedBatch:
     results = [_decoded(raw, size, channels) for raw in batch]
-    pictures = [result.pixels for result in results if isinstance(result, DecodedImage)]
-    pixels = np.stack(pictures) if pictures else np.empty((0, size, size, channels), np.uint8)
-    measured = iter(_measures(pixels) if pictures else [])
+    decoded = [result.pixels for result in results if isinstance(result, DecodedImage)]
+    pixels = np.stack(decoded) if decoded else np.empty((0, size, size, channels), np.uint8)
+    measured = iter(_measures(pixels) if decoded else [])
     rows = [_row(raw, result, measured) for raw, result in zip(batch, results, strict=True)]
-    return Examined(rows, pixels, _remains(batch, results))
+    return ExaminedBatch(rows, pixels, _quarantined_bytes(batch, results))
 
 
 def _decoded(raw: RawImage, size: int, channels: int) -> DecodedImage | str:
-    """The image, or why there is none."""
+    """The decoded image, or the reason for its quarantine."""
     if raw.reason is not None or raw.content is None:
         return raw.reason or "not readable"
     try:
@@ -88,7 +143,7 @@ def _decoded(raw: RawImage, size: int, channels: int) -> DecodedImage | str:
         return str(error)
 
 
-def _remains(batch: list[RawImage], results: list[DecodedImage | str]) -> dict[str, bytes]:
+def _quarantined_bytes(batch: list[RawImage], results: list[DecodedImage | str]) -> dict[str, bytes]:
     return {
         raw.file: raw.content
         for raw, result in zip(batch, results, strict=True)
@@ -97,13 +152,13 @@ def _remains(batch: list[RawImage], results: list[DecodedImage | str]) -> dict[s
 
 
 def _measures(pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """What is known of each prepared image `[n, size, size, channels]`."""
+    """Columns of the manifest that are computed from the prepared pixels `[n, size, size, channels]`, per image."""
     flat = pixels.reshape(len(pixels), -1).astype(np.int64)
     num_pixels, total, squares = flat.shape[1], flat.sum(axis=1), np.einsum("np,np->n", flat, flat)
-    # Integers until the last operation: the same on every machine.
+    # In integers up to the last operation, so that every machine gets the same floats.
     mean = total / num_pixels
     std = np.sqrt(num_pixels * squares - total**2) / num_pixels
-    digests = [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pixels]
+    digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
     return [
         {"pixels_sha256": digest, "phash": phash, "mean": float(m), "std": float(s)}
         for digest, phash, m, s in zip(digests, perceptual_hashes(pixels), mean, std, strict=True)

@@ -1,8 +1,8 @@
-"""The manifest: one row an image found, with its class, its split, and the image that it repeats."""
+"""The manifest: one row per image found, with its class, its split, and the image that it duplicates."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,41 +31,47 @@ COLUMNS: dict[str, Any] = {
     "std": "float64",
     "duplicate_of": "str",
 }
-"""Of manifest.parquet, with their dtypes."""
+"""Columns of manifest.parquet and their dtypes; docs/contracts.md describes them."""
 
 ROW: dict[str, Any] = {"file": "str", "position": "Int64"} | {
     column: dtype for column, dtype in COLUMNS.items() if column not in {"source", "index", "duplicate_of"}
 }
-"""Of an image by itself; `position` within its file, and `label` and `class_name` as the source has them."""
+"""Columns known from an image alone; `position` is its number in an array or IDX file, `label` and `class_name` are the source's."""
 
 
-def frame_of(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Rows as a compact frame with the columns `ROW`."""
+def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
+    """Convert rows to a compact frame with the columns `ROW`; missing values are null."""
     return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=dtype) for name, dtype in ROW.items()})
 
 
-def complete(
-    frames: Iterable[pd.DataFrame], class_names: Sequence[str] | None, held_out_share: float
+def build_manifest(
+    rows: pd.DataFrame, class_names: Sequence[str] | None, held_out_share: float
 ) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
-    """The manifest's rows, in the order of their sources, and the class names by label.
+    """Assign classes, duplicates and splits to the examined images.
 
-    `class_names` names the numbers of IDX and arrays. The frame has one more column, `found`: the position of an
-    accepted image among the accepted ones, in the order in which they were found.
+    Args:
+        rows: one per image, with the columns `ROW`.
+        class_names: names of the labels of IDX and array sources; None: the labels' numbers are the names.
+        held_out_share: of images whose source has no split of its own, 0 to 1.
+
+    Returns:
+        The manifest, sorted by source, with one more column than the file, `spool_index` (the position of an accepted
+        image in the `PixelSpool`); and the class names by label, or None where images have no classes.
+
     """
-    rows = pd.concat(frames, ignore_index=True)
     accepted = rows["state"] == "accepted"
-    rows["found"] = (accepted.cumsum() - 1).where(accepted).astype("Int64")
+    rows = rows.assign(spool_index=(accepted.cumsum() - 1).where(accepted).astype("Int64"))
     rows = rows.sort_values(["file", "position"], kind="stable", ignore_index=True)
     position = rows["position"].astype("str")
     rows["source"] = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + position)
     names = _classes(rows, class_names)
     _find_duplicates(rows)
     _split(rows, held_out_share)
-    return rows[[*COLUMNS, "found"]], names
+    return rows[[*COLUMNS, "spool_index"]], names
 
 
 def _classes(rows: pd.DataFrame, class_names: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Fill in `label` and `class_name`, each from the other."""
+    """Fill in `label` from `class_name` or the reverse, and return the names by label."""
     if rows["label"].notna().any():
         values = sorted(rows["label"].dropna().unique())
         names = dict(enumerate(class_names)) if class_names else {int(value): str(value) for value in values}
@@ -83,7 +89,7 @@ def _find_duplicates(rows: pd.DataFrame) -> None:
 
 
 def _split(rows: pd.DataFrame, held_out_share: float) -> None:
-    """Fill in `split` where the source brought none, and `index`."""
+    """Fill in `split` where the source has none, and `index`."""
     accepted = rows["state"] == "accepted"
     if rows["split"].isna().all() and accepted.any():
         rows.loc[accepted, "split"] = split_of(rows.loc[accepted, "pixels_sha256"], held_out_share)
@@ -92,10 +98,10 @@ def _split(rows: pd.DataFrame, held_out_share: float) -> None:
 
 
 def split_of(pixels_sha256: pd.Series[str], held_out_share: float) -> NDArray[np.str_]:
-    """`held_out` for the images whose digest lies in the lowest share of all digests.
+    """Return `held_out` for the images whose digest, read as a fraction, lies below `held_out_share`, else `train`.
 
-    Equal images are in one split, and an image's split does not depend on the others; but of two or more different
-    images, the lowest digest is always held out and the highest never: no split is empty.
+    Equal images get the same split, and an image's split does not depend on the other images, with one exception: the
+    lowest digest is always held out and the highest, if it differs, never, so that neither split is empty.
     """
     held_out = pixels_sha256.map(lambda digest: int(digest[:16], 16) / 2**64) < held_out_share
     held_out |= pixels_sha256 == pixels_sha256.min()

@@ -1,7 +1,4 @@
-"""Prepared pixels on their way to the shards: a nameless file that is gone when it is closed, or its owner killed.
-
-Splits, classes and order are known when all images are; until then pixels wait on disk, not in memory.
-"""
+"""A temporary file for prepared pixels, which wait there until all images are examined and their splits are known."""
 
 from __future__ import annotations
 
@@ -19,11 +16,14 @@ from pipeline.artefacts.files import naming
 
 
 class PixelSpool:
-    """Images of one shape, written one after the other and read back in any order."""
+    """Images of one shape, appended one after the other and read back in any order.
+
+    The file has no name: it is gone when it is closed or the process is killed.
+    """
 
     def __init__(self, folder: Path, shape: tuple[int, int, int]) -> None:
-        """`shape` is height, width, channels."""
-        self._shape = shape
+        """Open the file on the disk of `folder`; `shape` is height, width, channels."""
+        self.shape = shape
         self._num_bytes = int(np.prod(shape))
         self._folder = folder
         with naming(folder):
@@ -33,19 +33,19 @@ class PixelSpool:
         return self
 
     def __exit__(self, *_: object) -> None:
-        # What a full disk did not take was told before, and closing tries once more.
+        # Closing flushes once more; `append` or `read` has reported a full disk already.
         with suppress(OSError):
             self._file.close()
 
     def append(self, pixels: NDArray[np.uint8]) -> None:
-        """Add `[n, height, width, channels]`."""
+        """Add images `[n, height, width, channels]`."""
         with naming(self._folder):
             self._file.write(pixels.tobytes())
 
     def read(self, positions: Iterable[int]) -> NDArray[np.uint8]:
-        """The images appended at these positions, in this order."""
+        """Return the images with these positions in the order of appending: `[n, height, width, channels]`."""
         with naming(self._folder):
             self._file.flush()
         # Reads, not a memory map: a map's pages would count as this process's memory.
         rows = [os.pread(self._file.fileno(), self._num_bytes, int(at) * self._num_bytes) for at in positions]
-        return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *self._shape)
+        return np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), *self.shape)

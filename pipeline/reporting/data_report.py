@@ -21,11 +21,11 @@ from PIL import Image
 
 from pipeline.artefacts.files import replacing
 from pipeline.ingestion.decode import salvage
-from pipeline.ingestion.expectations import Validation
+from pipeline.ingestion.validation import ValidationReport
 
 if TYPE_CHECKING:
     Pixels = Callable[[Iterable[int]], NDArray[np.uint8]]
-    """Prepared images by the manifest's column `found`."""
+    """Prepared images by the manifest's column `spool_index`."""
 
 NUM_CLASSES, NUM_A_CLASS, NUM_UNLABELLED = 24, 14, 84
 NUM_QUARANTINED, NUM_GROUPS, NUM_SOURCES, NUM_BARS = 24, 12, 6, 10
@@ -57,11 +57,11 @@ def write_report(
     path: Path,
     manifest: pd.DataFrame,
     class_names: Sequence[str] | None,
-    validation: Validation,
+    validation: ValidationReport,
     pixels: Pixels,
-    remains: Mapping[str, bytes],
+    quarantined_bytes: Mapping[str, bytes],
 ) -> None:
-    """Write the page; `remains` holds the bytes of quarantined images by source, as far as they were kept."""
+    """Write the page; `quarantined_bytes` holds the content of quarantined files by source, as far as it was kept."""
     accepted = manifest[manifest["state"] == "accepted"]
     duplicates = _duplicates(accepted)
     page = _template().render(
@@ -69,7 +69,7 @@ def write_report(
         num_classes=len(class_names or ()),
         class_bars=_class_bars(accepted, class_names or ()),
         groups=_groups(accepted, class_names, pixels),
-        quarantined=_quarantined(manifest, remains),
+        quarantined=_quarantined(manifest, quarantined_bytes),
         duplicates=[_duplicate_group(group, pixels) for group in duplicates[:NUM_GROUPS]],
         num_duplicate_groups=len(duplicates),
         size_bars=_sizes(accepted),
@@ -152,19 +152,19 @@ def _groups(accepted: pd.DataFrame, class_names: Sequence[str] | None, pixels: P
 
 
 def _thumbnails(rows: pd.DataFrame, pixels: Pixels) -> list[Thumbnail]:
-    images = pixels(rows["found"].tolist())
+    images = pixels(rows["spool_index"].tolist())
     return [_thumbnail(image, source) for image, source in zip(images, rows["source"], strict=True)]
 
 
-def _quarantined(manifest: pd.DataFrame, remains: Mapping[str, bytes]) -> list[dict[str, Any]]:
+def _quarantined(manifest: pd.DataFrame, quarantined_bytes: Mapping[str, bytes]) -> list[dict[str, Any]]:
     rows = manifest[manifest["state"] == "quarantined"].head(NUM_QUARANTINED)
     return [
-        {"source": source, "reason": reason, "thumbnail": _remains(source, remains.get(source))}
+        {"source": source, "reason": reason, "thumbnail": _salvaged(source, quarantined_bytes.get(source))}
         for source, reason in zip(rows["source"], rows["reason"], strict=True)
     ]
 
 
-def _remains(source: str, content: bytes | None) -> Thumbnail | None:
+def _salvaged(source: str, content: bytes | None) -> Thumbnail | None:
     image = None if content is None else salvage(content, THUMBNAIL_SIZE)
     return None if image is None else _thumbnail(image, source)
 

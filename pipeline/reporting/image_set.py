@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,17 +14,13 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import SPLITS, Dataset
 from pipeline.errors import ArtefactError
-from pipeline.ingestion.examination import examine_all
-from pipeline.ingestion.manifest import COLUMNS, complete, frame_of
-from pipeline.ingestion.sources import RawImage, read_raw
+from pipeline.ingestion.examination import examine
+from pipeline.ingestion.manifest import COLUMNS, build_manifest
+from pipeline.ingestion.sources import read_raw
 from pipeline.ingestion.spool import PixelSpool
 from pipeline.params import PrepareParams
 
 MANIFEST = "manifest.parquet"
-REMAINS_BYTES = 2**24
-"""Bytes of broken images kept, 16 MiB: enough for a page."""
-ROWS_A_FRAME = 4096
-"""Rows kept as Python objects, before they become a compact frame."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -40,8 +33,8 @@ class ImageSet:
     manifest: pd.DataFrame
     pixels: Callable[[pd.DataFrame], NDArray[np.uint8]]
     """Of accepted rows, in their order: `[n, size, size, channels]`."""
-    remains: Mapping[str, bytes]
-    """Content of broken image files by source, as far as it is at hand."""
+    quarantined_bytes: Mapping[str, bytes]
+    """Content of quarantined image files by source; empty for a prepared set, whose raw files are not read."""
 
     @property
     def accepted(self) -> pd.DataFrame:
@@ -91,44 +84,21 @@ def raw_images(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
     """
     size, channels = params.image_size, params.channels
     source = read_raw(folder, params.source, labelled=params.labelled, num_classes=None)
-    remains: dict[str, bytes] = {}
     with TemporaryDirectory() as place, PixelSpool(Path(place), (size, size, channels)) as spool:
-        frames = list(_examined(source.images, params, spool, remains))
-        manifest, _ = complete(frames, _names(params, frames), params.held_out_share)
-        yield ImageSet(str(folder), (size, channels), manifest, lambda rows: spool.read(rows["found"]), remains)
+        examination = examine(source, spool, f"examine {folder}")
+        manifest, _ = build_manifest(examination.rows, _names(params, examination.rows), params.held_out_share)
+
+        def pixels(rows: pd.DataFrame) -> NDArray[np.uint8]:
+            return spool.read(rows["spool_index"])
+
+        yield ImageSet(str(folder), (size, channels), manifest, pixels, examination.quarantined_bytes)
 
 
-def _examined(
-    images: Iterator[RawImage], params: PrepareParams, spool: PixelSpool, remains: dict[str, bytes]
-) -> Iterator[pd.DataFrame]:
-    """Rows in frames; pixels go to the spool, what is broken to `remains`."""
-    rows: list[dict[str, Any]] = []
-    with quiet_pillow():
-        for batch in examine_all(images, params.image_size, params.channels):
-            spool.append(batch.pixels)
-            rows += batch.rows
-            if sum(map(len, remains.values())) < REMAINS_BYTES:
-                remains |= batch.remains
-            if len(rows) >= ROWS_A_FRAME:
-                yield frame_of(rows)
-                rows = []
-    yield frame_of(rows)
-
-
-@contextmanager
-def quiet_pillow() -> Iterator[None]:
-    """Pillow warns of odd metadata; what counts is whether the pixels come out."""
-    logging.getLogger("PIL").setLevel(logging.CRITICAL)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _names(params: PrepareParams, frames: list[pd.DataFrame]) -> list[str] | None:
-    """The classes' names by number, with the number for a name where they end; None: numbers are their names."""
+def _names(params: PrepareParams, rows: pd.DataFrame) -> list[str] | None:
+    """Return the class names by label, with the number as the name of a label beyond them; None: numbers are names."""
     if params.class_names is None:
         return None
-    highest = max((int(frame["label"].max()) for frame in frames if frame["label"].notna().any()), default=-1)
+    highest = int(rows["label"].max()) if rows["label"].notna().any() else -1
     return [*params.class_names, *(str(number) for number in range(len(params.class_names), highest + 1))]
 
 

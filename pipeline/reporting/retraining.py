@@ -184,7 +184,7 @@ def _broken(title: str, rows: pd.DataFrame, images: ImageSet) -> Sheet:
     """What can be seen of broken files, and the reasons of the others."""
     pictures, unseen = [], []
     for source, reason in zip(rows["source"].head(NUM_SHOWN), rows["reason"].head(NUM_SHOWN), strict=True):
-        content = images.remains.get(source)
+        content = images.quarantined_bytes.get(source)
         salvaged = None if content is None else salvage(content, images.shape[0])
         if salvaged is None:
             unseen.append(f"{source}: {reason}")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.ingestion.examination import BATCH_BYTES, BATCH_SIZE, examine_all
+from pipeline.ingestion.examination import BATCH_BYTES, BATCH_SIZE, examine_batches
 from pipeline.ingestion.sources import RawImage
 
 
@@ -20,14 +20,14 @@ def raw(number: int, side: int = 64) -> RawImage:
 
 def test_images_come_out_in_the_order_in_which_they_went_in() -> None:
     numbers = range(3 * BATCH_SIZE + 5)
-    batches = list(examine_all((raw(number, 8) for number in numbers), 8, 3))
+    batches = list(examine_batches((raw(number, 8) for number in numbers), 8, 3))
     assert [row["position"] for batch in batches for row in batch.rows] == list(numbers)
     wanted = np.stack([np.asarray(raw(number, 8).content) for number in numbers])
     np.testing.assert_array_equal(np.concatenate([batch.pixels for batch in batches]), wanted)
 
 
 def test_rows_say_what_numpy_and_hashlib_say() -> None:
-    (batch,) = examine_all([raw(0, 8)], 8, 3)
+    (batch,) = examine_batches([raw(0, 8)], 8, 3)
     (row,) = batch.rows
     pixels = np.asarray(raw(0, 8).content)
     assert row["mean"] == pytest.approx(pixels.mean(), rel=1e-12)
@@ -37,29 +37,29 @@ def test_rows_say_what_numpy_and_hashlib_say() -> None:
 
 
 def test_an_image_of_one_value_has_no_spread_at_all() -> None:
-    (batch,) = examine_all([RawImage("a", 0, np.full((8, 8), 83, np.uint8), 64)], 8, 1)
+    (batch,) = examine_batches([RawImage("a", 0, np.full((8, 8), 83, np.uint8), 64)], 8, 1)
     assert batch.rows[0]["std"] == 0.0
 
 
 def test_broken_images_leave_no_pixels_but_a_row_and_their_bytes() -> None:
     images = [raw(0, 8), RawImage("broken.png", None, b"text", 4), RawImage("link", None, None, 9, reason="a link")]
-    (batch,) = examine_all(images, 8, 3)
+    (batch,) = examine_batches(images, 8, 3)
     assert [row["state"] for row in batch.rows] == ["accepted", "quarantined", "quarantined"]
     assert [row.get("reason") for row in batch.rows] == [None, "not an image in a known format", "a link"]
     assert [row["sha256"] for row in batch.rows][1:] == [hashlib.sha256(b"text").hexdigest(), None]
     assert len(batch.pixels) == 1
-    assert batch.remains == {"broken.png": b"text"}
+    assert batch.quarantined_bytes == {"broken.png": b"text"}
 
 
 def test_a_batch_of_nothing_but_broken_images_is_one() -> None:
-    (batch,) = examine_all([RawImage("broken.png", None, b"text", 4)], 8, 3)
+    (batch,) = examine_batches([RawImage("broken.png", None, b"text", 4)], 8, 3)
     assert batch.pixels.shape == (0, 8, 8, 3)
 
 
 def test_what_the_source_refuses_is_not_decoded() -> None:
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "PNG")
-    (batch,) = examine_all([RawImage("a.png", None, buffer.getvalue(), 9, reason="in no class folder")], 8, 1)
+    (batch,) = examine_batches([RawImage("a.png", None, buffer.getvalue(), 9, reason="in no class folder")], 8, 1)
     assert (batch.rows[0]["state"], batch.rows[0]["reason"]) == ("quarantined", "in no class folder")
 
 
@@ -69,7 +69,7 @@ def peak_mib(num_images: int, side: int) -> float:
             yield raw(number, side)
 
     tracemalloc.start()
-    for _ in examine_all(images(), 16, 3):
+    for _ in examine_batches(images(), 16, 3):
         pass
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -84,5 +84,5 @@ def test_memory_does_not_grow_with_the_number_of_images() -> None:
 def test_large_images_make_small_batches() -> None:
     side = 2000
     per_batch = BATCH_BYTES // (3 * side**2) + 1
-    batches = list(examine_all((raw(number, side) for number in range(2 * per_batch)), 8, 3))
+    batches = list(examine_batches((raw(number, side) for number in range(2 * per_batch)), 8, 3))
     assert [len(batch.rows) for batch in batches] == [per_batch, per_batch]

@@ -1,4 +1,4 @@
-"""Each check of the suite fails for its own fault, and only then."""
+"""Each check of the suite fails for its own fault and for no other."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import great_expectations.expectations as gxe
 import pandas as pd
 import pytest
 
-from pipeline.ingestion.expectations import Check, _all_but, judge, suite, validate
-from pipeline.ingestion.manifest import complete, frame_of
+from pipeline.ingestion.expectations import Check, _mostly, run_checks, suite, validate
+from pipeline.ingestion.manifest import build_manifest, to_frame
+from pipeline.ingestion.validation import ValidationReport
 from pipeline.params import PrepareParams
 
 Make = Callable[..., PrepareParams]
@@ -19,7 +20,7 @@ CLASSES = ("cat", "dog")
 
 
 def good(num_images: int = 40) -> pd.DataFrame:
-    """A manifest with which nothing is wrong: two classes, a tenth of each held out."""
+    """A manifest without faults: two classes, a tenth of each held out."""
     rows = [
         {
             "file": f"{number:04}.png",
@@ -38,7 +39,7 @@ def good(num_images: int = 40) -> pd.DataFrame:
         }
         for number in range(num_images)
     ]
-    return complete([frame_of(rows)], None, 0.1)[0]
+    return build_manifest(to_frame(rows), None, 0.1)[0]
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def strict(prepare_params: Make) -> PrepareParams:
 def failures(table: pd.DataFrame, params: PrepareParams) -> dict[str, Any]:
     validation = validate(table, CLASSES, params)
     assert validation.success == (not validation.findings())
-    return {name: judgement.observed for name, judgement in validation.checks.items() if not judgement.success}
+    return {name: result.observed for name, result in validation.checks.items() if not result.success}
 
 
 def test_a_good_manifest_passes_every_check(strict: PrepareParams) -> None:
@@ -106,13 +107,13 @@ def test_a_class_without_training_images_is_found(strict: PrepareParams) -> None
     assert validation.findings() == ["classes_without_training_images: found 1, wanted 0"]
 
 
-def test_a_set_without_any_good_image_is_judged_all_the_same(strict: PrepareParams) -> None:
+def test_a_set_without_accepted_images_fails_its_checks_without_an_error(strict: PrepareParams) -> None:
     found = failures(quarantine(good(), slice(None)), strict)
     assert found["num_images"] == 0
     assert found["broken_share"] == 1.0
 
 
-def test_without_classes_nothing_is_asked_of_them(strict: PrepareParams) -> None:
+def test_without_classes_there_are_no_class_checks(strict: PrepareParams) -> None:
     table = good()
     table[["label", "class_name"]] = None
     validation = validate(table, None, strict)
@@ -122,27 +123,27 @@ def test_without_classes_nothing_is_asked_of_them(strict: PrepareParams) -> None
 
 def test_a_share_at_its_limit_passes_and_one_image_more_does_not() -> None:
     for num_broken in range(1001):
-        limit = _all_but(num_broken / 1000)
+        limit = _mostly(num_broken / 1000)
         assert (1000 - num_broken) / 1000 >= limit
         assert (1000 - num_broken - 1) / 1000 < limit
 
 
-def test_at_the_limit_the_suite_agrees(prepare_params: Make) -> None:
+def test_great_expectations_applies_the_limit_exactly(prepare_params: Make) -> None:
     table = changed(good(100), slice(0, 6), std=0.0)
     assert failures(table, prepare_params(max_blank_share=0.07)) == {}
     assert failures(table, prepare_params(max_blank_share=0.06)) == {"blank_share": 0.07}
 
 
-def test_a_check_that_cannot_be_judged_says_so() -> None:
-    check = Check("gone", "found", "count", gxe.ExpectColumnValuesToNotBeNull(column="gone"), "0")
-    judgement = judge([check], {"found": good()})["gone"]
-    assert judgement.success is False
-    assert judgement.observed is None
-    assert 'The column "gone" in BatchData does not exist' in str(judgement.error)
-    assert judgement.document()["error"] == judgement.error
+def test_an_exception_inside_a_check_is_a_failed_result_with_its_message() -> None:
+    check = Check("gone", "found", "count", "0", gxe.ExpectColumnValuesToNotBeNull(column="gone"))
+    result = run_checks([check], {"found": good()})["gone"]
+    assert result.success is False
+    assert result.observed is None
+    assert 'The column "gone" in BatchData does not exist' in str(result.error)
+    assert ValidationReport({"gone": result}, {}).findings() == [f"gone: the check failed to run: {result.error}"]
 
 
-def test_names_of_checks_are_used_once(strict: PrepareParams) -> None:
+def test_names_of_checks_are_unique(strict: PrepareParams) -> None:
     names = [check.name for check in suite(strict, 2)]
     assert len(names) == len(set(names))
 

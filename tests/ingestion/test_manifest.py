@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.ingestion.manifest import COLUMNS, complete, frame_of, split_of, write_manifest
+from pipeline.ingestion.manifest import COLUMNS, build_manifest, split_of, to_frame, write_manifest
 
 
 def row(file: str, pixels: str = "", **more: Any) -> dict[str, Any]:
@@ -16,13 +16,13 @@ def row(file: str, pixels: str = "", **more: Any) -> dict[str, Any]:
 
 
 def manifest(*rows: dict[str, Any], class_names: list[str] | None = None, share: float = 0.3) -> Any:
-    return complete([frame_of(rows)], class_names, share)
+    return build_manifest(to_frame(rows), class_names, share)
 
 
 def test_rows_stand_in_the_order_of_their_sources_and_positions() -> None:
     table, _ = manifest(row("b.idx", "x", position=10), row("b.idx", "y", position=9), row("a.png"))
     assert table["source"].tolist() == ["a.png", "b.idx#9", "b.idx#10"]
-    assert table["found"].tolist() == [2, 1, 0]
+    assert table["spool_index"].tolist() == [2, 1, 0]
 
 
 def test_folder_names_are_labelled_in_their_order() -> None:
@@ -66,7 +66,7 @@ def test_broken_images_repeat_nothing_and_have_no_split() -> None:
     broken = {"state": "quarantined", "reason": "r", "pixels_sha256": None}
     table, _ = manifest(row("a", **broken), row("b", **broken), row("c"), row("d"))
     assert table["duplicate_of"].isna().all()
-    assert table.loc[:1, ["split", "index", "found"]].isna().all(axis=None)
+    assert table.loc[:1, ["split", "index", "spool_index"]].isna().all(axis=None)
 
 
 def test_a_split_that_the_source_brings_is_kept() -> None:

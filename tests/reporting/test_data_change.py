@@ -72,7 +72,7 @@ def test_broken_files_that_were_broken_before_are_no_news(tmp_path: Path, photo_
         assert found.removed["source"].tolist() == ["flower/02.jpg"]
         assert found.relabelled[["source", "before"]].to_numpy().tolist() == [["flower/moved.jpg", "china"]]
         assert other.pixels(found.relabelled).shape == (1, 8, 8, 3)
-        assert "flower/02.jpg" in other.remains
+        assert "flower/02.jpg" in other.quarantined_bytes
 
 
 def test_a_folder_that_is_neither_is_refused(tmp_path: Path, prepare_params) -> None:  # type: ignore[no-untyped-def]

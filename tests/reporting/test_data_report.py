@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.ingestion.expectations import Judgement, Validation
-from pipeline.ingestion.manifest import complete, frame_of
+from pipeline.ingestion.manifest import build_manifest, to_frame
+from pipeline.ingestion.validation import ExpectationResult, ValidationReport
 from pipeline.reporting.data_report import write_report
 
 HOSTILE = "<script>alert('x')</script>&amp;\".png"
@@ -39,23 +39,23 @@ def broken(file: str, reason: str) -> dict[str, Any]:
 
 
 def table_of(*rows: dict[str, Any]) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
-    return complete([frame_of(rows)], None, 0.2)
+    return build_manifest(to_frame(rows), None, 0.2)
 
 
-def validation(table: pd.DataFrame) -> Validation:
+def validation(table: pd.DataFrame) -> ValidationReport:
     checks = {
-        "num_images": Judgement(success=True, observed=1234567, wanted="at least 2"),
-        "broken_share": Judgement(success=False, observed=0.0125, wanted="at most 0.01"),
-        "odd": Judgement(success=False, observed=None, wanted="0", error="<no column>"),
+        "num_images": ExpectationResult(success=True, observed=1234567, wanted="at least 2"),
+        "broken_share": ExpectationResult(success=False, observed=0.0125, wanted="at most 0.01"),
+        "odd": ExpectationResult(success=False, observed=None, wanted="0", error="<no column>"),
     }
     quarantined = int((table["state"] == "quarantined").sum())
     counts = {"found": len(table), "train": 8, "held_out": 2, "quarantined": quarantined, "duplicates": 1}
-    return Validation(checks, counts)
+    return ValidationReport(checks, counts)
 
 
-def page(folder: Path, *rows: dict[str, Any], size: int = 8, remains: dict[str, bytes] | None = None) -> str:
+def page(folder: Path, *rows: dict[str, Any], size: int = 8, quarantined_bytes: dict[str, bytes] | None = None) -> str:
     table, names = table_of(*rows)
-    write_report(folder / "report.html", table, names, validation(table), pixels(size), remains or {})
+    write_report(folder / "report.html", table, names, validation(table), pixels(size), quarantined_bytes or {})
     return (folder / "report.html").read_text(encoding="utf-8")
 
 
@@ -116,7 +116,7 @@ def test_quarantined_images_are_shown_where_they_can_be(tmp_path: Path, photos: 
         broken("no.png", "empty file"),
     ]
     before = Page(page(tmp_path, *rows)).tags.count("img")
-    seen = Page(page(tmp_path, *rows, remains={"half.png": buffer.getvalue()[:200_000], "no.png": b""}))
+    seen = Page(page(tmp_path, *rows, quarantined_bytes={"half.png": buffer.getvalue()[:200_000], "no.png": b""}))
     assert seen.tags.count("img") == before + 1
     for part in ("half.png", "damaged: it ends", "no.png", "empty file"):
         assert part in seen.text

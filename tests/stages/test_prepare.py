@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import shutil
 import struct
 import tarfile
@@ -18,8 +17,10 @@ from PIL import Image
 from pipeline import cli
 from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import CheckFailedError, FoundryError
+from pipeline.ingestion.validation import ValidationReport
 from pipeline.params import PrepareParams
-from pipeline.prepare import prepare
+from pipeline.prepare import prepare, require_success
+from pipeline.tracking import store
 
 Make = Callable[..., PrepareParams]
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -33,7 +34,7 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_idx_pixels_and_labels_are_prepared_as_they_are(tmp_path: Path, digits: Digits, prepare_params: Make) -> None:
+def test_idx_pixels_and_labels_are_copied_unchanged(tmp_path: Path, digits: Digits, prepare_params: Make) -> None:
     images, labels = digits
     (tmp_path / "raw").mkdir()
     for prefix, chosen in (("train", slice(200)), ("t10k", slice(200, 250))):
@@ -43,26 +44,28 @@ def test_idx_pixels_and_labels_are_prepared_as_they_are(tmp_path: Path, digits: 
         (tmp_path / f"raw/{prefix}-labels-idx1-ubyte").write_bytes(header + labels[chosen].astype(np.uint8).tobytes())
     names = tuple(f"digit {number}" for number in range(10))
     prepare(tmp_path / "raw", tmp_path / "out", prepare_params(source="idx", channels=1, class_names=names))
-    prepared = Dataset.open(tmp_path / "out")
-    assert prepared.info.class_names == names
+    dataset = Dataset.open(tmp_path / "out")
+    assert dataset.info.class_names == names
     for split, chosen in (("train", slice(200)), ("held_out", slice(200, 250))):
-        np.testing.assert_array_equal(prepared.split(split).images(slice(None))[:, :, :, 0], images[chosen])
-        np.testing.assert_array_equal(prepared.split(split).labels, labels[chosen])
+        np.testing.assert_array_equal(dataset.split(split).images(slice(None))[:, :, :, 0], images[chosen])
+        np.testing.assert_array_equal(dataset.split(split).labels, labels[chosen])
 
 
-def test_what_the_manifest_says_of_an_image_stands_at_its_index(photo_folder: Path, prepare_params: Make) -> None:
+def test_the_image_at_a_row_s_index_has_the_label_and_the_statistics_of_that_row(
+    photo_folder: Path, prepare_params: Make
+) -> None:
     out = photo_folder.parent / "out"
     prepare(photo_folder, out, prepare_params(image_size=16))
-    prepared, table = Dataset.open(out), manifest_of(out)
-    assert prepared.info.class_names == ("china", "flower")
-    assert (table["split"] == "held_out").sum() == len(prepared.split("held_out")) > 0
+    dataset, table = Dataset.open(out), manifest_of(out)
+    assert dataset.info.class_names == ("china", "flower")
+    assert (table["split"] == "held_out").sum() == len(dataset.split("held_out")) > 0
     for split in ("train", "held_out"):
         rows = table[table["split"] == split]
-        assert rows["index"].tolist() == list(range(len(prepared.split(split))))
-        images = prepared.split(split).images(rows["index"].to_numpy(dtype=np.int64))
+        assert rows["index"].tolist() == list(range(len(dataset.split(split))))
+        images = dataset.split(split).images(rows["index"].to_numpy(dtype=np.int64))
         np.testing.assert_allclose(images.mean((1, 2, 3)), rows["mean"], rtol=1e-12)
         np.testing.assert_allclose(images.std((1, 2, 3)), rows["std"], rtol=1e-12)
-        np.testing.assert_array_equal(prepared.split(split).labels, rows["label"])
+        np.testing.assert_array_equal(dataset.split(split).labels, rows["label"])
     for source, width, height in zip(table["source"], table["width"], table["height"], strict=True):
         with Image.open(photo_folder / source) as image:
             assert image.size == (width, height)
@@ -76,7 +79,7 @@ def test_an_archive_of_a_folder_is_prepared_like_the_folder(photo_folder: Path, 
     for kind in ("zip", "tar", "tar.gz"):
         raw = base / f"raw {kind}"
         raw.mkdir()
-        # Backwards: archives have an order of their own.
+        # Backwards, because the order of an archive's members must not matter.
         if kind == "zip":
             with zipfile.ZipFile(raw / "a.zip", "w") as archive:
                 for path in reversed(paths):
@@ -100,7 +103,7 @@ def test_the_same_images_make_the_same_bytes(photo_folder: Path, prepare_params:
     assert str(photo_folder.parent) not in (outs[0] / "report.html").read_text()
 
 
-def test_making_outs_anew_leaves_nothing_of_the_old(photo_folder: Path, prepare_params: Make) -> None:
+def test_running_again_removes_the_outputs_of_the_earlier_run(photo_folder: Path, prepare_params: Make) -> None:
     out = photo_folder.parent / "out"
     prepare(photo_folder, out, prepare_params())
     prepare(photo_folder, out, prepare_params(labelled=False))
@@ -115,7 +118,7 @@ def test_making_outs_anew_leaves_nothing_of_the_old(photo_folder: Path, prepare_
     assert Dataset.open(out).info.class_names is None
 
 
-def test_more_images_move_no_other_to_the_other_split(photo_folder: Path, prepare_params: Make) -> None:
+def test_adding_images_moves_no_earlier_image_to_another_split(photo_folder: Path, prepare_params: Make) -> None:
     out = photo_folder.parent / "out"
     prepare(photo_folder, out, prepare_params())
     before = manifest_of(out).set_index("source")["split"]
@@ -128,7 +131,7 @@ def test_more_images_move_no_other_to_the_other_split(photo_folder: Path, prepar
     assert after[before.index].equals(before)
 
 
-def test_duplicates_are_reported_and_lie_in_one_split(photo_folder: Path, prepare_params: Make) -> None:
+def test_duplicates_are_reported_and_share_a_split(photo_folder: Path, prepare_params: Make) -> None:
     out = photo_folder.parent / "out"
     for number in range(1, 16, 2):
         shutil.copy(photo_folder / f"china/{number:02}.png", photo_folder / f"flower/copy {number}.png")
@@ -137,17 +140,18 @@ def test_duplicates_are_reported_and_lie_in_one_split(photo_folder: Path, prepar
     copies = table[table["duplicate_of"].notna()]
     assert set(copies.index) == {f"flower/copy {number}.png" for number in range(1, 16, 2)}
     assert (table.loc[copies["duplicate_of"], "split"].to_numpy() == copies["split"].to_numpy()).all()
-    assert json.loads((out / "validation.json").read_text())["counts"]["duplicates"] == 8
+    assert ValidationReport.read(out / "validation.json").counts["duplicates"] == 8
 
 
-def test_too_many_duplicates_are_refused(photo_folder: Path, prepare_params: Make) -> None:
+def test_too_many_duplicates_fail_a_check(photo_folder: Path, prepare_params: Make) -> None:
     shutil.copy(photo_folder / "china/01.png", photo_folder / "china/copy.png")
-    with pytest.raises(CheckFailedError, match=r"duplicate_share: found 0\.030303, wanted at most 0\.03"):
-        prepare(photo_folder, photo_folder.parent / "out", prepare_params(max_duplicate_share=0.03))
+    validation, dataset = prepare(photo_folder, photo_folder.parent / "out", prepare_params(max_duplicate_share=0.03))
+    assert validation.findings() == ["duplicate_share: found 0.030303, wanted at most 0.03"]
+    assert dataset is None
 
 
 def break_some(folder: Path) -> dict[str, str]:
-    """Add broken files; their reasons."""
+    """Add broken files and return the reasons by source."""
     (folder / "china/text.png").write_text("hello")
     (folder / "china/empty.jpg").write_bytes(b"")
     content = (folder / "flower/00.jpg").read_bytes()
@@ -177,42 +181,44 @@ def test_broken_images_are_listed_with_their_reasons_and_the_rest_is_prepared(
         assert source in (out / "report.html").read_text()
 
 
-def test_too_many_broken_images_fail_the_stage_after_the_evidence_was_written(
+def test_too_many_broken_images_fail_a_check_and_only_the_reports_are_written(
     photo_folder: Path, prepare_params: Make
 ) -> None:
     out = photo_folder.parent / "out"
     prepare(photo_folder, out, prepare_params())
     break_some(photo_folder)
-    with pytest.raises(CheckFailedError, match=r"broken_share: found 0\.111111, wanted at most 0\.1") as refusal:
-        prepare(photo_folder, out, prepare_params(max_broken_share=0.1))
-    assert refusal.value.exit_code == 3
-    # No data set, not even the one of before.
+    validation, _ = prepare(photo_folder, out, prepare_params(max_broken_share=0.1))
+    with pytest.raises(CheckFailedError, match=r"broken_share: found 0\.111111, wanted at most 0\.1"):
+        require_success(validation, out)
+    # No dataset, not even that of the earlier run.
     assert sorted(files(out)) == ["manifest.parquet", "report.html", "validation.json"]
     assert (manifest_of(out)["state"] == "quarantined").sum() == 4
-    assert json.loads((out / "validation.json").read_text())["success"] is False
+    assert ValidationReport.read(out / "validation.json") == validation
     with pytest.raises(FoundryError, match="dataset.json: not found"):
         Dataset.open(out)
 
 
-def test_a_folder_without_any_good_image_fails_with_evidence(tmp_path: Path, prepare_params: Make) -> None:
+def test_a_folder_without_any_readable_image_fails_and_its_report_lists_the_reasons(
+    tmp_path: Path, prepare_params: Make
+) -> None:
     (tmp_path / "raw/cat").mkdir(parents=True)
     (tmp_path / "raw/cat/1.png").write_bytes(b"text")
-    with pytest.raises(CheckFailedError, match="num_images: found 0, wanted at least 2"):
-        prepare(tmp_path / "raw", tmp_path / "out", prepare_params(max_broken_share=1.0))
+    validation, _ = prepare(tmp_path / "raw", tmp_path / "out", prepare_params(max_broken_share=1.0))
+    assert "num_images: found 0, wanted at least 2" in validation.findings()
     assert "not an image in a known format" in (tmp_path / "out/report.html").read_text()
 
 
-def test_images_that_are_all_the_same_cannot_be_split(tmp_path: Path, prepare_params: Make) -> None:
+def test_images_that_are_all_equal_cannot_be_split(tmp_path: Path, prepare_params: Make) -> None:
     (tmp_path / "raw/cat").mkdir(parents=True)
     for number in range(4):
         Image.new("RGB", (9, 9), "red").save(tmp_path / f"raw/cat/{number}.png")
     everything = prepare_params(max_duplicate_share=1.0, max_blank_share=1.0)
-    with pytest.raises(CheckFailedError, match="num_splits: found 1, wanted 2"):
-        prepare(tmp_path / "raw", tmp_path / "out", everything)
+    validation, _ = prepare(tmp_path / "raw", tmp_path / "out", everything)
+    assert "num_splits: found 1, wanted 2: train and held_out" in validation.findings()
 
 
 def test_bad_exif_and_other_warnings_break_no_image(photo_folder: Path, prepare_params: Make) -> None:
-    """Pillow warns of such files, and warnings are errors here."""
+    """Pillow warns about such files, and pytest turns warnings into errors."""
     picture = Image.open(photo_folder / "china/01.png")
     picture.save(photo_folder / "china/exif.png", exif=b"Exif\x00\x00II*\x00\x08\x00\x00\x00\xff\xff")
     palette = picture.quantize(8)
@@ -220,14 +226,14 @@ def test_bad_exif_and_other_warnings_break_no_image(photo_folder: Path, prepare_
     prepare(photo_folder, photo_folder.parent / "out", prepare_params(max_broken_share=0.0))
 
 
-def test_input_that_cannot_be_read_leaves_no_outs(tmp_path: Path, prepare_params: Make) -> None:
+def test_a_missing_source_leaves_no_outputs(tmp_path: Path, prepare_params: Make) -> None:
     with pytest.raises(FoundryError, match="raw: not a folder"):
         prepare(tmp_path / "raw", tmp_path / "out", prepare_params())
     assert files(tmp_path / "out") == {}
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_the_command_ends_with_3_when_images_are_not_good_enough(
+def test_the_command_exits_with_3_and_logs_the_checks_when_one_fails(
     workspace: Path, root: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = yaml.safe_load((root / "params.yaml").read_text())
@@ -239,3 +245,7 @@ def test_the_command_ends_with_3_when_images_are_not_good_enough(
     message = capsys.readouterr().err
     assert "data/prepared/validation.json: num_images: found 32, wanted at least 33" in message
     assert "Traceback" not in message
+    client = store.connect()
+    (run,) = client.search_runs([store.experiment_id(client)], "attributes.run_name = 'prepare'")
+    assert run.data.metrics["prepare/num_images"] == 32
+    assert run.data.metrics["prepare/found"] == 32

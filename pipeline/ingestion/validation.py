@@ -1,0 +1,80 @@
+"""Results of the data checks: the content of validation.json. Great Expectations is not needed to read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.artefacts.files import read_document
+from pipeline.errors import ArtefactError
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectationResult:
+    """Result of one check."""
+
+    success: bool
+    observed: float | None
+    """The value, count or share that was compared; None where there was none or the check failed to run."""
+    wanted: str
+    """The limit, in words."""
+    error: str | None = None
+    """Message of the exception if the check failed to run."""
+
+    def document(self) -> dict[str, Any]:
+        """As JSON; `error` is left out if it is None."""
+        document = {"success": self.success, "observed": self.observed, "wanted": self.wanted}
+        return document if self.error is None else {**document, "error": self.error}
+
+
+@dataclass(frozen=True, slots=True)
+class ValidationReport:
+    """Results of all checks of a manifest, and how many images it has of each kind."""
+
+    checks: Mapping[str, ExpectationResult]
+    counts: Mapping[str, int]
+    """Images `found`, `train`, `held_out`, `quarantined` and `duplicates`."""
+
+    @property
+    def success(self) -> bool:
+        """Whether every check passed."""
+        return all(result.success for result in self.checks.values())
+
+    def document(self) -> dict[str, Any]:
+        """As JSON."""
+        checks = {name: result.document() for name, result in self.checks.items()}
+        return {"success": self.success, "checks": checks, "counts": dict(self.counts)}
+
+    def metrics(self) -> dict[str, float]:
+        """All counts, and what each check observed, by name."""
+        observed = {name: result.observed for name, result in self.checks.items()}
+        return {name: value for name, value in (observed | dict(self.counts)).items() if value is not None}
+
+    def findings(self) -> list[str]:
+        """One line per check that did not pass."""
+        return [
+            f"{name}: the check failed to run: {result.error}"
+            if result.error
+            else f"{name}: found {result.observed}, wanted {result.wanted}"
+            for name, result in self.checks.items()
+            if not result.success
+        ]
+
+    @classmethod
+    def read(cls, path: Path) -> ValidationReport:
+        """Read validation.json.
+
+        Raises:
+            ArtefactError: the file is missing or is not such a report.
+
+        """
+        if not path.exists():
+            raise ArtefactError(f"{path}: not found; run `foundry prepare`")
+        document = read_document(path)
+        try:
+            checks = {name: ExpectationResult(**check) for name, check in document["checks"].items()}
+            return cls(checks, {name: int(count) for name, count in document["counts"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ArtefactError(f"{path}: not a report of the stage `prepare` ({error!r}); run it again") from None
