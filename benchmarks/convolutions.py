@@ -1,6 +1,4 @@
-"""How fast this machine computes a network's own convolutions, each by itself: what a training could reach at best."""
-
-from __future__ import annotations
+"""Measure how fast this machine computes a network's convolutions one by one: an upper bound for training."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -14,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.protocol import seconds_of
+from benchmarks.protocol import time_call
 from pipeline.training.distributed import num_cores
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -22,7 +20,7 @@ LAYOUTS = (torch.contiguous_format, torch.channels_last)
 
 @dataclass(frozen=True, slots=True)
 class Convolution:
-    """One shape of convolution."""
+    """Shape of a convolution: its input, weight and output, with stride, padding and groups."""
 
     input: tuple[int, int, int, int]
     weight: tuple[int, int, int, int]
@@ -31,39 +29,39 @@ class Convolution:
     padding: tuple[int, int]
     groups: int
     needs_input_gradient: bool
-    """False for the first of a network, whose input is data."""
+    """False for the first convolution of a network, whose input is data."""
 
     @property
     def multiply_adds(self) -> int:
-        """Of one forward pass."""
+        """Multiply-adds of one forward pass."""
         rows, channels, height, width = self.output
         _, channels_in, kernel_height, kernel_width = self.weight
         return rows * channels * height * width * channels_in * kernel_height * kernel_width
 
     @property
     def training_flops(self) -> int:
-        """Forward, gradient of the weight and, where it is needed, of the input: two for each multiply-add."""
+        """Operations of the forward pass, the weight's gradient and, if needed, the input's: two per multiply-add."""
         return 2 * self.multiply_adds * (3 if self.needs_input_gradient else 2)
 
     def work(self, layout: torch.memory_format, dtype: torch.dtype) -> Callable[[], None]:
-        """One forward and backward pass on noise."""
+        """Return a function that runs one forward and backward pass on noise."""
         x, weight, gradient = (
             torch.randn(shape, dtype=dtype).to(memory_format=layout) for shape in (self.input, self.weight, self.output)
         )
         x.requires_grad_(self.needs_input_gradient)
         weight.requires_grad_()
-        wanted = [x, weight] if self.needs_input_gradient else [weight]
+        inputs = [x, weight] if self.needs_input_gradient else [weight]
 
         def run() -> None:
             y = F.conv2d(x, weight, stride=self.stride, padding=self.padding, groups=self.groups)
-            torch.autograd.grad(y, wanted, gradient)
+            torch.autograd.grad(y, inputs, gradient)
 
         return run
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """All convolutions of a training step, one after the other and nothing else."""
+    """Operations and time of all convolutions of a training step, without anything between them."""
 
     flops: int
     seconds: float
@@ -74,21 +72,21 @@ class Peak:
 
 
 def convolutions_of(network: nn.Module, call: Callable[[], object]) -> Counter[Convolution]:
-    """How often each shape of convolution is computed in one `call` of the network."""
-    found: Counter[Convolution] = Counter()
-    with _seen(network, found), torch.no_grad():
+    """Count the convolutions, by shape, in one `call` of the network."""
+    counts: Counter[Convolution] = Counter()
+    with _counted(network, counts), torch.no_grad():
         call()
-    return found
+    return counts
 
 
 @contextmanager
-def _seen(network: nn.Module, found: Counter[Convolution]) -> Iterator[None]:
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _counted(network: nn.Module, counts: Counter[Convolution]) -> Iterator[None]:
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         if not isinstance(module, nn.Conv2d):
             return
         x = inputs[0]
         padding = module.padding if isinstance(module.padding, tuple) else (0, 0)
-        found[
+        counts[
             Convolution(
                 _four(x.shape),
                 _four(module.weight.shape),
@@ -96,11 +94,11 @@ def _seen(network: nn.Module, found: Counter[Convolution]) -> Iterator[None]:
                 _two(module.stride),
                 _two(padding),
                 module.groups,
-                needs_input_gradient=bool(found),
+                needs_input_gradient=bool(counts),
             )
         ] += 1
 
-    hooks = [module.register_forward_hook(note) for module in network.modules() if isinstance(module, nn.Conv2d)]
+    hooks = [module.register_forward_hook(count) for module in network.modules() if isinstance(module, nn.Conv2d)]
     try:
         yield
     finally:
@@ -109,7 +107,7 @@ def _seen(network: nn.Module, found: Counter[Convolution]) -> Iterator[None]:
 
 
 def measured_peak(convolutions: Counter[Convolution], rounds: int, dtype: torch.dtype) -> Peak:
-    """The median time of each shape in the layout that suits it best, summed."""
+    """Sum the median times of all shapes, each in its faster memory layout."""
     flops = sum(count * shape.training_flops for shape, count in convolutions.items())
     seconds = sum(count * _best_seconds(shape, rounds, dtype) for shape, count in convolutions.items())
     return Peak(flops, seconds)
@@ -119,7 +117,7 @@ def _best_seconds(shape: Convolution, rounds: int, dtype: torch.dtype) -> float:
     works = [shape.work(layout, dtype) for layout in LAYOUTS]
     for work in works:
         work()
-    times = [[seconds_of(work) for work in works] for _ in range(rounds)]
+    times = [[time_call(work) for work in works] for _ in range(rounds)]
     best: float = min(median(column) for column in zip(*times, strict=True))
     return best
 
@@ -135,7 +133,7 @@ def _two(sizes: tuple[int, ...]) -> tuple[int, int]:
 
 
 def measured_peak_of_processes(convolutions: Counter[Convolution], rounds: int, dtype: torch.dtype) -> Peak:
-    """The same with a process of one thread for each core, all at once, which share the rows of every batch."""
+    """Measure with one process of one thread per core, all at once, each with its share of the batch."""
     count = num_cores()
     own = Counter({_share(shape, count): times for shape, times in convolutions.items()})
     context = get_context("spawn")
@@ -145,6 +143,6 @@ def measured_peak_of_processes(convolutions: Counter[Convolution], rounds: int, 
 
 
 def _share(shape: Convolution, count: int) -> Convolution:
-    """With one process's rows of a batch."""
+    """Return the shape with one process's rows of a batch."""
     rows = max(1, shape.input[0] // count)
     return replace(shape, input=(rows, *shape.input[1:]), output=(rows, *shape.output[1:]))

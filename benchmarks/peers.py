@@ -1,21 +1,20 @@
-"""The peers: their networks, as their authors build them for small grey images, their recipes and their fast samplers.
+"""Networks, training recipes and fast samplers of other packages, as their authors build them for small grey images.
 
 | peer | network | recipe | fast sampler |
 |---|---|---|---|
 | diffusers | `UNet2DModel` of Hugging Face's diffusion course, unit 1, for 28 pixels | `train_unconditional.py` | `DDIMPipeline` |
 | denoising-diffusion-pytorch | `Unet(32, (1, 2, 4))` | its `Trainer`, with the settings of its README | its DDIM |
 
-Where a setting of theirs would only cost them here it is left out: no mirrored images (shoes look to the left), no
-half precision (slow on a CPU), no pictures drawn on the way.
+Settings that would only harm them here are left out: no mirrored images (all shoes point to the left), no half
+precision (slow on a CPU), no images drawn during training. The packages are optional and slow to import, so the functions
+that need one import it.
 """
-
-from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,24 +22,23 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.artefacts.dataset import Split
 from pipeline.diffusion.images import to_bytes, to_unit_range
 from pipeline.errors import FoundryError
+from pipeline.inference.grids import as_image
 
-if TYPE_CHECKING:
-    from pipeline.artefacts.dataset import Split
-
-# ruff: noqa: PLC0415  # the peers are heavy, and not everywhere
+# ruff: noqa: PLC0415  # optional packages, slow to import
 
 SIDE = 28
-"""Pixels that the networks are made for."""
+"""Height and width of the images, pixels."""
 NUM_STEPS = 50
-"""Of their fast samplers, where nothing else is asked for."""
+"""Default number of steps of their fast samplers."""
 BATCH_SIZE = 64
-"""Images drawn at a time."""
+"""Images drawn in one batch."""
 
 
 class PeerNetwork(nn.Module):
-    """A peer's network as ours is called: (x, t, labels) -> prediction."""
+    """A peer's network with the call of ours: (x, t, labels) -> prediction."""
 
     def __init__(self, network: Any, first: nn.Module, last: nn.Module, num_classes: int) -> None:
         super().__init__()
@@ -49,15 +47,15 @@ class PeerNetwork(nn.Module):
         self.network, self.num_classes = network, num_classes
         for module in network.modules():
             if isinstance(module, nn.GroupNorm):
-                # As in ours, and as autocast has it on cards; on a CPU it is slow in bfloat16.
+                # As in our network, and as autocast does on GPUs; bfloat16 normalisation is slow on a CPU.
                 module.register_forward_pre_hook(_in_float32)
 
     def weights(self) -> dict[str, Tensor]:
-        """By name, each once, not copied."""
+        """Return the weights by name, each once, without a copy."""
         return {name: weight.detach() for name, weight in self.named_parameters()}
 
-    def take(self, weights: dict[str, Tensor]) -> None:
-        """Take over what `weights` of another one was."""
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Copy the weights that another network's `weights` returned."""
         for name, weight in self.weights().items():
             weight.copy_(weights[name])
 
@@ -67,7 +65,7 @@ def _in_float32(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 class DiffusersNetwork(PeerNetwork):
-    """1.7 million weights."""
+    """diffusers' network: 1.7 million weights."""
 
     def __init__(self, num_classes: int) -> None:
         unet = diffusers_unet(num_classes)
@@ -79,18 +77,18 @@ class DiffusersNetwork(PeerNetwork):
 
 
 class DdpNetwork(PeerNetwork):
-    """2.6 million weights, 2.9 with classes: the same network from the package's module for guidance."""
+    """denoising-diffusion-pytorch's network: 2.6 million weights; 2.9 with classes, from its module for guidance."""
 
     def __init__(self, num_classes: int) -> None:
         unet = ddp_unet(num_classes)
         for module in unet.modules():
-            # A gain for each channel: in four dimensions our optimiser would take it for a convolution's matrix.
+            # One gain per channel: with four dimensions our optimiser would treat it as a convolution's matrix.
             if type(module).__name__ == "RMSNorm":
                 module.g = nn.Parameter(module.g.detach().flatten(0, 1))
         super().__init__(unet, unet.init_conv, unet.final_conv, num_classes)
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        # Classes are dropped by the batch, as in ours.
+        # The training loop drops classes itself.
         known = () if labels is None else (labels, 0.0)
         prediction: Tensor = self.network(x, t, *known)
         return prediction
@@ -100,7 +98,7 @@ NETWORKS: dict[str, Callable[[int], PeerNetwork]] = {"diffusers": DiffusersNetwo
 
 
 def peer_network(peer: str, num_classes: int, *, seed: int = 0) -> PeerNetwork:
-    """A new network; `num_classes` 0: without classes."""
+    """Return an untrained network; with `num_classes` 0 it is unconditional."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return NETWORKS[peer](num_classes)
@@ -118,7 +116,7 @@ def diffusers_unet(num_classes: int) -> Any:
         block_out_channels=(32, 64, 64),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
         up_block_types=("AttnUpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
-        # The null class is one more.
+        # Plus the null class.
         num_class_embeds=num_classes + 1 if num_classes else None,
     )
 
@@ -133,7 +131,7 @@ def ddp_unet(num_classes: int) -> Any:
 
 
 def import_ddp() -> Any:
-    """The package denoising_diffusion_pytorch.
+    """Import denoising_diffusion_pytorch.
 
     Raises:
         FoundryError: it is not installed.
@@ -148,14 +146,14 @@ def import_ddp() -> Any:
 
 
 def _import_torchvision() -> None:
-    """Import it, where it is: both peers do, and it may need help."""
+    """Import torchvision before the peers do; a build for GPUs needs two missing operators defined."""
     if find_spec("torchvision") is None:
         return
     try:
         import_module("torchvision")
     except RuntimeError:
-        # Built for cards, it does not load its operators beside a torch without, and then asks for these two. Nobody
-        # here calls them.
+        # Built for GPUs, it does not load its operators beside a CPU build of torch, and then fails to find these two.
+        # Nothing here calls them.
         for name in ("nms", "qnms"):
             signature = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
             torch.library.define(f"torchvision::{name}", signature)
@@ -163,7 +161,7 @@ def _import_torchvision() -> None:
 
 
 def train_diffusers(split: Split, num_images: int, *, seed: int) -> dict[str, Tensor]:
-    """The averaged weights of `train_unconditional.py`: its defaults, and EMA as in its README."""
+    """Train as `train_unconditional.py` does by default, with EMA as in its README; return the averaged weights."""
     _import_torchvision()
     from diffusers import DDPMScheduler
     from diffusers.optimization import get_scheduler
@@ -190,13 +188,13 @@ def train_diffusers(split: Split, num_images: int, *, seed: int) -> dict[str, Te
     return network.weights()
 
 
-def train_ddp(pictures: Path, results: Path, num_images: int, *, seed: int) -> dict[str, Tensor]:
-    """The averaged weights of its `Trainer` on a folder of PNG files."""
+def train_ddp(png_images: Path, results: Path, num_images: int, *, seed: int) -> dict[str, Tensor]:
+    """Train by the package's `Trainer` on a folder of PNG files; return the averaged weights."""
     ddp, batch_size, accumulate = import_ddp(), 32, 2
     torch.manual_seed(seed)
     trainer = ddp.Trainer(
         ddp_diffusion(peer_network("ddp", 0, seed=seed)),
-        str(pictures),
+        str(png_images),
         train_batch_size=batch_size,
         gradient_accumulate_every=accumulate,
         train_lr=8e-5,
@@ -213,7 +211,7 @@ def train_ddp(pictures: Path, results: Path, num_images: int, *, seed: int) -> d
 
 
 def ddp_diffusion(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Any:
-    """The package's process around a network of its own, with its defaults: v-prediction, sigmoid schedule."""
+    """Return the package's diffusion process around its network, with its defaults: v-prediction, sigmoid schedule."""
     ddp = import_ddp()
     return ddp.GaussianDiffusion(
         _AsDdpCalls(network), image_size=SIDE, timesteps=1000, sampling_timesteps=num_steps, auto_normalize=True
@@ -221,7 +219,7 @@ def ddp_diffusion(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Any:
 
 
 class _AsDdpCalls(PeerNetwork):
-    """The same network as its own package calls it."""
+    """The same network with the call that its own package uses."""
 
     channels = out_dim = 1
     self_condition = random_or_learned_sinusoidal_cond = False
@@ -236,11 +234,11 @@ class _AsDdpCalls(PeerNetwork):
 
 
 Sampler = Callable[[int], NDArray[np.uint8]]
-"""From a number of images to the images, in one batch."""
+"""Draws a number of images in one batch: uint8 `[n, height, width, channels]`."""
 
 
 def diffusers_sampler(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Sampler:
-    """`DDIMPipeline`."""
+    """Return a sampler by `DDIMPipeline`."""
     from diffusers import DDIMPipeline, DDIMScheduler
 
     pipeline = DDIMPipeline(network.network.eval(), DDIMScheduler(num_train_timesteps=1000, beta_schedule="linear"))
@@ -255,7 +253,7 @@ def diffusers_sampler(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Sampl
 
 
 def ddp_sampler(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Sampler:
-    """`GaussianDiffusion.sample` with DDIM."""
+    """Return a sampler by `GaussianDiffusion.sample` with DDIM."""
     diffusion = ddp_diffusion(network, num_steps).eval()
 
     def sample(count: int) -> NDArray[np.uint8]:
@@ -268,24 +266,22 @@ def ddp_sampler(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Sampler:
 SAMPLERS: dict[str, Callable[[PeerNetwork, int], Sampler]] = {"diffusers": diffusers_sampler, "ddp": ddp_sampler}
 
 
-def draw_peer(sample: Sampler, count: int, *, seed: int) -> NDArray[np.uint8]:
-    """`count` images, in batches."""
+def draw_with_peer(sample: Sampler, count: int, *, seed: int) -> NDArray[np.uint8]:
+    """Draw `count` images in batches of at most `BATCH_SIZE`."""
     torch.manual_seed(seed)
     starts = range(0, count, BATCH_SIZE)
     return np.concatenate([sample(min(BATCH_SIZE, count - start)) for start in starts])
 
 
-def write_pictures(split: Split, folder: Path) -> None:
-    """All images as PNG files, as `Trainer` wants them."""
-    from pipeline.inference.grids import as_image
-
+def write_png_images(split: Split, folder: Path) -> None:
+    """Write all images as PNG files, the input of `Trainer`."""
     folder.mkdir(parents=True)
     for number in range(len(split)):
         as_image(split.images(np.array([number]))[0]).save(folder / f"{number:06}.png")
 
 
 def _order(num_images: int, wanted: int, seed: int) -> NDArray[np.int64]:
-    """Positions of `wanted` images, epoch after epoch, each in another order."""
+    """Return the positions of `wanted` images: epochs, each shuffled anew."""
     random = np.random.default_rng(seed)
     epochs = [random.permutation(num_images) for _ in range(-(-wanted // num_images))]
     order: NDArray[np.int64] = np.concatenate(epochs)[:wanted]

@@ -1,11 +1,9 @@
-"""What the pipeline costs beside the work: a run that does nothing, starting a stage, logging, and preparing images.
+"""Measure the pipeline's overhead: `dvc repro` without changes, start of a stage, logging, and preparing images.
 
     python -m benchmarks.pipeline_overhead --out benchmarks/results/pipeline_overhead.json
 
-Everything runs in a copy of the project; where the project has outs of DVC the copy has them too.
+Everything runs in a copy of the project, which includes DVC's outs if there are any.
 """
-
-from __future__ import annotations
 
 import os
 import shutil
@@ -28,15 +26,15 @@ from benchmarks.protocol import (
     Run,
     finish,
     in_turn,
+    log_progress,
     parser,
     python,
     run_command,
-    say,
     scratch_environment,
-    seconds_of,
     table,
+    time_call,
 )
-from benchmarks.systems import ground_of
+from benchmarks.systems import read_workspace
 from pipeline import cli
 from pipeline.artefacts.dataset import Split
 from pipeline.errors import FoundryError
@@ -46,30 +44,31 @@ from pipeline.tracking import runs
 STAGES = ("prepare", "schedule", "features", "train", "evaluate")
 PARTS = ("repro", "start-up", "logging", "prepare")
 LOGGED = 500
-"""Calls of which the median is told."""
+"""Calls of which the median is reported."""
 FORGIVING = {"min_num_images": 2, "max_duplicate_share": 1.0, "max_blank_share": 1.0, "max_class_ratio": 1e6}
-"""For prepare: it is the speed that is judged here."""
+"""Limits of `prepare` that never fail: this measures its speed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Effort:
-    """How much is measured."""
+class OverheadEffort:
+    """Number of repetitions and of images."""
 
     rounds: int
     counts: tuple[int, int]
-    """Images to prepare."""
+    """Images to prepare, smaller and larger set."""
 
 
-FULL, QUICK = Effort(rounds=5, counts=(10_000, 100_000)), Effort(rounds=1, counts=(200, 400))
+FULL = OverheadEffort(rounds=5, counts=(10_000, 100_000))
+QUICK = OverheadEffort(rounds=1, counts=(200, 400))
 
 
 def main() -> None:
     made = parser("pipeline_overhead", __doc__)
-    made.add_argument("--data", type=Path, default=Path("data"), help="holds prepared")
+    made.add_argument("--data", type=Path, default=Path("data"), help="folder with prepared")
     made.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), help="default: all")
     arguments = made.parse_args()
     effort = QUICK if arguments.quick else FULL
-    split = ground_of(arguments.data.absolute(), arguments.data).prepared.split("train")
+    split = read_workspace(arguments.data.absolute(), arguments.data).dataset.split("train")
     parts: dict[str, Callable[[Path], object]] = {
         "repro": lambda folder: repro_seconds(folder, effort),
         "start-up": lambda folder: start_up_seconds(folder, effort),
@@ -78,17 +77,17 @@ def main() -> None:
     }
     document = {}
     for name in arguments.only:
-        say(name)
+        log_progress(name)
         with TemporaryDirectory(prefix="foundry-") as folder:
             document[name] = parts[name](Path(folder))
     finish(arguments, document, report(document))
 
 
-def repro_seconds(folder: Path, effort: Effort) -> float:
-    """Of `dvc repro` that has nothing to do, median.
+def repro_seconds(folder: Path, effort: OverheadEffort) -> float:
+    """Return the median time of `dvc repro` without changes, seconds.
 
     Raises:
-        FoundryError: it has something to do.
+        FoundryError: a stage has run.
 
     """
     copy_project(folder)
@@ -100,19 +99,19 @@ def repro_seconds(folder: Path, effort: Effort) -> float:
     run_command(["git", "init", "--quiet"], folder=folder)
     dvc("commit", "--force", "--quiet")
 
-    def ask() -> float:
+    def time_repro() -> float:
         run = dvc("repro")
-        if "up to date" not in run.said:
-            raise FoundryError(f"dvc repro had something to do: {run.said[-500:]}")
+        if "up to date" not in run.output:
+            raise FoundryError(f"dvc repro: should be up to date (it printed {run.output[-500:]})")
         return run.seconds
 
-    return median(in_turn({"repro": ask}, effort.rounds)["repro"])
+    return median(in_turn({"repro": time_repro}, effort.rounds)["repro"])
 
 
 def copy_project(folder: Path) -> None:
-    """All files that git knows or would know, and what stages have written; a placeholder where they have not."""
+    """Copy all files that git tracks or would track, and DVC's outs, with placeholders for missing ones."""
     listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607  # where the user has put it
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],  # noqa: S607  # found on PATH
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -123,65 +122,65 @@ def copy_project(folder: Path) -> None:
         _copy(ROOT / name, folder / name)
 
 
-def _copy(source: Path, goal: Path) -> None:
-    goal.parent.mkdir(parents=True, exist_ok=True)
-    if goal.exists():
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
         return
     if source.is_dir():
-        shutil.copytree(source, goal)
+        shutil.copytree(source, target)
     elif source.exists():
-        shutil.copyfile(source, goal)
-    elif goal.suffix:
-        goal.write_text("{}\n", encoding="utf-8")
+        shutil.copyfile(source, target)
+    elif target.suffix:
+        target.write_text("{}\n", encoding="utf-8")
     else:
-        goal.mkdir()
-        (goal / "placeholder").touch()
+        target.mkdir()
+        (target / "placeholder").touch()
 
 
 def _outs() -> Iterator[str]:
-    """Paths that stages write."""
+    """Yield the paths that stages write."""
     for stage in yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values():
         for kind in ("outs", "metrics", "plots"):
             for entry in stage.get(kind, []):
                 yield from [entry] if isinstance(entry, str) else entry
 
 
-def start_up_seconds(folder: Path, effort: Effort) -> dict[str, float]:
-    """Of `--help` of each stage, medians."""
+def start_up_seconds(folder: Path, effort: OverheadEffort) -> dict[str, float]:
+    """Return the median time of `--help` of each stage, seconds."""
 
-    def ask(stage: str) -> Callable[[], float]:
-        command_ = python("-m", f"pipeline.{stage}", "--help")
-        return lambda: run_command(command_, folder=folder, environment=scratch_environment(folder)).seconds
+    def time_help(stage: str) -> Callable[[], float]:
+        command = python("-m", f"pipeline.{stage}", "--help")
+        return lambda: run_command(command, folder=folder, environment=scratch_environment(folder)).seconds
 
-    seconds = in_turn({stage: ask(stage) for stage in STAGES}, effort.rounds)
+    seconds = in_turn({stage: time_help(stage) for stage in STAGES}, effort.rounds)
     return {stage: median(values) for stage, values in seconds.items()}
 
 
 def logging_microseconds(folder: Path) -> float:
-    """Of one row of a training's curves, median."""
+    """Return the median time of logging one row of a training's curves, microseconds."""
     own = scratch_environment(folder)
     os.environ |= {name: own[name] for name in ("MLFLOW_TRACKING_URI", "DVC_ROOT")}
     row = {"train/loss": 0.1, "train/grad_norm": 1.0, "train/learning_rate": 1e-3}
     with chdir(folder), runs.stage_run("train", params={}) as run:
         calls = [partial(run.metrics, row, step=step) for step in range(LOGGED)]
-        return 1e6 * median(seconds_of(call) for call in calls)
+        return 1e6 * median(time_call(call) for call in calls)
 
 
-def prepare_results(folder: Path, split: Split, effort: Effort) -> Iterator[dict[str, Any]]:
-    """Images a second and memory of `pipeline.prepare`, for each kind of source and number of images."""
+def prepare_results(folder: Path, split: Split, effort: OverheadEffort) -> Iterator[dict[str, Any]]:
+    """Yield time and peak memory of `pipeline.prepare` for each kind of source and number of images."""
     writers = {"idx": write_idx, "images": write_folder}
     for source, write in writers.items():
         for count in effort.counts:
             raw = folder / f"{source}-{count}"
             raw.mkdir()
             write(raw, split, count)
-            runs = [_prepared(folder, source, raw) for _ in range(max(1, effort.rounds // 2))]
+            runs = [_run_prepare(folder, source, raw) for _ in range(max(1, effort.rounds // 2))]
             seconds, memory = (median(getattr(run, key) for run in runs) for key in ("seconds", "peak_mib"))
             yield {"source": source, "num_images": count, "seconds": seconds, "peak_mib": memory}
             shutil.rmtree(raw)
 
 
-def _prepared(folder: Path, source: str, raw: Path) -> Run:
+def _run_prepare(folder: Path, source: str, raw: Path) -> Run:
     document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     names = None if source == "images" else document["prepare"]["class_names"]
     document["prepare"] |= FORGIVING | {"source": source, "class_names": names}
@@ -193,7 +192,7 @@ def _prepared(folder: Path, source: str, raw: Path) -> Run:
 
 
 def images_of(split: Split, count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """`count` images, each unlike all others: in every further copy of an image another pixel is changed."""
+    """Return `count` distinct images and their labels: each further copy of an image has another pixel changed."""
     positions = np.arange(count) % len(split)
     images = split.images(positions).reshape(count, -1)
     images[np.arange(count), np.arange(count) // len(split)] ^= 1
@@ -202,7 +201,7 @@ def images_of(split: Split, count: int) -> tuple[NDArray[np.uint8], NDArray[np.i
 
 
 def write_idx(raw: Path, split: Split, count: int) -> None:
-    """Of which a seventh is held out."""
+    """Write IDX files; a seventh of the images is held out."""
     images, labels = images_of(split, count)
     held_out = count // 7
     for name, rows in (("t10k", slice(held_out)), ("train", slice(held_out, None))):
@@ -213,7 +212,7 @@ def write_idx(raw: Path, split: Split, count: int) -> None:
 
 
 def write_folder(raw: Path, split: Split, count: int) -> None:
-    """PNG files, a folder for each class."""
+    """Write PNG files, one folder per class."""
     images, labels = images_of(split, count)
     for label in np.unique(labels):
         (raw / f"class {label}").mkdir()
@@ -222,10 +221,10 @@ def write_folder(raw: Path, split: Split, count: int) -> None:
 
 
 def report(document: dict[str, Any]) -> str:
-    """The tables of the docs."""
+    """Return the tables of docs/benchmarks.md."""
     lines: list[Sequence[object]] = []
     if "repro" in document:
-        lines.append(["dvc repro that has nothing to do, s", document["repro"]])
+        lines.append(["dvc repro without changes, s", document["repro"]])
     lines += [[f"python -m pipeline.{stage} --help, s", value] for stage, value in document.get("start-up", {}).items()]
     if "logging" in document:
         lines.append(["logging one row of curves, µs", document["logging"]])
@@ -236,7 +235,7 @@ def report(document: dict[str, Any]) -> str:
 
 
 def _prepare_table(results: Sequence[dict[str, Any]]) -> str:
-    """Also the speed without start-up and fixed costs, from the two numbers of images."""
+    """Return the table; the two numbers of images also give the rate without fixed costs."""
     rows = []
     for result in results:
         smaller = next(each for each in results if each["source"] == result["source"])
@@ -251,7 +250,7 @@ def _prepare_table(results: Sequence[dict[str, Any]]) -> str:
                 result["peak_mib"],
             ]
         )
-    columns = ["source", "images", "took, s", "images/s", "images/s beyond the smaller set", "peak memory, MiB"]
+    columns = ["source", "images", "time, s", "images/s", "images/s without fixed costs", "peak memory, MiB"]
     return table(columns, rows)
 
 

@@ -1,10 +1,8 @@
-"""What all benchmarks share: arms asked in turn, commands timed, a table for people and JSON for machines.
+"""Shared parts of all benchmarks: interleaved rounds, timed commands, Markdown tables and JSON results.
 
-Timings differ between machines and between minutes, so what counts is the ratio of arms in one run. In every round
-each arm is asked once: a slow minute meets all of them.
+Timings vary between machines and between minutes, so a claim is a ratio of arms within one run. Every round measures
+each arm once, so that a slow minute affects all of them.
 """
-
-from __future__ import annotations
 
 import argparse
 import os
@@ -19,13 +17,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import TYPE_CHECKING, Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn
+
+import torch
 
 from pipeline.artefacts.files import write_json
 from pipeline.errors import FoundryError
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 ROOT = Path(__file__).parents[1]
 WARM_UP_ROUNDS = 1
@@ -34,66 +32,66 @@ WATCH_SEC = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A command that ended well."""
+    """A command that has succeeded."""
 
     seconds: float
-    """From its start to its end."""
+    """Wall time from start to end."""
     peak_mib: float
-    """Largest resident memory of its first process."""
-    said: str
+    """Peak resident memory of its first process, MiB."""
+    output: str
     """Standard output and error."""
 
 
 def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
-    """The options that every benchmark has."""
+    """Return a parser with the options that every benchmark shares."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks.{name}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--quick", action="store_true", help="try the benchmark: its figures mean nothing")
-    made.add_argument("--out", type=Path, metavar="FILE", help="JSON with all that was measured")
+    made.add_argument("--quick", action="store_true", help="try the benchmark in minutes; its figures mean nothing")
+    made.add_argument("--out", type=Path, metavar="FILE", help="write all measurements as JSON")
     return made
 
 
 def in_turn(arms: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
-    """What each arm says in each round, after one round that does not count."""
-    said: dict[str, list[float]] = {name: [] for name in arms}
+    """Call each arm once per round and return its values, without those of the warm-up round."""
+    values: dict[str, list[float]] = {name: [] for name in arms}
     for number in range(WARM_UP_ROUNDS + rounds):
-        for name, ask in arms.items():
-            value = ask()
+        for name, measure in arms.items():
+            value = measure()
             if number >= WARM_UP_ROUNDS:
-                said[name].append(value)
-    return said
+                values[name].append(value)
+    return values
 
 
-def seconds_of(work: Callable[[], object]) -> float:
-    """How long one call takes."""
-    began = time.perf_counter()
+def time_call(work: Callable[[], object]) -> float:
+    """Return the wall time of one call, seconds."""
+    start = time.perf_counter()
     work()
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def run_command(command: Sequence[str], *, folder: Path, environment: Mapping[str, str] | None = None) -> Run:
-    """Run a command in a folder; whatever ends this process, SIGTERM too, ends the command.
+    """Run a command in a folder; if this process ends, by SIGTERM too, it terminates the command.
 
     Raises:
-        FoundryError: it does not end with 0; the end of what it said is in the message.
+        FoundryError: the exit code is not 0; the message contains the end of the output.
 
     """
-    with TemporaryFile() as said, _sigterm_raised():
-        began = time.perf_counter()
+    with TemporaryFile() as output, _sigterm_raised():
+        start = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603  # our own commands
-            command, cwd=folder, env={**os.environ, **(environment or {})}, stdout=said, stderr=subprocess.STDOUT
+            command, cwd=folder, env={**os.environ, **(environment or {})}, stdout=output, stderr=subprocess.STDOUT
         )
         try:
             with _watched(process.pid) as memory:
                 process.wait()
-                seconds = time.perf_counter() - began
+                seconds = time.perf_counter() - start
         except BaseException:
             process.terminate()
             process.wait()
             raise
-        said.seek(0)
-        text = said.read().decode(errors="replace")
+        output.seek(0)
+        text = output.read().decode(errors="replace")
     if process.returncode:
         raise FoundryError(f"{' '.join(command)}: exit code {process.returncode}\n{text[-2000:]}")
     return Run(seconds, max(memory, default=0.0), text)
@@ -101,7 +99,7 @@ def run_command(command: Sequence[str], *, folder: Path, environment: Mapping[st
 
 @contextmanager
 def _sigterm_raised() -> Iterator[None]:
-    """SIGTERM as an exception, so that who waits for a command can end it."""
+    """Raise SystemExit on SIGTERM, so that a caller that waits for a command can terminate it."""
 
     def leave(number: int, _frame: FrameType | None) -> NoReturn:
         sys.exit(128 + number)
@@ -115,9 +113,9 @@ def _sigterm_raised() -> Iterator[None]:
 
 @contextmanager
 def _watched(pid: int) -> Iterator[list[float]]:
-    """High-water marks of a process's memory, MiB, every few milliseconds.
+    """Yield a list that collects the high-water mark of a process's memory, MiB, every `WATCH_SEC`.
 
-    Not `wait4`, whose maximum holds the memory that this process had when it started the other.
+    `wait4` would report at least the memory that this process had when it started the other.
     """
     marks: list[float] = []
     ended = threading.Event()
@@ -140,12 +138,12 @@ def _watched(pid: int) -> Iterator[list[float]]:
 
 
 def python(*arguments: str) -> list[str]:
-    """A command for this interpreter."""
+    """Return a command line for this interpreter."""
     return [sys.executable, *arguments]
 
 
 def scratch_environment(folder: Path) -> dict[str, str]:
-    """For stages outside of the project: our code, a store in `folder`, threads that wait without spinning for long."""
+    """Return the environment of a stage outside the project: our code, an MLflow store in `folder`, little spinning."""
     inherited = os.environ.get("PYTHONPATH")
     return {
         "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), inherited])),
@@ -156,7 +154,7 @@ def scratch_environment(folder: Path) -> dict[str, str]:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; floats have three digits."""
+    """Return a Markdown table; floats have three significant digits."""
     lines = [columns, ["---"] * len(columns), *([_cell(value) for value in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
@@ -170,22 +168,20 @@ def _cell(value: object) -> str:
 
 
 def finish(arguments: argparse.Namespace, document: Mapping[str, Any], text: str) -> None:
-    """Print the tables and, where it is asked for, write the JSON."""
+    """Print the tables and, with --out, write the JSON."""
     sys.stdout.write(text)
     if arguments.out:
-        save(arguments.out, {"machine": machine(), "quick": arguments.quick, **document})
+        save(arguments.out, {"machine": machine_facts(), "quick": arguments.quick, **document})
 
 
 def save(path: Path, document: Mapping[str, Any]) -> None:
-    """Write JSON, into a folder that need not be there."""
+    """Write JSON and create its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, document)
 
 
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    import torch  # noqa: PLC0415  # not every benchmark needs it
-
+def machine_facts() -> dict[str, Any]:
+    """Return the CPU, load and versions with which the figures were measured."""
     return {
         "cores": len(os.sched_getaffinity(0)),
         "cpu": _processor(),
@@ -203,6 +199,6 @@ def _processor() -> str:
     return platform.processor()
 
 
-def say(text: str) -> None:
-    """Progress, on standard error."""
+def log_progress(text: str) -> None:
+    """Write a line to standard error."""
     sys.stderr.write(f"{text}\n")

@@ -29,7 +29,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.protocol import finish, parser, say
+from benchmarks.protocol import finish, log_progress, parser
 from benchmarks.serving_report import report
 from benchmarks.traffic import Target, isolated, open_loop, saturate, together
 
@@ -97,14 +97,14 @@ async def measure(server: Server, loads: Sequence[float], seconds: float, rounds
             if name == "exact":
                 result["forwards_together"] = await together(target)
                 result["repro_id"] = (await target.client.get(f"{target.url}/v1/models")).json()["data"][0]["repro_id"]
-        say(f"{name}: {result['saturated'][name]:.2f} requests/s at most")
+        log_progress(f"{name}: {result['saturated'][name]:.2f} requests/s at most")
     for number, load, (name, arm) in product(range(rounds), loads, ARMS.items()):
         async with server.running(arm) as target:
             rate = load * result["saturated"]["exact"]
             before = await target.forwards()
             answers, elapsed = await open_loop(target, rate, seconds, seed + number)
             forwards = await target.forwards() - before
-        say(f"round {number} load {load} {name}: {len(answers)} requests in {elapsed:.1f} s")
+        log_progress(f"round {number} load {load} {name}: {len(answers)} requests in {elapsed:.1f} s")
         facts = {"arm": name, "load": load, "round": number, "elapsed_sec": elapsed, "forwards": forwards}
         result["blocks"].append({**facts, "answers": answers})
     return result

@@ -1,9 +1,7 @@
-"""Who is compared: each is a command that trains and a function that draws.
+"""The arms of the comparison with other packages: a command that trains and a function that draws, for each.
 
-`pipeline.train` is run as anybody runs it, in a folder of its own; the peers are trained by `benchmarks.peer_training`.
+Our arms run `pipeline.train` in a folder of their own, as a user would; `benchmarks.peer_training` trains the peers.
 """
-
-from __future__ import annotations
 
 import json
 import shutil
@@ -15,278 +13,263 @@ from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
+import numpy as np
 import yaml
+from numpy.typing import NDArray
+from torch import nn
 
-from benchmarks.protocol import ROOT, Run, in_turn, python, run_command, say, scratch_environment, seconds_of
-from pipeline.artefacts.dataset import Dataset, digest_of
-from pipeline.params import Params, load_params
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from torch import nn
-
-    from benchmarks.peers import PeerNetwork
-    from pipeline.artefacts.dataset import Split
-    from pipeline.artefacts.model import Model, SamplingDefaults
-    from pipeline.device import Device
-    from pipeline.diffusion.unet import UNet
-    from pipeline.evaluation.samples import Samples
-    from pipeline.params import EvaluateParams
-    from pipeline.training.loop import Training
-
-# ruff: noqa: PLC0415  # torch is loaded by what needs it
+from benchmarks.peers import NUM_STEPS, SAMPLERS, PeerNetwork, draw_with_peer, peer_network, write_png_images
+from benchmarks.protocol import (
+    ROOT,
+    Run,
+    in_turn,
+    log_progress,
+    python,
+    run_command,
+    scratch_environment,
+    time_call,
+)
+from pipeline.artefacts.dataset import Dataset, Split, digest_of
+from pipeline.artefacts.model import Description, Model, SamplingDefaults, build_network, load_model
+from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
+from pipeline.artefacts.tensors import load_tensors
+from pipeline.device import Device, best_device
+from pipeline.diffusion.unet import UNet
+from pipeline.evaluation.choose_guidance import choose_guidance
+from pipeline.evaluation.evaluator import load_evaluator
+from pipeline.evaluation.samples import draw_samples
+from pipeline.evaluation.tuning import sampling_of
+from pipeline.params import EvaluateParams, Params, load_params
+from pipeline.train import describe
+from pipeline.training.loop import Training
 
 WEIGHTS = "weights.safetensors"
 FASTER_IN_FLOAT32 = {"diffusers"}
-"""Peers whose network CPUs with AMX train faster without bfloat16: 26.8 images/s against 20.3 (ddp 20.3 against 43.9)."""
+"""Peers whose network CPUs with AMX train faster in float32 than in bfloat16 (`python -m benchmarks.precision`)."""
 
-HUGE_PAGES = ":".join(
-    f"glibc.malloc.{name}" for name in ("hugetlb=1", "mmap_threshold=33554432", "trim_threshold=1073741824")
-)
-"""`huge_pages` of dvc.yaml."""
+
+def allocator_settings() -> str:
+    """Return the value of GLIBC_TUNABLES with which dvc.yaml runs `train`."""
+    variables = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["vars"]
+    (setting,) = (variable["huge_pages"] for variable in variables if "huge_pages" in variable)
+    return str(setting).removeprefix("GLIBC_TUNABLES=")
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What all arms work on."""
+class Workspace:
+    """The data, parameters and scratch folder that all arms share."""
 
     data: Path
-    """Holds prepared, schedule and features."""
+    """Folder with prepared, schedule and features."""
     scratch: Path
-    """Where trainings are run."""
+    """Folder in which trainings run."""
     params: Params
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of every training, whoever's: a store of its own, and memory as in dvc.yaml."""
-        return scratch_environment(self.scratch) | {"GLIBC_TUNABLES": HUGE_PAGES}
+        """Environment of every training, ours and the peers': an MLflow store in scratch, memory as in dvc.yaml."""
+        return scratch_environment(self.scratch) | {"GLIBC_TUNABLES": allocator_settings()}
 
     @cached_property
-    def prepared(self) -> Dataset:
+    def dataset(self) -> Dataset:
         return Dataset.open(self.data / "prepared")
 
     @cached_property
-    def pictures(self) -> Path:
-        """The training images as PNG files."""
-        from benchmarks.peers import write_pictures
-
-        return _made_once(self.scratch / "pictures", partial(write_pictures, self.prepared.split("train")))
+    def png_folder(self) -> Path:
+        """Folder with the training images as PNG files."""
+        return _make_once(self.scratch / "pictures", partial(write_png_images, self.dataset.split("train")))
 
     @cached_property
-    def without_labels(self) -> Path:
-        """The prepared images once more, of no class."""
-        return _made_once(self.scratch / "prepared", self._write_without_labels)
+    def unlabelled_dataset(self) -> Path:
+        """Folder with the same prepared images, but without classes."""
+        return _make_once(self.scratch / "prepared", self._write_unlabelled)
 
-    def _write_without_labels(self, folder: Path) -> None:
+    def _write_unlabelled(self, folder: Path) -> None:
         for split in ("train", "held_out"):
             (folder / split).mkdir(parents=True)
             for shard in (self.data / "prepared" / split).glob("images-*.npy"):
                 (folder / split / shard.name).symlink_to(shard.absolute())
-        info = replace(self.prepared.info, class_names=None, digest=digest_of(folder))
+        info = replace(self.dataset.info, class_names=None, digest=digest_of(folder))
         (folder / "dataset.json").write_text(json.dumps(info.document()), encoding="utf-8")
 
 
-def _made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """A folder that is there whole or not at all."""
+def _make_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """Return a folder that `make` has written completely, in this run or in an earlier one."""
     if not folder.exists():
         unfinished = folder.with_suffix(".unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
-        say(f"making {folder}")
+        log_progress(f"making {folder}")
         make(unfinished)
         unfinished.rename(folder)
     return folder
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Drawn:
-    """What an arm has drawn."""
+class ArmSamples:
+    """Images that an arm has drawn."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None
-    """The classes that were asked for."""
+    """Requested classes; None for an unconditional network."""
     guidance_scale: float
 
 
-class Arm(ABC):
-    """A network and how it is trained and sampled."""
+class TrainedArm(ABC):
+    """A network with the command that trains it and the way it is sampled."""
 
     name: str
     title: str
 
     @abstractmethod
-    def train(self, ground: Ground, num_images: int, seed: int, out: Path) -> Run:
-        """Train in a process of its own; `out` holds what is needed to draw."""
+    def train(self, workspace: Workspace, num_images: int, seed: int, out: Path) -> Run:
+        """Train in a process of its own; `out` receives everything that `draw` needs."""
 
     @abstractmethod
-    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> Drawn:
-        """With the guidance that suits it, where it knows classes."""
+    def draw(self, workspace: Workspace, out: Path, params: EvaluateParams) -> ArmSamples:
+        """Draw `params.num_samples` images; a network with classes chooses its guidance scale first."""
 
 
 @dataclass(frozen=True)
-class Ours(Arm):
+class OurArm(TrainedArm):
     """`python -m pipeline.train` with params.yaml."""
 
     name: str = "ours"
     title: str = "ours"
     labelled: bool = True
 
-    def train(self, ground: Ground, num_images: int, seed: int, out: Path) -> Run:
+    def train(self, workspace: Workspace, num_images: int, seed: int, out: Path) -> Run:
         folder = out.absolute() / "project"
         folder.mkdir(parents=True)
-        document = ground.params.model_dump(mode="json", by_alias=True)
+        document = workspace.params.model_dump(mode="json", by_alias=True)
         document["train"] |= {"num_images": num_images, "seed": seed}
         (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
-        options = ("--prepared", str(self._prepared(ground)), "--schedule", str((ground.data / "schedule").absolute()))
-        environment = ground.environment | {"DVC_ROOT": str(folder)}
+        schedule = (workspace.data / "schedule").absolute()
+        options = ("--prepared", str(self._dataset_folder(workspace)), "--schedule", str(schedule))
         return run_command(
             python("-m", "pipeline.train", *options, "--out", str(out.absolute() / "model")),
             folder=folder,
-            environment=environment,
+            environment=workspace.environment | {"DVC_ROOT": str(folder)},
         )
 
-    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> Drawn:
-        from pipeline.artefacts.model import load_model
+    def draw(self, workspace: Workspace, out: Path, params: EvaluateParams) -> ArmSamples:
+        dataset = Dataset.open(self._dataset_folder(workspace))
+        return _draw_guided(load_model(out / "model"), workspace, dataset, params)
 
-        return _drawn(load_model(out / "model"), ground, Dataset.open(self._prepared(ground)), params)
-
-    def _prepared(self, ground: Ground) -> Path:
-        return (ground.data / "prepared" if self.labelled else ground.without_labels).absolute()
+    def _dataset_folder(self, workspace: Workspace) -> Path:
+        return (workspace.data / "prepared" if self.labelled else workspace.unlabelled_dataset).absolute()
 
 
 @dataclass(frozen=True)
-class Peer(Arm):
-    """A peer's network."""
+class PeerArm(TrainedArm):
+    """The network of another package, trained by that package's example or by our training loop."""
 
     name: str
     title: str
     peer: str
     with_our_recipe: bool
 
-    def train(self, ground: Ground, num_images: int, seed: int, out: Path) -> Run:
+    def train(self, workspace: Workspace, num_images: int, seed: int, out: Path) -> Run:
         out.mkdir(parents=True)
         options = ["--arm", self.name, "--num-images", str(num_images), "--seed", str(seed)]
-        options += ["--data", str(ground.data.absolute()), "--out", str(out.absolute())]
+        options += ["--data", str(workspace.data.absolute()), "--out", str(out.absolute())]
         if self.peer == "ddp" and not self.with_our_recipe:
-            options += ["--pictures", str(ground.pictures.absolute())]
+            options += ["--pictures", str(workspace.png_folder.absolute())]
         command = python("-m", "benchmarks.peer_training", *options)
-        return run_command(command, folder=ROOT, environment=ground.environment)
+        return run_command(command, folder=ROOT, environment=workspace.environment)
 
-    def draw(self, ground: Ground, out: Path, params: EvaluateParams) -> Drawn:
-        from benchmarks.peers import NUM_STEPS, SAMPLERS, draw_peer
-
+    def draw(self, workspace: Workspace, out: Path, params: EvaluateParams) -> ArmSamples:
         if self.with_our_recipe:
-            return _drawn(self.model(ground, out), ground, ground.prepared, params)
-        sampler = SAMPLERS[self.peer](self.network(ground, out), NUM_STEPS)
-        return Drawn(draw_peer(sampler, params.num_samples, seed=params.seed), None, 1.0)
+            return _draw_guided(self.model(workspace, out), workspace, workspace.dataset, params)
+        sampler = SAMPLERS[self.peer](self.network(workspace, out), NUM_STEPS)
+        return ArmSamples(draw_with_peer(sampler, params.num_samples, seed=params.seed), None, 1.0)
 
-    def network(self, ground: Ground, out: Path) -> PeerNetwork:
-        """The network as it was trained."""
-        from benchmarks.peers import peer_network
-        from pipeline.artefacts.tensors import load_tensors
-
-        network = peer_network(self.peer, ground.prepared.info.num_classes if self.with_our_recipe else 0)
-        network.take(load_tensors(out / WEIGHTS))
+    def network(self, workspace: Workspace, out: Path) -> PeerNetwork:
+        """Return the trained network."""
+        network = peer_network(self.peer, workspace.dataset.info.num_classes if self.with_our_recipe else 0)
+        network.load_weights(load_tensors(out / WEIGHTS))
         return network.eval()
 
-    def model(self, ground: Ground, out: Path) -> Model:
-        """The network in the place of ours."""
-        from pipeline.artefacts.model import Model
-        from pipeline.artefacts.schedule_table import read_schedule_table
-        from pipeline.train import describe
-
-        schedule = ground.data / "schedule"
-        table = read_schedule_table(schedule / "table.parquet")
-        description = describe(ground.params, ground.prepared, table, schedule)
-        return Model(description, cast("UNet", self.network(ground, out)), table.schedule, digest="")
+    def model(self, workspace: Workspace, out: Path) -> Model:
+        """Return a model of ours whose network is the peer's."""
+        description, table = _describe(workspace)
+        return Model(description, cast("UNet", self.network(workspace, out)), table.schedule, digest="")
 
 
-ARMS: dict[str, Arm] = {
+ARMS: dict[str, TrainedArm] = {
     arm.name: arm
     for arm in (
-        Ours(),
-        Ours("ours-unlabelled", "ours, without classes", labelled=False),
-        Peer("diffusers", "diffusers", "diffusers", with_our_recipe=False),
-        Peer("diffusers+ours", "diffusers' network, our recipe", "diffusers", with_our_recipe=True),
-        Peer("ddp", "denoising-diffusion-pytorch", "ddp", with_our_recipe=False),
-        Peer("ddp+ours", "denoising-diffusion-pytorch's network, our recipe", "ddp", with_our_recipe=True),
+        OurArm(),
+        OurArm("ours-unlabelled", "ours, without classes", labelled=False),
+        PeerArm("diffusers", "diffusers", "diffusers", with_our_recipe=False),
+        PeerArm("diffusers+ours", "diffusers' network, our recipe", "diffusers", with_our_recipe=True),
+        PeerArm("ddp", "denoising-diffusion-pytorch", "ddp", with_our_recipe=False),
+        PeerArm("ddp+ours", "denoising-diffusion-pytorch's network, our recipe", "ddp", with_our_recipe=True),
     )
 }
 
 
-def ground_of(data: Path, scratch: Path) -> Ground:
-    """The project's params on the data in a folder."""
-    return Ground(data, scratch, load_params(ROOT / "params.yaml"))
+def read_workspace(data: Path, scratch: Path) -> Workspace:
+    """Return a workspace with the project's params.yaml."""
+    return Workspace(data, scratch, load_params(ROOT / "params.yaml"))
 
 
 def device_for(network: str) -> Device:
-    """The machine's best device, in the precision in which this network trains faster there."""
-    from pipeline.device import best_device
-
+    """Return the machine's best device, in the precision in which it trains this network faster."""
     device = best_device()
     is_slower = device.device.type == "cpu" and network in FASTER_IN_FLOAT32
     return replace(device, autocast=False) if is_slower else device
 
 
-def untrained_model(ground: Ground) -> Model:
-    """Ours before its first step."""
-    from pipeline.artefacts.model import Model, build_network
-    from pipeline.artefacts.schedule_table import read_schedule_table
-    from pipeline.train import describe
-
-    schedule = ground.data / "schedule"
-    table = read_schedule_table(schedule / "table.parquet")
-    description = describe(ground.params, ground.prepared, table, schedule)
+def untrained_model(workspace: Workspace) -> Model:
+    """Return our model before its first training step."""
+    description, table = _describe(workspace)
     return Model(description, build_network(description, seed=0).eval(), table.schedule, digest="untrained")
 
 
-def training_of(
-    ground: Ground,
+def make_training(
+    workspace: Workspace,
     network: nn.Module,
     split: Split | None = None,
     batch_size: int | None = None,
     device: Device | None = None,
 ) -> Training:
-    """Our loop around a network, in this process alone."""
-    from pipeline.artefacts.schedule_table import read_schedule_table
-    from pipeline.device import best_device
-    from pipeline.training.loop import Training
-
-    params, table = ground.params.train, read_schedule_table(ground.data / "schedule" / "table.parquet")
+    """Return our training loop around a network, in this process alone."""
+    params, table = workspace.params.train, read_schedule_table(workspace.data / "schedule" / "table.parquet")
     if batch_size:
         params = params.model_copy(update={"batch_size": batch_size})
-    images = split or ground.prepared.split("train")
+    images = split or workspace.dataset.split("train")
     return Training(params, cast("UNet", network), table, images, device or best_device())
 
 
-def rates_in_turn(trainings: Mapping[str, Training], rounds: int, num_steps: int) -> dict[str, float]:
-    """Images a second of each training, `num_steps` a round; medians."""
+def images_per_sec_in_turn(trainings: Mapping[str, Training], rounds: int, num_steps: int) -> dict[str, float]:
+    """Return the median images/s of each training; every round runs `num_steps` of each."""
     steps = {name: training.steps() for name, training in trainings.items()}
 
-    def ask(name: str) -> Callable[[], float]:
-        return lambda: seconds_of(lambda: deque(islice(steps[name], num_steps), maxlen=0))
+    def time_steps(name: str) -> Callable[[], float]:
+        return lambda: time_call(lambda: deque(islice(steps[name], num_steps), maxlen=0))
 
-    seconds = in_turn({name: ask(name) for name in steps}, rounds)
+    seconds = in_turn({name: time_steps(name) for name in steps}, rounds)
     return {
         name: num_steps * training.params.batch_size / median(seconds[name]) for name, training in trainings.items()
     }
 
 
-def sampled_as(model: Model, sampling: SamplingDefaults) -> Model:
-    """The same model, sampled so by default."""
+def with_sampling(model: Model, sampling: SamplingDefaults) -> Model:
+    """Return the model with other sampling defaults."""
     return replace(model, description=replace(model.description, sampling=sampling))
 
 
-def _drawn(model: Model, ground: Ground, prepared: Dataset, params: EvaluateParams) -> Drawn:
-    """As the model draws with the guidance that suits it; its average and its times are as they were."""
-    from pipeline.evaluation.choose_guidance import choose_guidance
-    from pipeline.evaluation.evaluator import load_evaluator
-    from pipeline.evaluation.samples import draw_samples
-    from pipeline.evaluation.tuning import sampling_of
+def _describe(workspace: Workspace) -> tuple[Description, ScheduleTable]:
+    schedule = workspace.data / "schedule"
+    table = read_schedule_table(schedule / "table.parquet")
+    return describe(workspace.params, workspace.dataset, table, schedule), table
 
-    judge = load_evaluator(ground.data / "features", prepared, "train")
-    sampling, _ = choose_guidance(model, sampling_of(model, params), judge, params)
-    samples: Samples = draw_samples(sampled_as(model, sampling), prepared.split("train"), params)
-    return Drawn(samples.images, samples.labels, sampling.guidance_scale)
+
+def _draw_guided(model: Model, workspace: Workspace, dataset: Dataset, params: EvaluateParams) -> ArmSamples:
+    """Draw with the guidance scale that `evaluate` would choose; EMA length and times stay those of the model."""
+    evaluator = load_evaluator(workspace.data / "features", dataset, "train")
+    sampling, _ = choose_guidance(model, sampling_of(model, params), evaluator, params)
+    samples = draw_samples(with_sampling(model, sampling), dataset.split("train"), params)
+    return ArmSamples(samples.images, samples.labels, sampling.guidance_scale)

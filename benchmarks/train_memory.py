@@ -1,9 +1,7 @@
-"""What a training needs of memory, and how fast it is, by its batch and by the number of its images.
+"""Measure memory and speed of a training by batch size and by size of the data set.
 
-Each case has fresh processes of its own, asked in turn. `benchmarks.train_throughput` tells the results.
+Every case runs in a fresh process, the cases in turn. Part of `benchmarks.train_throughput`.
 """
-
-from __future__ import annotations
 
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -11,33 +9,29 @@ from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from benchmarks.systems import ground_of, training_of, untrained_model
+from benchmarks.systems import Workspace, make_training, read_workspace, untrained_model
 from pipeline.artefacts.dataset import Dataset, Split, write_split
 
-if TYPE_CHECKING:
-    from benchmarks.systems import Ground
-
 BATCH_SIZES = (16, 64, 256)
-"""Beside that of params.yaml."""
+"""In addition to that of params.yaml."""
 TIMES = 10
-"""How many times as many images the large data set has."""
+"""Factor between the sizes of the large data set and of the project's."""
 
 
-def memory_by_case(ground: Ground, rounds: int, steps: int) -> list[dict[str, float]]:
-    """Anonymous memory and images a second of each batch, and with the large data set; medians over the rounds."""
-    large = ground.scratch / "large"
-    write_large(ground.prepared.split("train"), large, TIMES)
-    own = ground.params.train.batch_size
+def memory_by_case(workspace: Workspace, rounds: int, steps: int) -> list[dict[str, float]]:
+    """Return peak anonymous memory and images/s for each batch size and for the large data set, medians of the rounds."""
+    large = workspace.scratch / "large"
+    write_large(workspace.dataset.split("train"), large, TIMES)
+    own = workspace.params.train.batch_size
     cases = [(batch_size, 1) for batch_size in sorted({*BATCH_SIZES, own})] + [(own, TIMES)]
     found: dict[tuple[int, int], list[dict[str, float]]] = {case: [] for case in cases}
     for _ in range(rounds):
         for batch_size, times in cases:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                work = pool.submit(memory_of, ground.data, large if times > 1 else None, batch_size, steps)
+                work = pool.submit(memory_of, workspace.data, large if times > 1 else None, batch_size, steps)
                 found[batch_size, times].append(work.result())
     return [
         {"batch_size": batch_size, "data_set_times": times}
@@ -47,31 +41,31 @@ def memory_by_case(ground: Ground, rounds: int, steps: int) -> list[dict[str, fl
 
 
 def write_large(split: Split, folder: Path, times: int) -> None:
-    """A split with every image `times` times."""
+    """Write a split that contains every image `times` times."""
     positions = np.tile(np.arange(len(split)), times)
     write_split(folder, positions, split.images, None if split.labels is None else np.tile(split.labels, times))
 
 
-def large_split(prepared: Dataset, folder: Path) -> Split:
-    """What `write_large` wrote."""
+def large_split(dataset: Dataset, folder: Path) -> Split:
+    """Open the split that `write_large` has written."""
     shards = tuple(np.load(path, mmap_mode="r") for path in sorted(folder.glob("images-*.npy")))
-    labels = np.load(folder / "labels.npy") if prepared.info.class_names else None
+    labels = np.load(folder / "labels.npy") if dataset.info.class_names else None
     return Split(shards, labels)
 
 
 def memory_of(data: Path, large: Path | None, batch_size: int, num_steps: int) -> dict[str, float]:
-    """Most anonymous memory, and images a second, of this process's training."""
-    ground = ground_of(data, data)
-    split = large_split(ground.prepared, large) if large else None
-    steps = training_of(ground, untrained_model(ground).network, split, batch_size).steps()
+    """Train in this process; return its peak anonymous memory and its images/s."""
+    workspace = read_workspace(data, data)
+    split = large_split(workspace.dataset, large) if large else None
+    steps = make_training(workspace, untrained_model(workspace).network, split, batch_size).steps()
     next(steps)
-    most, began = 0.0, time.perf_counter()
+    peak, start = 0.0, time.perf_counter()
     for _ in islice(steps, num_steps):
-        most = max(most, _anonymous_mib())
-    return {"anonymous_mib": most, "images_per_sec": num_steps * batch_size / (time.perf_counter() - began)}
+        peak = max(peak, _anonymous_mib())
+    return {"anonymous_mib": peak, "images_per_sec": num_steps * batch_size / (time.perf_counter() - start)}
 
 
 def _anonymous_mib() -> float:
-    """Memory of this process that is no file's."""
+    """Return this process's resident memory that is backed by no file, MiB."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024

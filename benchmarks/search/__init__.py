@@ -1,1 +1,1 @@
-"""A search over networks and recipes at equal time: candidates in DVC's own queue, judged by the pipeline's own stages."""
+"""Search over networks and recipes at equal time: candidates in DVC's queue, evaluated by the pipeline's own stages."""

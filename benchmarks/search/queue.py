@@ -1,15 +1,13 @@
-"""Queue each candidate as an experiment that trains for the same time.
+"""Queue every candidate as a DVC experiment that trains for the same time.
 
     python -m benchmarks.search.queue benchmarks/search/candidates.txt --minutes 3
     dvc queue start
 
-A line of the file is a name and what the candidate changes in params.yaml; an empty change is the project as it is. How
-many images the first one sees in the time follows from short trainings of its own, and what the others see from steps
-of all in turn: `train.num_images` is set to that. Trainings draw no grids, and `evaluate` leaves out what does not tell
-candidates apart. Nothing else should run.
+Each line of the file has a name and the candidate's changes of params.yaml; no change is the project as it is. Short
+trainings of the first candidate determine how many images it sees in the time, and steps of all candidates in turn
+determine the others' numbers (`train.num_images`). Trainings draw no grids, and `evaluate` omits the measurements by which
+candidates do not differ. Nothing else should run on the machine.
 """
-
-from __future__ import annotations
 
 import argparse
 import shlex
@@ -19,39 +17,40 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Self
 
 import torch
 
-from benchmarks.protocol import ROOT, python, run_command, say
-from benchmarks.systems import Ground, Ours, rates_in_turn, training_of, untrained_model
-from benchmarks.throughput import pace_of
+from benchmarks.protocol import ROOT, log_progress, python, run_command
+from benchmarks.systems import OurArm, Workspace, images_per_sec_in_turn, make_training, untrained_model
+from benchmarks.throughput import measure_throughput
 from pipeline import cli
 from pipeline.commands.set_params import override
 from pipeline.params import load_params
 from pipeline.training.distributed import num_workers
 
 ROUNDS, STEPS = 12, 2
-"""Of every candidate's training, in turn with the others'."""
+"""Rounds in which all candidates train in turn, and steps per round."""
 LEAST_TRIAL = 1 / 8
-"""Of the time: how long the longest of the short trainings takes."""
-LEAN = (
+"""Minimum length of the longest short training, as a share of the time."""
+SHARED_CHANGES = (
     "train.num_grids=0",
     "evaluate.tuning_rows=0",
     "evaluate.compared_steps=[]",
     "evaluate.likelihood_num_images=2",
 )
-"""Changes of every candidate."""
+"""Changes of params.yaml that all candidates share."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A name, and words as `dvc exp run -S` takes them."""
+    """A name, and changes in the syntax of `dvc exp run -S`."""
 
     name: str
     changes: tuple[str, ...]
 
     @classmethod
-    def read(cls, line: str) -> Candidate:
+    def read(cls, line: str) -> Self:
         name, *changes = shlex.split(line)
         return cls(name, tuple(changes))
 
@@ -63,53 +62,55 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     made.add_argument("candidates", type=Path, metavar="FILE")
-    made.add_argument("--minutes", type=float, default=3.0, help="of each training (default: %(default)g)")
+    made.add_argument("--minutes", type=float, default=3.0, help="length of each training (default: %(default)g)")
     arguments = made.parse_args()
-    listed = candidates(arguments.candidates.read_text(encoding="utf-8"))
+    listed = read_candidates(arguments.candidates.read_text(encoding="utf-8"))
     seconds = 60 * arguments.minutes
     with TemporaryDirectory(prefix="foundry-") as scratch:
-        grounds = {each.name: ground_of_candidate(each, Path(scratch)) for each in listed}
-        first = pace_of(partial(trial, grounds[listed[0].name]), LEAST_TRIAL * seconds).images_in(seconds)
-        speeds = speeds_in_turn(grounds)
+        workspaces = {each.name: candidate_workspace(each, Path(scratch)) for each in listed}
+        first = measure_throughput(partial(time_training, workspaces[listed[0].name]), LEAST_TRIAL * seconds).images_in(
+            seconds
+        )
+        rates = candidate_images_per_sec(workspaces)
     for candidate in listed:
-        num_images = round(first * speeds[candidate.name] / speeds[listed[0].name])
-        say(f"{candidate.name}: {num_images} images in {arguments.minutes:g} minutes")
-        words = [*LEAN, *candidate.changes, f"train.num_images={num_images}"]
+        num_images = round(first * rates[candidate.name] / rates[listed[0].name])
+        log_progress(f"{candidate.name}: {num_images} images in {arguments.minutes:g} minutes")
+        words = [*SHARED_CHANGES, *candidate.changes, f"train.num_images={num_images}"]
         options = [part for word in words for part in ("-S", word)]
         run_command(python("-m", "dvc", "exp", "run", "--queue", "-n", candidate.name, *options), folder=ROOT)
 
 
-def candidates(text: str) -> list[Candidate]:
-    """One a line, but for comments and empty lines."""
+def read_candidates(text: str) -> list[Candidate]:
+    """Read one candidate per line; comments and empty lines are skipped."""
     lines = (line.partition("#")[0].strip() for line in text.splitlines())
     return [Candidate.read(line) for line in lines if line]
 
 
-def ground_of_candidate(candidate: Candidate, scratch: Path) -> Ground:
-    """The project's data with the candidate's params."""
+def candidate_workspace(candidate: Candidate, scratch: Path) -> Workspace:
+    """Return the project's data with the candidate's params."""
     params = scratch / f"{candidate.name}.yaml"
     shutil.copyfile(ROOT / "params.yaml", params)
-    override(params, [*LEAN, *candidate.changes])
-    return Ground(ROOT / "data", scratch, load_params(params))
+    override(params, [*SHARED_CHANGES, *candidate.changes])
+    return Workspace(ROOT / "data", scratch, load_params(params))
 
 
-def trial(ground: Ground, num_images: int) -> float:
-    """Seconds of a training."""
-    with TemporaryDirectory(dir=ground.scratch) as folder:
-        seconds = Ours().train(ground, num_images, 0, Path(folder) / "trial").seconds
-    say(f"{num_images} images in {seconds:.1f} s")
+def time_training(workspace: Workspace, num_images: int) -> float:
+    """Train and return the time, seconds."""
+    with TemporaryDirectory(dir=workspace.scratch) as folder:
+        seconds = OurArm().train(workspace, num_images, 0, Path(folder) / "trial").seconds
+    log_progress(f"{num_images} images in {seconds:.1f} s")
     return seconds
 
 
-def speeds_in_turn(grounds: Mapping[str, Ground]) -> dict[str, float]:
-    """Images a second of a process of each candidate's training, which has one thread and its share of the batch."""
+def candidate_images_per_sec(workspaces: Mapping[str, Workspace]) -> dict[str, float]:
+    """Return the images/s of one process of each candidate's training: one thread, its share of the batch."""
     torch.set_num_threads(1)
     trainings = {}
-    for name, ground in grounds.items():
-        batch_size = ground.params.train.batch_size
+    for name, workspace in workspaces.items():
+        batch_size = workspace.params.train.batch_size
         share = batch_size // num_workers(batch_size)
-        trainings[name] = training_of(ground, untrained_model(ground).network, batch_size=share)
-    return rates_in_turn(trainings, ROUNDS, STEPS)
+        trainings[name] = make_training(workspace, untrained_model(workspace).network, batch_size=share)
+    return images_per_sec_in_turn(trainings, ROUNDS, STEPS)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from benchmarks.convolutions import convolutions_of, measured_peak
 from pipeline.diffusion.unet import UNet, UNetConfig
 
 
-def test_as_many_operations_are_counted_as_torch_counts() -> None:
+def test_the_number_of_operations_equals_torchs_count() -> None:
     network = UNet(UNetConfig(widths=(8, 16), num_blocks=1), image_size=8, channels=1, num_classes=0)
     x, t = torch.randn(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
     found = convolutions_of(network, lambda: network(x, t, None))
@@ -18,7 +18,7 @@ def test_as_many_operations_are_counted_as_torch_counts() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_training_step_has_three_passes_but_for_the_first_convolution(dtype: torch.dtype) -> None:
+def test_a_training_step_has_three_passes_of_every_convolution_but_the_first(dtype: torch.dtype) -> None:
     first, second = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1)
     network = nn.Sequential(first, second)
     x = torch.randn(2, 1, 6, 6)

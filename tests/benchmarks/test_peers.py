@@ -5,16 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.peers import NETWORKS, draw_peer, peer_network
+from benchmarks.peers import NETWORKS, draw_with_peer, peer_network
 from pipeline.training.muon import Muon
 
 INSTALLED = [peer for peer in NETWORKS if peer == "diffusers" or find_spec("denoising_diffusion_pytorch")]
 MILLIONS = {"diffusers": 1.7, "ddp": 2.6}
-"""Weights, as the networks' authors or those who measured them tell."""
+"""Published numbers of weights."""
 
 
 @pytest.fixture(scope="module", autouse=True)
-def two_threads_less() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -28,18 +28,18 @@ def test_a_network_has_its_published_size(peer: str) -> None:
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
-def test_a_network_with_another_ones_weights_predicts_the_same(peer: str) -> None:
+def test_networks_with_equal_weights_predict_the_same(peer: str) -> None:
     one, other = peer_network(peer, 10, seed=1).eval(), peer_network(peer, 10, seed=2).eval()
     x, t, labels = torch.randn(2, 1, 28, 28), torch.tensor([0, 999]), torch.tensor([3, 10])
     with torch.no_grad():
         assert not torch.equal(one(x, t, labels), other(x, t, labels))
-        other.take(one.weights())
+        other.load_weights(one.weights())
         assert torch.equal(one(x, t, labels), other(x, t, labels))
         assert not torch.equal(one(x, t, labels), one(x, t, torch.tensor([4, 10])))
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
-def test_our_optimiser_takes_the_inner_convolutions_for_matrices_and_nothing_else(peer: str) -> None:
+def test_our_optimiser_treats_exactly_the_inner_convolutions_as_matrices(peer: str) -> None:
     network = peer_network(peer, 10)
     optimiser = Muon(network, learning_rate=0.02, adam_learning_rate=0.002, weight_decay=0.0)  # type: ignore[arg-type]
     convolutions = {
@@ -50,7 +50,7 @@ def test_our_optimiser_takes_the_inner_convolutions_for_matrices_and_nothing_els
     assert {id(weight) for weight in optimiser.matrices.values()} == inner
 
 
-def test_diffusers_network_is_normalised_in_float32_where_it_multiplies_in_bfloat16() -> None:
+def test_diffusers_network_normalises_in_float32_when_it_multiplies_in_bfloat16() -> None:
     # The other peer has no group normalisation.
     network = peer_network("diffusers", 10)
     precisions = {torch.nn.Conv2d: set(), torch.nn.GroupNorm: set()}
@@ -69,8 +69,8 @@ def test_images_are_drawn_in_batches_and_depend_on_the_seed() -> None:
         sizes.append(count)
         return torch.randint(256, (count, 2, 2, 1)).to(torch.uint8).numpy()
 
-    images = draw_peer(sample, 130, seed=1)
+    images = draw_with_peer(sample, 130, seed=1)
     assert sizes == [64, 64, 2]
     assert images.shape == (130, 2, 2, 1)
-    assert np.array_equal(images, draw_peer(sample, 130, seed=1))
-    assert not np.array_equal(images, draw_peer(sample, 130, seed=2))
+    assert np.array_equal(images, draw_with_peer(sample, 130, seed=1))
+    assert not np.array_equal(images, draw_with_peer(sample, 130, seed=2))

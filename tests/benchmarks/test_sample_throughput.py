@@ -1,11 +1,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.sample_throughput import STEPS, Quality, fewest, report
+from benchmarks.sample_throughput import STEPS, fewest, report
+from benchmarks.sampled_networks import Quality
 
 
 @given(st.integers(0, 60))
-def test_the_fewest_steps_that_are_enough_are_found(needed: int) -> None:
+def test_bisection_finds_the_fewest_steps_that_are_enough(needed: int) -> None:
     wanted = next((steps for steps in STEPS if steps >= needed), STEPS[-1])
     assert fewest(STEPS, lambda steps: steps >= needed) == wanted
 
@@ -16,7 +17,7 @@ def test_quality_is_equal_within_the_error_of_the_wanted_one() -> None:
     assert not Quality(1.21, 0.5).is_as_good_as(wanted)
 
 
-def test_speeds_are_told_beside_those_of_the_peers_pipeline_with_all_its_steps() -> None:
+def test_the_table_has_the_ratio_to_the_peers_pipeline_with_all_its_steps() -> None:
     found = {"ddim_kid": 1.0, "ddim_kid_standard_error": 0.1, "steps": 10, "kid": 1.0}
     speeds = [
         {"name": name, "backend": "x", "steps": steps, "batch_size": 8, "images_per_sec": rate}

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from benchmarks.protocol import save
-from benchmarks.time_to_quality import TRAINED, Task, kept, report, training_params, waiting, write_figure
+from benchmarks.time_to_quality import TRAINED, Task, kept_training, open_tasks, report, training_params, write_figure
 
 RESULT = {
     "kid": 0.5,
@@ -13,17 +13,17 @@ RESULT = {
 }
 
 
-def test_what_has_a_result_is_not_done_again() -> None:
+def test_a_task_with_a_result_is_not_run_again() -> None:
     tasks = [Task("ours", 6.0, 0), Task("ours", 6.0, 1), Task("diffusers", 6.0, 0)]
-    assert waiting(tasks, [{"arm": "ours", "minutes": 6.0, "seed": 0}]) == tasks[1:]
+    assert open_tasks(tasks, [{"arm": "ours", "minutes": 6.0, "seed": 0}]) == tasks[1:]
 
 
-def test_a_kept_training_is_taken_where_it_was_made_with_these_params(tmp_path: Path) -> None:
+def test_a_kept_training_is_reused_only_with_equal_training_params(tmp_path: Path) -> None:
     params = {"train": {"batch_size": 96}, "evaluate": {"num_samples": 100}, "register": {}}
-    assert kept(tmp_path, params) is None
-    save(tmp_path / TRAINED, {"params": training_params(params), "told": {"num_images": 9}})
-    assert kept(tmp_path, params | {"evaluate": {"num_samples": 200}}) == {"num_images": 9}
-    assert kept(tmp_path, params | {"train": {"batch_size": 64}}) is None
+    assert kept_training(tmp_path, params) is None
+    save(tmp_path / TRAINED, {"params": training_params(params), "training": {"num_images": 9}})
+    assert kept_training(tmp_path, params | {"evaluate": {"num_samples": 200}}) == {"num_images": 9}
+    assert kept_training(tmp_path, params | {"train": {"batch_size": 64}}) is None
 
 
 def test_the_table_has_medians_and_their_ratio_to_ours(tmp_path: Path) -> None:

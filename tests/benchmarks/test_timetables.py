@@ -3,13 +3,13 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.timetables import OPTIMISED, grids_of, report, tuned, write_figure
+from benchmarks.timetables import OPTIMISED, grids_of, report, with_timetables, write_figure
 from pipeline.artefacts.model import load_model, plan_for
 from pipeline.diffusion.timetables import optimise
 
 
-def test_the_models_own_times_are_kept_and_what_it_lacks_is_found(small_model: Path) -> None:
-    model = tuned(load_model(small_model), {"ddim": {"3": [49, 20, 5]}})
+def test_the_models_own_times_stay_and_missing_ones_are_computed(small_model: Path) -> None:
+    model = with_timetables(load_model(small_model), {"ddim": {"3": [49, 20, 5]}})
     eigenvalues = torch.linspace(0.5, 0.01, 64, dtype=torch.float64)
     grids = grids_of(model, "ddim", [3, 5], eigenvalues)
     assert grids[OPTIMISED][3] == (49, 20, 5)
@@ -17,14 +17,14 @@ def test_the_models_own_times_are_kept_and_what_it_lacks_is_found(small_model: P
     assert set(grids) == {"uniform", "trailing", "log_snr", "karras", OPTIMISED}
 
 
-def test_a_tuned_model_is_sampled_at_these_times(small_model: Path) -> None:
+def test_a_model_with_timetables_is_sampled_at_these_times(small_model: Path) -> None:
     model = load_model(small_model)
-    found = tuned(model, {"dpmpp_2m": {"3": [49, 30, 2]}})
+    found = with_timetables(model, {"dpmpp_2m": {"3": [49, 30, 2]}})
     assert plan_for(found, "dpmpp_2m", 3).times.tolist() == [49, 30, 2]
     assert replace(found.description, timetables={}) == replace(model.description, timetables={})
 
 
-def test_the_table_and_the_figure_have_a_line_for_each_grid(tmp_path: Path) -> None:
+def test_the_table_has_a_column_and_the_figure_a_line_per_grid(tmp_path: Path) -> None:
     results = [
         {
             "sampler": "ddim",

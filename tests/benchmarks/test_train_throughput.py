@@ -6,7 +6,7 @@ from benchmarks.train_throughput import TimedSplit, report
 from tests.small_sets import split_of
 
 
-def test_a_timed_split_gives_the_same_images_and_notes_each_reading() -> None:
+def test_a_timed_split_returns_the_same_images_and_times_each_read() -> None:
     images = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 1), np.uint8)
     timed = TimedSplit(split_of(images), [])
     assert np.array_equal(timed.images(np.array([3, 1])), images[[3, 1]])
