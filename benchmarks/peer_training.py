@@ -18,7 +18,7 @@ from pipeline import cli
 from pipeline.artefacts.schedule_table import read_schedule_table
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.diffusion.unet import UNet
-from pipeline.training.distributed import assembled
+from pipeline.training.distributed import launch_workers
 from pipeline.training.loop import Training
 
 
@@ -56,15 +56,15 @@ def _train_with_their_recipe(peer: str, workspace: Workspace, arguments: argpars
 
 def _train_with_our_recipe(peer: str, workspace: Workspace, num_images: int, seed: int, out: Path) -> None:
     params = workspace.params.train.model_copy(update={"num_images": num_images, "seed": seed})
-    with assembled(params.batch_size) as team:
+    with launch_workers(params.batch_size) as workers:
         network = peer_network(peer, workspace.dataset.info.num_classes, seed=seed)
         table, split = (
             read_schedule_table(workspace.data / "schedule" / "table.parquet"),
             workspace.dataset.split("train"),
         )
-        training = Training(params, cast("UNet", network), table, split, device_for(peer), team)
+        training = Training(params, cast("UNet", network), table, split, device_for(peer), workers)
         deque(training.steps(), maxlen=0)
-        if team.is_first:
+        if workers.is_first:
             save_tensors(out / WEIGHTS, training.ema.tracks[0])
 
 

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -40,15 +41,22 @@ BATCH_SIZE = 64
 class PeerNetwork(nn.Module):
     """A peer's network with the call of ours: (x, t, labels) -> prediction."""
 
-    def __init__(self, network: Any, first: nn.Module, last: nn.Module, num_classes: int) -> None:
+    def __init__(self, network: Any, num_classes: int) -> None:
         super().__init__()
-        # The names by which our optimiser knows a network's ends; who registers first gives the name.
-        self.inward, self.outward = first, last
         self.network, self.num_classes = network, num_classes
         for module in network.modules():
             if isinstance(module, nn.GroupNorm):
                 # As in our network, and as autocast does on GPUs; bfloat16 normalisation is slow on a CPU.
                 module.register_forward_pre_hook(_in_float32)
+
+    def ends(self) -> tuple[nn.Module, nn.Module]:
+        """The first and the last convolution."""
+        raise NotImplementedError
+
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights of all other convolutions, which our recipe trains with Muon."""
+        convolutions = [module for module in self.modules() if isinstance(module, nn.Conv2d)]
+        return [cast("nn.Parameter", module.weight) for module in convolutions if module not in self.ends()]
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights by name, each once, without a copy."""
@@ -68,8 +76,10 @@ class DiffusersNetwork(PeerNetwork):
     """diffusers' network: 1.7 million weights."""
 
     def __init__(self, num_classes: int) -> None:
-        unet = diffusers_unet(num_classes)
-        super().__init__(unet, unet.conv_in, unet.conv_out, num_classes)
+        super().__init__(diffusers_unet(num_classes), num_classes)
+
+    def ends(self) -> tuple[nn.Module, nn.Module]:
+        return self.network.conv_in, self.network.conv_out
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         prediction: Tensor = self.network(x, t, labels).sample
@@ -86,6 +96,10 @@ class DdpNetwork(PeerNetwork):
             if type(module).__name__ == "RMSNorm":
                 module.g = nn.Parameter(module.g.detach().flatten(0, 1))
         super().__init__(unet, unet.init_conv, unet.final_conv, num_classes)
+        super().__init__(ddp_unet(num_classes), num_classes)
+
+    def ends(self) -> tuple[nn.Module, nn.Module]:
+        return self.network.init_conv, self.network.final_conv
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         # The training loop drops classes itself.
@@ -225,7 +239,7 @@ class _AsDdpCalls(PeerNetwork):
     self_condition = random_or_learned_sinusoidal_cond = False
 
     def __init__(self, network: PeerNetwork) -> None:
-        super().__init__(network.network, network.inward, network.outward, network.num_classes)
+        super().__init__(network.network, network.num_classes)
 
     def forward(self, x: Tensor, t: Tensor, self_condition: Tensor | None = None) -> Tensor:
         del self_condition

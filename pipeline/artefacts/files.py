@@ -30,6 +30,20 @@ def file_digest(path: Path) -> str:
         raise ArtefactError(f"{path}: {error.strerror}") from None
 
 
+def parts_digest(parts: Iterable[bytes]) -> str:
+    """SHA-256 over parts, each preceded by its length, so that moving a boundary changes the digest."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def canonical_json(document: Any) -> bytes:
+    """JSON bytes that are equal for equal documents."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+
+
 def read_document(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file.
 

@@ -145,6 +145,14 @@ class UNet(nn.Module):
         self.outward = nn.Conv2d(first, patched, 3, padding=1)
         _zero(self.outward)
 
+    def hidden_matrices(self) -> list[nn.Parameter]:
+        """The weights that act as matrices between hidden layers: all convolutions but the first and the last.
+
+        Those two map from and to few channels, where an optimiser for matrices (training/muon.py) is no help.
+        """
+        ends = (self.inward.weight, self.outward.weight)
+        return [weight for weight in self.parameters() if weight.ndim == 4 and not any(weight is end for end in ends)]
+
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         """Predict the training target at every pixel.
 

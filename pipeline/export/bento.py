@@ -10,11 +10,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline.artefacts.files import parts_digest
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import ArtefactError
 from pipeline.export import requirements
 from pipeline.export.bundle import Bundle
-from pipeline.training.fingerprint import digest_of
 
 # Nothing is told to anybody, and a build does not wait for an answer.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -118,7 +118,7 @@ def _labels(parcel: Bundle) -> dict[str, str]:
 def _code_digest(packages: list[str]) -> str:
     """Of all in a Bento but its model."""
     code = [part for path in _sources() for part in (str(path).encode(), (ROOT / path).read_bytes())]
-    return digest_of([*code, *(line.encode() for line in packages), _python_version().encode()])
+    return parts_digest([*code, *(line.encode() for line in packages), _python_version().encode()])
 
 
 def _sources() -> Iterator[Path]:

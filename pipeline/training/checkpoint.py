@@ -1,14 +1,12 @@
-"""The resume state of a training: outside of DVC's outs, whole or not there, keyed by all that it depends on.
+"""Checkpoints of a training: written atomically, in a folder keyed by everything that the weights depend on.
 
-DVC deletes the outs of a stage before it runs it again, so what a killed training must find again cannot be an
-out. The store is `.foundry/training/<key>/` in the main work tree; the key is a digest of code, params, data,
-schedule and library versions, so a changed parameter never picks up an old state.
+DVC deletes the outs of a stage before it runs the stage again, so checkpoints cannot be outs. They are in
+`.foundry/training/<key>/` of the main work tree; the key is a digest of code, params, data, schedule and library
+versions, so a training with a changed parameter never resumes from an old state.
 
-When a training has ended, one checkpoint of it stays, by which its model can be written again or extended; and all but
-the 3 last finished and the 16 last stopped trainings are forgotten (`NUM_FINISHED`, `NUM_STOPPED`).
+The last checkpoint of a finished training is kept, so that its model can be written again or trained further. All but
+the 3 last finished and the 16 last stopped trainings are deleted (`NUM_FINISHED`, `NUM_STOPPED`).
 """
-
-from __future__ import annotations
 
 import fcntl
 import json
@@ -28,28 +26,28 @@ from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.errors import ArtefactError, FoundryError
 
 NUM_KEPT = 2
-"""Checkpoints of a training under way: the second is there for the case that the first is damaged."""
+"""Checkpoints of a training in progress: the second serves if the first is damaged."""
 NUM_FINISHED, NUM_STOPPED = 3, 16
-"""Trainings whose state is kept, by when they last began."""
+"""Trainings whose checkpoints are kept, in the order of their last start."""
 LOCK, FINISHED, UNNAMED = "lock", "finished", "new.safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a training needs to go on as if it had never stopped."""
+    """Everything that a training needs to resume as if it had never stopped."""
 
     num_images: int
     tensors: Mapping[str, Tensor]
     notes: Mapping[str, Any]
-    """What is not a tensor, as JSON: the curves so far, the MLflow run."""
+    """Everything else, as JSON: the curves so far, the MLflow run."""
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the store for one training at a time; a second one is refused.
+    """Lock the folder for one training at a time.
 
     Raises:
-        FoundryError: another living process holds it.
+        FoundryError: another living process has locked it.
 
     """
     with naming(folder):
@@ -69,7 +67,7 @@ def exclusive(folder: Path) -> Iterator[None]:
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint whose name holds its digest, then drop all but the last two."""
+    """Write a checkpoint named by images seen and SHA-256, then delete all but the last `NUM_KEPT`."""
     temporary = folder / UNNAMED
     notes = {"num_images": checkpoint.num_images, **checkpoint.notes}
     save_tensors(temporary, checkpoint.tensors, metadata={"notes": json.dumps(notes)})
@@ -83,7 +81,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> Path:
 
 
 def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that is whole, and a line for each damaged one that was passed over."""
+    """The newest undamaged checkpoint, and one line for each newer, damaged one."""
     damaged: list[str] = []
     for path in _newest_first(folder):
         try:
@@ -94,15 +92,15 @@ def latest(folder: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def finish(folder: Path) -> None:
-    """The training in `folder` has ended and its model is written: keep its last checkpoint, and forget old trainings."""
+    """Mark the training in `folder` as finished: keep its last checkpoint only, and delete those of old trainings."""
     for old in _newest_first(folder)[1:]:
         old.unlink()
     (folder / FINISHED).touch()
-    _forget_old(folder.parent)
+    _delete_old(folder.parent)
 
 
-def _forget_old(home: Path) -> None:
-    # By the locks, which stay for ever: who empties a store while another begins there would take its lock away.
+def _delete_old(home: Path) -> None:
+    # Lock files are never deleted: another process may be about to lock the same file.
     locks = sorted(home.glob(f"*/{LOCK}"), key=lambda lock: lock.stat().st_mtime, reverse=True)
     finished = [lock for lock in locks if (lock.parent / FINISHED).exists()]
     stopped = [lock for lock in locks if lock not in finished]
@@ -121,7 +119,7 @@ def _empty(folder: Path) -> None:
 
 
 def _lock(file: IO[str]) -> bool:
-    """Lock an open file until it is closed; False where it is locked already."""
+    """Lock an open file until it is closed; returns False if another process has locked it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -130,7 +128,7 @@ def _lock(file: IO[str]) -> bool:
 
 
 def _remove_half_written(folder: Path) -> None:
-    """What a process was writing when it was killed."""
+    """Remove files that a process was writing when it was killed."""
     (folder / UNNAMED).unlink(missing_ok=True)
     for path in folder.rglob(f".*{TEMPORARY}"):
         path.unlink()

@@ -1,62 +1,61 @@
-"""What makes a training the same training: digests of its code, params, data, schedule and libraries."""
+"""Digests of everything that determines trained weights: code, params, data, noise schedule, libraries."""
 
-from __future__ import annotations
-
-import hashlib
-import json
+import ast
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.files import canonical_json, parts_digest
 from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.params import TrainParams
 
-HERE = Path(__file__).parents[1]
-# What the order of the images, the network and its updates are made of; logging and drawing do not change weights.
-TRAINING_CODE = (
-    "device.py",
-    "artefacts/dataset.py",
-    *(f"training/{name}.py" for name in ("distributed", "loop", "muon")),
-    *(f"diffusion/{name}.py" for name in ("density", "ema", "images", "loss", "noise", "target", "unet", "weighting")),
-)
+ROOT = Path(__file__).parents[2]
 LIBRARIES = ("torch", "numpy")
 
 
-def provenance(params: TrainParams, prepared: Dataset, table: ScheduleTable) -> dict[str, str]:
-    """Digests of all that the weights follow from."""
+def training_code() -> list[Path]:
+    """The files that determine weights: training/loop.py, what it imports from training/ and diffusion/, and both below.
+
+    Logging, previews, checkpoints and samplers do not change weights, and the loop imports none of them.
+    """
+    pending = [ROOT / f"pipeline/{name}.py" for name in ("training/loop", "device", "artefacts/dataset")]
+    found: set[Path] = set()
+    while pending:
+        path = pending.pop()
+        if path not in found:
+            found.add(path)
+            pending += _imported(path)
+    return sorted(found)
+
+
+def _imported(path: Path) -> list[Path]:
+    nodes = ast.walk(ast.parse(path.read_bytes()))
+    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
+    return [
+        ROOT / (name.replace(".", "/") + ".py")
+        for name in names
+        if name.startswith(("pipeline.training.", "pipeline.diffusion."))
+    ]
+
+
+def provenance(params: TrainParams, dataset: Dataset, schedule_table: ScheduleTable) -> dict[str, str]:
+    """Digests of everything that determines the weights, by name."""
     settings = params.model_dump(mode="json")
     if params.learning_rate_plan == "constant":
-        # The length changes no step after the warm-up, so a longer training goes on from a shorter one.
+        # The length changes no step after the warm-up, so a longer training continues a shorter one.
         settings["warmup_share"] *= math.ceil(settings.pop("num_images") / params.batch_size)
+    columns = schedule_table.schedule.beta, schedule_table.density, schedule_table.weight("x0", params.weighting)
     return {
-        "code_digest": digest_of((HERE / name).read_bytes() for name in TRAINING_CODE),
-        "data_digest": prepared.info.digest,
+        "code_digest": parts_digest(path.read_bytes() for path in training_code()),
+        "data_digest": dataset.info.digest,
         "libraries": " ".join(f"{name}=={version(name)}" for name in LIBRARIES),
-        "params_digest": digest_of([canonical(settings)]),
-        "schedule_digest": digest_of(
-            column.numpy().tobytes()
-            for column in (table.schedule.beta, table.density, table.weight("x0", params.weighting))
-        ),
+        "params_digest": parts_digest([canonical_json(settings)]),
+        "schedule_digest": parts_digest(column.numpy().tobytes() for column in columns),
     }
 
 
-def training_key(origin: Mapping[str, str]) -> str:
-    """The name of a training's resume state."""
-    return digest_of([canonical(origin)])[:32]
-
-
-def canonical(document: Any) -> bytes:
-    """JSON bytes that are equal for equal documents."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-
-
-def digest_of(parts: Iterable[bytes]) -> str:
-    """SHA-256 over parts, each with its length, so that no boundary can move unseen."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little"))
-        digest.update(part)
-    return digest.hexdigest()
+def training_key(digests: Mapping[str, str]) -> str:
+    """Name of the folder with the checkpoints of a training."""
+    return parts_digest([canonical_json(digests)])[:32]

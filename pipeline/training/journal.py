@@ -1,6 +1,4 @@
-"""What a training writes on its way: curves, grids and its resume state, so that no kill can take them."""
-
-from __future__ import annotations
+"""The record of a training in progress: curves, sample grids and checkpoints, which survive a kill."""
 
 import csv
 import shutil
@@ -16,12 +14,12 @@ from pipeline.training import checkpoint
 from pipeline.training.loop import Training, TrainStep
 
 NUM_ROWS = 200
-"""Rows of curves.csv; each is the mean over its stretch of the training."""
+"""Rows of curves.csv; each is the mean over one of so many equal parts of the training."""
 COLUMNS = ("images", "train/loss", "train/grad_norm", "train/learning_rate")
 
 
 class Journal:
-    """The curves and grids so far and the state to go on from, all below `store`."""
+    """The curves, grids and checkpoints of one training, all in the folder `store`."""
 
     def __init__(self, store: Path, training: Training, *, checkpoint_interval_sec: float) -> None:
         self.store, self.training, self.checkpoint_interval_sec = store, training, checkpoint_interval_sec
@@ -29,23 +27,23 @@ class Journal:
         self.run_id: str | None = None
         self.num_images_saved: int | None = None
         self.damaged: list[str] = []
-        self._stretch: list[tuple[float, float]] = []
+        self._part: list[tuple[float, float]] = []
         self._seconds_before = 0.0
         self._began = self._saved_at = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """That the training has taken, in all the processes that went on with it; what a kill undid is not counted."""
+        """Duration of the training over all its resumed processes; work lost by a kill is not counted."""
         return self._seconds_before + time.monotonic() - self._began
 
     def resume(self) -> None:
-        """Bring training and curves to where the newest whole checkpoint left them, if there is one."""
+        """Restore training and curves from the newest undamaged checkpoint, if there is one."""
         found, self.damaged = checkpoint.latest(self.store)
         if found is None:
             return
         self.training.restore(found.tensors, found.num_images)
         self.rows, self.run_id = found.notes["rows"], found.notes["run_id"]
-        self._stretch = [(loss, norm) for loss, norm in found.notes["stretch"]]
+        self._part = [(loss, norm) for loss, norm in found.notes["stretch"]]
         self.num_images_saved = found.num_images
         self._seconds_before, self._began = found.notes.get("seconds", 0.0), time.monotonic()
         if found.num_images == found.notes["length"] < self._length:
@@ -55,12 +53,12 @@ class Journal:
             )
 
     def note(self, step: TrainStep) -> dict[str, float] | None:
-        """Take in one step; the last of its stretch gives a row of the curves, the mean over the stretch."""
-        self._stretch.append((float(step.loss), float(step.grad_norm)))
-        if not self._is_last_of_stretch():
+        """Add one step to the curves; returns the new row of means if the step completes a part, else None."""
+        self._part.append((float(step.loss), float(step.grad_norm)))
+        if not self.training.completed_fraction_boundary(NUM_ROWS):
             return None
-        loss, norm = (float(mean) for mean in np.mean(self._stretch, axis=0))
-        self._stretch = []
+        loss, norm = (float(mean) for mean in np.mean(self._part, axis=0))
+        self._part = []
         self.rows.append([step.num_images, loss, norm, step.learning_rate])
         return dict(zip(COLUMNS[1:], self.rows[-1][1:], strict=True))
 
@@ -68,10 +66,10 @@ class Journal:
         return time.monotonic() - self._saved_at > self.checkpoint_interval_sec
 
     def save(self) -> None:
-        """Write a checkpoint of everything."""
+        """Write a checkpoint."""
         notes = {
             "rows": self.rows,
-            "stretch": self._stretch,
+            "stretch": self._part,
             "run_id": self.run_id,
             "length": self._length,
             "seconds": self.seconds,
@@ -81,7 +79,7 @@ class Journal:
         self.num_images_saved, self._saved_at = state.num_images, time.monotonic()
 
     def keep_grid(self, grid: Image) -> Path:
-        """Keep a sample grid under the number of images seen."""
+        """Save a sample grid under the number of images seen."""
         path = self.store / "grids" / f"{self.training.num_images:09d}.png"
         with naming(path):
             path.parent.mkdir(exist_ok=True)
@@ -90,7 +88,7 @@ class Journal:
         return path
 
     def write(self, out: Path) -> None:
-        """Write curves.csv and the grids into the model folder: the training has ended."""
+        """Write curves.csv and the grids of a finished training into the model folder."""
         with replacing(out / "curves.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([COLUMNS, *self.rows])
@@ -105,6 +103,3 @@ class Journal:
     def _length(self) -> int:
         """Images of the whole training."""
         return self.training.num_steps * self.training.params.batch_size
-
-    def _is_last_of_stretch(self) -> bool:
-        return self.training.has_just_done_one_of(NUM_ROWS)

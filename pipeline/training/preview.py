@@ -1,6 +1,4 @@
-"""A look at a training on its way: what its average draws, and how well it denoises images that it never saw."""
-
-from __future__ import annotations
+"""Previews of a training in progress: sample grids of the averaged network, and its error on held-out images."""
 
 import numpy as np
 from PIL.Image import Image
@@ -15,33 +13,33 @@ from pipeline.inference.losses import loss_per_noise_level
 from pipeline.training.loop import Training
 
 NUM_IMAGES, NUM_STEPS = BATCH_SIZE, 10
-"""Of a grid: all in one batch and with few steps, since the rest of the team waits. 80 images of 20 steps, in two
-batches, took 5 s of a training of 6 minutes, four times over."""
+"""Of a grid: one batch and few steps, since the other processes wait. 80 images of 20 steps, in two batches, took 5 s,
+four times in a training of 6 minutes."""
 NUM_HELD_OUT, NUM_LEVELS = 64, 6
 
 
 class Preview:
-    """Always the same noise and the same held-out images, so that looks can be compared."""
+    """Grids and losses with the same noise and the same held-out images every time, so that they can be compared."""
 
     def __init__(self, training: Training, description: Description, held_out: Split) -> None:
         self._training, self._description = training, description
         self._held_out = Subset(held_out, np.arange(min(NUM_HELD_OUT, len(held_out))))
 
     def grid(self) -> Image:
-        """The same few images of every class, one of some classes where there are many."""
-        labels, columns = rows_of(self._description.data.num_classes)
+        """The same number of images of every class, or of evenly spaced classes where there are too many."""
+        labels, columns = grid_layout(self._description.data.num_classes)
         seeds = [image_seed(self._training.params.seed, i) for i in range(len(labels) if labels else NUM_IMAGES)]
         num_steps = min(NUM_STEPS, self._description.sampling.num_steps)
         return grid_image(draw(self._averaged(), seeds, labels, num_steps=num_steps), columns)
 
     def held_out_losses(self) -> dict[str, float]:
-        """Mean squared error of x0 at a few t, by metric name."""
+        """Mean squared error of x0 at `NUM_LEVELS` noise levels, by metric name."""
         training = self._training
         device = training.device.device
         levels = loss_per_noise_level(
             self._averaged().denoiser(device),
             self._held_out,
-            training.table,
+            training.schedule_table,
             num_levels=NUM_LEVELS,
             seed=training.params.seed,
             device=device,
@@ -49,20 +47,20 @@ class Preview:
         return {f"train/held_out_mse_t{t:04d}": mse for t, mse in zip(levels["t"], levels["held_out_mse"], strict=True)}
 
     def _averaged(self) -> Model:
-        """The model as it would be sampled now: the first EMA track."""
+        """A model with the present weights of the first EMA track."""
         training = self._training
         network = build_network(self._description, seed=0)
         network.load_state_dict(training.ema.tracks[0])
         network.to(training.device.device).eval().requires_grad_(requires_grad=False)
-        return Model(self._description, network, training.table.schedule, digest="")
+        return Model(self._description, network, training.schedule_table.schedule, digest="")
 
 
-def rows_of(num_classes: int) -> tuple[list[int] | None, int | None]:
-    """The class of each image of a grid and how many stand in a row, None: about as many as there are rows."""
+def grid_layout(num_classes: int) -> tuple[list[int] | None, int | None]:
+    """The class of each image of a grid, and the number of columns (None: about as many as rows)."""
     if num_classes == 0:
         return None, None
-    shown = min(num_classes, NUM_IMAGES)
-    of_a_class = NUM_IMAGES // shown
-    labels = [row * num_classes // shown for row in range(shown) for _ in range(of_a_class)]
-    # Single images one below the other would be a thread.
-    return labels, of_a_class if of_a_class > 1 else None
+    num_shown = min(num_classes, NUM_IMAGES)
+    per_class = NUM_IMAGES // num_shown
+    labels = [row * num_classes // num_shown for row in range(num_shown) for _ in range(per_class)]
+    # Single images one below the other would make a grid one image wide.
+    return labels, per_class if per_class > 1 else None

@@ -136,13 +136,13 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     _, errors = first.communicate(timeout=240)
     assert first.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGTERM:
-        assert "the next run goes on from there" in errors
+        assert "the next run resumes from there" in errors
     assert not (project / out / "model.json").exists()
 
     second = _train(root, project, out)
     _, errors = second.communicate(timeout=240)
     assert second.returncode == 0, errors
-    assert "going on after" in errors
+    assert "resuming after" in errors
     assert _digests(project / out) == uninterrupted
     for path in _store(project).glob("*.safetensors"):
         path.unlink()
@@ -186,7 +186,7 @@ def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_checkpoint_alon
     second = _train(root, fresh, "out")
     _, errors = second.communicate(timeout=240)
     assert second.returncode == 0, errors
-    assert "going on after" in errors
+    assert "resuming after" in errors
     assert _digests(fresh / "out") == uninterrupted
     assert [path.name for path in _store(fresh).glob(".*")] == []
 
@@ -207,8 +207,8 @@ def test_a_training_goes_on_in_its_own_precision_alone(fresh: Path, root: Path) 
         later = _train(root, fresh, precision, PYTHONPATH=f"{fresh / precision}:{root}")
         _, said[precision] = later.communicate(timeout=240)
         assert later.returncode == 0, said[precision]
-    assert "going on after" not in said["float32"]
-    assert "going on after" in said["bfloat16"]
+    assert "resuming after" not in said["float32"]
+    assert "resuming after" in said["bfloat16"]
     assert file_digest(fresh / "float32" / "model.safetensors") != file_digest(fresh / "bfloat16" / "model.safetensors")
 
 
@@ -269,9 +269,9 @@ def test_when_one_of_several_processes_is_killed_the_others_end_and_the_next_run
     other.kill()
     _, errors = first.communicate(timeout=240)
     assert first.returncode == 2, errors
-    assert "another one has ended" in errors
+    assert "another process has ended" in errors
     second = _train(root, fresh, "out", NPROC="2")
     _, errors = second.communicate(timeout=240)
     assert second.returncode == 0, errors
-    assert "going on after" in errors
+    assert "resuming after" in errors
     assert _digests(fresh / "out") == _digests(fresh / "whole")

@@ -1,4 +1,4 @@
-"""Processes that really train together, on this machine's loopback."""
+"""Real processes that communicate over this machine's loopback."""
 
 import os
 import signal
@@ -14,32 +14,32 @@ import torch
 from pipeline.errors import FoundryError
 from pipeline.training.distributed import Workers, num_workers
 
-MEMBER = """
+WORKER = """
 import sys, time, torch
-from pipeline.training.distributed import assembled
+from pipeline.training.distributed import launch_workers
 from pipeline.errors import FoundryError
-with assembled(64) as team:
-    mine = {"a": torch.full((2, 3), float(team.rank)), "n": torch.tensor(7 + team.rank), "empty": torch.zeros(0)}
-    got = team.handed_out(mine if team.is_first else {}, torch.device("cpu"))
+with launch_workers(64) as workers:
+    mine = {"a": torch.full((2, 3), float(workers.rank)), "n": torch.tensor(7 + workers.rank), "empty": torch.zeros(0)}
+    got = workers.broadcast(mine if workers.is_first else {}, torch.device("cpu"))
     assert got["a"].tolist() == [[0.0] * 3] * 2 and int(got["n"]) == 7 and got["empty"].numel() == 0
-    one, two = torch.full((3, 2), team.rank + 1.0), torch.tensor(10.0 * team.rank)
+    one, two = torch.full((3, 2), workers.rank + 1.0), torch.tensor(10.0 * workers.rank)
     one = one.t().contiguous().t()
-    team.add_up([one, two])
-    if team.is_first:
+    workers.all_reduce([one, two])
+    if workers.is_first:
         print(one.flatten().tolist(), float(two), flush=True)
         if "wait" in sys.argv:
             time.sleep(60)
     else:
         try:
-            team.add_up([one])
+            workers.all_reduce([one])
         except FoundryError:
             pass
 """
 
 
-def _members(root: Path, tmp_path: Path, size: int, *options: str) -> subprocess.Popen[str]:
-    script = tmp_path / "member.py"
-    script.write_text(MEMBER)
+def _start(root: Path, tmp_path: Path, size: int, *options: str) -> subprocess.Popen[str]:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
     environment = os.environ | {"NPROC": str(size), "OMP_NUM_THREADS": "1", "PYTHONPATH": str(root)}
     command = [sys.executable, str(script), *options]
     return subprocess.Popen(
@@ -49,15 +49,15 @@ def _members(root: Path, tmp_path: Path, size: int, *options: str) -> subprocess
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_sums_and_the_state_of_the_first_reach_every_process(root: Path, tmp_path: Path, size: int) -> None:
-    process = _members(root, tmp_path, size)
-    said, errors = process.communicate(timeout=120)
+    process = _start(root, tmp_path, size)
+    output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert said.split("\n")[0] == f"{[sum(range(1, size + 1)) * 1.0] * 6} {sum(range(size)) * 10.0}"
+    assert output.split("\n")[0] == f"{[sum(range(1, size + 1)) * 1.0] * 6} {sum(range(size)) * 10.0}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_others_end_when_the_first_is_killed(root: Path, tmp_path: Path, number: signal.Signals) -> None:
-    process = _members(root, tmp_path, 2, "wait")
+    process = _start(root, tmp_path, 2, "wait")
     assert process.stdout is not None
     process.stdout.readline()
     others = psutil.Process(process.pid).children()
@@ -71,27 +71,27 @@ def test_the_others_end_when_the_first_is_killed(root: Path, tmp_path: Path, num
 
 
 @pytest.mark.parametrize(("size", "rows"), [(1, 5), (2, 64), (3, 64), (4, 2)])
-def test_every_row_of_a_batch_is_somebodys_and_nobody_elses(size: int, rows: int) -> None:
+def test_every_row_of_a_batch_belongs_to_exactly_one_process(size: int, rows: int) -> None:
     shares = [list(range(rows))[Workers(rank, size).share(rows)] for rank in range(size)]
     assert [row for share in shares for row in share] == list(range(rows))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 
 
-def test_alone_nothing_is_sent() -> None:
+def test_a_single_process_communicates_with_nobody() -> None:
     tensor = torch.ones(2)
-    Workers().add_up([tensor])
+    Workers().all_reduce([tensor])
     assert tensor.tolist() == [1, 1]
-    assert Workers().handed_out({"a": tensor}, torch.device("cpu"))["a"] is tensor
+    assert Workers().broadcast({"a": tensor}, torch.device("cpu"))["a"] is tensor
 
 
-@pytest.mark.parametrize("asked", ["0", "-1", "two", "1.5"])
-def test_a_number_of_processes_that_is_none_is_refused(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NPROC", asked)
+@pytest.mark.parametrize("requested", ["0", "-1", "two", "1.5"])
+def test_an_invalid_number_of_processes_is_refused(requested: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPROC", requested)
     with pytest.raises(FoundryError, match=r"NPROC: should be a whole number from 1 on"):
         num_workers(64)
 
 
-def test_a_small_batch_is_not_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_batch_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NPROC", raising=False)
     assert num_workers(31) == 1
     monkeypatch.setenv("NPROC", "3")

@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.inference.draw import BATCH_SIZE
-from pipeline.training.preview import rows_of
+from pipeline.training.preview import grid_layout
 
 
 @given(st.integers(1, 3000))
 def test_a_grid_fits_into_one_batch_and_has_equally_many_images_of_classes_in_rows(num_classes: int) -> None:
-    labels, columns = rows_of(num_classes)
+    labels, columns = grid_layout(num_classes)
     assert labels is not None
     assert len(labels) <= BATCH_SIZE
     assert labels == sorted(labels)
@@ -20,4 +20,4 @@ def test_a_grid_fits_into_one_batch_and_has_equally_many_images_of_classes_in_ro
 
 
 def test_a_grid_of_images_without_classes_has_no_labels() -> None:
-    assert rows_of(0) == (None, None)
+    assert grid_layout(0) == (None, None)

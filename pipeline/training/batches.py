@@ -1,0 +1,142 @@
+"""The batches of a training: which images, mirrored or not, with which labels, noise levels and noise."""
+
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.artefacts.dataset import Split
+from pipeline.device import Device
+from pipeline.diffusion.density import stratified_t
+from pipeline.diffusion.images import to_unit_range
+from pipeline.params import TrainParams
+from pipeline.training.distributed import SINGLE, Workers
+
+NORMAL_BLOCK = 16
+"""torch's CPU generator turns 16 uniform numbers at a time into 16 normal ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """The rows of a batch that one process trains on, on its device."""
+
+    x0: Tensor
+    """float32 `[rows, channels, height, width]`, in [-1, 1]."""
+    labels: Tensor | None
+    """int64 `[rows]`; None for images without classes."""
+    t: Tensor
+    """int64 `[rows]`."""
+    eps: Tensor
+    """Like `x0`."""
+    dropout_seed: int
+    """Seeds the dropout inside the network; differs between processes."""
+
+
+class Batches:
+    """Batch number `step` of a training, for any step: a function of (seed, step) and nothing else.
+
+    A process reads and draws the pixels and the noise of its own rows only. Of everything that is one number per row
+    it draws the whole batch, so that the random stream is the same for any number of processes.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        params: TrainParams,
+        density: Tensor,
+        null_label: int,
+        device: Device,
+        workers: Workers = SINGLE,
+    ) -> None:
+        """Prepare to read from `split`.
+
+        Args:
+            split: the training images.
+            params: seed, batch size, mirroring and label dropout.
+            density: float64 `[T]`, the probability of each t.
+            null_label: the class index that replaces a dropped label.
+            device: of the batches.
+            workers: the place of this process among those that share each batch.
+
+        """
+        self.split, self.params, self.density, self.null_label = split, params, density, null_label
+        self.device, self.workers = device, workers
+        self._permutation = lru_cache(1)(self._draw_permutation)
+
+    def batches(self, steps: Iterable[int]) -> Iterator[Batch]:
+        """The batches of these steps; on a GPU each is prepared while the GPU is busy with the one before."""
+        if not self.device.is_cuda:
+            yield from map(self.batch, steps)
+            return
+        with ThreadPoolExecutor(1) as pool:
+            pending = None
+            for step in steps:
+                ready, pending = pending, pool.submit(self.batch, step)
+                if ready is not None:
+                    yield ready.result()
+            if pending is not None:
+                yield pending.result()
+
+    def batch(self, step: int) -> Batch:
+        """The rows of this process."""
+        params, device = self.params, self.device.device
+        random = np.random.Generator(np.random.PCG64([params.seed, step]))
+        indices = self.indices(step)
+        own = self.workers.share(len(indices))
+        pixels = torch.from_numpy(self.split.images(indices[own])).movedim(-1, 1)
+        if params.horizontal_flip:
+            mirrored = torch.from_numpy(random.random(len(indices))[own] < 0.5)
+            pixels = torch.where(mirrored[:, None, None, None], pixels.flip(-1), pixels)
+        t = stratified_t(self.density, len(indices), float(random.random()))
+        t = t[torch.from_numpy(random.permutation(len(t))[own])]
+        eps = normal_rows((len(indices), *pixels.shape[1:]), own, int(random.integers(2**32)), device)
+        labels = self._labels(indices, random, own)
+        return Batch(
+            to_unit_range(_moved(pixels, device)),
+            None if labels is None else _moved(labels, device),
+            _moved(t, device),
+            eps,
+            dropout_seed=int(random.integers(2**32)) + self.workers.rank,
+        )
+
+    def indices(self, step: int) -> NDArray[np.int64]:
+        """Positions in the split of all rows; every epoch is a new permutation, and batches run on across epochs."""
+        first = step * self.params.batch_size
+        positions = np.arange(first, first + self.params.batch_size)
+        epochs, places = np.divmod(positions, len(self.split))
+        return np.concatenate([self._permutation(int(epoch))[places[epochs == epoch]] for epoch in np.unique(epochs)])
+
+    def _draw_permutation(self, epoch: int) -> NDArray[np.int64]:
+        random = np.random.Generator(np.random.PCG64([self.params.seed, epoch, len(self.split)]))
+        return random.permutation(len(self.split))
+
+    def _labels(self, indices: NDArray[np.int64], random: np.random.Generator, own: slice) -> Tensor | None:
+        if self.split.labels is None:
+            return None
+        labels = self.split.labels[indices]
+        labels[random.random(len(labels)) < self.params.label_dropout] = self.null_label
+        return torch.from_numpy(labels[own])
+
+
+def normal_rows(shape: tuple[int, ...], own: slice, seed: int, device: torch.device) -> Tensor:
+    """Rows `own` of `torch.randn(shape)` with this seed, bit for bit; on a CPU without computing the other rows."""
+    generator = torch.Generator(device).manual_seed(seed)
+    numbers = math.prod(shape[1:])
+    if device.type != "cpu" or numbers % NORMAL_BLOCK:
+        # A GPU's generator spreads its numbers over the whole tensor; it draws them all in microseconds.
+        return torch.randn(shape, generator=generator, device=device)[own]
+    # Each normal number takes one 32-bit draw, and so does each of these integers: the rows before are skipped.
+    torch.empty(own.start * numbers, dtype=torch.int32).random_(generator=generator)
+    return torch.randn((own.stop - own.start, *shape[1:]), generator=generator)
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        return tensor.contiguous().pin_memory().to(device, non_blocking=True)
+    return tensor.contiguous().to(device)
