@@ -15,7 +15,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
-from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -90,12 +89,6 @@ class DdpNetwork(PeerNetwork):
     """denoising-diffusion-pytorch's network: 2.6 million weights; 2.9 with classes, from its module for guidance."""
 
     def __init__(self, num_classes: int) -> None:
-        unet = ddp_unet(num_classes)
-        for module in unet.modules():
-            # One gain per channel: with four dimensions our optimiser would treat it as a convolution's matrix.
-            if type(module).__name__ == "RMSNorm":
-                module.g = nn.Parameter(module.g.detach().flatten(0, 1))
-        super().__init__(unet, unet.init_conv, unet.final_conv, num_classes)
         super().__init__(ddp_unet(num_classes), num_classes)
 
     def ends(self) -> tuple[nn.Module, nn.Module]:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from benchmarks.peers import NETWORKS, draw_with_peer, peer_network
-from benchmarks.peers import NETWORKS, draw_peer, peer_network
 
 INSTALLED = [peer for peer in NETWORKS if peer == "diffusers" or find_spec("denoising_diffusion_pytorch")]
 MILLIONS = {"diffusers": 1.7, "ddp": 2.6}
@@ -39,7 +38,6 @@ def test_networks_with_equal_weights_predict_the_same(peer: str) -> None:
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
-def test_our_optimiser_treats_exactly_the_inner_convolutions_as_matrices(peer: str) -> None:
 def test_muon_trains_all_convolutions_but_the_first_and_the_last(peer: str) -> None:
     network = peer_network(peer, 10)
     convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
