@@ -102,10 +102,10 @@ def test_outside_of_git_and_dvc_what_is_not_known_is_said_to_be_so(
 
 @pytest.mark.usefixtures("champion")
 def test_a_model_that_is_not_registered_is_said_to_be_so_after_the_passport(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(CheckFailedError, match=f"no registered model has the digest {'0' * 64}"):
-        told(draw(tmp_path / "other.png", "0" * 64), monkeypatch, capsys)
+        told(draw(tmp_path / "other.png", "0" * 64), capsys)
     assert "seed 5" in capsys.readouterr().out
 
 
@@ -118,8 +118,8 @@ def test_with_a_key_only_a_signed_picture_is_traced(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     signed = draw(tmp_path / "signed.png", model_digest(small_model), b"secret")
-    assert told(signed, monkeypatch, capsys)["passport"] == "not checked: FOUNDRY_PASSPORT_KEY is not set"
+    assert told(signed, capsys)["passport"] == "not checked: FOUNDRY_PASSPORT_KEY is not set"
     monkeypatch.setenv("FOUNDRY_PASSPORT_KEY", "secret")
-    assert told(signed, monkeypatch, capsys)["passport"] == "its signature fits"
+    assert told(signed, capsys)["passport"] == "its signature fits"
     with pytest.raises(PassportError, match=r"a picture é\.png: the passport is not signed"):
         told(picture, capsys)

@@ -18,7 +18,7 @@ class RefusedError(Exception):
 
 
 def _note(kind: str, what: str) -> None:
-    line = json.dumps({"kind": kind, "what": what, "command": " ".join(sys.orig_argv[:4])}) + "\n"
+    line = json.dumps({"kind": kind, "what": what, "command": " ".join(sys.orig_argv[:5])}) + "\n"
     file = os.open(os.environ["WATCH_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(file, line.encode())
     os.close(file)
