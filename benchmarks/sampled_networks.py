@@ -21,7 +21,8 @@ from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.errors import FoundryError
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.samples import draw_samples
-from pipeline.export.portable import ExportError, write_onnx
+from pipeline.export.denoiser import ExportError
+from pipeline.export.onnx import write_onnx
 from pipeline.params import EvaluateParams
 from pipeline.training.distributed import num_cores
 from service.engine.onnx import OnnxDenoiser

@@ -273,8 +273,8 @@ def serve(model: str | None, name: str | None, host: str, port: int) -> None:
         # Only here, since an image of the service holds no registry.
         from pipeline.commands import package
 
-        chosen, registered = package.resolve(chosen)
-        name = name or registered
+        bundle = package.fetch(chosen)
+        chosen, name = str(bundle.folder), name or bundle.name
     serve.main(Path(chosen), name, host, port)
 
 

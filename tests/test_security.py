@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from packaging.utils import canonicalize_name
 
-from pipeline.export import sbom
+from pipeline.export import requirements
 from tests.faults import small_project
 from tests.faults.namespaces import needs_network_rooms, without_network
 from tests.service.conftest import write_model
@@ -64,7 +64,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.
 
 def _unbilled() -> set[str]:
     """Top-level modules that are installed here and are not the service's, by its bill of materials."""
-    bill = {canonicalize_name(part["name"]) for part in sbom.bill()["components"]} | {"diffusion-foundry"}
+    bill = {*requirements.served(), "diffusion-foundry"}
     owners = importlib.metadata.packages_distributions()
     return {name for name, packages in owners.items() if not {canonicalize_name(each) for each in packages} & bill}
 

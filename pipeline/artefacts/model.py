@@ -26,6 +26,10 @@ from pipeline.errors import ArtefactError, FoundryError
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, SNAPSHOTS = "model.safetensors", "model.json", "snapshots.safetensors"
+ONNX = "denoiser.onnx"
+"""The denoiser for ONNX Runtime, which `foundry model package` puts beside the model's files."""
+EXPORT_TOLERANCE = 1e-4
+"""Largest difference of a pixel in [-1, 1] between a model and an export of it."""
 BETA = "schedule.beta"
 
 

@@ -2,42 +2,36 @@
 
     foundry model export --to onnx --model models:/fashion-mnist@champion --out denoiser.onnx
 
-Every export is loaded again and compared with the model before it is put into its place.
+Every export is loaded again and compared with the model before it replaces what is at --out.
 """
-
-from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from pipeline.artefacts.model import load_model
-from pipeline.export import portable
-from pipeline.export.portable import ExportError
+from pipeline.artefacts.model import EXPORT_TOLERANCE, load_model
+from pipeline.export.denoiser import ExportError
+from pipeline.export.diffusers import write_diffusers
+from pipeline.export.onnx import write_onnx
+from pipeline.export.torch_export import write_torch_export
 from pipeline.registry import registry
 
-SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "diffusers": ""}
+FORMATS = {
+    "onnx": (".onnx", write_onnx),
+    "torch-export": (".pt2", write_torch_export),
+    "diffusers": ("", write_diffusers),
+}
+"""By the name of a format: suffix of its file, none for a folder, and the function that writes it."""
 
 
 def main(to: str, model: str, out: Path) -> None:
-
-    out = _checked(out, to)
-    write = {
-        "onnx": portable.write_onnx,
-        "torch-export": portable.write_torch_export,
-        "diffusers": portable.write_diffusers,
-    }[to]
+    """Run `foundry model export`."""
+    suffix, write = FORMATS[to]
+    if suffix and out.suffix != suffix:
+        raise ExportError(f"--out: should end in {suffix} (got {out})")
     loaded = load_model(registry.model_folder(model))
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(loaded, out)
     except ModuleNotFoundError as missing:
-        raise portable.ExportError(f"--to {to}: needs the export extra ({missing.name} is missing)") from None
-    sys.stderr.write(f"{out}: the model {loaded.digest[:12]}, equal to {portable.TOLERANCE:.0e}\n")
-
-
-def _checked(out: Path, to: str) -> Path:
-
-    suffix = SUFFIXES[to]
-    if suffix and out.suffix != suffix:
-        raise ExportError(f"--out: should end in {suffix} (got {out})")
-    return out
+        raise ExportError(f"--to {to}: needs the export extra ({missing.name} is missing)") from None
+    sys.stderr.write(f"{out}: model {loaded.digest[:12]}, equal to {EXPORT_TOLERANCE:.0e}\n")

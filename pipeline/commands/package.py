@@ -1,65 +1,54 @@
-"""Pack a model and the service that draws with it.
+"""Pack a model together with the service that draws with it.
 
     foundry model package                                   a Bento with the champion; its tag is printed
     foundry model package --model models:/fashion-mnist/3   with another version, or a model folder
     foundry model package --resolve                         only the checked model; its folder is printed
-    foundry model package --settings                        the same, as variables that the service reads
     foundry model package --folder OUT                      only the checked model, as a new folder OUT
     foundry model package --sbom FILE                       the bill of materials of the service
 
-A name in the registry is looked up once. Packing the same model with the same code twice makes nothing new.
-BENTOML_HOME says where Bentos are kept.
+A name in the registry is resolved once. Packing the same model with the same code again builds nothing new.
+BENTOML_HOME sets where Bentos are kept.
 """
-
-from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from pipeline.artefacts.files import write_json
 from pipeline.errors import FoundryError
-from pipeline.export import bento, bundle
+from pipeline.export import bundle
 from pipeline.export.bundle import Bundle
-from pipeline.export.sbom import bill
 from pipeline.params import load_params
 
 
 def main(model: str | None, *, resolve: bool, folder: Path | None, sbom: Path | None) -> None:
-
+    """Run `foundry model package`."""
     if sum(map(bool, (resolve, folder, sbom))) > 1:
         raise FoundryError("--resolve, --folder and --sbom exclude each other")
     if sbom:
-        write_json(sbom, bill())
+        from pipeline.export.sbom import write_sbom  # noqa: PLC0415  # cyclonedx is of an extra that the rest does without
+
+        write_sbom(sbom)
         return
-    fetched = _fetched(model)
+    fetched = fetch(model)
     if folder:
         bundle.copy(fetched, folder)
-        sys.stdout.write(f"{folder}\n")
+        result: str | Path = folder
     elif resolve:
-        sys.stdout.write(f"{fetched.folder}\n")
+        result = fetched.folder
     else:
-        sys.stdout.write(f"{bento.pack(fetched)}\n")
+        from pipeline.export import bento  # noqa: PLC0415  # BentoML takes a second, and only this needs it
+
+        result = bento.pack(fetched)
+    sys.stdout.write(f"{result}\n")
 
 
-def resolve(model: str | None) -> tuple[str, str]:
-    """The checked folder and the name of a registered model, None: of the champion."""
-    fetched = _fetched(model)
-    return str(fetched.folder), fetched.name
-
-
-def _fetched(model: str | None) -> Bundle:
-
-    fetched = bundle.fetch(model or _champion())
+def fetch(model: str | None) -> Bundle:
+    """Copy and check a model, None: the champion; with `denoiser.onnx` if it can be written."""
+    fetched = bundle.fetch(model or f"models:/{load_params().register_.model_name}@champion")
     for key, value in fetched.origin.items():
         sys.stderr.write(f"{key:<16}{value}\n")
     try:
         bundle.add_onnx(fetched)
     except FoundryError as reason:
-        # A model is served all the same, if slower.
+        # torch serves it too, only slower.
         sys.stderr.write(f"not for ONNX Runtime: {reason}\n")
     return fetched
-
-
-def _champion() -> str:
-
-    return f"models:/{load_params().register_.model_name}@champion"

@@ -1,6 +1,4 @@
-"""The model in BentoML's store, and the Bento that serves it; the only module of the pipeline that imports bentoml."""
-
-from __future__ import annotations
+"""A model in BentoML's store, and the Bento that serves it. The only module of the pipeline that imports bentoml."""
 
 import os
 import platform
@@ -10,13 +8,17 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import bentoml
+from bentoml.exceptions import NotFound
+from bentoml.images import Image
+
 from pipeline.artefacts.files import parts_digest
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import ArtefactError
 from pipeline.export import requirements
 from pipeline.export.bundle import Bundle
 
-# Nothing is told to anybody, and a build does not wait for an answer.
+# No telemetry, so that a build waits for no server.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 
 SERVICE = "service.app:Foundry"
@@ -31,61 +33,51 @@ SOURCES = (
     "pipeline/artefacts/**/*",
     "pipeline/diffusion/**/*",
 )
+"""The service's code, as the Dockerfile copies it."""
 
 
-def pack(parcel: Bundle) -> str:
-    """The tag of a Bento with this model, which is built where the store does not have it yet.
+def pack(bundle: Bundle) -> str:
+    """Build the Bento of a model, unless BentoML's store has it; returns its tag.
 
     Raises:
-        ArtefactError: the store has the model under its tag, and with other weights.
-        FoundryError: a package that the service needs is not installed.
+        ArtefactError: the store has another model under the model's tag.
+        FoundryError: a package of the service is not installed.
 
     """
-    import bentoml
-    from bentoml.exceptions import NotFound
-
-    model = _add_model(parcel)
+    model = _store_model(bundle)
     packages = requirements.pinned()
-    tag = f"{NAME}:{parcel.name}-{parcel.tag}-{_code_digest(packages)[:8]}"
+    tag = f"{NAME}:{bundle.name}-{bundle.tag}-{_code_digest(packages)[:8]}"
     try:
         return str(bentoml.get(tag).tag)
     except NotFound:
-        return _build(tag, model, parcel, packages)
+        return _build(tag, model, bundle, packages)
 
 
-def _add_model(parcel: Bundle) -> str:
-    """The tag of the model in BentoML's store."""
-    import bentoml
-
-    tag = f"{parcel.name}:{parcel.tag}"
-    path = _kept(tag)
-    # It may have been packed where the network for ONNX Runtime could not be made.
-    if path and not all((path / file.name).exists() for file in parcel.folder.iterdir()):
+def _store_model(bundle: Bundle) -> str:
+    """Put the model into BentoML's store, unless it is there with all its files; returns its tag."""
+    tag = f"{bundle.name}:{bundle.tag}"
+    path = _stored(tag)
+    # An earlier one may lack denoiser.onnx, which needs the export extra.
+    if path and not all((path / file.name).exists() for file in bundle.folder.iterdir()):
         bentoml.models.delete(tag)
         path = None
     if path is None:
-        with bentoml.models.create(tag, labels=_labels(parcel), metadata=dict(parcel.origin)) as model:
-            shutil.copytree(parcel.folder, model.path, dirs_exist_ok=True)
+        with bentoml.models.create(tag, labels=_labels(bundle), metadata=dict(bundle.origin)) as model:
+            shutil.copytree(bundle.folder, model.path, dirs_exist_ok=True)
         path = Path(bentoml.models.get(tag).path)
-    if (found := model_digest(path)) != parcel.digest:
-        raise ArtefactError(f"Bento model {tag}: its digest is {found}, wanted is {parcel.digest}")
+    if (found := model_digest(path)) != bundle.digest:
+        raise ArtefactError(f"Bento model {tag}: its digest is {found}, wanted is {bundle.digest}")
     return tag
 
 
-def _kept(tag: str) -> Path | None:
-    import bentoml
-    from bentoml.exceptions import NotFound
-
+def _stored(tag: str) -> Path | None:
     try:
         return Path(bentoml.models.get(tag).path)
     except NotFound:
         return None
 
 
-def _build(tag: str, model: str, parcel: Bundle, packages: list[str]) -> str:
-    import bentoml
-    from bentoml.images import Image
-
+def _build(tag: str, model: str, bundle: Bundle, packages: list[str]) -> str:
     name, version = tag.split(":")
     with TemporaryDirectory() as folder:
         for path in _sources():
@@ -93,30 +85,25 @@ def _build(tag: str, model: str, parcel: Bundle, packages: list[str]) -> str:
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, copied)
         service: Any = bentoml.load(SERVICE, working_dir=folder)
-        # The versions are exact already: nothing is looked up, and no index is written down.
+        # The versions are exact already, so BentoML need not resolve them, nor record an index.
         image = Image(python_version=_python_version(), lock_python_packages=False)
         service.image = image.python_packages(*packages)
-        # A description cannot hold what the code says of it (`service.app.NoLimit`), and is not what is served by.
+        # bento.yaml cannot hold `service.app.NoLimit`; a served Bento reads its configuration from the code.
         service.config.pop("traffic")
         bento = bentoml.build(
-            SERVICE,
-            name=name,
-            version=version,
-            labels=_labels(parcel),
-            models=[model],
-            build_ctx=folder,
+            SERVICE, name=name, version=version, labels=_labels(bundle), models=[model], build_ctx=folder
         )
     return str(bento.tag)
 
 
-def _labels(parcel: Bundle) -> dict[str, str]:
-    """What is worth to search for; labels are short."""
+def _labels(bundle: Bundle) -> dict[str, str]:
+    """The part of the origin by which Bentos are searched; BentoML limits the length of labels."""
     wanted = ("mlflow.version", "model.digest", "git.commit", "decision")
-    return {key: parcel.origin[key] for key in wanted if key in parcel.origin}
+    return {key: bundle.origin[key] for key in wanted if key in bundle.origin}
 
 
 def _code_digest(packages: list[str]) -> str:
-    """Of all in a Bento but its model."""
+    """The digest of a Bento's content without its model."""
     code = [part for path in _sources() for part in (str(path).encode(), (ROOT / path).read_bytes())]
     return parts_digest([*code, *(line.encode() for line in packages), _python_version().encode()])
 

@@ -1,91 +1,88 @@
-"""A model on its way to be served: its name looked up once, its files checked, a copy kept that nobody changes.
-
-Beside the model's own files the copy gets the network for ONNX Runtime, which the service is faster with on CPUs.
-"""
-
-from __future__ import annotations
+"""A model to be served: a private copy of its checked files, with the ONNX file that CPUs serve it faster by."""
 
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artefacts.model import DESCRIPTION, WEIGHTS, Model, load_model, model_digest
+from pipeline.artefacts.model import DESCRIPTION, ONNX, WEIGHTS, Model, load_model, model_digest
 from pipeline.errors import ArtefactError, FoundryError
-from pipeline.export import portable
+from pipeline.export.denoiser import ExportError
+from pipeline.export.onnx import check_onnx, write_onnx
 from pipeline.provenance.lineage import main_worktree
 from pipeline.registry import registry, versions
-
-ONNX = "denoiser.onnx"
-"""Its name beside the model's files; `service.engine.onnx` reads it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
-    """A checked model and where it comes from."""
+    """A checked model and its origin."""
 
     folder: Path
-    """Holds the model's two files and, where it could be made, `denoiser.onnx`; its name is the digest."""
+    """Holds the model's two files and, if `add_onnx` could write it, `denoiser.onnx`; its name is the digest."""
     name: str
-    """The registered model's, or `model` for a folder that no registry knows."""
+    """The registered model's; `model` for a folder that is not registered."""
     tag: str
-    """Tells it from every other model of that name."""
+    """Unique among the models of that name."""
     digest: str
     origin: Mapping[str, str]
-    """Registry version, run, commit, DVC's lock, data, decision; what is not known is left out."""
+    """Registry version, run, commit, DVC's lock, data and decision, as far as they are known."""
 
 
-def fetch(where: str) -> Bundle:
-    """The model in a folder, or the one that `models:/NAME@ALIAS` or `models:/NAME/VERSION` means now.
+def fetch(source: str) -> Bundle:
+    """Copy the model of a folder, of `models:/NAME@ALIAS` or of `models:/NAME/VERSION` into `.foundry/models`.
 
     Raises:
-        ArtefactError: its files do not fit, or it is not the one that the registry says.
+        ArtefactError: its files do not fit together, or it is not the model that the registry describes.
         StoreError: the registry does not have it, or does not answer.
 
     """
-    if ":/" not in where:
-        folder, digest = _keep(Path(where))
-        return Bundle(folder=folder, name="model", tag=digest[:16], digest=digest, origin=_origin_of(folder))
+    if ":/" not in source:
+        folder, model = _keep(Path(source))
+        data = model.description.provenance.get("data_digest")
+        origin = {"model.digest": model.digest, **({"data.digest": str(data)} if data else {})}
+        return Bundle(folder=folder, name="model", tag=model.digest[:16], digest=model.digest, origin=origin)
 
-    version = versions.resolve(where)
-    folder, digest = _keep(registry.download(version.uri))
-    if digest != version.digest:
-        raise ArtefactError(f"{version.uri}: holds a model with digest {digest}, the registry wants {version.digest}")
-    tag = f"{version.number}-{digest[:16]}"
-    return Bundle(folder=folder, name=version.name, tag=tag, digest=digest, origin=version.origin)
+    version = versions.resolve(source)
+    folder, model = _keep(registry.download(version.uri))
+    if model.digest != version.digest:
+        raise ArtefactError(
+            f"{version.uri}: holds a model with digest {model.digest}, the registry wants {version.digest}"
+        )
+    tag = f"{version.number}-{model.digest[:16]}"
+    return Bundle(folder=folder, name=version.name, tag=tag, digest=model.digest, origin=version.origin)
 
 
-def add_onnx(parcel: Bundle) -> None:
-    """Put the network for ONNX Runtime beside the model's files, unless a good one is there.
+def add_onnx(bundle: Bundle) -> None:
+    """Write `denoiser.onnx` beside the model's files, unless the one that exists matches the model.
 
     Raises:
-        FoundryError: it cannot be made; the message says why.
+        FoundryError: it cannot be written; the message gives the reason.
 
     """
-    model, path = load_model(parcel.folder), parcel.folder / ONNX
+    model, path = load_model(bundle.folder), bundle.folder / ONNX
     try:
-        if not (path.exists() and _denoises_as(model, path)):
-            portable.write_onnx(model, path)
+        if not (path.exists() and _matches(model, path)):
+            write_onnx(model, path)
     except ModuleNotFoundError as missing:
-        raise portable.ExportError(f"{missing.name} is missing, which the export extra brings") from None
+        raise ExportError(f"{missing.name} is missing; the export extra brings it") from None
 
 
-def copy(parcel: Bundle, out: Path) -> None:
-    """Put the files into a new folder.
+def copy(bundle: Bundle, out: Path) -> None:
+    """Copy the files into a new folder.
 
     Raises:
-        FoundryError: there is something at `out` already.
+        FoundryError: `out` exists.
 
     """
     if out.exists():
-        raise FoundryError(f"{out}: is there already")
-    _copy(parcel.folder, out, [path.name for path in parcel.folder.iterdir()])
+        raise FoundryError(f"{out}: already exists")
+    _copy(bundle.folder, out, [path.name for path in bundle.folder.iterdir()])
 
 
-def _keep(source: Path) -> tuple[Path, str]:
-    """A copy of a model folder by its digest, so that what is served stays as it was checked."""
-    digest = load_model(source).digest
-    kept = main_worktree() / ".foundry" / "models" / digest
+def _keep(source: Path) -> tuple[Path, Model]:
+    """Copy a model folder to `.foundry/models/<digest>`, unless it is there: later changes of the source do no harm."""
+    model = load_model(source)
+    kept = main_worktree() / ".foundry" / "models" / model.digest
     if kept.exists():
         try:
             model_digest(kept)
@@ -93,17 +90,15 @@ def _keep(source: Path) -> tuple[Path, str]:
             shutil.rmtree(kept)
     if not kept.exists():
         _copy(source, kept, (WEIGHTS, DESCRIPTION))
-        # The source may have changed since it was read.
-        if model_digest(kept) != digest:
+        if model_digest(kept) != model.digest:
             shutil.rmtree(kept)
-            raise ArtefactError(f"{source}: changes while it is read")
-    return kept, digest
+            raise ArtefactError(f"{source}: changed while it was read")
+    return kept, model
 
 
-def _denoises_as(model: Model, path: Path) -> bool:
-
+def _matches(model: Model, path: Path) -> bool:
     try:
-        portable.check_onnx(model, path)
+        check_onnx(model, path)
     except ModuleNotFoundError:
         raise
     except Exception:  # noqa: BLE001, those of ONNX Runtime are private
@@ -118,10 +113,3 @@ def _copy(source: Path, out: Path, names: Sequence[str]) -> None:
     for name in names:
         shutil.copyfile(source / name, partial / name)
     partial.rename(out)
-
-
-def _origin_of(folder: Path) -> dict[str, str]:
-    """What a model says of itself, where no registry is asked."""
-    model = load_model(folder)
-    data = model.description.provenance.get("data_digest")
-    return {"model.digest": model.digest, **({"data.digest": str(data)} if data else {})}

@@ -1,6 +1,4 @@
-"""What the service needs of other packages: those that pyproject.toml names, and what these bring along."""
-
-from __future__ import annotations
+"""The packages that the service needs: those of pyproject.toml and all that they require, directly or not."""
 
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -15,28 +13,33 @@ from pipeline.errors import FoundryError
 ROOT = Path(__file__).parents[2]
 
 
+def direct() -> list[Requirement]:
+    """Requirements of the service in pyproject.toml."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return [Requirement(line) for line in (*project["dependencies"], *project["optional-dependencies"]["serve"])]
+
+
 def served() -> dict[str, Distribution]:
-    """All packages of a served model by name, as they are installed here, in alphabetical order.
+    """All packages of the service as they are installed here, by name, in alphabetical order.
 
     Raises:
         FoundryError: one is not installed.
 
     """
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     found: dict[str, Distribution] = {}
-    _collect(map(Requirement, [*project["dependencies"], *project["optional-dependencies"]["serve"]]), found)
+    _collect(direct(), found)
     return dict(sorted(found.items()))
 
 
 def pinned() -> list[str]:
-    """The packages of a served model as `name==version`, by constraints.txt."""
+    """The lines `name==version` of constraints.txt that are about packages of the service."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    wanted = served()
-    return [line for line in lines if canonicalize_name(line.split("==")[0]) in wanted]
+    packages = served()
+    return [line for line in lines if canonicalize_name(line.split("==")[0]) in packages]
 
 
 def needs(package: Distribution, extras: Iterable[str] = ()) -> Iterator[Requirement]:
-    """What a package needs on this machine, with these of its extras."""
+    """Requirements of an installed package with these extras, as far as they apply to this machine."""
     for line in package.requires or []:
         requirement = Requirement(line)
         marker = requirement.marker
@@ -44,15 +47,13 @@ def needs(package: Distribution, extras: Iterable[str] = ()) -> Iterator[Require
             yield requirement
 
 
-def _collect(requirements: Iterable[Requirement], found: dict[str, Distribution]) -> None:
-    for requirement in requirements:
+def _collect(needed: Iterable[Requirement], found: dict[str, Distribution]) -> None:
+    for requirement in needed:
         name = canonicalize_name(requirement.name)
         if name in found and not requirement.extras:
             continue
         try:
             found[name] = distribution(name)
         except PackageNotFoundError:
-            raise FoundryError(
-                f"{name}: the service needs it and it is not installed; `make install` does it"
-            ) from None
+            raise FoundryError(f"{name}: the service needs it; `make install` installs it") from None
         _collect(needs(found[name], requirement.extras), found)

@@ -8,9 +8,9 @@ from typing import Literal
 
 import torch
 
-from pipeline.artefacts.model import Model
+from pipeline.artefacts.model import ONNX, Model
 from pipeline.diffusion.denoiser import Denoiser
-from service.engine.onnx import ONNX, OnnxDenoiser
+from service.engine.onnx import OnnxDenoiser
 
 Wanted = Literal["auto", "torch", "onnxruntime"]
 

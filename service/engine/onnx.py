@@ -14,13 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.artefacts.model import Model
+from pipeline.artefacts.model import EXPORT_TOLERANCE, Model
 from pipeline.errors import ArtefactError, FoundryError
-
-ONNX = "denoiser.onnx"
-"""The file in a model folder; `pipeline.export.bundle` writes it."""
-TOLERANCE = 1e-4
-"""Largest difference of a pixel in [-1, 1] from torch's."""
 
 
 class OnnxDenoiser:
@@ -57,7 +52,8 @@ class OnnxDenoiser:
         x = torch.randn(2, *model.description.data.shape, generator=torch.Generator().manual_seed(0))
         t = torch.tensor([model.schedule.num_timesteps - 1, 0])
         labels = None if model.null_label is None else torch.tensor([0, model.null_label])
-        if not torch.allclose(self(x, t, labels), model.denoiser()(x, t, labels), TOLERANCE, TOLERANCE, equal_nan=True):
+        expected, tolerance = model.denoiser()(x, t, labels), EXPORT_TOLERANCE
+        if not torch.allclose(self(x, t, labels), expected, tolerance, tolerance, equal_nan=True):
             raise ArtefactError(f"{path}: does not denoise as the model does; remove it to have it made anew")
 
 

@@ -1,7 +1,6 @@
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.artefacts.model import model_digest
+from pipeline.artefacts.model import ONNX, model_digest
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.export import bundle, requirements
 from pipeline.tracking import store
@@ -23,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """The command; what it prints."""
+    """Run the command; returns its output."""
     capsys.readouterr()
     foundry("model", "package", *arguments)
     return capsys.readouterr().out.strip()
@@ -37,7 +36,7 @@ def test_a_folder_is_checked_and_copied_by_its_digest(small_model: Path, workspa
     assert fetched.origin == {"model.digest": fetched.digest, "data.digest": "da" * 32}
 
 
-def test_what_is_served_stays_when_its_source_changes(small_model: Path) -> None:
+def test_a_fetched_model_stays_when_its_source_changes(small_model: Path) -> None:
     fetched = bundle.fetch(str(small_model))
     (small_model / "model.safetensors").write_bytes(b"another training")
     with pytest.raises(ArtefactError, match=r"model\.safetensors: SHA-256 is"):
@@ -45,14 +44,14 @@ def test_what_is_served_stays_when_its_source_changes(small_model: Path) -> None
     assert model_digest(fetched.folder) == fetched.digest
 
 
-def test_a_damaged_copy_is_made_anew(small_model: Path) -> None:
+def test_a_damaged_copy_is_replaced(small_model: Path) -> None:
     fetched = bundle.fetch(str(small_model))
     (fetched.folder / "model.safetensors").write_bytes(b"")
     assert bundle.fetch(str(small_model)) == fetched
     assert model_digest(fetched.folder) == fetched.digest
 
 
-def test_a_registered_model_says_where_it_comes_from(champion: str, small_model: Path) -> None:
+def test_a_registered_model_has_its_origin(champion: str, small_model: Path) -> None:
     fetched = bundle.fetch(champion)
     assert fetched.digest == model_digest(small_model)
     assert (fetched.name, fetched.tag) == ("small", f"1-{fetched.digest[:16]}")
@@ -65,16 +64,16 @@ def test_a_registered_model_says_where_it_comes_from(champion: str, small_model:
 
 
 @pytest.mark.usefixtures("champion")
-def test_a_registry_that_holds_another_model_than_it_says_is_not_believed() -> None:
+def test_a_registered_model_with_another_digest_than_its_tag_is_refused() -> None:
     store.connect().set_model_version_tag("small", "1", "model.digest", "0" * 64)
     with pytest.raises(ArtefactError, match=rf"models:/small/1: holds a model .* the registry wants {'0' * 64}"):
         bundle.fetch("models:/small@champion")
 
 
-def test_the_network_for_onnx_runtime_is_put_beside_the_model_once_and_a_bad_one_made_anew(small_model: Path) -> None:
+def test_the_onnx_file_is_written_once_and_a_damaged_one_replaced(small_model: Path) -> None:
     fetched = bundle.fetch(str(small_model))
     bundle.add_onnx(fetched)
-    file = fetched.folder / bundle.ONNX
+    file = fetched.folder / ONNX
     content, written = file.read_bytes(), file.stat().st_mtime_ns
     bundle.add_onnx(fetched)
     assert file.stat().st_mtime_ns == written
@@ -84,14 +83,14 @@ def test_the_network_for_onnx_runtime_is_put_beside_the_model_once_and_a_bad_one
     assert model_digest(fetched.folder) == fetched.digest
 
 
-def test_a_model_that_cannot_be_had_for_onnx_runtime_is_served_all_the_same(
+def test_without_onnx_runtime_a_model_is_packed_without_its_onnx_file(
     small_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     foundry("model", "package", "--model", small_model, "--resolve")
-    told = capsys.readouterr()
-    assert model_digest(Path(told.out.strip())) == model_digest(small_model)
-    assert "not for ONNX Runtime: onnxruntime is missing, which the export extra brings" in told.err
+    printed = capsys.readouterr()
+    assert model_digest(Path(printed.out.strip())) == model_digest(small_model)
+    assert "not for ONNX Runtime: onnxruntime is missing; the export extra brings it" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -106,13 +105,13 @@ def test_a_model_that_cannot_be_had_for_onnx_runtime_is_served_all_the_same(
     ],
 )
 @pytest.mark.usefixtures("champion")
-def test_a_model_that_cannot_be_had_is_named_in_one_line(uri: str, message: str) -> None:
+def test_an_unknown_model_is_reported_in_one_line(uri: str, message: str) -> None:
     with pytest.raises(FoundryError, match=message) as error:
         bundle.fetch(uri)
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_can_be_asked_for_and_is_never_overwritten(
+def test_a_folder_is_written_on_request_and_never_overwritten(
     small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = Path(run(capsys, "--model", small_model, "--resolve"))
@@ -120,21 +119,12 @@ def test_a_folder_can_be_asked_for_and_is_never_overwritten(
     out = tmp_path / "deep" / "folder"
     assert run(capsys, "--model", small_model, "--folder", out) == str(out)
     assert model_digest(out) == model_digest(small_model)
-    with pytest.raises(FoundryError, match="is there already"):
+    with pytest.raises(FoundryError, match="already exists"):
         run(capsys, "--model", small_model, "--folder", out)
 
 
-def test_a_registered_model_is_served_by_its_name_and_a_folder_by_the_default(
-    champion: str, small_model: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = bundle.fetch(champion).folder
-    named = shlex.split(run(capsys, "--model", champion, "--settings"))
-    assert named == [f"FOUNDRY_MODEL={kept}", "FOUNDRY_MODEL_NAME=small"]
-    assert shlex.split(run(capsys, "--model", small_model, "--settings")) == [f"FOUNDRY_MODEL={kept}"]
-
-
 @pytest.mark.usefixtures("champion")
-def test_without_a_name_the_champion_of_params_yaml_is_meant(
+def test_without_a_name_the_champion_of_params_yaml_is_packed(
     root: Path, workspace: Path, small_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     params = (root / "params.yaml").read_text()
@@ -142,7 +132,7 @@ def test_without_a_name_the_champion_of_params_yaml_is_meant(
     assert Path(run(capsys, "--resolve")).name == model_digest(small_model)
 
 
-def test_the_service_needs_what_pyproject_names_and_nothing_of_the_pipeline(root: Path) -> None:
+def test_the_services_packages_are_those_of_pyproject_and_none_of_the_pipelines(root: Path) -> None:
     names = set(requirements.served())
     project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
     assert set(project["optional-dependencies"]["serve"]) <= names
@@ -154,15 +144,20 @@ def test_the_service_needs_what_pyproject_names_and_nothing_of_the_pipeline(root
 def test_the_bill_of_materials_lists_every_package_of_the_service(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(capsys, "--sbom", tmp_path / "sbom.json")
-    bill = json.loads((tmp_path / "sbom.json").read_text())
+    first, second = ((tmp_path / name) for name in ("first.json", "second.json"))
+    run(capsys, "--sbom", first)
+    run(capsys, "--sbom", second)
+    assert first.read_bytes() == second.read_bytes()
+    bill = json.loads(first.read_text())
     assert (bill["bomFormat"], bill["specVersion"]) == ("CycloneDX", "1.6")
     assert {part["name"] for part in bill["components"]} == set(requirements.served())
     references = {part["bom-ref"] for part in bill["components"]}
     assert len(references) == len(bill["components"])
-    edges = {entry["ref"]: set(entry["dependsOn"]) for entry in bill["dependencies"]}
-    assert edges.keys() == references
+    edges = {entry["ref"]: set(entry.get("dependsOn", [])) for entry in bill["dependencies"]}
+    application = bill["metadata"]["component"]["bom-ref"]
+    assert edges.keys() == references | {application}
     assert set.union(*edges.values()) <= references
+    assert _reference(bill, "bentoml") in edges[application]
     assert any(reference.startswith("pkg:pypi/starlette@") for reference in edges[_reference(bill, "fastapi")])
 
 
@@ -192,7 +187,9 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
     assert {"service/app.py", "service/static/playground.html", "pipeline/__init__.py"} <= sources
     assert {name.split("/")[1] for name in sources if name.startswith("pipeline/")} == {
         "__init__.py",
+        "__main__.py",
         "artefacts",
+        "cli.py",
         "diffusion",
         "errors.py",
     }
@@ -214,19 +211,19 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
 
 
 def _without_network() -> list[str]:
-    """A prefix that takes the network away from a command, where that is allowed."""
+    """The prefix that runs a command without a network, if namespaces are allowed here."""
     probe = ["unshare", "--net", "true"]
     can = shutil.which("unshare") and subprocess.run(probe, capture_output=True, check=False).returncode == 0
     return probe[:-1] if can else []
 
 
 def _served(tag: str, environment: dict[str, str], elsewhere: Path) -> dict[str, Any]:
-    """The model as a service of the Bento lists it."""
+    """Serve the Bento; returns the model as the service lists it."""
     port, log = free_port(), elsewhere / "served.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "bentoml", "serve", tag, "--host", "127.0.0.1", "--port", str(port)],
-            # The code in the Bento is to be found, not ours.
+            # The service has to find the code in the Bento, not ours.
             env={**environment, "PYTHONPATH": "", "BENTOML_DO_NOT_TRACK": "True"},
             cwd=elsewhere,
             stdout=output,

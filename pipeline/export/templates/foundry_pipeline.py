@@ -1,10 +1,10 @@
 # ruff: noqa: INP001  an exported folder is no package
-"""Draws images as the foundry that trained the model does, with DDPM, DDIM or DPM-Solver++(2M), on its own times.
+"""A pipeline for diffusers that draws a Diffusion Foundry model's images with DDPM, DDIM or DPM-Solver++(2M).
 
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     pipe(class_labels=[3, 3, 5], seeds=[1, 2, 3]).images
 
-Each image has its own seed and never depends on its neighbours. Each step of each sampler is
+Each image has a seed of its own and does not depend on the others of its batch. Each step of each sampler is
 x' = A x + B x0 + C x0_prev + D z.
 """
 
@@ -17,7 +17,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 
 class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is untyped
-    """A U-Net and the table of how it is sampled."""
+    """A U-Net with its noise schedule, sampling defaults and timetables."""
 
     def __init__(
         self,
@@ -55,16 +55,19 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         guidance_scale: float | None = None,
         output_type: str = "pil",
     ) -> ImagePipelineOutput:
-        """Draw one image a seed.
+        """Draw one image per seed.
 
         Args:
             class_labels: class of every image; None: no class.
-            seeds: one an image, each in 0 … 2^63 - 1; None: one image with seed 0.
-            sampler: `ddpm`, `ddim` or `dpmpp_2m`; None: the model's, likewise for the next and the last but one.
-            num_inference_steps: how often the network is asked.
+            seeds: one per image, each in 0 … 2^63 - 1; None: one image with seed 0.
+            sampler: `ddpm`, `ddim` or `dpmpp_2m`; None: the model's default.
+            num_inference_steps: number of calls of the network; None: the model's default.
             eta: noise of `ddim`, 0 … 1.
-            guidance_scale: 1 for no guidance.
+            guidance_scale: 1 for no guidance; None: the model's default.
             output_type: `pil`, `np` (float `[n, height, width, channels]` in 0 … 1) or `pt` (in -1 … 1).
+
+        Raises:
+            ValueError: an argument is out of its range or does not fit the model.
 
         """
         config, size = self.config, self.unet.config
@@ -92,7 +95,7 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         return ImagePipelineOutput(images=self._as(output_type, x))
 
     def _times(self, sampler: str, num_steps: int) -> list[int]:
-        """The model's own times for this sampler and number of steps, else others of its own stretched."""
+        """The model's timetable of this sampler and length, else its nearest one stretched, else equally spaced times."""
         known, T = (self.config.timetables or {}).get(sampler, {}), len(self.config.betas)
         if not 1 <= num_steps <= T:
             raise ValueError(f"num_inference_steps: should be in 1 … {T} (got {num_steps})")
@@ -114,7 +117,7 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         return [int(t) for t in (room + order).cummin(dim=0).values - order]
 
     def _coefficients(self, sampler: str, times: list[int], eta: float) -> list[list[float]]:
-        """A, B, C and D of every step."""
+        """A, B, C and D of each step."""
         if sampler not in ("ddpm", "ddim", "dpmpp_2m") or not 0 <= eta <= 1 or (eta and sampler != "ddim"):
             raise ValueError(
                 f"sampler {sampler} with eta {eta}: should be ddpm, ddim or dpmpp_2m, eta in 0 … 1 for ddim"
@@ -138,7 +141,7 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         return table
 
     def _denoised(self, x: torch.Tensor, t: int, labels: torch.Tensor | None, scale: float) -> torch.Tensor:
-        """The estimate of the clean images, guided (Ho and Salimans 2022, eq. 6) where the scale is not 1."""
+        """Estimate of the clean images, guided (Ho and Salimans 2022, eq. 6) where the scale is not 1."""
         if scale == 1 or labels is None:
             return self._estimate(x, t, labels)
         null = torch.full_like(labels, self.unet.config.num_classes)
@@ -151,7 +154,7 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         a, b = abar**0.5, (1 - abar) ** 0.5
         estimates = {"x0": (0.0, 1.0), "eps": (1 / a if a else 0.0, -b / a if a else 0.0), "v": (a, -b)}
         P, Q = estimates[self.config.target]
-        # Before guidance too: beyond the edge an estimate means nothing.
+        # Clipped before guidance too, since pixels beyond [-1, 1] mean nothing.
         x0: torch.Tensor = (P * x + Q * prediction).clamp(-1, 1)
         return x0
 
@@ -166,7 +169,9 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
             return None
         labels = [num_classes] * rows if class_labels is None else list(class_labels)
         if len(labels) != rows or (class_labels and not all(0 <= label < num_classes for label in class_labels)):
-            raise ValueError(f"class_labels: should be one a seed, each in 0 … {num_classes - 1} (got {class_labels})")
+            raise ValueError(
+                f"class_labels: should be one per seed, each in 0 … {num_classes - 1} (got {class_labels})"
+            )
         return torch.tensor(labels, device=self.device)
 
     def _as(self, output_type: str, x: torch.Tensor) -> object:

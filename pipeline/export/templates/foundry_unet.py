@@ -1,5 +1,5 @@
 # ruff: noqa: INP001  an exported folder is no package
-"""The network as a component that diffusers loads and saves; an exported file has the network's own code above this."""
+"""The network as a component that diffusers loads and saves."""
 
 from typing import Any
 
@@ -7,11 +7,11 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from pipeline.diffusion.unet import UNet, UNetConfig
+from .foundry_network import UNet, UNetConfig  # type: ignore[import-not-found]  # an export puts it there
 
 
 class FoundryUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers is untyped
-    """From noisy images, their t and their classes to the target that the network was trained on."""
+    """Predicts the training target from noisy images, their noise levels `t` and their classes."""
 
     @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
     def __init__(self, *, image_size: int, channels: int, num_classes: int, architecture: dict[str, Any]) -> None:

@@ -9,13 +9,13 @@ import onnx
 import pytest
 import torch
 
-from pipeline.artefacts.model import Model, load_model
+from pipeline.artefacts.model import ONNX, Model, load_model
 from pipeline.artefacts.passport import read
 from pipeline.errors import FoundryError
 from pipeline.export import bundle
-from pipeline.export.portable import write_onnx
+from pipeline.export.onnx import write_onnx
 from service.engine.job import Job, SamplingParams, SchedulingParams
-from service.engine.onnx import ONNX, OnnxDenoiser
+from service.engine.onnx import OnnxDenoiser
 from service.engine.stepper import Stepper
 from service.settings import Settings
 from tests.service.server import serving

@@ -1,0 +1,57 @@
+"""Small models with random weights, and what our own sampler draws with them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, build_network, plan_for, save_model
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.sampling import Sampler, sample
+from pipeline.diffusion.unet import UNetConfig
+from tests.command_line import foundry
+
+SCHEDULE = NoiseSchedule(cosine_betas(50))
+WITH_CLASSES = Description(
+    data=DataSpec(image_size=8, channels=1, class_names=("cat", "dog"), sigma_data=0.5),
+    network=UNetConfig(widths=(8,), num_blocks=1, attention=True),
+    target="v",
+    sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=5, guidance_scale=1.0),
+    timetables={"ddim": {"3": (49, 20, 3)}},
+)
+WITHOUT_CLASSES = replace(
+    WITH_CLASSES,
+    data=replace(WITH_CLASSES.data, class_names=None, channels=3),
+    network=UNetConfig(widths=(8,), num_blocks=1),
+    target="x0",
+)
+
+
+def save(folder: Path, description: Description) -> Path:
+    # A new network predicts 0 everywhere, which any export would get right.
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: weight + 0.1 * torch.randn(weight.shape, generator=generator)
+        for name, weight in build_network(description, seed=0).state_dict().items()
+    }
+    save_model(folder, description, weights=weights, schedule=SCHEDULE)
+    return folder
+
+
+def export(to: str, model: Path, out: Path) -> None:
+    foundry("model", "export", "--to", to, "--model", model, "--out", out)
+
+
+def draw(
+    model: Model, sampler: Sampler, num_steps: int, seeds: list[int], labels: list[int], **options: float
+) -> torch.Tensor:
+    return sample(
+        model.denoiser(),
+        plan_for(model, sampler, num_steps, eta=options.get("eta", 0.0)),
+        seeds,
+        torch.tensor(labels),
+        model.description.data.shape,
+        guidance_scale=options.get("guidance_scale", 1.0),
+        null_label=model.null_label,
+    )
