@@ -129,7 +129,7 @@ check: install-dev $(VENV)/resolved ## formatting, lint, types, architecture, wo
 
 # One thread of torch for each test process: threads that wait for each other by spinning make a busy machine crawl.
 test-fast: install-dev ## all tests that start no process and train nothing, for every save
-	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile -m 'not long and not process'
+	@OMP_NUM_THREADS=1 pytest -q -rN --fast -n 2 --dist load
 
 test: check ## what CI runs
 	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'

@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -33,8 +33,31 @@ LONGEST = ("test_retraining.py", "test_security.py", "test_pipeline.py")
 """Files that take a minute and more: first, so that no process is left alone with one at the end."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast", action="store_true", help="leave out tests that train, and end those that start a process"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fast"):
+        items[:] = [item for item in items if not {"trains", "long"} & {mark.name for mark in item.iter_markers()}]
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_process_in_a_fast_run(request: pytest.FixtureRequest) -> Iterator[None]:
+    """With `--fast` a test is skipped as soon as it, or a fixture of it, starts a process."""
+    if not request.config.getoption("--fast"):
+        yield
+        return
+
+    def skip(*_: object, **__: object) -> None:
+        pytest.skip("starts a process")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess.Popen, "__init__", skip)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import pytest
 
 from pipeline.commands import gpu_check
 
+pytestmark = pytest.mark.trains
+
 
 def test_the_training_of_the_check_learns(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root)

@@ -35,6 +35,8 @@ from pipeline.features import features
 from tests.command_line import foundry
 from tests.small_sets import PARAMS, evaluate_params, features_params, write_prepared
 
+pytestmark = pytest.mark.trains
+
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 NETWORK = UNetConfig(widths=(8,), num_blocks=1)
 EVALUATE = evaluate_params(guidance_scales=(1.5, 2.0))

@@ -15,6 +15,8 @@ from pipeline.features import OUTS, check_accuracy, features
 from tests.command_line import foundry
 from tests.small_sets import PARAMS, features_params, write_prepared
 
+pytestmark = pytest.mark.trains
+
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 NUM_SAMPLES = 150
 

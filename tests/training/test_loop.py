@@ -116,6 +116,7 @@ def test_with_a_constant_plan_a_longer_training_begins_like_a_shorter_one() -> N
     ]
 
 
+@pytest.mark.trains
 @pytest.mark.parametrize("device", [CPU, IN_BFLOAT16])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("labelled", [True, False])
