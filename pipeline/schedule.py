@@ -1,15 +1,12 @@
-"""Stage `schedule`: the noise schedule as a table, and what it and the images say of each other.
+"""Stage `schedule`: the noise schedule as a table, with moments of the images, checks and optimised timetables.
 
 Reads: data/prepared
 Writes: data/schedule (docs/contracts.md lists it file by file)
 Params: schedule
 """
 
-from __future__ import annotations
-
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -20,7 +17,8 @@ from pipeline.artefacts.dataset import Dataset, Split
 from pipeline.artefacts.files import remove_outputs, write_json
 from pipeline.artefacts.schedule_table import WEIGHT_COLUMNS, ScheduleTable, write_schedule_table
 from pipeline.artefacts.tensors import save_tensors
-from pipeline.diffusion import betas, density
+from pipeline.diffusion.betas import BETAS, rescale_zero_terminal_snr
+from pipeline.diffusion.density import DENSITIES
 from pipeline.diffusion.gaussian import gaussian_bits_per_dim, linear_denoiser_mse, prior_kl_bits_per_dim
 from pipeline.diffusion.moments import Moments, image_moments
 from pipeline.diffusion.noise import NoiseSchedule
@@ -43,48 +41,56 @@ OUTS = (
 )
 
 BATCH_SIZE = 4096
-"""Images in memory at a time."""
+"""Images in memory at once."""
 
 NUM_STEPS = range(4, 51)
-"""Numbers of steps whose sampling times are optimised."""
+"""Numbers of steps for which timetables are optimised."""
 
 
 def main(prepared: Path, out: Path) -> None:
 
-    # Sums in one order, so the same bytes however many cores there are; and faster, since the tensors are small.
+    # One order of summation, so the same bytes for any number of cores; and faster, since the tensors are small.
     torch.set_num_threads(1)
     params, dataset = load_params().schedule, Dataset.open(prepared)
     with stage_run("schedule", params={"schedule": params.model_dump(mode="json")}) as run:
-        try:
-            schedule(dataset, out, params)
-        finally:
-            log(run, out)
+        schedule(dataset, out, params, run)
 
 
-def schedule(prepared: Dataset, out: Path, params: ScheduleParams) -> None:
-    """Make `out` from `prepared`.
+def schedule(dataset: Dataset, out: Path, params: ScheduleParams, run: StageRun | None = None) -> None:
+    """Write the files of the stage into `out`, and log statistics and plots to `run`, also if a check fails.
 
     Raises:
-        CheckFailedError: the schedule does not fall from image to noise as `params` want it to; the evidence is in `out`.
+        CheckFailedError: the schedule does not fall from image to noise as far as `params` require.
 
     """
     remove_outputs(out, OUTS)
-    noise = noise_schedule(params, out)
-    moments = image_moments(batches(prepared.split("train")))
-    table = make_table(params, noise, moments)
+    noise = noise_schedule(params, out, run)
+    moments = image_moments(batches(dataset.split("train")))
+    schedule_table = make_table(params, noise, moments)
     statistics = make_statistics(params, noise, moments)
-    write_json(out / "statistics.json", statistics)
-    write_schedule_table(out / "table.parquet", table)
+    write_schedule_table(out / "table.parquet", schedule_table)
     names = ("mean_image", "eigenvalues", "eigenvectors")
     save_tensors(out / "moments.safetensors", {name: getattr(moments, name) for name in names})
-    write_curves_csv(out / "curves.csv", table)
-    write_curves(out / "curves.png", table, moments)
-    write_forward(out / "forward.png", prepared, noise)
+    write_curves_csv(out / "curves.csv", schedule_table)
+    write_curves(out / "curves.png", schedule_table, moments)
+    write_forward(out / "forward.png", dataset, noise)
+    record(statistics, out, run)
     check_gates(params, statistics, out)
     write_json(out / "timetables.json", make_timetables(noise, moments))
 
 
-def noise_schedule(params: ScheduleParams, out: Path) -> NoiseSchedule:
+def record(statistics: dict[str, float | bool], out: Path, run: StageRun | None) -> None:
+    """Write statistics.json, and log it with the plots in `out`."""
+    write_json(out / "statistics.json", statistics)
+    if run is None:
+        return
+    run.metrics(statistics)
+    for name in ("curves", "forward"):
+        if (out / f"{name}.png").exists():
+            run.image(f"schedule/{name}", out / f"{name}.png")
+
+
+def noise_schedule(params: ScheduleParams, out: Path, run: StageRun | None = None) -> NoiseSchedule:
     """The schedule that `params` describe.
 
     Raises:
@@ -94,36 +100,24 @@ def noise_schedule(params: ScheduleParams, out: Path) -> NoiseSchedule:
     try:
         return NoiseSchedule(make_betas(params))
     except ValueError as error:
-        statistics = {"schedule/num_timesteps": params.num_timesteps, "schedule/gates_passed": False}
-        write_json(out / "statistics.json", statistics)
+        record({"schedule/num_timesteps": params.num_timesteps, "schedule/gates_passed": False}, out, run)
         raise CheckFailedError(f"params.yaml: schedule.betas: {error}") from None
 
 
 def make_betas(params: ScheduleParams) -> Tensor:
     """float64 `[T]`."""
-    named: dict[str, Callable[..., Tensor]] = {
-        "linear": betas.linear_betas,
-        "scaled_linear": betas.scaled_linear_betas,
-        "cosine": betas.cosine_betas,
-        "sigmoid": betas.sigmoid_betas,
-    }
     settings = params.betas.model_dump()
     kind = settings.pop("kind")
     if kind == "trained":
         beta = torch.tensor(settings["values"], dtype=torch.float64)
     else:
-        beta = named[kind](params.num_timesteps, **settings)
-    return betas.rescale_zero_terminal_snr(beta) if params.zero_terminal_snr else beta
+        beta = BETAS[kind](params.num_timesteps, **settings)
+    return rescale_zero_terminal_snr(beta) if params.zero_terminal_snr else beta
 
 
 def make_density(params: Density, noise: NoiseSchedule) -> Tensor:
     """float64 `[T]`, sums to 1."""
-    named: dict[str, Callable[..., Tensor]] = {
-        "uniform": density.uniform_density,
-        "laplace": density.laplace_density,
-        "normal": density.normal_density,
-    }
-    return named[params.kind](noise, **params.model_dump(exclude={"kind"}))
+    return DENSITIES[params.kind](noise, **params.model_dump(exclude={"kind"}))
 
 
 def make_table(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> ScheduleTable:
@@ -151,18 +145,18 @@ def make_statistics(params: ScheduleParams, noise: NoiseSchedule, moments: Momen
 
 
 def failed_gates(params: ScheduleParams, statistics: dict[str, float]) -> Iterator[str]:
-    """A line for each figure beyond its limit."""
+    """One line for each figure beyond its limit."""
     for name in ("prior_kl_bits_per_dim", "terminal_snr"):
         found, limit = statistics[f"schedule/{name}"], getattr(params, f"max_{name}")
         if not found <= limit:
             yield (
-                f"schedule/{name}: found {found:.4g}, wanted at most {limit:g} (schedule.max_{name}): the last t still "
-                "knows the image; more or larger betas, or schedule.zero_terminal_snr, leave less of it"
+                f"schedule/{name}: found {found:.4g}, wanted at most {limit:g} (schedule.max_{name}): x at the last t "
+                "still contains the image; more or larger betas, or schedule.zero_terminal_snr, leave less of it"
             )
 
 
 def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[str, tuple[int, ...]]]:
-    """For each sampler and number of steps the times that lose least on Gaussian data with this spectrum."""
+    """For each sampler and number of steps the times with the least error on Gaussian data with this spectrum."""
     numbers = [number for number in NUM_STEPS if number <= noise.num_timesteps]
     with tqdm(total=len(SAMPLERS) * len(numbers), desc="timetables") as bar:
         timetables: dict[str, dict[str, tuple[int, ...]]] = {}
@@ -175,30 +169,20 @@ def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[st
 
 
 def batches(split: Split) -> Iterator[Tensor]:
-    """All images of a split, `uint8 [n, h, w, c]` at a time."""
+    """All images of a split, in batches of uint8 `[n, h, w, c]`."""
     for start in range(0, len(split), BATCH_SIZE):
         yield torch.from_numpy(split.images(slice(start, start + BATCH_SIZE)))
 
 
 def check_gates(params: ScheduleParams, statistics: dict[str, float], out: Path) -> None:
-    """Refuse a schedule that fails a gate.
+    """Refuse a schedule that exceeds a limit.
 
     Raises:
-        CheckFailedError: one line a gate.
+        CheckFailedError: one line per limit.
 
     """
     if findings := [f"{out / 'statistics.json'}: {finding}" for finding in failed_gates(params, statistics)]:
         raise CheckFailedError("\n".join(findings))
-
-
-def log(run: StageRun, out: Path) -> None:
-    """Show MLflow what there is, evidence of a failed gate too."""
-    statistics = out / "statistics.json"
-    if statistics.exists():
-        run.metrics(json.loads(statistics.read_text(encoding="utf-8")))
-    for name in ("curves", "forward"):
-        if (out / f"{name}.png").exists():
-            run.image(f"schedule/{name}", out / f"{name}.png")
 
 
 if __name__ == "__main__":

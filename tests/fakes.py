@@ -1,10 +1,14 @@
-"""Denoisers whose answer is known: for data of a known distribution the best one can be written down."""
+"""Denoisers with known answers: for data of a known distribution the best denoiser has a closed form."""
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.sampling import SamplerPlan, step
+from pipeline.diffusion.seeds import image_generator, normal_rows
 
 
 def elementwise_denoiser(x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
@@ -43,3 +47,16 @@ class PixelDenoiser:
         distance = x.double()[..., None] - abar.sqrt() * self.values
         posterior = (self.probabilities.log() - distance**2 / (2 * (1 - abar))).softmax(dim=-1)
         return (posterior * self.values).sum(dim=-1).to(x.dtype)
+
+
+def unclipped_steps(denoiser: Denoiser, plan: SamplerPlan, x: Tensor) -> list[Tensor]:
+    """x after each step of a plan without clipping, as closed forms assume; noise of the rows from seeds 0, 1, …."""
+    generators = [image_generator(seed) for seed in range(len(x))]
+    results, denoised_prev = [], torch.zeros_like(x)
+    for t, line in zip(plan.times, plan.coefficients, strict=True):
+        z = normal_rows(generators, (x.shape[1], x.shape[2], x.shape[3])).to(x.dtype)
+        denoised = denoiser(x, t.expand(len(x)), None)
+        x = step(x, denoised, denoised_prev, z, line.expand(len(x), 4))
+        results.append(x)
+        denoised_prev = denoised
+    return results

@@ -1,13 +1,13 @@
-"""The model folder: weights as safetensors, everything else as JSON, a SHA-256 for each file.
+"""The model folder: weights as safetensors, everything else as JSON, with a SHA-256 of each file.
 
-The format is in docs/contracts.md. Nothing here is pickled, and a loader refuses what does not fit, naming the
-file, what it found and what it wanted.
+The format is defined in docs/contracts.md. Nothing is pickled, and the loader rejects an invalid folder with an error that
+names the file, the value found and the value wanted.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -40,7 +40,7 @@ class DataSpec:
     image_size: int
     channels: int
     class_names: tuple[str, ...] | None
-    """None: the model knows no classes."""
+    """By label; None for a model without classes."""
     sigma_data: float
     """Standard deviation of the pixels in [-1, 1]."""
 
@@ -56,28 +56,28 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingDefaults:
-    """How the model is sampled where nothing else is asked for."""
+    """Sampling settings of requests that give none."""
 
     sampler: Sampler
     num_steps: int
     guidance_scale: float
-    """1.0: no guidance."""
+    """1.0 for no guidance."""
 
 
 DEFAULT_SAMPLING = SamplingDefaults(sampler="dpmpp_2m", num_steps=20, guidance_scale=1.0)
-"""Until an evaluation has chosen."""
+"""Used until an evaluation chooses better ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Description:
-    """All of model.json but the files' digests."""
+    """The content of model.json except for the digests of files."""
 
     data: DataSpec
     network: UNetConfig
     target: Target
     sampling: SamplingDefaults
     timetables: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
-    """Network times by sampler and number of steps."""
+    """Network times t by sampler and number of steps."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -89,15 +89,15 @@ class Model:
     network: UNet
     schedule: NoiseSchedule
     digest: str
-    """Of weights and description without provenance: equal means that the same pictures are drawn."""
+    """Of weights and description without provenance: models with equal digests draw the same images."""
 
     @property
     def null_label(self) -> int | None:
-        """The class index that means "no class"; None for a model without classes."""
+        """The class index for "no class"; None for a model without classes."""
         return self.description.data.num_classes or None
 
     def denoiser(self, device: torch.device | str = "cpu") -> NetworkDenoiser:
-        """The network, moved to that device, read as a denoiser of pixels."""
+        """The network as a denoiser with clipping, moved to `device`."""
         network = self.network.to(device)
         return NetworkDenoiser(network, self.schedule, self.description.target, clip=True)
 
@@ -123,14 +123,9 @@ def build_network(description: Description, *, seed: int) -> UNet:
 def save_model(
     folder: Path, description: Description, *, weights: Mapping[str, Tensor], schedule: NoiseSchedule
 ) -> str:
-    """Write `model.safetensors` and `model.json` into `folder`, each at once and whole; returns the model digest."""
+    """Write `model.safetensors` and `model.json` into `folder`, each atomically; returns the model digest."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, {**weights, BETA: schedule.beta})
-    return write_description(folder, description, schedule)
-
-
-def write_description(folder: Path, description: Description, schedule: NoiseSchedule) -> str:
-    """Write `model.json` for the weights that are there; returns the model digest."""
     document = {
         "format": FORMAT,
         **asdict(description),
@@ -146,7 +141,7 @@ def load_model(folder: Path) -> Model:
     """Read and check a model folder.
 
     Raises:
-        ArtefactError: a file is missing, unreadable or changed, or does not fit the others.
+        ArtefactError: a file is missing, unreadable or changed, or inconsistent with the others.
 
     """
     document = _read_description(folder)
@@ -161,21 +156,10 @@ def load_model(folder: Path) -> Model:
 
 
 def model_digest(folder: Path) -> str:
-    """The digest of the model in `folder`, whose files are checked first."""
+    """The digest of the model in `folder`, after checking its files."""
     document = _read_description(folder)
     _check_files(folder, document)
     return _digest(document)
-
-
-def retuned(
-    description: Description,
-    *,
-    sampling: SamplingDefaults,
-    timetables: Mapping[str, Mapping[str, tuple[int, ...]]],
-    provenance: Mapping[str, Any],
-) -> Description:
-    """The same model, sampled otherwise."""
-    return replace(description, sampling=sampling, timetables=timetables, provenance=provenance)
 
 
 def _read_description(folder: Path) -> dict[str, Any]:
@@ -262,10 +246,10 @@ def _digest(document: Mapping[str, Any]) -> str:
 
 
 def plan_for(model: Model, sampler: Sampler, num_steps: int, *, eta: float = 0.0) -> SamplerPlan:
-    """The model's timetable for this sampler and number of steps, as `times_for` finds it, with the sampler's table.
+    """The plan of a sampler on the model's timetable for this number of steps (see `times_for`).
 
     Raises:
-        FoundryError: the number of steps is not in 1 … T, or eta does not fit the sampler.
+        FoundryError: the number of steps is not in 1 … T, or eta is invalid for the sampler.
 
     """
     times = times_for(model.description.timetables.get(sampler, {}), num_steps, model.schedule)

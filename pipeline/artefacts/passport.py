@@ -1,7 +1,7 @@
-"""A picture's passport: all that is needed to draw it again, in a text chunk of its PNG, signed where there is a key.
+"""An image's passport: everything needed to draw the image again, in a text chunk of its PNG, signed if there is a key.
 
-The signature covers the passport's text and the pixels, so that neither can be changed nor be put beside another's;
-packing the PNG anew does not hurt it.
+The signature covers the passport's text and the pixels, so that neither can be changed or exchanged; compressing the
+PNG again keeps it valid.
 """
 
 import hashlib
@@ -27,31 +27,31 @@ LARGEST_SIDE = 4096
 
 
 class PassportError(FoundryError):
-    """A picture has no passport, one that cannot be read, or one that is not its own."""
+    """An image has no passport, an unreadable one, or one that belongs to another image."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Passport:
-    """What a picture was drawn from, and under which facts its bits come out again."""
+    """Everything that an image was drawn from, and the facts about model and machine that its bits depend on."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     model_digest: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    """Of this image: drawn alone with it, the picture comes out the same."""
+    """Of this image: drawn alone with it, the image is the same."""
     num_steps: Annotated[int, Field(ge=1)]
     sampler: Literal["ddpm", "ddim", "dpmpp_2m"]
     eta: Annotated[float, Field(ge=0, le=1)]
     class_label: Annotated[int, Field(ge=0)] | None
-    """None: no class."""
+    """None for no class."""
     guidance_scale: Annotated[float, Field(allow_inf_nan=False)]
     determinism: Literal["exact", "fast"]
-    """`exact`: the picture depended on nothing else but `repro_id`."""
+    """`exact`: the bits depend on these fields only."""
     repro_id: str
-    """Digest of machine and library facts that the bits depend on."""
+    """Digest of the facts about machine and libraries that the bits depend on."""
 
     def png(self, image: NDArray[np.uint8], key: bytes | None) -> bytes:
-        """The image, uint8 `[height, width, channels]`, as a PNG with this passport, signed where there is a key."""
+        """The image, uint8 `[height, width, channels]`, as a PNG with this passport, signed if there is a key."""
         text = dumps(asdict(self), sort_keys=True)
         chunks = PngInfo()
         chunks.add_text(TEXT, text)
@@ -65,13 +65,13 @@ class Passport:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Picture:
-    """A picture that was read."""
+    """An image read from a PNG, with its passport."""
 
     image: NDArray[np.uint8]
     """`[height, width, channels]`."""
     passport: Passport
     is_verified: bool
-    """Whether a key has shown that passport and pixels are as they were drawn."""
+    """Whether the signature was verified: passport and pixels are unchanged."""
 
 
 def read(png: bytes, key: bytes | None) -> Picture:
@@ -105,7 +105,7 @@ def load(path: Path, key: bytes | None) -> Picture:
 
 
 def environment_key() -> bytes | None:
-    """The key that FOUNDRY_PASSPORT_KEY holds, if any."""
+    """The key in the environment variable FOUNDRY_PASSPORT_KEY, if any."""
     return os.environ.get(KEY_VARIABLE, "").encode() or None
 
 
@@ -113,20 +113,20 @@ def _decode(png: bytes) -> tuple[NDArray[np.uint8], dict[Any, Any]]:
     try:
         with Image.open(io.BytesIO(png), formats=["PNG"]) as file:
             if max(file.size) > LARGEST_SIDE:
-                raise PassportError(f"larger than any of our pictures: {file.size}, at most {LARGEST_SIDE} a side")
+                raise PassportError(f"the image is too large: {file.size} pixels, at most {LARGEST_SIDE} per side")
             pixels = np.asarray(file, np.uint8)
             return pixels[:, :, None] if pixels.ndim == 2 else pixels, file.info
     except UnidentifiedImageError:
         raise PassportError("not a PNG") from None
     except (Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
-        raise PassportError(f"not a whole PNG: {error}") from None
+        raise PassportError(f"not a complete PNG: {error}") from None
 
 
 def _verify(key: bytes, text: str, image: NDArray[np.uint8], signature: str | None) -> None:
     if signature is None:
         raise PassportError(f"the passport is not signed, and {KEY_VARIABLE} is set")
     if not hmac.compare_digest(signature.encode(), _signature(key, text, image).encode()):
-        raise PassportError("the signature does not fit: passport or pixels were changed, or another key signed them")
+        raise PassportError("the signature does not match: passport or pixels were changed, or signed with another key")
 
 
 def _signature(key: bytes, text: str, image: NDArray[np.uint8]) -> str:

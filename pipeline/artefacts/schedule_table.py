@@ -1,6 +1,4 @@
-"""table.parquet: all that follows from the noise schedule, one row a t; nobody else computes betas."""
-
-from __future__ import annotations
+"""table.parquet: the noise schedule and everything derived from it, one row per t; the only source of betas."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ WEIGHT_COLUMNS = {(target, weighting): f"weight_{target}_{weighting}" for target
 
 @dataclass(frozen=True, eq=False)
 class ScheduleTable:
-    """What train and evaluate know of the schedule; every tensor is float64 `[T]`."""
+    """The noise schedule, the density of t and the loss weights; every tensor is float64 `[T]`."""
 
     schedule: NoiseSchedule
     density: Tensor
@@ -36,7 +34,7 @@ class ScheduleTable:
         return self.weights[target, weighting]
 
     def frame(self) -> pd.DataFrame:
-        """One row a t, with the columns that docs/contracts.md lists."""
+        """One row per t, with the columns listed in docs/contracts.md."""
         columns = _schedule_columns(self.schedule)
         columns |= {name: self.weights[pair] for pair, name in WEIGHT_COLUMNS.items()}
         columns |= {"density": self.density, "linear_denoiser_mse": self.linear_denoiser_mse}
@@ -46,7 +44,7 @@ class ScheduleTable:
 
 
 def write_schedule_table(path: Path, table: ScheduleTable) -> None:
-    """Write `path` at once and whole; float64 keeps every bit."""
+    """Write `path` atomically; float64 keeps every bit."""
     with replacing(path) as temporary:
         table.frame().to_parquet(temporary, index=False, write_page_checksum=True)
 
@@ -55,7 +53,7 @@ def read_schedule_table(path: Path) -> ScheduleTable:
     """Read and check `path`.
 
     Raises:
-        ArtefactError: the file is missing or damaged, lacks a column, or its columns do not fit each other.
+        ArtefactError: the file is missing or damaged, lacks a column, or its columns are inconsistent.
 
     """
     frame = _read_frame(path)

@@ -1,4 +1,4 @@
-"""Named tensors on disk, as safetensors: whole or not at all, with a digest of what they hold."""
+"""Named tensors on disk as safetensors, written atomically, with a digest of their content."""
 
 import hashlib
 import json
@@ -14,17 +14,17 @@ from pipeline.artefacts.files import replacing
 from pipeline.errors import ArtefactError
 
 DIGEST = "sha256"
-"""Its key in a file's metadata."""
+"""Key of the digest in a file's metadata."""
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors, at once and whole; with `metadata`, if there are, in the place of the digest.
+    """Write safetensors atomically; `metadata`, if given, replaces the digest.
 
-    With both the bytes would not be the same every time: safetensors writes metadata in an order left to chance.
+    With both, the bytes would differ from run to run: safetensors writes metadata in random order.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        # Not `save_file`, whose files only their owner can read.
+        # Not `save_file`: only the owner may read the files that it writes.
         temporary.write_bytes(save(contiguous, metadata=dict(metadata or {DIGEST: _digest(contiguous)})))
 
 
@@ -32,7 +32,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file, on the CPU.
 
     Raises:
-        ArtefactError: the file is missing or not whole, or its tensors are not those of its digest, where it has one.
+        ArtefactError: the file is missing or incomplete, or its tensors do not match its digest, if it has one.
 
     """
     try:
@@ -57,7 +57,7 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 
 
 def _metadata(path: Path) -> dict[str, str]:
-    """A safetensors file begins with the length of its header, and that."""
+    """The metadata in the header, which follows the header's length at the start of the file."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return dict(header.get("__metadata__", {}))

@@ -1,6 +1,8 @@
-"""The pure core: the diffusion process, the network's way back, the samplers.
+"""The mathematics: noise schedules, training targets and losses, networks, samplers, timetables.
 
-Torch, NumPy and safetensors only; no printing, no globals, and no files but in `artefact.py`.
+Imports torch and NumPy only (and the error class): no files, no printing, no state. Begin reading with noise.py (the
+forward process), target.py and loss.py (training), then sampling.py (every sampler as a table); docs/forward-process.md
+runs all of it by example.
 
 Notation, the same in every file (Ho et al. 2020, arXiv 2006.11239, unless named):
 

@@ -3,6 +3,8 @@
 Where a paper gives abar, beta_t = 1 - abar_t / abar_{t-1} is written out so that small betas keep their digits.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -23,7 +25,7 @@ def cosine_betas(num_timesteps: int, offset: float = 0.008, max_beta: float = 0.
 
     `offset` is the paper's s; `max_beta`, in (0, 1], keeps abar above 0 where it is below 1.
     """
-    # The angle that is left to pi / 2: the cosine in the paper is its sine.
+    # The angle remaining to pi / 2: the cosine in the paper is its sine.
     rest = (1 - _times(num_timesteps)) / (1 + offset) * (torch.pi / 2)
     before, after = rest[:-1], rest[1:]
     # 1 - sin^2(after) / sin^2(before) = sin(before + after) sin(before - after) / sin^2(before)
@@ -56,6 +58,15 @@ def rescale_zero_terminal_snr(beta: Float[Tensor, " T"]) -> Float[Tensor, " T"]:
     root = (1 - beta).cumprod(0).sqrt()
     root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
     return torch.cat([beta[:1], 1 - (root[1:] / root[:-1]).square()])
+
+
+BETAS: dict[str, Callable[..., Float[Tensor, " T"]]] = {
+    "linear": linear_betas,
+    "scaled_linear": scaled_linear_betas,
+    "cosine": cosine_betas,
+    "sigmoid": sigmoid_betas,
+}
+"""Schedules by name; each takes T and its own options."""
 
 
 def _times(num_timesteps: int) -> Float[Tensor, " T_plus_1"]:

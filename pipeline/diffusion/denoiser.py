@@ -1,4 +1,4 @@
-"""A denoiser: from a noisy image, its noise level and its class to the estimate of the clean image."""
+"""Denoisers estimate the clean image from a noisy image, its noise level and its class."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.diffusion.target import Target, check_target, to_x0
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """What samplers and likelihoods ask for: E[x0 | x] as well as it is known, every row at its own t."""
+    """Interface for samplers and likelihoods: an estimate of E[x0 | x], every row at its own t."""
 
     def __call__(
         self, x: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"], labels: Int[Tensor, " rows"] | None
@@ -27,10 +27,10 @@ class Denoiser(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class NetworkDenoiser:
-    """A network that predicts x0, eps or v, read as a denoiser.
+    """A network that predicts x0, eps or v, as a denoiser.
 
     Raises:
-        FoundryError: the target cannot be turned back into an image on this schedule.
+        FoundryError: x0 cannot be computed from the target on this schedule.
 
     """
 
@@ -39,8 +39,8 @@ class NetworkDenoiser:
     schedule: NoiseSchedule
     target: Target
     clip: bool = False
-    """Whether the images are pixels, so that an estimate outside of [-1, 1] is brought to its edge. A network trained on
-    `loss.visible_error` needs it: beyond the edge its estimates mean nothing, and guidance would make much of them."""
+    """Clip estimates to [-1, 1]. Required for a network trained on `loss.visible_error`: its estimates outside are
+    arbitrary, and guidance would amplify them."""
 
     def __post_init__(self) -> None:
         check_target(self.target, self.schedule)
@@ -48,7 +48,7 @@ class NetworkDenoiser:
     @cached_property
     def coefficients(self) -> Float[Tensor, "T 2"]:
         """P and Q of denoised = P x + Q prediction for every t, float64."""
-        # Every conversion is linear, so its coefficients are what it makes of (1, 0) and of (0, 1).
+        # Every conversion is linear: its coefficients are its values at (1, 0) and (0, 1).
         one = torch.ones(self.schedule.num_timesteps, 1, 1, 1, dtype=torch.float64)
         of_x = to_x0(self.target, 0 * one, one, self.schedule.abar)
         of_prediction = to_x0(self.target, one, 0 * one, self.schedule.abar)

@@ -1,8 +1,10 @@
-"""How often training visits each t: the density p(t), and batches of t drawn from it with low discrepancy.
+"""The density p(t) of noise levels in training, and low-discrepancy batches of t drawn from it.
 
 The density moves *effort* on purpose (Karras et al. 2022, section 5): the loss of a row is not divided by p(t), so a
-training minimises sum_t p(t) weight(t) error(t). The weights are a table of their own and know nothing of p(t).
+training minimises sum_t p(t) weight(t) error(t). The weights (weighting.py) do not depend on p(t).
 """
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -28,8 +30,16 @@ def normal_density(schedule: NoiseSchedule, mean: float, std: float) -> Float[Te
     return _cell_masses(torch.special.ndtr(-z.abs()), z)
 
 
+DENSITIES: dict[str, Callable[..., Float[Tensor, " T"]]] = {
+    "uniform": uniform_density,
+    "laplace": laplace_density,
+    "normal": normal_density,
+}
+"""Densities by name; each takes the schedule and its own options."""
+
+
 def stratified_t(density: Float[Tensor, " T"], batch_size: int, u0: float) -> Int[Tensor, " batch"]:
-    """One t a stratum: the inverse CDF of p at (u0 + i / batch_size) mod 1 (Kingma et al. 2021, appendix I.1).
+    """One t per stratum: the inverse CDF of p at (u0 + i / batch_size) mod 1 (Kingma et al. 2021, appendix I.1).
 
     With `u0` uniform in [0, 1) each t of the batch has distribution p, and t comes `batch_size p(t)` times, rounded
     up or down.

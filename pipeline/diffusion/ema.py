@@ -1,4 +1,4 @@
-"""Averages of the weights over training, of any length, also chosen afterwards (Karras et al. 2024, arXiv 2312.02696).
+"""Averages of the weights over training, whose length can be chosen afterwards (Karras et al. 2024, arXiv 2312.02696).
 
 A power-function average of width `sigma_rel` (its standard deviation relative to the training so far) keeps the
 shape of its profile however long the training is. Snapshots of two such tracks are enough to reconstruct any other
@@ -36,7 +36,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, weights: Weights) -> None:
-        """Take in the weights after one more training step: beta(t) = (1 - 1/t)^(gamma + 1), eq. 2."""
+        """Add the weights after one more training step: beta(t) = (1 - 1/t)^(gamma + 1), eq. 2."""
         self.num_updates += 1
         fresh = [tensor.detach() for tensor in weights.values()]
         for gamma, track in zip(self.gammas, self.tracks, strict=True):
@@ -46,7 +46,7 @@ class Ema:
 
 @dataclass(frozen=True)
 class Profile:
-    """How much every moment of a training counts in an average taken after `end` updates with exponent `gamma`."""
+    """Weight of every moment of training in the average after `end` updates with exponent `gamma`."""
 
     end: int
     gamma: float
@@ -61,7 +61,7 @@ def inner_products(a: Sequence[Profile], b: Sequence[Profile]) -> Float[np.ndarr
 
 
 def reconstruct(snapshots: Sequence[tuple[Profile, Weights]], wanted: Profile) -> dict[str, Tensor]:
-    """The average with the wanted profile, as the combination of snapshots whose profile is nearest to it."""
+    """The average with the wanted profile, as the linear combination of snapshots with the nearest profile (section 3.2)."""
     profiles = [profile for profile, _ in snapshots]
     gram, right = inner_products(profiles, profiles), inner_products(profiles, [wanted])
     factors = np.linalg.lstsq(gram, right, rcond=None)[0][:, 0]

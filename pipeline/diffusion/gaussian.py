@@ -1,4 +1,4 @@
-"""What is known in closed form if images were Gaussian: the best linear denoiser, and bounds in bits."""
+"""Closed forms for Gaussian images: the best linear denoiser and its error, and bounds in bits per dimension."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pipeline.diffusion.noise import NoiseSchedule
 
 
 def linear_denoiser_mse(eigenvalues: Float[Tensor, " d"], schedule: NoiseSchedule) -> Float[Tensor, " T"]:
-    """Mean squared error of x0 per dimension that the best affine denoiser reaches at each t.
+    """Mean squared error of x0 per dimension of the best affine denoiser at each t.
 
     It depends on the data's covariance only, and on Gaussian data no denoiser is better (Wiener filter).
     """
@@ -21,7 +21,7 @@ def linear_denoiser_mse(eigenvalues: Float[Tensor, " d"], schedule: NoiseSchedul
 
 
 def prior_kl_bits_per_dim(schedule: NoiseSchedule, mean_x0_squared: float) -> float:
-    """KL(q(x_{T-1} | x0) || N(0, I)) per dimension in bits, averaged over images: what the last x still knows of them.
+    """KL(q(x_{T-1} | x0) || N(0, I)) in bits per dimension, averaged over images: the information left in the last x.
 
     `mean_x0_squared` is E[x0^2].
     """
@@ -35,7 +35,7 @@ def gaussian_bits_per_dim(eigenvalues: Float[Tensor, " d"]) -> float:
     """Code length of the images' bytes in bits per dimension under the Gaussian with their mean and covariance.
 
     Bytes are made continuous by uniform noise of one step's width (Theis et al. 2016, section 3.1), which adds
-    step^2 / 12 to every variance; so the figure is an upper bound of the entropy that a trained model should beat.
+    step^2 / 12 to every variance; so the result is an upper bound of the entropy, which a trained model should beat.
     """
     variance = eigenvalues + BYTE**2 / 12
     nats = (2 * math.pi * math.e * variance).log().mean() / 2 - math.log(BYTE)
@@ -49,13 +49,13 @@ class GaussianDenoiser:
     mean: Float[Tensor, "c h w"]
     eigenvalues: Float[Tensor, " k"]
     eigenvectors: Float[Tensor, "d k"]
-    """U, orthonormal columns; there is no variance outside of what they span."""
+    """U, orthonormal columns; there is no variance outside their span."""
     schedule: NoiseSchedule
 
     def __call__(
         self, x: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"], labels: Int[Tensor, " rows"] | None
     ) -> Float[Tensor, "rows c h w"]:
-        """The denoised rows, computed in float64 and given back in the precision of x; classes do not matter."""
+        """The denoised rows, computed in float64 and returned in the precision of x; labels are ignored."""
         del labels
         abar, noise = self.schedule.abar[t][:, None], self.schedule.one_minus_abar[t][:, None]
         U, variance = self.eigenvectors, self.eigenvalues

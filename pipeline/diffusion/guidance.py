@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho and Salimans 2022) on denoised images: away from what any class would look like."""
+"""Classifier-free guidance (Ho and Salimans 2022), applied to denoised images."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ def guided(
 ) -> Float[Tensor, "rows c h w"]:
     """Denoised rows, each guided by its own scale, from one call of the denoiser.
 
-    A row with scale 1 is not guided and costs one row of the call; every other costs two, the second with
+    A row with scale 1 is not guided and costs one row of the call; every other row costs two, the second with
     `null_label` in place of its class. The unconditional rows follow the others, in the same order.
     """
     rows, chosen = len(x), scale != 1
@@ -38,20 +38,13 @@ def guided(
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedDenoiser:
-    """A conditional denoiser guided with one scale, where wanted only inside of an interval of t."""
+    """A conditional denoiser guided with one scale."""
 
     denoiser: Denoiser
     scale: float
-    """1: no guidance; 0: no class; larger: more typical of its class and less various."""
+    """1: no guidance; 0: no class; larger: more typical of its class and less varied."""
     null_label: int
-    """The class index that means "no class": the number of classes."""
-    interval: tuple[int, int] | None = None
-    """First and last t that are guided, both included (Kynkäänniemi et al. 2024); None: all."""
-
-    def scale_at(self, t: Int[Tensor, " rows"]) -> Float[Tensor, " rows"]:
-        """The scale of every row, 1 outside of the interval."""
-        low, high = self.interval or (0, torch.iinfo(t.dtype).max)
-        return torch.where((t >= low) & (t <= high), float(self.scale), 1.0)
+    """The class index for "no class": the number of classes."""
 
     def __call__(
         self, x: Float[Tensor, "rows c h w"], t: Int[Tensor, " rows"], labels: Int[Tensor, " rows"] | None
@@ -64,4 +57,5 @@ class GuidedDenoiser:
         """
         if labels is None:
             raise FoundryError(f"guidance_scale: should be 1 for images without a class (got {self.scale})")
-        return guided(self.denoiser, x, t, labels, self.scale_at(t), self.null_label)
+        scale = torch.full((len(x),), float(self.scale), device=x.device)
+        return guided(self.denoiser, x, t, labels, scale, self.null_label)

@@ -1,4 +1,4 @@
-"""Pixels as bytes and as numbers: byte k is 2k/255 - 1."""
+"""Conversion between bytes and numbers in [-1, 1]: byte k is 2k/255 - 1."""
 
 from jaxtyping import Float, UInt8
 from torch import Tensor, float32, uint8
@@ -10,10 +10,10 @@ def to_unit_range(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def clipped(x0: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Numbers brought into [-1, 1]; what is infinite becomes NaN, so that it is noticed."""
+    """Numbers clipped to [-1, 1]; infinities become NaN, so that they do not go unnoticed."""
     return x0.clamp(-1, 1) + 0 * x0
 
 
 def to_bytes(x0: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """Numbers as the nearest bytes; what lies outside of [-1, 1] becomes 0 or 255."""
+    """Numbers as the nearest bytes; numbers outside [-1, 1] become 0 or 255."""
     return ((x0.clamp(-1, 1) + 1) * (255 / 2)).round().to(uint8)

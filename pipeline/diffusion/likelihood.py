@@ -26,7 +26,7 @@ class LikelihoodBound:
     """Means over images, in bits per dimension."""
 
     prior: float
-    """KL of x at the last t from pure noise; knows no network."""
+    """KL of x at the last t from pure noise; independent of the network."""
     diffusion: float
     """KL of the reverse steps from the posteriors, summed over t = 1 … T-1."""
     decoder: float
@@ -34,7 +34,7 @@ class LikelihoodBound:
     total: float
     """The sum: a bound on -log2 p(image) / dimensions."""
     standard_error: float
-    """Of the total, over images; the draws of t are stratified, so the truth is rather smaller."""
+    """Of the total, over images; the draws of t are stratified, so the true error is probably smaller."""
     num_images: int
 
 
@@ -48,10 +48,10 @@ def bits_per_dim(
     *,
     decoder_std: float | None = None,
 ) -> LikelihoodBound:
-    """The bound, from `num_t_per_image` + 1 rows of the denoiser an image.
+    """The bound, from `num_t_per_image` + 1 rows of the denoiser per image.
 
     Args:
-        denoiser: its images are clipped to [-1, 1], which can only make them better.
+        denoiser: its images are clipped to [-1, 1], which can only improve them.
         schedule: the noise schedule.
         batches: images whose pixels are bytes scaled to [-1, 1], on the denoiser's device, and their classes; at least
             two images.
@@ -113,7 +113,7 @@ def discretised_log_prob(
 
 
 Denoise = Callable[[Int[Tensor, " rows"]], Float[Tensor, "rows c h w"]]
-"""From the t of every row to the images of a batch, hidden by noise of that level and denoised."""
+"""Adds noise to a batch of images at the t of every row, and denoises it."""
 
 
 def _denoise(

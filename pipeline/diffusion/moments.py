@@ -1,10 +1,10 @@
-"""Mean and covariance of a data set, in one pass over its bytes, in memory that does not grow with it.
+"""Mean and covariance of a data set, in one pass over its bytes and in constant memory.
 
-Up to 4,096 dimensions (36x36 RGB, 64x64 grey) the whole covariance is summed up and its spectrum is exact. Above, it
-takes too long and too much memory to diagonalise (64x64 RGB: 1.2 GB a copy), and variances are taken along a fixed
+Up to 4,096 dimensions (36x36 RGB, 64x64 grey) the full covariance is accumulated and its spectrum is exact. Above, it
+takes too long and too much memory to diagonalise (64x64 RGB: 1.2 GB per copy), and variances are taken along a fixed
 orthonormal basis that nearly diagonalises images: the cosine transform, with the channels' own principal axes at each
-frequency. The eigenvalues majorise the variances along any basis, so whatever is concave in them, as the error of the
-linear denoiser and the Gaussian entropy are, comes out as a bound from above, which is what both are used for.
+frequency. The eigenvalues majorise the variances along any basis, so functions that are concave in them, such as the error
+of the linear denoiser and the Gaussian entropy, are bounded from above, which is how both are used.
 """
 
 import itertools
@@ -51,8 +51,8 @@ class Moments:
 def image_moments(batches: Iterable[UInt8[Tensor, "_ h h c"]]) -> Moments:
     """Moments of all images in `batches`: square, of one size, at least one.
 
-    With the whole covariance the sums are exact, so that neither the order of the images nor the number of threads
-    changes them.
+    With the full covariance the sums are exact, so that neither the order of images nor the number of threads changes
+    them.
     """
     parts = _parts(batches)
     first = next(parts)

@@ -1,4 +1,4 @@
-"""The noise schedule: how much of the image is left at every t, in float64.
+"""The noise schedule in float64: the shares of image and noise at every t, and adding noise.
 
 Quantities that are small near an end of the schedule are sums and products of positive numbers, never differences
 of nearly equal ones, so that each entry of the table is right to float64 rounding.

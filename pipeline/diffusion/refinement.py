@@ -1,4 +1,4 @@
-"""Times moved to where the trained model itself loses least, from those that the spectrum of the data has chosen."""
+"""Local search for the timetable with the least loss of a trained model, from one optimised for the data's spectrum."""
 
 from collections.abc import Callable, Iterator
 
@@ -6,15 +6,15 @@ Times = tuple[int, ...]
 
 
 def refined(times: Times, loss: Callable[[Times], float], *, num_tries: int) -> Times:
-    """The best timetable that a search of `num_tries` losses finds; never worse than `times`, whose first t stays.
+    """The best timetable found with `num_tries` evaluations of the loss; never worse than `times`, whose first t is kept.
 
-    One t at a time moves by a quarter of the way to its neighbour, and stays where that lowers the loss. When no t has
-    moved, the ways are halved.
+    One t at a time is moved a quarter of the way to its neighbour, and back unless that lowers the loss. After a pass
+    without improvement the share is halved.
 
     Args:
         times: strictly falling.
-        loss: what a timetable loses; the same timetable always loses the same.
-        num_tries: how often the loss may be asked, that of `times` included.
+        loss: of a timetable; deterministic.
+        num_tries: most evaluations of the loss, including that of `times`.
 
     """
     lowest, share, best = loss(times), 0.25, times
@@ -34,7 +34,7 @@ def refined(times: Times, loss: Callable[[Times], float], *, num_tries: int) -> 
 
 
 def _moves(times: Times, place: int, share: float) -> Iterator[Times]:
-    """The t at `place` nearer to the one before and to the one after, where there is room."""
+    """Moves of the t at `place` toward the one before and the one after, where there is room."""
     for neighbour in (times[place - 1], times[place + 1] if place + 1 < len(times) else -1):
         moved = times[place] + round(share * (neighbour - times[place]))
         if moved not in (times[place], neighbour):

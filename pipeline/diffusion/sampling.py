@@ -1,10 +1,10 @@
-"""Samplers as tables: each step of each sampler is x' = A x + B x0 + C x0_prev + D z, with its own four numbers.
+"""Samplers as tables: each step of each sampler is x' = A x + B x0 + C x0_prev + D z, with four numbers of its own.
 
-`x0` is the denoised image of this step, `x0_prev` that of the step before and `z` unit noise. A `SamplerPlan` is the
-table of (sampler, times); `step` applies one line of it to every row of a batch, and each row may follow another plan
-and be at another step. `sample` folds `step` over one plan.
+`x0` is the denoised image of this step, clipped to [-1, 1], `x0_prev` that of the step before and `z` unit noise. A
+`SamplerPlan` is the table of (sampler, times); `step` applies one line of it to every row of a batch, and rows may
+follow different plans and be at different steps. `sample` folds `step` over one plan.
 
-What is drawn: an image's generator gives its first noise, then one z for each step whose D is not 0, in the order of
+Random numbers: an image's generator gives its first noise, then one z for each step whose D is not 0, in the order of
 the steps, and nothing else. So an image depends on its seed, its class and its plan, and on no other image.
 """
 
@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,11 +33,11 @@ SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim", "dpmpp_2m")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SamplerPlan:
-    """The table of one sampler on one timetable: one line a step, never written to after it was made."""
+    """The immutable table of one sampler on one timetable, one line per step."""
 
     sampler: Sampler
     times: Int[Tensor, " steps"]
-    """The t that the denoiser is asked at, falling."""
+    """The t at which the denoiser is called, falling."""
     A: Float[Tensor, " steps"]
     """Factor of x, float64 like the others; 0 in the last step, whose result is x0."""
     B: Float[Tensor, " steps"]
@@ -46,16 +46,10 @@ class SamplerPlan:
     """Factor of the denoised image of the step before; 0 in the first and in the last step."""
     D: Float[Tensor, " steps"]
     """Factor of the noise; no noise is drawn where it is 0."""
-    clip: bool
-    """Whether denoised images are clipped to [-1, 1]."""
-    eta: float
-    """Share of noise of DDIM; 0 for the others."""
-    variance: Literal["small", "large", "optimal"]
-    """How the noise of a stochastic step is chosen."""
 
     @property
     def num_steps(self) -> int:
-        """How often the denoiser is asked."""
+        """Number of denoiser calls."""
         return len(self.times)
 
     @cached_property
@@ -70,9 +64,6 @@ def make_plan(
     times: Sequence[int],
     *,
     eta: float = 0.0,
-    variance: Literal["small", "large"] | Float[Tensor, " T"] = "small",
-    clip: bool = True,
-    keep_final_noise: bool = False,
 ) -> SamplerPlan:
     """The table of a sampler on any timetable.
 
@@ -84,25 +75,16 @@ def make_plan(
         schedule: the noise schedule.
         times: strictly falling t in 0 … T-1; the step after the last goes to the image.
         eta: noise of DDIM in [0, 1]; 0 draws no noise after the first.
-        variance: of the noise of `ddpm` and `ddim`: `small`, that of the posterior q(x_next | x, x0); `large`, that of
-            q(x | x_next), for `ddpm` alone; or the mean squared error of the denoiser for every t, for which the
-            optimal variance is made (Bao et al. 2022).
-        clip: clip denoised images to [-1, 1].
-        keep_final_noise: also add the noise of the last step, so that images are drawn from the model's distribution
-            instead of being its last denoised image.
 
     Raises:
-        FoundryError: times, eta or variance are not as said above.
+        FoundryError: `times` or `eta` is invalid.
 
     """
     t = _checked_times(times, schedule)
-    name = _checked_variance(sampler, variance, schedule)
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
         raise FoundryError(f"eta: should be in [0, 1] for ddim and 0 for {sampler} (got {eta})")
-    A, B, C, D = coefficients(sampler, schedule, t, eta=eta, variance=variance).unbind(-1)
-    if not keep_final_noise:
-        D[-1] = 0
-    return SamplerPlan(sampler=sampler, times=t, A=A, B=B, C=C, D=D, clip=clip, eta=eta, variance=name)
+    A, B, C, D = coefficients(sampler, schedule, t, eta=eta).unbind(-1)
+    return SamplerPlan(sampler=sampler, times=t, A=A, B=B, C=C, D=D)
 
 
 def coefficients(
@@ -111,30 +93,22 @@ def coefficients(
     t: Int[Tensor, "*plans steps"],
     *,
     eta: float = 0.0,
-    variance: Literal["small", "large"] | Float[Tensor, " T"] = "small",
 ) -> Float[Tensor, "*plans steps 4"]:
-    """A, B, C and D of any number of timetables at once, float64; the arguments as in `make_plan`, unchecked."""
-    # abar and 1 - abar before and after each step; after the last there is no noise.
+    """A, B, C and D of any number of timetables at once, float64; arguments as for `make_plan`, unchecked."""
+    # abar and 1 - abar before and after each step; after the last step there is no noise.
     abar, noise = schedule.abar[t], schedule.one_minus_abar[t]
     abar_next, noise_next = F.pad(abar[..., 1:], (0, 1), value=1.0), F.pad(noise[..., 1:], (0, 1), value=0.0)
     alpha = abar / abar_next
 
     share = {"ddpm": 1.0, "ddim": eta, "dpmpp_2m": 0.0}[sampler]
-    # sigma^2 = eta^2 (1 - abar_next) / (1 - abar) (1 - abar / abar_next), Song et al. eq. 16
-    posterior_variance = share**2 * noise_next / noise * (1 - alpha)
+    # sigma^2 = eta^2 (1 - abar_next) / (1 - abar) (1 - abar / abar_next), Song et al. eq. 16; 0 in the last step
+    variance = share**2 * noise_next / noise * (1 - alpha)
     # A = sqrt(1 - abar_next - sigma^2) / sqrt(1 - abar), eq. 12, as a sum of positive numbers
     A = ((1 - share**2) * noise_next / noise + share**2 * alpha * (noise_next / noise) ** 2).sqrt()
     # B = sqrt(abar_next) - sqrt(abar) A, eq. 12 with eps = (x - sqrt(abar) x0) / sqrt(1 - abar)
     B = abar_next.sqrt() - abar.sqrt() * A
     k = _extrapolation(schedule.sigma[t]) if sampler == "dpmpp_2m" else torch.zeros_like(B)
-
-    if isinstance(variance, Tensor):
-        # sigma*^2 = sigma^2 + B^2 E|x0 - E[x0|x]|^2 / d, Bao et al. theorem 1 written for x0
-        D = (posterior_variance + B**2 * variance[t]).sqrt()
-    else:
-        # beta between the two levels is 1 - alpha, Ho et al. section 3.2
-        D = (posterior_variance if variance == "small" else 1 - alpha).sqrt()
-    return torch.stack([A, (1 + k) * B, -k * B, D], dim=-1)
+    return torch.stack([A, (1 + k) * B, -k * B, variance.sqrt()], dim=-1)
 
 
 def step(
@@ -146,23 +120,18 @@ def step(
 ) -> Float[Tensor, "rows c h w"]:
     """x' = A x + B denoised + C denoised_prev + D z, every row with its own line of its own plan.
 
-    Pure and elementwise: a row's result has the same bits in every batch. What a row does not use (factor 0) must
-    still be finite; zeros will do.
+    Pure and elementwise: a row's result has the same bits in every batch. Inputs that a row does not use (factor 0)
+    must be finite all the same; zeros will do.
     """
     # Cast first: not every device has float64.
     A, B, C, D = coefficients.to(x.dtype).to(x.device)[:, :, None, None, None].unbind(1)
     return A * x + B * denoised + C * denoised_prev + D * z
 
 
-def clip_rows(denoised: Float[Tensor, "rows c h w"], clip: Bool[Tensor, " rows"]) -> Float[Tensor, "rows c h w"]:
-    """Denoised images, those of the rows with `clip` clipped to [-1, 1]."""
-    return torch.where(clip[:, None, None, None], denoised.clamp(-1, 1), denoised)
-
-
 def draw_noise(
     generators: Sequence[np.random.Generator], wanted: Sequence[bool], shape: tuple[int, int, int]
 ) -> Float[Tensor, "rows c h w"]:
-    """float32 noise on the CPU: the next draw of every row that wants one, zeros for the others."""
+    """float32 noise on the CPU: the next draw of every row with `wanted`, zeros for the others."""
     z = torch.zeros(len(generators), *shape)
     rows = [row for row, wants in enumerate(wanted) if wants]
     if rows:
@@ -171,14 +140,14 @@ def draw_noise(
 
 
 class SamplingStep(NamedTuple):
-    """What a step has made."""
+    """Result of one step."""
 
     number: int
-    """Which step, from 0."""
+    """Index of the step, from 0."""
     x: Float[Tensor, "rows c h w"]
-    """The images after the step; after the last step they are done."""
+    """The images after the step; after the last step they are finished."""
     denoised: Float[Tensor, "rows c h w"]
-    """What the step took for the clean images."""
+    """The estimate of the clean images that the step used."""
 
 
 def reverse_steps(
@@ -188,41 +157,17 @@ def reverse_steps(
     generators: Sequence[np.random.Generator],
     labels: Int[Tensor, " rows"] | None,
 ) -> Iterator[SamplingStep]:
-    """Fold a plan over noisy images x at the plan's first t, step by step, in x's dtype and on its device."""
+    """Fold a plan over noisy images x at the plan's first t, one step at a time, in x's dtype and on its device."""
     rows, shape = len(x), (x.shape[1], x.shape[2], x.shape[3])
-    clip = torch.full((rows,), plan.clip, device=x.device)
     denoised_prev = torch.zeros_like(x)
     for number, t in enumerate(plan.times.tolist()):
         z = draw_noise(generators, [bool(plan.D[number] != 0)] * rows, shape).to(x)
         with torch.no_grad():
-            denoised = clip_rows(denoiser(x, torch.full((rows,), t, device=x.device), labels), clip)
+            # The denoiser may clip its images itself, but guidance leaves the range again.
+            denoised = denoiser(x, torch.full((rows,), t, device=x.device), labels).clamp(-1, 1)
             x = step(x, denoised, denoised_prev, z, plan.coefficients[number].expand(rows, 4))
         yield SamplingStep(number, x, denoised)
         denoised_prev = denoised
-
-
-def sampling_steps(
-    denoiser: Denoiser,
-    plan: SamplerPlan,
-    seeds: Sequence[int],
-    labels: Int[Tensor, " rows"] | None,
-    shape: tuple[int, int, int],
-    *,
-    guidance_scale: float = 1.0,
-    guidance_interval: tuple[int, int] | None = None,
-    null_label: int | None = None,
-    device: str | torch.device = "cpu",
-) -> Iterator[SamplingStep]:
-    """Draw one image a seed, step by step, so that the caller can show how they come about; see `sample`."""
-    if guidance_scale != 1:
-        if null_label is None:
-            raise FoundryError(f"guidance_scale: should be 1 for a model without classes (got {guidance_scale})")
-        denoiser = GuidedDenoiser(
-            denoiser=denoiser, scale=guidance_scale, null_label=null_label, interval=guidance_interval
-        )
-    generators = [image_generator(seed) for seed in seeds]
-    x = normal_rows(generators, shape).to(device)
-    return reverse_steps(denoiser, plan, x, generators, None if labels is None else labels.to(device))
 
 
 def sample(
@@ -233,43 +178,37 @@ def sample(
     shape: tuple[int, int, int],
     *,
     guidance_scale: float = 1.0,
-    guidance_interval: tuple[int, int] | None = None,
     null_label: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Float[Tensor, "rows c h w"]:
-    """Draw one image a seed, all in one batch: float32, in [-1, 1] where the plan clips.
+    """Draw one image per seed, all in one batch: float32, in [-1, 1].
 
     Args:
-        denoiser: asked once a step.
+        denoiser: called once per step.
         plan: the sampler's table.
         seeds: of the images, each in 0 … 2^63 - 1.
         labels: class of every image; None for a denoiser without classes.
         shape: channels, height, width.
-        guidance_scale: 1 for no guidance; other scales need labels and cost two rows an image.
-        guidance_interval: first and last t that are guided; None for all.
-        null_label: class index that means "no class"; needed for guidance.
+        guidance_scale: 1 for no guidance; other scales need labels and cost two rows per image.
+        null_label: class index for "no class"; needed for guidance.
         device: of the denoiser.
 
     Raises:
         FoundryError: guidance without classes.
 
     """
-    steps = sampling_steps(
-        denoiser,
-        plan,
-        seeds,
-        labels,
-        shape,
-        guidance_scale=guidance_scale,
-        guidance_interval=guidance_interval,
-        null_label=null_label,
-        device=device,
-    )
+    if guidance_scale != 1:
+        if null_label is None:
+            raise FoundryError(f"guidance_scale: should be 1 for a model without classes (got {guidance_scale})")
+        denoiser = GuidedDenoiser(denoiser=denoiser, scale=guidance_scale, null_label=null_label)
+    generators = [image_generator(seed) for seed in seeds]
+    x = normal_rows(generators, shape).to(device)
+    steps = reverse_steps(denoiser, plan, x, generators, None if labels is None else labels.to(device))
     return deque(steps, maxlen=1).pop().x
 
 
 def _extrapolation(sigma: Float[Tensor, "*plans steps"]) -> Float[Tensor, "*plans steps"]:
-    """k of the extrapolated image (1 + k) x0 - k x0_prev; 0 in the first step and in the last, which has no end."""
+    """k of the extrapolated image (1 + k) x0 - k x0_prev; 0 in the first step and in the last, which ends at sigma 0."""
     # h = log sigma_s - log sigma_t, since lambda = -log sigma; k = 1 / (2 r) with r = h_prev / h, Lu et al. algorithm 2
     h = (sigma[..., :-1] / sigma[..., 1:]).log()
     k = torch.zeros_like(sigma)
@@ -282,17 +221,3 @@ def _checked_times(times: Sequence[int], schedule: NoiseSchedule) -> Int[Tensor,
     if not len(t) or t[0] >= T or t[-1] < 0 or (t.diff() >= 0).any():
         raise FoundryError(f"times: should be at least one, strictly falling, in 0 … {T - 1} (got {list(times)})")
     return t
-
-
-def _checked_variance(
-    sampler: Sampler, variance: Literal["small", "large"] | Tensor, schedule: NoiseSchedule
-) -> Literal["small", "large", "optimal"]:
-    if isinstance(variance, Tensor):
-        if variance.shape != schedule.beta.shape or not (variance.isfinite() & (variance >= 0)).all():
-            raise FoundryError(f"variance: should be {schedule.num_timesteps} finite numbers, none below 0")
-        if sampler == "dpmpp_2m":
-            raise FoundryError("variance: dpmpp_2m adds no noise (got a variance for every t)")
-        return "optimal"
-    if variance == "large" and sampler != "ddpm":
-        raise FoundryError(f"variance: large is for ddpm (got sampler {sampler})")
-    return variance

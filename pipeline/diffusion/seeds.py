@@ -1,4 +1,4 @@
-"""One seed and one generator an image: its noise never depends on its neighbours.
+"""One seed and one generator per image, so that its noise never depends on its neighbours.
 
 NumPy's generators, not torch's: torch's CPU generator reads only the low 32 bits of a seed, so that seeds s and
 s + 2^32 would draw the same picture.

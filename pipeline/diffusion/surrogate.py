@@ -1,8 +1,8 @@
-"""What a sampler would draw if images were Gaussian: known before any network is trained.
+"""The error that a sampler would make on Gaussian data, in closed form and before any network is trained.
 
-For Gaussian data the best denoiser is linear, and so is each step of each sampler. In every direction of the
-covariance the images that come out are then Gaussian too, with a variance that follows from the sampler's table. What
-the steps of a plan lose can be read from it, for any spectrum of the data.
+For Gaussian data the best denoiser is linear, and so is each step of each sampler. In every direction of the data's
+covariance the drawn images are then Gaussian too, with a variance that follows from the sampler's table. So the error
+of a plan can be computed for any spectrum of the data.
 """
 
 import torch
@@ -14,32 +14,22 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SamplerPlan
 
 PIXEL_VARIANCE = BYTE**2 / 12
-"""Variance that rounding to bytes adds to every direction: finer errors than that cannot be seen."""
+"""Variance that rounding to bytes adds in every direction: errors below it cannot be seen."""
 
 EXCESS_ERROR = 0.01
-"""Share by which a trained denoiser's squared error is taken to exceed the least, independently in every step.
+"""Share by which a trained denoiser's squared error is assumed to exceed the minimum, independently in every step.
 
-Without it the search finds steps of 2M that lie so close together that x0 is extrapolated a hundredfold, which is
-right for an exact denoiser alone.
+Without it the search finds steps of 2M so close together that x0 is extrapolated a hundredfold, which is right for an
+exact denoiser only.
 """
 
 
-def output_variance(
-    plan: SamplerPlan, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]
-) -> Float[Tensor, " d"]:
-    """Variance of what the plan draws, without clipping, in each direction of Gaussian data, with its best denoiser.
-
-    The eigenvalues are those of the data's covariance; here and below, those under 0 by rounding count as 0.
-    """
-    return _output(plan.coefficients[None], plan.times[None], schedule, eigenvalues.clamp(min=0))[0, 0]
-
-
 def surrogate_error(plan: SamplerPlan, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]) -> float:
-    """Squared error per dimension of what the plan draws, for Gaussian data with this spectrum.
+    """Squared error per dimension of the images that the plan draws, for Gaussian data with this spectrum.
 
-    The Fréchet distance between the data and what the best denoiser draws, and the variance that a denoiser with
-    `EXCESS_ERROR` adds to it. For a sampler without noise this is the mean squared difference between an image and
-    the one that the exact probability flow makes of the same first noise.
+    The Fréchet distance between the data and the images of the best denoiser, plus the variance that a denoiser with
+    `EXCESS_ERROR` adds. For a sampler without noise this is the mean squared difference between an image and the one
+    that the exact probability flow makes of the same first noise. Negative eigenvalues (rounding) count as 0.
     """
     return errors(plan.coefficients[None], plan.times[None], schedule, eigenvalues.clamp(min=0)).mean().item()
 
@@ -50,36 +40,47 @@ def errors(
     schedule: NoiseSchedule,
     eigenvalues: Float[Tensor, " d"],
 ) -> Float[Tensor, "plans d"]:
-    """The squared error of `surrogate_error` in every direction, for many timetables at once and their tables."""
-    variance, error = _output(table, t, schedule, eigenvalues).unbind(0)
-    return (eigenvalues.sqrt() - variance.sqrt()).square() + error
-
-
-def _output(
-    table: Float[Tensor, "plans steps 4"],
-    t: Int[Tensor, "plans steps"],
-    schedule: NoiseSchedule,
-    eigenvalues: Float[Tensor, " d"],
-) -> Float[Tensor, "two plans d"]:
-    """Variance of the images drawn with the best denoiser, and of the error in them that its excess error makes."""
+    """The squared error of `surrogate_error` in every direction, for many timetables and their tables at once."""
     abar, noise = schedule.abar[t][..., None], schedule.one_minus_abar[t][..., None]
+    # x0 ~ N(0, lambda) given x has mean gain x and variance `least`, with abar lambda + 1 - abar the variance of x:
     total = abar * eigenvalues + noise
-    # x0 ~ N(0, lambda) given x has the mean `gain` x and the variance lambda (1 - abar) / (abar lambda + 1 - abar)
-    gains, least = abar.sqrt() * eigenvalues / total, eigenvalues * noise / total
-    # What each step draws, and the error that its denoised image brings, side by side from here on
-    drawn = torch.stack([table[..., 3:] ** 2 * torch.ones_like(gains), torch.zeros_like(gains)])
-    brought = torch.stack([torch.zeros_like(gains), EXCESS_ERROR * least])
+    gain, least = abar.sqrt() * eigenvalues / total, eigenvalues * noise / total
+    nothing = torch.zeros_like(gain)
+    # One recursion, twice: for images drawn with the best denoiser, and for the error in them that excess error makes.
+    start = torch.stack([nothing[:, 0] + 1, nothing[:, 0]])
+    drawn = torch.stack([table[..., 3:] ** 2 + nothing, nothing])
+    error = torch.stack([nothing, EXCESS_ERROR * least])
+    variance, excess = _final_variance(table, gain, start, drawn, error).unbind(0)
+    return (eigenvalues.sqrt() - variance.sqrt()).square() + excess
 
-    # Variance of x, its covariance with the denoised image of the step before, and that image's variance
-    x = torch.stack([torch.ones_like(gains[:, 0]), torch.zeros_like(gains[:, 0])])
-    both, prev = torch.zeros_like(x), torch.zeros_like(x)
-    for step in range(t.shape[1]):
+
+def _final_variance(
+    table: Float[Tensor, "plans steps 4"],
+    gain: Float[Tensor, "plans steps d"],
+    start: Float[Tensor, "two plans d"],
+    drawn: Float[Tensor, "two plans steps d"],
+    error: Float[Tensor, "two plans steps d"],
+) -> Float[Tensor, "two plans d"]:
+    """Variance of x after the last step of x' = A x + B x0 + C x0_prev + D z, where x0 = gain x + e.
+
+    Args:
+        table: A, B, C, D of each step.
+        gain: of the denoiser in each step.
+        start: variance of the first x.
+        drawn: variance of D z.
+        error: variance of e, which is independent of everything before.
+
+    """
+    variance = start
+    covariance, variance_prev = torch.zeros_like(start), torch.zeros_like(start)  # of x with x0_prev; of x0_prev
+    for step in range(table.shape[1]):
         A, B, C, _ = table[:, step, :, None].unbind(1)
-        gain, error = gains[:, step], brought[:, :, step]
-        factor = A + B * gain
-        x, both, prev = (
-            factor**2 * x + 2 * factor * C * both + C**2 * prev + B**2 * error + drawn[:, :, step],
-            gain * (factor * x + C * both) + B * error,
-            gain**2 * x + error,
+        g, e, noise = gain[:, step], error[:, :, step], drawn[:, :, step]
+        # x' = F x + C x0_prev + B e + D z
+        F = A + B * g
+        variance, covariance, variance_prev = (
+            F**2 * variance + 2 * F * C * covariance + C**2 * variance_prev + B**2 * e + noise,
+            g * (F * variance + C * covariance) + B * e,
+            g**2 * variance + e,
         )
-    return x
+    return variance

@@ -1,7 +1,7 @@
-"""Which t a sampler with few steps should visit: by rule, or by what the spectrum of the data says.
+"""Timetables, the t that a sampler with few steps visits: by rule, or optimised for the spectrum of the data.
 
-The rules are `timetable`. `optimise` searches for the times that lose least on Gaussian data with the spectrum of the
-data set (surrogate.py); `stretched` carries what it found to other numbers of steps.
+The rules are in `timetable`. `optimise_each` searches for the times with the least error on Gaussian data with the
+spectrum of the data set (surrogate.py); `stretched` adapts a timetable to another number of steps.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ def timetable(grid: Grid, schedule: NoiseSchedule, num_steps: int) -> tuple[int,
     `uniform` is equally spaced from T-1 to 0; `trailing` equally spaced and as far from the image at its end as
     between its steps (Lin et al. 2023, table 2); `log_snr` equally spaced in log-SNR (Lu et al. 2022); `karras` in
     the seventh root of sigma (Karras et al. 2022, eq. 5). Where neighbours round to the same t, the later ones move
-    on to the next that is free.
+    on to the next free t.
 
     Raises:
         FoundryError: the number of steps is not in 1 … T.
@@ -38,7 +38,7 @@ def timetable(grid: Grid, schedule: NoiseSchedule, num_steps: int) -> tuple[int,
 def stretched(times: Sequence[int], num_steps: int, schedule: NoiseSchedule) -> tuple[int, ...]:
     """A timetable of the same shape with another number of steps, the first t T-1.
 
-    From the optimised times for the next larger number it loses as little as a search for this number does.
+    Stretched from the optimised times for the next larger number, its error is as small as that of a new search.
 
     Raises:
         FoundryError: the number of steps is not in 1 … T.
@@ -83,18 +83,18 @@ GRIDS: dict[Grid, Callable[[NoiseSchedule, int], Int[Tensor, " steps"]]] = {
 
 
 def _log_sigma(schedule: NoiseSchedule) -> Float[Tensor, " T"]:
-    """log sigma of every t; where the last is infinite (zero terminal SNR), that of the t before."""
+    """log sigma of every t; if the last is infinite (zero terminal SNR), that of the t before in its place."""
     log_sigma = -schedule.log_snr / 2
     return torch.where(log_sigma.isinf(), log_sigma[-2:].min().nan_to_num(), log_sigma)
 
 
 def _nearest(wanted: Float[Tensor, " steps"], levels: Float[Tensor, " T"]) -> Int[Tensor, " steps"]:
-    """Of rising levels the position of the nearest to each wanted one."""
+    """Position of the nearest of the rising `levels` to each wanted one."""
     return (wanted[:, None] - levels).abs().argmin(dim=1)
 
 
 def _distinct(t: Int[Tensor, " steps"], T: int) -> Int[Tensor, " steps"]:
-    """Falling t made strictly falling, the first T-1: each moves as little as the ones before it allow."""
+    """Falling t made strictly falling, the first T-1; each moves as little as those before it allow."""
     place = torch.arange(len(t))
     room = torch.maximum(t, len(t) - 1 - place)
     room[0] = T - 1
@@ -102,34 +102,20 @@ def _distinct(t: Int[Tensor, " steps"], T: int) -> Int[Tensor, " steps"]:
 
 
 NUM_GROUPS = 64
-"""Eigenvalues that stand for all in the search."""
+"""Groups of eigenvalues in the search, each represented by its mean."""
 
 LEAST_GAIN = 1e-3
-"""Share of the loss that a move of the search must win."""
-
-
-def optimise(
-    sampler: Sampler, num_steps: int, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]
-) -> tuple[int, ...]:
-    """The timetable of `num_steps` that loses least by `surrogate_error`, as far as a local search finds it.
-
-    The first t is T-1, the only one where images may start as pure noise. The search starts from the optimum for half
-    as many steps, stretched, and moves one or more t at a time; it is never worse than the grids of `timetable`. Made
-    for up to 50 steps: its time grows with the square of their number.
-
-    Raises:
-        FoundryError: the number of steps is not in 1 … T.
-
-    """
-    _check_num_steps(num_steps, schedule)
-    found = _search(_loss(sampler, schedule, eigenvalues), num_steps, schedule)
-    return _best(found, sampler, schedule, eigenvalues)
+"""Least relative improvement for which the search moves."""
 
 
 def optimise_each(
     sampler: Sampler, numbers: Sequence[int], schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]
 ) -> Iterator[tuple[int, ...]]:
-    """`optimise` for rising numbers of steps, each search from the optimum before, stretched: faster than one by one.
+    """The timetable with the least `surrogate_error` that a local search finds, for each of rising numbers of steps.
+
+    The first t is T-1, the only one at which images may start as pure noise. Each search starts from the previous
+    optimum, stretched, the first from the optimum for half as many steps, and moves one or more t at a time; the result
+    is never worse than the grids of `timetable`. Made for up to 50 steps: time grows with the square of their number.
 
     Raises:
         FoundryError: a number of steps is not in 1 … T.
@@ -160,7 +146,7 @@ def _loss(sampler: Sampler, schedule: NoiseSchedule, eigenvalues: Float[Tensor, 
 def _best(
     found: Int[Tensor, " steps"], sampler: Sampler, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]
 ) -> tuple[int, ...]:
-    """The timetable that was found, or the grid that is better still."""
+    """The timetable `found`, or a grid if that is better."""
     grids = [timetable(grid, schedule, len(found)) for grid in GRIDS]
     return min(
         [tuple(found.tolist()), *grids],
@@ -169,7 +155,7 @@ def _best(
 
 
 def _search(loss: Loss, num_steps: int, schedule: NoiseSchedule) -> Int[Tensor, " steps"]:
-    """Coarse to fine: a few steps find their places at once, many only near to them."""
+    """Search coarse to fine: few steps converge from any start, many only from near the optimum."""
     T = schedule.num_timesteps
     if num_steps <= 4:
         starts = torch.tensor([timetable(grid, schedule, num_steps) for grid in GRIDS])
@@ -178,7 +164,7 @@ def _search(loss: Loss, num_steps: int, schedule: NoiseSchedule) -> Int[Tensor, 
 
 
 def _descend(loss: Loss, t: Int[Tensor, " steps"], T: int) -> Int[Tensor, " steps"]:
-    """Move one t, or two neighbours, or all from one on, by 1, 2, 4, … to where the loss is least, until none gains."""
+    """Move one t, two neighbours, or all from one on, by ±1, 2, 4, … to the least loss, until no move improves it."""
     distances = 2 ** torch.arange(max(1, (T - 1).bit_length()))
     moves = torch.cat([-distances, distances])[:, None, None]
     place = torch.arange(len(t))
@@ -204,7 +190,7 @@ def _stretched(t: Int[Tensor, " coarse"], num_steps: int, T: int) -> Int[Tensor,
 
 
 def _grouped(eigenvalues: Float[Tensor, " d"]) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:
-    """Means of at most 64 groups of eigenvalues of nearly the same size, and the share of each."""
+    """Means of at most `NUM_GROUPS` groups of eigenvalues of similar size, and the share of each group."""
     size = (eigenvalues + PIXEL_VARIANCE).log()
     edges = torch.linspace(size.min().item(), size.max().item(), NUM_GROUPS + 1, dtype=torch.float64)
     group = torch.bucketize(size, edges[1:-1])
@@ -215,7 +201,7 @@ def _grouped(eigenvalues: Float[Tensor, " d"]) -> tuple[Float[Tensor, " groups"]
 
 
 def times_for(known: Mapping[str, tuple[int, ...]], num_steps: int, schedule: NoiseSchedule) -> tuple[int, ...]:
-    """The known timetable of so many steps, else the next longer one stretched, or the longest; else equal distances.
+    """The known timetable with `num_steps`, else the next longer or the longest one stretched, else equal distances.
 
     Raises:
         FoundryError: the number of steps is not in 1 … T.

@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UNetConfig:
-    """What the network is made of; image channels and classes come from the data."""
+    """Architecture of the network; image channels and classes come from the data."""
 
     patch_size: int = 2
     """Side in pixels of the patches that the network sees as one position."""
     widths: tuple[int, ...] = (32, 64)
     """Channels of each level; every level has half the side of the one before."""
     num_blocks: int = 2
-    """Residual blocks a level, on each side of the U."""
+    """Residual blocks per level, on each side of the U."""
     attention: bool = False
     """Self-attention over the positions of the smallest level."""
     dropout: float = 0.0
@@ -42,7 +42,7 @@ GROUP_SIZE = 8
 
 
 class GroupNorm(nn.GroupNorm):
-    """In float32 also under autocast, as autocast has it on CUDA; on a CPU in bfloat16 it takes thrice as long."""
+    """Group normalisation in float32 under autocast too, as autocast does on CUDA; bfloat16 takes three times as long on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         return super().forward(input.float())

@@ -1,15 +1,15 @@
-"""Loss weights: how much the squared error of a prediction counts at every t.
+"""Loss weights of the squared error of a prediction at every t.
 
-A weighting is a property of the *prediction*, not of the way it is written: each is defined by its weight of the
+A weighting is a property of the *prediction*, not of its parameterisation: each is defined by its weight of the
 squared error of x0, and the weights of the other targets follow, since the same prediction errs by
 
     |eps error|^2 = SNR |x0 error|^2        |v error|^2 = (SNR + 1) |x0 error|^2
 
-| weighting | weight of the squared error of x0 | is |
+| weighting | weight of the squared error of x0 | source |
 |---|---|---|
 | `uniform` | 1 | every t alike in x0 (Hang et al. 2023, section 3: "constant") |
 | `min_snr` | min(SNR, gamma) | Hang et al. 2023 |
-| `bounded_snr` | min(max(SNR, floor), gamma) | also what is nearly all noise, where the other three forget what the class tells |
+| `bounded_snr` | min(max(SNR, floor), gamma) | also weights nearly pure noise, where the other three ignore the class |
 | `snr` | SNR | 1 in eps: the L_simple of Ho et al. 2020, eq. 14 |
 | `vlb` | (SNR_{t-1} - SNR_t) / 2 | the variational bound (Kingma et al. 2021, eq. 15) |
 """
@@ -31,7 +31,7 @@ WEIGHTINGS: tuple[Weighting, ...] = ("uniform", "min_snr", "bounded_snr", "snr",
 
 @dataclass(frozen=True, slots=True)
 class SnrBounds:
-    """Between which SNR counts as it is."""
+    """The range in which the weight is the SNR itself."""
 
     floor: float
     gamma: float

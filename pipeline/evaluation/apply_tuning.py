@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import SNAPSHOTS, Description, Model, SamplingDefaults, load_model, retuned, save_model
+from pipeline.artefacts.model import SNAPSHOTS, Description, Model, SamplingDefaults, load_model, save_model
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.diffusion.ema import Profile, gamma_of_width, reconstruct
 from pipeline.errors import ArtefactError
@@ -72,4 +72,4 @@ def tuned_description(description: Description, tuning: Mapping[str, Any], path:
         sampling = SamplingDefaults(**{**asdict(description.sampling), **tuning.get("sampling", {})})
     except (TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: {error}") from None
-    return retuned(description, sampling=sampling, timetables=timetables, provenance=description.provenance)
+    return replace(description, sampling=sampling, timetables=timetables)

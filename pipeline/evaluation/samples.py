@@ -17,7 +17,7 @@ from pipeline.artefacts.model import Model
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.copies import Neighbours
 from pipeline.inference.draw import draw
-from pipeline.inference.grids import BETWEEN, sheet_image
+from pipeline.inference.grids import GAP_GREY, sheet_image
 from pipeline.params import EvaluateParams
 
 NUM_COLUMNS, MOST_ROWS = 10, 40
@@ -71,7 +71,7 @@ def write_grid(path: Path, samples: Samples, names: Sequence[str] | None) -> Non
         return
     rows = [samples.images[samples.labels == label][:NUM_COLUMNS] for label in range(len(names))][:MOST_ROWS]
     columns = max(len(row) for row in rows)
-    sheet = np.full((len(rows), columns, *samples.images.shape[1:]), BETWEEN, np.uint8)
+    sheet = np.full((len(rows), columns, *samples.images.shape[1:]), GAP_GREY, np.uint8)
     for place, row in zip(sheet, rows, strict=True):
         place[: len(row)] = row
     _save(path, sheet_image(sheet.reshape(-1, *samples.images.shape[1:]), columns, names[:MOST_ROWS]))

@@ -90,7 +90,7 @@ def metadata(model: Model) -> str:
         "sampler": plan.sampler,
         "times": plan.times.tolist(),
         "coefficients": plan.coefficients.tolist(),
-        "clip": plan.clip,
+        "clip": True,
     }
     return json.dumps(facts, sort_keys=True)
 

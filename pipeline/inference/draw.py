@@ -1,6 +1,4 @@
-"""Images drawn from a model."""
-
-from __future__ import annotations
+"""Draw images from a model, offline and in batches."""
 
 from collections.abc import Sequence
 
@@ -15,8 +13,8 @@ from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.sampling import Sampler, sample
 
 BATCH_SIZE = 64
-"""Rows of every network call, filled up where fewer images are wanted: inside one batch size a row has the same bits
-whatever its neighbours are, in another size it may differ in the last one."""
+"""Rows of every network call, padded if there are fewer images: with one batch size the bits of a row do not depend on its
+neighbours; with another size the last bit may differ."""
 
 
 def draw(
@@ -30,20 +28,20 @@ def draw(
     guidance_scale: float | None = None,
     progress: bool = False,
 ) -> NDArray[np.uint8]:
-    """One image a seed, `uint8 [n, height, width, channels]`, on the machine's best device.
+    """Draw one image per seed on the machine's best device: uint8 `[n, height, width, channels]`.
 
     Args:
         model: moved to that device.
         seeds: of the images; an image depends on its seed, its class and the plan, and on no other image.
         labels: classes of the images; None for a model without classes.
-        sampler: None: the model's; likewise `num_steps` and `guidance_scale`.
-        num_steps: network calls an image, two for a guided one.
+        sampler: None for the model's default; likewise `num_steps` and `guidance_scale`.
+        num_steps: of the sampler; each costs one row of a network call, two with guidance.
         eta: noise of DDIM.
         guidance_scale: 1 for no guidance.
-        progress: show a bar on standard error.
+        progress: show a progress bar on standard error.
 
     Raises:
-        FoundryError: the model cannot be sampled so.
+        FoundryError: the arguments are invalid for this model.
 
     """
     defaults = model.description.sampling
@@ -51,7 +49,7 @@ def draw(
     scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
     device = best_device().device
     denoiser = model.denoiser(device)
-    images = np.empty((len(seeds), *_picture(model)), np.uint8)
+    images = np.empty((len(seeds), *_image_shape(model)), np.uint8)
     with tqdm(total=len(seeds), desc="draw", unit=" images", disable=not progress, mininterval=0.5) as bar:
         for batch in _batches(len(seeds)):
             x0 = sample(
@@ -69,12 +67,12 @@ def draw(
     return images
 
 
-def _picture(model: Model) -> tuple[int, int, int]:
+def _image_shape(model: Model) -> tuple[int, int, int]:
     channels, height, width = model.description.data.shape
     return height, width, channels
 
 
 def _batches(count: int) -> list[list[int]]:
-    """Which images the rows of each batch are; the last image fills up the last batch."""
+    """The images in the rows of each batch; the last image is repeated to fill the last batch."""
     starts = range(0, count, BATCH_SIZE)
     return [[min(row, count - 1) for row in range(start, start + BATCH_SIZE)] for start in starts]

@@ -1,6 +1,4 @@
-"""Pictures made of images: grids, and sheets with names for people."""
-
-from __future__ import annotations
+"""Arrange images in grids and in labelled sheets."""
 
 import itertools
 import math
@@ -12,32 +10,32 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def as_image(image: NDArray[np.uint8]) -> Image.Image:
-    """A picture of `[height, width, channels]`, grey for one channel."""
+    """A PIL image of an array `[height, width, channels]`, grey for one channel."""
     return Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
 
 
 def grid_image(images: NDArray[np.uint8], columns: int | None = None) -> Image.Image:
-    """Images in rows of `columns`, one pixel apart; None: about as many rows as columns."""
+    """Images in rows of `columns`, one pixel apart; None for about as many rows as columns."""
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
-    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), BETWEEN, np.uint8)
+    canvas = np.full((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), GAP_GREY, np.uint8)
     for image, (row, column) in zip(images, itertools.product(range(rows), range(columns)), strict=False):
         top, left = row * (height + 1), column * (width + 1)
         canvas[top : top + height, left : left + width] = image
     return as_image(canvas)
 
 
-BETWEEN = 96
-"""Grey of what is no image: both black and white ones show their edges on it."""
+GAP_GREY = 96
+"""Grey of the gaps, on which the edges of black and of white images are visible."""
 
 
 SMALLEST_TILE, LARGEST_TILE = 56, 128
-"""Pixels of an image in a picture for people."""
+"""Side in pixels of an image in a sheet."""
 
 
 def sheet_image(images: NDArray[np.uint8], columns: int, names: Sequence[str] = ()) -> Image.Image:
-    """A grid for people: small images enlarged, large ones reduced, with a name on the left of every row."""
+    """A grid with small images enlarged and large ones reduced, and a name on the left of every row."""
     grid = grid_image(_tiles(images), columns)
     if not names:
         return grid

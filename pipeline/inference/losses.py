@@ -1,6 +1,4 @@
-"""A model's losses on held-out images: its squared error at each noise level, and a bound on their bits per dimension."""
-
-from __future__ import annotations
+"""Losses of a model on held-out images: squared error per noise level, and a bound on bits per dimension."""
 
 import math
 from collections.abc import Iterator
@@ -25,65 +23,73 @@ from pipeline.diffusion.timetables import timetable
 
 NUM_LEVELS = 24
 NUM_FOR_LEVELS = 128
-"""Images that are denoised at every level: their mean is right to about 2 %."""
+"""Images denoised at every level: the mean then has a relative error of about 2 %."""
 NUM_T_PER_IMAGE = 8
-"""Levels at which each image is denoised for the bound."""
+"""Noise levels at which each image is denoised for the bound."""
 BATCH_SIZE = 64
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Losses:
-    """What was found."""
+    """Result of `held_out_losses`."""
 
     levels: pd.DataFrame
     """`t`, `log_snr`, `held_out_mse` and `linear_denoiser_mse`, t rising."""
     figures: dict[str, float]
-    """By their names in metrics.json."""
+    """By name in metrics.json."""
 
 
-def held_out_losses(model: Model, held_out: Subset, table: ScheduleTable, *, num_images: int, seed: int) -> Losses:
-    """Take the first images for the levels, and of the others up to `num_images` for the bound."""
+def held_out_losses(
+    model: Model, held_out: Subset, schedule_table: ScheduleTable, *, num_images: int, seed: int
+) -> Losses:
+    """Use the first images for the levels, and up to `num_images` of the others for the bound."""
     device = best_device().device
     denoiser = model.denoiser(device)
     count = min(NUM_FOR_LEVELS, len(held_out) // 2)
     levels = loss_per_noise_level(
-        denoiser, held_out.part(slice(count)), table, num_levels=NUM_LEVELS, seed=seed, device=device
+        denoiser, held_out.part(slice(count)), schedule_table, num_levels=NUM_LEVELS, seed=seed, device=device
     )
     others = held_out.part(slice(count, count + num_images))
-    # A tight decoder is as wide as the error at t = 0, which other images tell.
+    # The tightest decoder is as wide as the error at t = 0, here measured on other images.
     decoder_std = math.sqrt(levels["held_out_mse"].iloc[0])
     return Losses(
         levels,
         level_figures(levels)
-        | likelihood(denoiser, others, table.schedule, decoder_std=decoder_std, seed=seed, device=device),
+        | likelihood(denoiser, others, schedule_table.schedule, decoder_std=decoder_std, seed=seed, device=device),
     )
 
 
 def loss_per_noise_level(
-    denoiser: Denoiser, images: Subset, table: ScheduleTable, *, num_levels: int, seed: int, device: torch.device
+    denoiser: Denoiser,
+    images: Subset,
+    schedule_table: ScheduleTable,
+    *,
+    num_levels: int,
+    seed: int,
+    device: torch.device,
 ) -> pd.DataFrame:
     """Mean squared error of x0, per dimension, at levels equally spaced in log-SNR, t rising.
 
-    Every level has the same images and the same noise, so that the curve is smooth. A level without any signal (zero
-    terminal SNR) is left out.
+    All levels use the same images and the same noise, so that the curve is smooth. A level without signal (zero
+    terminal SNR) is omitted.
     """
-    levels = _levels(table.schedule, num_levels)
+    levels = _levels(schedule_table.schedule, num_levels)
     errors = np.zeros(len(levels))
-    for start, (x0, labels) in _shown(images, device, "noise levels"):
+    for start, (x0, labels) in _batches(images, device, "noise levels"):
         eps = _noise(x0, [image_seed(seed, start + row) for row in range(len(x0))])
-        errors += [_squared_error(denoiser, x0, labels, eps, t, table.schedule) for t in levels]
+        errors += [_squared_error(denoiser, x0, labels, eps, t, schedule_table.schedule) for t in levels]
     return pd.DataFrame(
         {
             "t": levels,
-            "log_snr": table.schedule.log_snr[levels].numpy(),
+            "log_snr": schedule_table.schedule.log_snr[levels].numpy(),
             "held_out_mse": errors / len(images),
-            "linear_denoiser_mse": table.linear_denoiser_mse[levels].numpy(),
+            "linear_denoiser_mse": schedule_table.linear_denoiser_mse[levels].numpy(),
         }
     )
 
 
 def level_figures(levels: pd.DataFrame) -> dict[str, float]:
-    """How the error compares with the best linear denoiser's, which a trained model must beat."""
+    """Comparison with the error of the best linear denoiser, which a trained model must beat."""
     ratio = levels["held_out_mse"] / levels["linear_denoiser_mse"]
     return {
         "mse_over_linear": float(np.exp(np.log(ratio).mean())),
@@ -101,7 +107,7 @@ def likelihood(
     device: torch.device,
 ) -> dict[str, float]:
     """The variational bound and its terms, in bits per dimension."""
-    batches = (batch for _, batch in _shown(images, device, "likelihood"))
+    batches = (batch for _, batch in _batches(images, device, "likelihood"))
     generator = torch.Generator().manual_seed(seed)
     bound = bits_per_dim(denoiser, schedule, batches, NUM_T_PER_IMAGE, generator, decoder_std=decoder_std)
     return {
@@ -118,8 +124,8 @@ def _levels(schedule: NoiseSchedule, num_levels: int) -> list[int]:
     return [t for t in reversed(falling) if schedule.snr[t] > 0]
 
 
-def _shown(images: Subset, device: torch.device, name: str) -> Iterator[tuple[int, tuple[Tensor, Tensor | None]]]:
-    """Batches as denoisers see them, with the number of images before each, under a progress bar."""
+def _batches(images: Subset, device: torch.device, name: str) -> Iterator[tuple[int, tuple[Tensor, Tensor | None]]]:
+    """Yield (start, (x0, labels)) for each batch on the device, with a progress bar."""
     with tqdm(total=len(images), desc=name, unit=" images", mininterval=0.5) as bar:
         for start in range(0, len(images), BATCH_SIZE):
             part = images.part(slice(start, start + BATCH_SIZE))
@@ -137,7 +143,7 @@ def _noise(x0: Tensor, seeds: list[int]) -> Tensor:
 def _squared_error(
     denoiser: Denoiser, x0: Tensor, labels: Tensor | None, eps: Tensor, t: int, schedule: NoiseSchedule
 ) -> float:
-    """The mean over pixels, summed over images."""
+    """Mean over pixels, summed over images."""
     times = torch.full((len(x0),), t, device=x0.device)
     denoised = denoiser(add_noise(x0, eps, times, schedule), times, labels)
     return float((denoised - x0).square().flatten(1).mean(dim=1).sum())

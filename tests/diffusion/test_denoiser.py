@@ -5,7 +5,7 @@ from torch import Tensor
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
-from pipeline.diffusion.target import TARGETS, Target, from_x0
+from pipeline.diffusion.target import TARGETS, Target, training_target
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.errors import FoundryError
 
@@ -13,9 +13,9 @@ COSINE = NoiseSchedule(cosine_betas(1000))
 ZERO_SNR = NoiseSchedule(rescale_zero_terminal_snr(linear_betas(1000)))
 
 
-def noisy_rows(schedule: NoiseSchedule, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def noisy_rows(schedule: NoiseSchedule, t: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     x0, eps = torch.randn(2, len(t), 3, 4, 4, dtype=dtype, generator=torch.Generator().manual_seed(0))
-    return x0, add_noise(x0, eps, t, schedule)
+    return x0, eps, add_noise(x0, eps, t, schedule)
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -24,11 +24,11 @@ def test_a_network_that_knows_the_target_gives_back_the_image(
     dtype: torch.dtype, tolerance: float, target: Target
 ) -> None:
     t = torch.tensor([0, 1, 300, 700, 990])
-    x0, x = noisy_rows(COSINE, t, dtype)
+    x0, eps, x = noisy_rows(COSINE, t, dtype)
 
-    def network(x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def network(_x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is None
-        return from_x0(target, x0, x, COSINE.abar[t])
+        return training_target(target, x0, eps, COSINE.abar[t])
 
     denoised = NetworkDenoiser(network, COSINE, target)(x, t, None)
     assert denoised.dtype == dtype
@@ -42,7 +42,7 @@ def test_pure_noise_is_denoised_to_finite_images(target: Target) -> None:
         return -x
 
     t = torch.tensor([999, 998])
-    _, x = noisy_rows(ZERO_SNR, t, torch.float32)
+    *_, x = noisy_rows(ZERO_SNR, t, torch.float32)
     denoised = NetworkDenoiser(network, ZERO_SNR, target)(x, t, None)
     assert denoised.isfinite().all()
     # At zero SNR x0 is minus v, and x says nothing of it.
@@ -60,11 +60,11 @@ def test_coefficients_are_float64_whatever_the_images_are() -> None:
     torch.testing.assert_close(coefficients[:, 1], -(1 - COSINE.abar).sqrt(), rtol=1e-15, atol=0)
 
 
-def test_the_network_is_asked_with_its_labels_and_noise_levels() -> None:
+def test_the_network_is_called_with_labels_and_noise_levels() -> None:
     network = UNet(UNetConfig(widths=(8,), num_blocks=1), image_size=4, channels=3, num_classes=2)
     torch.nn.init.normal_(network.outward.weight, std=0.1)
     t, labels = torch.tensor([3, 500]), torch.tensor([0, 2])
-    _, x = noisy_rows(COSINE, t, torch.float32)
+    *_, x = noisy_rows(COSINE, t, torch.float32)
     a, b = COSINE.abar[t].sqrt().float(), (1 - COSINE.abar[t]).sqrt().float()
     with torch.no_grad():
         denoised = NetworkDenoiser(network, COSINE, "v")(x, t, labels)

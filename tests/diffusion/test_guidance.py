@@ -49,22 +49,11 @@ def test_scale_zero_is_the_unconditional_image() -> None:
     torch.testing.assert_close(denoised, elementwise_denoiser(x, t, torch.full_like(labels, NULL)))
 
 
-@given(st.integers(0, 999), st.integers(0, 999), st.integers(0, 999))
-def test_guidance_acts_inside_of_its_interval_alone(low: int, high: int, t: int) -> None:
-    denoiser = GuidedDenoiser(denoiser=elementwise_denoiser, scale=3.0, null_label=NULL, interval=(low, high))
-    assert denoiser.scale_at(torch.tensor([t])).item() == (3.0 if low <= t <= high else 1.0)
-
-
-def test_outside_of_the_interval_guidance_costs_no_rows() -> None:
-    counting = CountingDenoiser()
-    denoiser = GuidedDenoiser(denoiser=counting, scale=3.0, null_label=NULL, interval=(100, 200))
-    x, _, labels = some_rows(4)
-    denoised = denoiser(x, torch.tensor([99, 100, 200, 201]), labels)
-    assert counting.rows == [6]
-    everywhere = GuidedDenoiser(denoiser=elementwise_denoiser, scale=3.0, null_label=NULL)
-    t = torch.tensor([99, 100, 200, 201])
-    assert torch.equal(denoised[1:3], everywhere(x, t, labels)[1:3])
-    assert torch.equal(denoised[[0, 3]], elementwise_denoiser(x, t, labels)[[0, 3]])
+def test_a_guided_denoiser_guides_every_row_with_its_scale() -> None:
+    x, t, labels = some_rows(4)
+    denoiser = GuidedDenoiser(denoiser=elementwise_denoiser, scale=3.0, null_label=NULL)
+    wanted = guided(elementwise_denoiser, x, t, labels, torch.full((4,), 3.0), NULL)
+    assert torch.equal(denoiser(x, t, labels), wanted)
 
 
 def test_guidance_of_one_gaussian_class_moves_the_image_away_from_the_others() -> None:

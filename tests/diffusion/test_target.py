@@ -1,5 +1,3 @@
-import itertools
-
 import pytest
 import torch
 from diffusers import DDIMScheduler
@@ -8,11 +6,10 @@ from hypothesis import strategies as st
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
-from pipeline.diffusion.target import TARGETS, Target, check_target, from_x0, to_eps, to_v, to_x0, training_target
+from pipeline.diffusion.target import TARGETS, Target, check_target, to_x0, training_target
 from pipeline.errors import FoundryError
 
 SHAPE = (6, 2, 3, 3)
-TO = {"x0": to_x0, "eps": to_eps, "v": to_v}
 
 abars = st.lists(st.floats(1e-4, 1 - 1e-4), min_size=6, max_size=6).map(lambda a: torch.tensor(a, dtype=torch.float64))
 
@@ -27,21 +24,12 @@ def noisy(x0: torch.Tensor, eps: torch.Tensor, abar: torch.Tensor) -> torch.Tens
     return a.sqrt() * x0 + (1 - a).sqrt() * eps
 
 
-@given(abars, st.sampled_from(list(itertools.product(TARGETS, TARGETS))))
-def test_each_target_gives_each_other_to_float64_rounding(abar: torch.Tensor, pair: tuple[Target, Target]) -> None:
-    source, wanted = pair
-    x0, eps = images()
-    x = noisy(x0, eps, abar)
-    found = TO[wanted](source, training_target(source, x0, eps, abar), x, abar)
-    # Dividing by sqrt(abar) or sqrt(1 - abar), here at least 0.01, makes a rounding error this much larger.
-    torch.testing.assert_close(found, training_target(wanted, x0, eps, abar), rtol=0, atol=5e-14)
-
-
 @given(abars, st.sampled_from(TARGETS))
-def test_there_and_back_is_the_same_prediction_whether_or_not_it_is_right(abar: torch.Tensor, target: Target) -> None:
-    x, prediction = images()
-    back = from_x0(target, to_x0(target, prediction, x, abar), x, abar)
-    torch.testing.assert_close(back, prediction, rtol=0, atol=1e-10)
+def test_the_exact_prediction_gives_the_image_to_float64_rounding(abar: torch.Tensor, target: Target) -> None:
+    x0, eps = images()
+    found = to_x0(target, training_target(target, x0, eps, abar), noisy(x0, eps, abar), abar)
+    # Dividing by sqrt(abar), here at least 0.01, magnifies rounding errors by as much.
+    torch.testing.assert_close(found, x0, rtol=0, atol=5e-14)
 
 
 @given(abars)
@@ -68,22 +56,11 @@ def test_conversions_agree_with_diffusers(prediction_type: str) -> None:
         torch.testing.assert_close(to_x0(target, prediction, x, abar), theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_zero_snr_is_finite_for_all_that_can_be_known_there() -> None:
+def test_at_zero_snr_v_is_minus_the_image() -> None:
     x0, eps = images()
     abar = torch.zeros(SHAPE[0], dtype=torch.float64)
     assert torch.equal(training_target("v", x0, eps, abar), -x0)
     assert torch.equal(to_x0("v", -x0, eps, abar), x0)
-    assert torch.equal(from_x0("v", x0, eps, abar), -x0)
-    assert torch.equal(from_x0("eps", x0, eps, abar), eps)
-    assert torch.equal(to_eps("v", -x0, eps, abar), eps)
-
-
-@given(st.floats(1e-12, 1e-6))
-def test_the_noise_of_v_keeps_its_digits_where_there_is_hardly_noise(one_minus_abar: float) -> None:
-    abar = torch.full((SHAPE[0],), 1 - one_minus_abar, dtype=torch.float64)
-    x0, eps = images()
-    x, v = noisy(x0, eps, abar), training_target("v", x0, eps, abar)
-    torch.testing.assert_close(to_eps("v", v, x, abar), eps, rtol=0, atol=1e-14)
 
 
 def test_float32_rows_stay_float32_with_coefficients_from_float64() -> None:

@@ -14,7 +14,6 @@ from pipeline.diffusion.surrogate import surrogate_error
 from pipeline.diffusion.timetables import (
     GRIDS,
     Grid,
-    optimise,
     optimise_each,
     stretched,
     timetable,
@@ -39,6 +38,10 @@ schedules = st.integers(1, 120).flatmap(
 )
 
 
+def optimise(sampler: Sampler, num_steps: int, schedule: NoiseSchedule, spectrum: Tensor) -> tuple[int, ...]:
+    return next(optimise_each(sampler, [num_steps], schedule, spectrum))
+
+
 def assert_timetable(times: tuple[int, ...], num_steps: int, num_timesteps: int) -> None:
     assert len(times) == num_steps
     assert times[0] == num_timesteps - 1
@@ -47,7 +50,7 @@ def assert_timetable(times: tuple[int, ...], num_steps: int, num_timesteps: int)
 
 
 @given(grids, schedules, st.data())
-def test_every_grid_has_as_many_falling_times_as_asked(
+def test_every_grid_has_the_wanted_number_of_falling_times(
     grid: Grid, schedule: NoiseSchedule, data: st.DataObject
 ) -> None:
     T = schedule.num_timesteps
@@ -57,7 +60,7 @@ def test_every_grid_has_as_many_falling_times_as_asked(
 
 
 @pytest.mark.parametrize("num_steps", [0, -1, 1001])
-def test_a_number_of_steps_that_the_schedule_does_not_have_is_refused(num_steps: int) -> None:
+def test_a_number_of_steps_outside_the_schedule_is_refused(num_steps: int) -> None:
     with pytest.raises(FoundryError, match=rf"num_steps: should be in 1 … 1000, .* \(got {num_steps}\)"):
         timetable("trailing", LINEAR, num_steps)
     with pytest.raises(FoundryError, match="num_steps"):
@@ -122,7 +125,9 @@ def test_optimised_times_are_as_good_as_the_best_of_all(
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
-def test_one_number_of_steps_after_another_loses_as_little_as_separate_searches(sampler: Sampler) -> None:
+def test_searches_that_start_from_the_previous_optimum_find_as_small_an_error_as_separate_ones(
+    sampler: Sampler,
+) -> None:
     numbers = [4, 6, 10, 15]
     for number, times in zip(numbers, optimise_each(sampler, numbers, COSINE, SPECTRUM), strict=True):
         assert_timetable(times, number, 1000)
@@ -130,7 +135,7 @@ def test_one_number_of_steps_after_another_loses_as_little_as_separate_searches(
         assert error_of(sampler, times, COSINE) == pytest.approx(alone, rel=0.05)
 
 
-def test_ten_optimised_steps_of_2m_lose_less_than_fifty_of_ddim() -> None:
+def test_ten_optimised_steps_of_2m_have_a_smaller_error_than_fifty_of_ddim() -> None:
     ten = optimise("dpmpp_2m", 10, COSINE, SPECTRUM)
     assert error_of("dpmpp_2m", ten, COSINE) < error_of("ddim", timetable("trailing", COSINE, 50), COSINE)
 
@@ -158,6 +163,6 @@ def test_stretched_times_are_a_timetable_and_the_same_for_the_same_number(num_st
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_stretched_times_lose_as_little_as_optimised_ones(sampler: Sampler) -> None:
+def test_stretched_times_have_as_small_an_error_as_optimised_ones(sampler: Sampler) -> None:
     times = stretched(optimise(sampler, 10, COSINE, SPECTRUM), 9, COSINE)
     assert error_of(sampler, times, COSINE) < 1.05 * error_of(sampler, optimise(sampler, 9, COSINE, SPECTRUM), COSINE)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
-from pipeline.diffusion.target import TARGETS, from_x0, training_target
+from pipeline.diffusion.target import TARGETS, training_target
 from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, Weighting, loss_weight
 
 FLOOR, GAMMA = 0.1, 5.0
@@ -27,9 +27,12 @@ def test_a_prediction_has_one_weighted_loss_whichever_target_it_is_written_in(
         3, len(t), 1, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(len(t))
     )
     x, abar = add_noise(x0, eps, t, schedule), schedule.abar[t]
+    # The noise that x would contain if the guess were the image.
+    a, b = abar.sqrt()[:, None, None, None], (1 - abar).sqrt()[:, None, None, None]
+    guessed_eps = (x - a * guess) / b
     losses = []
     for target in TARGETS:
-        error = from_x0(target, guess, x, abar) - training_target(target, x0, eps, abar)
+        error = training_target(target, guess, guessed_eps, abar) - training_target(target, x0, eps, abar)
         losses.append(
             loss_weight(target, weighting, schedule, SnrBounds(gamma / 50, gamma)) * error.square().mean((1, 2, 3))
         )

@@ -8,7 +8,7 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.seeds import image_seed
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.inference.draw import BATCH_SIZE, draw
-from pipeline.inference.grids import BETWEEN, LARGEST_TILE, grid_image, sheet_image
+from pipeline.inference.grids import GAP_GREY, LARGEST_TILE, grid_image, sheet_image
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +68,8 @@ def test_a_grid_has_the_images_in_rows(channels: int, mode: str) -> None:
     assert (picture.size, picture.mode) == ((14, 9), mode)
     found = np.asarray(picture).reshape(9, 14, channels)[..., 0]
     assert found[0, [0, 5, 10]].tolist() == [1, 2, 3]
-    assert found[5, [0, 5, 10]].tolist() == [4, 5, BETWEEN]
-    assert (found[4] == BETWEEN).all()
+    assert found[5, [0, 5, 10]].tolist() == [4, 5, GAP_GREY]
+    assert (found[4] == GAP_GREY).all()
 
 
 @pytest.mark.parametrize(("size", "tile"), [(8, 56), (28, 56), (64, 64), (300, LARGEST_TILE)])

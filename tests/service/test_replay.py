@@ -151,7 +151,7 @@ def test_with_a_key_a_tampered_passport_is_refused(
     with pytest.raises(FoundryError, match=r"picture\.png: the passport is not signed"):
         run(picture, "--model", model_folder)
     monkeypatch.setenv("FOUNDRY_PASSPORT_KEY", "another")
-    with pytest.raises(FoundryError, match="the signature does not fit"):
+    with pytest.raises(FoundryError, match="the signature does not match"):
         run(signed, "--model", model_folder)
 
 
