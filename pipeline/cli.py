@@ -156,7 +156,7 @@ command(
 )
 command(
     DATA, "compare", "pipeline.commands.compare_data:main",
-    argument("before", type=PATH), argument("after", type=PATH), out("data/diffdata"),
+    argument("before", type=PATH), argument("after", type=PATH), out("data/comparison"),
     describe="""Show in a page how two versions of the data differ.
 
     BEFORE and AFTER are prepared folders, or raw data of the kind `prepare.source`, prepared as params.yaml says.""",

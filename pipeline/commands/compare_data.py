@@ -1,35 +1,31 @@
-"""What two versions of the data differ in, to look at: images added, removed, relabelled, broken, repeated.
+"""`foundry data compare`: images added, removed, relabelled, broken or repeated between two versions of the data.
 
     foundry data compare data/prepared ../other/data/prepared
     foundry data compare data/raw incoming
 
-Each is a prepared folder, or raw data of the kind `prepare.source`, which is prepared as params.yaml says.
+Each argument is a prepared folder, or raw data of the kind `prepare.source`, which is prepared according to params.yaml.
 
-Writes: diffdata.html
+Writes: comparison.html
 """
-
-from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
 from pathlib import Path
 
 from pipeline.params import PrepareParams, load_params
-from pipeline.reporting.data_change import change_between
+from pipeline.reporting.data_change import ShownChange, change_between, with_images
 from pipeline.reporting.image_set import opened
 from pipeline.reporting.pages import write_page
-from pipeline.reporting.retraining import DataReview, review
 
 
 def main(before: Path, after: Path, out: Path) -> None:
+    change = compare(before, after, load_params().prepare, out)
+    sys.stderr.write(", ".join(f"{count:,} {kind}" for kind, count in change.counts.items()) + "\n")
+    sys.stdout.write(f"{(out / 'comparison.html').resolve()}\n")
 
-    found = diffdata(before, after, load_params().prepare, out)
-    sys.stderr.write(", ".join(f"{count:,} {kind}" for kind, count in found.counts.items()) + "\n")
-    sys.stdout.write(f"{(out / 'diffdata.html').resolve()}\n")
 
-
-def diffdata(before: Path, after: Path, params: PrepareParams, out: Path) -> DataReview:
-    """Write diffdata.html into `out`; returns what it shows.
+def compare(before: Path, after: Path, params: PrepareParams, out: Path) -> ShownChange:
+    """Write comparison.html into `out`; returns its content.
 
     Raises:
         FoundryError: a folder holds neither prepared nor raw images.
@@ -37,7 +33,7 @@ def diffdata(before: Path, after: Path, params: PrepareParams, out: Path) -> Dat
     """
     with ExitStack() as stack:
         old, new = (stack.enter_context(opened(folder, params)) for folder in (before, after))
-        found = review(change_between(old, new), old, new)
+        change = with_images(change_between(old, new), old, new)
     out.mkdir(parents=True, exist_ok=True)
-    write_page(out / "diffdata.html", "diffdata.html", it=found, before=before, after=after)
-    return found
+    write_page(out / "comparison.html", "comparison.html", it=change, before=before, after=after)
+    return change

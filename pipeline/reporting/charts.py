@@ -1,90 +1,136 @@
-"""Line charts and bars as numbers of a drawing; the templates make SVG of them."""
+"""Line charts and histograms as SVG elements: drawn by matplotlib, coloured by the style sheet of the page.
 
-from __future__ import annotations
+The same numbers give the same bytes: no dates, no random ids.
+"""
 
+import io
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-WIDTH, HEIGHT = 640, 240
-NUM_TICKS = 6
-MOST_POINTS = 400
-"""Of a line: more than the drawing has pixels show nothing more."""
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from numpy.typing import NDArray
 
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A named curve; its points need not be sorted."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
+NUM_BINS = 30
+COLOURS = {"#000001": "var(--muted)", "#000002": "var(--line)"} | {
+    f"#00001{number}": f"var(--series{number})" for number in range(6)
+}
+"""Placeholder colours in the drawing, and the CSS variables of base.html that replace them (light and dark)."""
+TEXT, GRID, *SERIES = COLOURS
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "charts",
+    "font.size": 8,
+    "text.color": TEXT,
+    "axes.labelcolor": TEXT,
+    "xtick.labelcolor": TEXT,
+    "ytick.labelcolor": TEXT,
+    "axes.edgecolor": GRID,
+    "grid.color": GRID,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+}
+"""Text stays text, in the page's font: it can be selected and searched, and is smaller than outlines."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """Lines in the units of the drawing, `WIDTH` by `HEIGHT`."""
+    """An SVG element and the names of its curves, whose colours are `--series0`, `--series1` and so on in this order."""
 
-    x_name: str
-    lines: list[tuple[str, str]]
-    """Names, and points as a polyline has them."""
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
+    svg: str
+    """Safe to include in HTML: matplotlib has escaped the labels."""
+    names: list[str]
 
 
-def chart_of(lines: Sequence[Line], x_name: str, *, log_y: bool = False) -> Chart | None:
-    """Lay out the lines over common axes; None where there is no finite point."""
-    drawn = [Line(line.name, _visible(line.points, log_y=log_y)) for line in lines]
-    drawn = [line for line in drawn if line.points]
-    if not drawn:
+def line_chart(
+    lines: Mapping[str, Sequence[tuple[float, float]]], x_label: str, y_label: str, *, log_y: bool = False
+) -> Chart | None:
+    """Draw named curves over common axes.
+
+    Args:
+        lines: points `(x, y)` in any order. Points that are not finite, or not positive on a logarithmic axis, are
+            left out, and so are curves without any other points.
+        x_label: name and unit of the x axis.
+        y_label: name and unit of the y axis.
+        log_y: whether the y axis is logarithmic.
+
+    Returns:
+        None if no curve has a point.
+
+    """
+    curves = {name: _drawable(points, log_y=log_y) for name, points in lines.items()}
+    curves = {name: points for name, points in curves.items() if len(points)}
+    if not curves:
         return None
-    x_axis = Axis.over([x for line in drawn for x, _ in line.points], WIDTH)
-    y_axis = Axis.over([y for line in drawn for _, y in line.points], HEIGHT)
-    return Chart(
-        x_name=x_name,
-        lines=[(line.name, _polyline(line.points, x_axis, y_axis)) for line in drawn],
-        x_ticks=[(round(x_axis.place(tick), 1), _written(tick)) for tick in x_axis.ticks()],
-        y_ticks=[
-            (round(HEIGHT - y_axis.place(tick), 1), _written(10**tick if log_y else tick)) for tick in y_axis.ticks()
-        ],
-    )
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(x_label, y_label)
+        for colour, points in zip(_colours(len(curves)), curves.values(), strict=True):
+            axes.plot(*points.T, color=colour, marker="." if len(points) < NUM_BINS else None)
+        if log_y:
+            _set_log_scale(axes)
+        return Chart(_svg(figure), list(curves))
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """From a range of values to 0 … size."""
-
-    low: float
-    high: float
-    size: float
-
-    @classmethod
-    def over(cls, values: Sequence[float], size: float) -> Axis:
-        low, high = min(values), max(values)
-        # A point becomes a range.
-        room = 0.0 if high > low else max(abs(low), 1.0) / 2
-        return cls(low - room, high + room, size)
-
-    def place(self, value: float) -> float:
-        return (value - self.low) / (self.high - self.low) * self.size
-
-    def ticks(self) -> list[float]:
-        """Multiples of 1, 2 or 5 times a power of ten."""
-        rough = (self.high - self.low) / NUM_TICKS
-        power = 10 ** math.floor(math.log10(rough))
-        step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * (1 - 1e-9))
-        first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
-        return [number * step for number in range(first, last + 1)]
+def histogram(samples: Mapping[str, NDArray[np.float64]], x_label: str) -> Chart | None:
+    """Draw the distribution of each sample over common bins; None if all values are equal."""
+    values = np.concatenate(list(samples.values()))
+    if values.min() == values.max():
+        return None
+    edges = np.histogram_bin_edges(values, NUM_BINS)
+    with mpl.rc_context(STYLE):
+        figure, axes = _axes(x_label, "share of the images")
+        for colour, sample in zip(_colours(len(samples)), samples.values(), strict=True):
+            axes.stairs(np.histogram(sample, edges)[0] / len(sample), edges, color=colour)
+        return Chart(_svg(figure), list(samples))
 
 
-def _visible(points: Sequence[tuple[float, float]], *, log_y: bool) -> list[tuple[float, float]]:
+def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axes = figure.subplots()
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(visible=True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _set_log_scale(axes: Axes) -> None:
+    """Logarithmic y axis, labelled 0.01, 0.1, 1, and also at 2 and 5 times these if it spans few decades."""
+    low, high = axes.dataLim.intervaly
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+
+
+def _colours(count: int) -> list[str]:
+    return [SERIES[number % len(SERIES)] for number in range(count)]
+
+
+def _drawable(points: Sequence[tuple[float, float]], *, log_y: bool) -> NDArray[np.float64]:
     finite = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y) and (y > 0 or not log_y)]
-    shown = sorted(finite)[:: max(1, len(finite) // MOST_POINTS)]
-    return [(x, math.log10(y)) for x, y in shown] if log_y else shown
+    return np.array(sorted(finite), dtype="float64")
 
 
-def _polyline(points: Sequence[tuple[float, float]], x_axis: Axis, y_axis: Axis) -> str:
-    return " ".join(f"{x_axis.place(x):.1f},{HEIGHT - y_axis.place(y):.1f}" for x, y in points)
-
-
-def _written(value: float) -> str:
-    return f"{round(value):,}" if 1 <= abs(value) < 1e9 and math.isclose(value, round(value)) else f"{value:.3g}"
+def _svg(figure: Figure) -> str:
+    # Clip paths are not needed: the axes span all points.
+    for artist in figure.findobj():
+        artist.set_clip_on(False)
+    buffer = io.BytesIO()
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    text = buffer.getvalue().decode()
+    text = text[text.index("<svg") :]
+    # The style sheet among the definitions would apply to the whole page.
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    # Ids of groups repeat from chart to chart; those of markers are digests of their shapes. HTML needs no namespaces.
+    text = re.sub(r'(?<=<g) id="[^"]*"| xmlns(:xlink)?="[^"]*"', "", text)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    for placeholder, variable in COLOURS.items():
+        text = text.replace(placeholder, variable)
+    return text

@@ -1,4 +1,4 @@
-"""Whether new images, or new requests, are still like what the model was trained on."""
+"""Drift: whether new images, or requests to the service, still have the distribution of the training images."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from pipeline.evaluation.two_sample_tests import (
     same_features,
     same_shares,
 )
-from pipeline.reporting.charts import Chart, Line, chart_of
+from pipeline.reporting.charts import Chart, histogram
 from pipeline.reporting.image_set import ImageSet, prepared_images
-from pipeline.reporting.pages import Thumbnail, thumbnails
+from pipeline.reporting.pages import Thumbnail, thumbnail, thumbnails
 
-MOST_IMAGES = 2000
-"""Of each side that are looked into."""
-FEWEST = 20
-"""New images, or requests with a class, below which nothing is said of them."""
+MAX_IMAGES = 2000
+"""Images compared of each side."""
+MIN_COUNT = 20
+"""Fewest new images, or requests with a class, that are tested."""
 NUM_PERMUTATIONS = 1999
-NUM_SHOWN, NUM_BINS = 24, 30
+NUM_SHOWN = 24
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Training:
-    """What the model was trained on."""
+class Reference:
+    """The training images that new data are compared with."""
 
     manifest: pd.DataFrame
     class_names: tuple[str, ...] | None
@@ -48,184 +48,155 @@ class Training:
     digest: str
     extractor: Extractor
     images: NDArray[np.uint8]
-    """Some training images that the extractor has not learnt from, at most `MOST_IMAGES`."""
+    """At most `MAX_IMAGES` training images that the extractor was not trained on."""
     features: Tensor
-    """Theirs, float32 `[n, f]`."""
+    """Features of `images`, float32 `[n, f]`."""
 
     @property
     def rows(self) -> pd.DataFrame:
+        """Rows of the manifest that belong to training images."""
         return self.manifest[self.manifest["split"] == "train"]
 
 
 @dataclass(kw_only=True)
 class Drift:
-    """What was compared, and what came out."""
+    """Results of all tests, and what the page shows of them."""
 
     alpha: float
-    """Chance of any false alarm."""
+    """Probability of any false alarm."""
     reference: str
     """Digest of the prepared images."""
-    verdicts: list[Verdict] = field(default_factory=list)
+    results: list[Verdict] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     charts: list[tuple[str, Chart]] = field(default_factory=list)
-    usual: list[Thumbnail] = field(default_factory=list)
-    strange: list[Thumbnail] = field(default_factory=list)
+    examples: list[Thumbnail] = field(default_factory=list)
+    """Training images."""
+    least_similar: list[Thumbnail] = field(default_factory=list)
+    """The new images that contribute most to the distance of the features."""
 
     @property
-    def found(self) -> list[Verdict]:
-        """The tests that raise the alarm."""
-        return [verdict for verdict in self.verdicts if verdict.drifted]
+    def alarms(self) -> list[Verdict]:
+        """Tests that found drift."""
+        return [result for result in self.results if result.drifted]
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """Content of drift.json."""
         return {
-            "drift": bool(self.found),
+            "drift": bool(self.alarms),
             "alpha": self.alpha,
             "reference": self.reference,
             "counts": self.counts,
             "notes": self.notes,
             "tests": [
-                asdict(verdict.test) | {"p_corrected": verdict.corrected, "drifted": verdict.drifted}
-                for verdict in self.verdicts
+                asdict(result.test) | {"p_corrected": result.corrected, "drifted": result.drifted}
+                for result in self.results
             ],
         }
 
 
-def open_training(prepared: Path, features: Path, seed: int) -> Training:
-    """Read the prepared images and the features of some of them.
+def read_reference(prepared: Path, features: Path, seed: int) -> Reference:
+    """Read the prepared images and the features of a random subset.
 
     Raises:
         ArtefactError: a file is missing or damaged, or does not fit the others.
 
     """
     data, images = Dataset.open(prepared), prepared_images(prepared)
-    judge = load_evaluator(features, data, "train")
-    chosen = _some(len(judge.real), seed)
-    return Training(
+    evaluator = load_evaluator(features, data, "train")
+    chosen = _random_subset(len(evaluator.real), seed)
+    return Reference(
         manifest=images.manifest,
         class_names=data.info.class_names,
         shape=images.shape,
         digest=data.info.digest,
-        extractor=judge.extractor,
-        images=data.split("train").images(judge.real.rows[chosen]),
-        features=judge.features[chosen],
+        extractor=evaluator.extractor,
+        images=data.split("train").images(evaluator.real.rows[chosen]),
+        features=evaluator.features[chosen],
     )
 
 
-def drift_of_images(training: Training, new: ImageSet, *, alpha: float, seed: int) -> Drift:
-    """Compare new images with the training set.
+def drift_of_images(reference: Reference, new: ImageSet, *, alpha: float, seed: int) -> Drift:
+    """Compare new images with the training images.
 
-    Images that the manifest has already are no news: their features and statistics are left out. Broken files and
-    the mix of classes are of all that was found.
+    The shares of broken files and of classes are those of all new files. Pixels and features are compared for images
+    only that the manifest of the reference does not contain.
     """
-    drift = Drift(alpha=alpha, reference=training.digest)
-    unknown = new.accepted[~new.accepted["pixels_sha256"].isin(training.manifest["pixels_sha256"])]
+    drift = Drift(alpha=alpha, reference=reference.digest)
+    unknown = new.accepted[~new.accepted["pixels_sha256"].isin(reference.manifest["pixels_sha256"])]
     drift.counts = {
         "found": len(new.manifest),
         "broken": len(new.manifest) - len(new.accepted),
         "known": len(new.accepted) - len(unknown),
-        "judged": min(len(unknown), MOST_IMAGES),
+        "compared": min(len(unknown), MAX_IMAGES),
     }
-    tests = [_broken(training, new, seed)]
+    tests = [_compare_shares("broken files", reference.manifest["state"], new.manifest["state"], seed)]
     if new.accepted["class_name"].notna().any():
-        tests.append(_shares(training.rows["class_name"], new.accepted["class_name"], seed))
-    if len(unknown) >= FEWEST:
-        rows = unknown.iloc[_some(len(unknown), seed)]
-        tests += _pictures(training, rows, new.pixels(rows), drift, seed)
+        tests.append(_compare_shares("mix of classes", reference.rows["class_name"], new.accepted["class_name"], seed))
+    if len(unknown) >= MIN_COUNT:
+        rows = unknown.iloc[_random_subset(len(unknown), seed)]
+        tests += _compare_images(drift, reference, new, rows, seed)
     else:
-        drift.notes.append(f"{len(unknown)} new images: too few to compare pixels and features (at least {FEWEST})")
-    drift.verdicts = holm(tests, alpha)
+        drift.notes.append(f"{len(unknown)} new images: too few to compare pixels and features (at least {MIN_COUNT})")
+    drift.results = holm(tests, alpha)
     return drift
 
 
-def drift_of_requests(training: Training, requests: Iterable[Mapping[str, Any]], *, alpha: float, seed: int) -> Drift:
-    """Compare the classes that were asked for with those of the training set; a request counts once.
+def drift_of_requests(reference: Reference, requests: Iterable[Mapping[str, Any]], *, alpha: float, seed: int) -> Drift:
+    """Compare the requested classes with those of the training images; each request counts once.
 
     Raises:
         FoundryError: the training images have no classes.
 
     """
-    names = training.class_names
+    names = reference.class_names
     if names is None:
         raise FoundryError("the training images have no classes: there is nothing to compare requests with")
 
     labels = [request.get("class_label") for request in requests]
-    asked = [names[label] if 0 <= label < len(names) else f"class {label}" for label in labels if label is not None]
-    drift = Drift(alpha=alpha, reference=training.digest)
-    drift.counts = {"requests": len(labels), "with a class": len(asked)}
-    if len(asked) >= FEWEST:
-        drift.verdicts = holm([_shares(training.rows["class_name"], pd.Series(asked, dtype="str"), seed)], alpha)
+    requested = [names[label] if 0 <= label < len(names) else f"class {label}" for label in labels if label is not None]
+    drift = Drift(alpha=alpha, reference=reference.digest)
+    drift.counts = {"requests": len(labels), "with a class": len(requested)}
+    if len(requested) >= MIN_COUNT:
+        test = _compare_shares("mix of classes", reference.rows["class_name"], pd.Series(requested, dtype="str"), seed)
+        drift.results = holm([test], alpha)
     else:
-        drift.notes.append(f"{len(asked)} requests with a class: too few to compare (at least {FEWEST})")
+        drift.notes.append(f"{len(requested)} requests with a class: too few to compare (at least {MIN_COUNT})")
     return drift
 
 
-def _pictures(
-    training: Training, rows: pd.DataFrame, images: NDArray[np.uint8], drift: Drift, seed: int
+def _compare_images(
+    drift: Drift, reference: Reference, new: ImageSet, rows: pd.DataFrame, seed: int
 ) -> list[Comparison]:
-    """Statistics of single images, and the distance of the features."""
-    old, new = image_statistics(training.images), image_statistics(images)
-    tests = [same_distribution(name, old[name], new[name]) for name in old]
-    known = training.rows
-    tests += [
-        same_distribution(
-            f"{side} of the sources",
-            known[side].to_numpy(dtype="float64"),
-            rows[side].to_numpy(dtype="float64"),
+    """Test statistics of single images, sizes of their sources, and features; adds charts and thumbnails to `drift`."""
+    images = new.pixels(rows)
+    statistics, known = image_statistics(images), image_statistics(reference.images)
+    tests = [same_distribution(name, known[name], statistics[name]) for name in known]
+    for side in ("width", "height"):
+        sizes = (frame[side].to_numpy(dtype="float64") for frame in (reference.rows, rows))
+        tests.append(same_distribution(f"{side} of the sources", *sizes))
+    features = reference.extractor.features(images)
+    if rows["class_name"].isna().all() and reference.extractor.spec.num_classes:
+        old, predicted = (
+            pd.Series(reference.extractor.classes(each).numpy()) for each in (reference.features, features)
         )
-        for side in ("width", "height")
-    ]
-    features = training.extractor.features(images)
-    shift = same_features("features", training.features, features, num_permutations=NUM_PERMUTATIONS, seed=seed)
-    if rows["class_name"].isna().all() and training.extractor.spec.num_classes:
-        tests.append(_seen_classes(training, features, seed))
-    drift.charts = [(name, chart) for name in old if (chart := _histogram(name, old[name], new[name]))]
-    drift.usual = thumbnails(training.images[:NUM_SHOWN], ["a training image"] * len(training.images[:NUM_SHOWN]))
-    strangest = shift.witness.argsort(descending=True)[:NUM_SHOWN].numpy()
-    drift.strange = thumbnails(images[strangest], rows["source"].iloc[strangest].tolist())
+        tests.append(_compare_shares("mix of predicted classes", old, predicted, seed))
+    shift = same_features("features", reference.features, features, num_permutations=NUM_PERMUTATIONS, seed=seed)
+
+    charts = {name: histogram({"new images": statistics[name], "training images": known[name]}, name) for name in known}
+    drift.charts = [(name, chart) for name, chart in charts.items() if chart is not None]
+    drift.examples = [thumbnail(image, "a training image") for image in reference.images[:NUM_SHOWN]]
+    first = shift.witness.argsort(descending=True)[:NUM_SHOWN].numpy()
+    drift.least_similar = thumbnails(images[first], rows["source"].iloc[first].tolist())
     return [*tests, shift.test]
 
 
-def _broken(training: Training, new: ImageSet, seed: int) -> Comparison:
-    def counts(manifest: pd.DataFrame) -> dict[str, int]:
-        return {str(state): int(count) for state, count in manifest["state"].value_counts().items()}
-
-    return same_shares(
-        "broken files", counts(training.manifest), counts(new.manifest), num_permutations=NUM_PERMUTATIONS, seed=seed
-    )
+def _compare_shares(name: str, old: pd.Series[Any], new: pd.Series[Any], seed: int) -> Comparison:
+    counts = ({str(value): int(count) for value, count in column.value_counts().items()} for column in (old, new))
+    return same_shares(name, *counts, num_permutations=NUM_PERMUTATIONS, seed=seed)
 
 
-def _shares(old: pd.Series[str], new: pd.Series[str], seed: int) -> Comparison:
-    old_counts, new_counts = (
-        {str(name): int(count) for name, count in column.value_counts().items()} for column in (old, new)
-    )
-    return same_shares("mix of classes", old_counts, new_counts, num_permutations=NUM_PERMUTATIONS, seed=seed)
-
-
-def _seen_classes(training: Training, features: Tensor, seed: int) -> Comparison:
-    """Images without labels: the classes that the extractor sees in both."""
-    old, new = (
-        {str(label): int(count) for label, count in enumerate(np.bincount(training.extractor.classes(each).numpy()))}
-        for each in (training.features, features)
-    )
-    return same_shares("mix of classes, as the judge sees it", old, new, num_permutations=NUM_PERMUTATIONS, seed=seed)
-
-
-def _histogram(name: str, old: NDArray[np.float64], new: NDArray[np.float64]) -> Chart | None:
-    low, high = float(min(old.min(), new.min())), float(max(old.max(), new.max()))
-    if low == high:
-        return None
-    edges = np.linspace(low, high, NUM_BINS + 1)
-    middles = (edges[:-1] + edges[1:]) / 2
-    lines = [
-        Line(title, list(zip(middles.tolist(), (np.histogram(values, edges)[0] / len(values)).tolist(), strict=True)))
-        for title, values in (("new images", new), ("training images", old))
-    ]
-    return chart_of(lines, name)
-
-
-def _some(count: int, seed: int) -> NDArray[np.int64]:
-    """Indices of at most `MOST_IMAGES`, chosen by chance."""
-    chosen: NDArray[np.int64] = np.sort(np.random.default_rng(seed).permutation(count)[:MOST_IMAGES])
+def _random_subset(count: int, seed: int) -> NDArray[np.int64]:
+    """Sorted indices of at most `MAX_IMAGES` out of `count`."""
+    chosen: NDArray[np.int64] = np.sort(np.random.default_rng(seed).permutation(count)[:MAX_IMAGES])
     return chosen

@@ -1,17 +1,15 @@
-"""The figures of two models side by side: values, intervals, floors, baseline."""
-
-from __future__ import annotations
+"""Figures of two models side by side, with their 95 % intervals, beside those of real images and the baseline."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.evaluation.figures import FIGURES, GROUPS, Figure, Z
+from pipeline.evaluation.figures import FIGURES, GROUPS, ORIGINS, Figure, Z
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A figure with its 95 % interval, where that is known."""
+    """A value with its 95 % interval, if it is known."""
 
     value: float | None
     low: float | None = None
@@ -20,41 +18,42 @@ class Value:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A figure of all that are compared."""
+    """One figure and its values."""
 
     name: str
-    title: str
-    meaning: str
+    figure: Figure
     challenger: Value
     champion: Value
     floor: Value
     baseline: Value
 
 
-def groups(challenger: Mapping[str, float], champion: Mapping[str, float]) -> list[tuple[str, list[Row]]]:
-    """All figures that the challenger has, in the groups of the evaluation's report."""
-    made = [
+def compare_figures(challenger: Mapping[str, float], champion: Mapping[str, float]) -> list[tuple[str, list[Row]]]:
+    """Arrange the figures that the challenger has in the groups of the evaluation report.
+
+    Args:
+        challenger: its metrics, by the names of metrics.json.
+        champion: its metrics; empty if there is no champion.
+
+    """
+    groups = [
         (group, [_row(name, figure, challenger, champion) for name, figure in figures.items()])
         for group, figures in GROUPS.items()
     ]
-    known = [(group, [row for row in rows if row.challenger.value is not None]) for group, rows in made]
+    known = [(group, [row for row in rows if row.challenger.value is not None]) for group, rows in groups]
     return [(group, rows) for group, rows in known if rows]
 
 
 def _row(name: str, figure: Figure, challenger: Mapping[str, float], champion: Mapping[str, float]) -> Row:
-    return Row(
-        name,
-        figure.title,
-        figure.meaning,
-        challenger=value_of(challenger, "evaluate", name),
-        champion=value_of(champion, "evaluate", name),
-        floor=value_of(challenger, "floor", name),
-        baseline=value_of(challenger, "baseline", name),
-    )
+    model, floor, baseline = (value_of(challenger, origin, name) for origin in ORIGINS)
+    return Row(name, figure, model, value_of(champion, "evaluate", name), floor, baseline)
 
 
 def value_of(metrics: Mapping[str, float], origin: str, name: str) -> Value:
-    """A figure of `evaluate`, `floor` or `baseline`: normal intervals of standard errors, Wilson's of shares."""
+    """Read a figure of `evaluate`, `floor` or `baseline`.
+
+    The interval is normal if there is a standard error, Wilson's if the figure is a share, otherwise unknown.
+    """
     value = metrics.get(f"{origin}/{name}")
     error, count = metrics.get(f"{origin}/{name}_standard_error"), metrics.get(f"{origin}/num_images")
     if value is None or not math.isfinite(value):
@@ -67,7 +66,7 @@ def value_of(metrics: Mapping[str, float], origin: str, name: str) -> Value:
 
 
 def wilson(share: float, count: float) -> tuple[float, float]:
-    """The interval of a share among `count` (Wilson 1927): never outside of 0 … 1, and right at both ends."""
+    """95 % interval of a share of `count` images (Wilson 1927), within 0 … 1 and valid at both ends."""
     # (p + z^2/2n ± z sqrt(p (1 - p) / n + z^2 / 4 n^2)) / (1 + z^2 / n)
     centre, spread = share + Z**2 / (2 * count), Z * math.sqrt(share * (1 - share) / count + (Z / count) ** 2 / 4)
     return max(0.0, (centre - spread) / (1 + Z**2 / count)), min(1.0, (centre + spread) / (1 + Z**2 / count))

@@ -1,4 +1,4 @@
-"""The two models that a retraining is about, each as far as it is known: the one just made, and the champion before."""
+"""Summaries of the two models of a retraining report: the one in the work tree, and the champion it competed with."""
 
 from __future__ import annotations
 
@@ -23,32 +23,33 @@ TRAINED_DIGEST_TAG = "model.trained_digest"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Side:
-    """One model. What is not known is empty or None; nothing is made up."""
+class ModelSummary:
+    """What the report shows of one model; unknown facts are empty or None."""
 
     name: str
     metrics: Mapping[str, float]
     params: Mapping[str, str] = field(default_factory=dict)
-    """By dotted name, as MLflow shows them."""
+    """By dotted name, as in MLflow."""
     loss: Sequence[tuple[float, float]] = ()
-    """Images seen, training loss."""
+    """Pairs of images seen and training loss."""
     levels: Sequence[Mapping[str, float]] = ()
     """Rows of loss_per_noise_level.csv."""
     quality: Sequence[Mapping[str, float | str]] = ()
     """Rows of quality_per_num_steps.csv."""
     folder: Path | None = None
-    """The model that can be loaded and drawn from."""
+    """The model folder."""
     digest: str = ""
-    """Of the model as training made it."""
+    """Digest of the model as trained, before tuning."""
     data_digest: str | None = None
     commit: str | None = None
     lock_stages: Mapping[str, Any] = field(default_factory=dict)
+    """Stages of the dvc.lock that made it."""
     cost: Mapping[str, float | str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folders:
-    """Where the work tree has its results."""
+    """Folders with the results of the work tree."""
 
     model: Path
     prepared: Path
@@ -56,23 +57,23 @@ class Folders:
     registration: Path
 
 
-def work_tree(folders: Folders, decision: Mapping[str, Any] | None) -> Side:
-    """The model just made; the store is asked for nothing but its cost.
+def summarize_work_tree(folders: Folders, decision: Mapping[str, Any] | None) -> ModelSummary:
+    """Summarize the model in the work tree; only its cost comes from the tracking store.
 
     Raises:
         ArtefactError: the evaluation or the model is missing or damaged.
 
     """
     digest, tuned = model_digest(folders.model), folders.registration / "model"
-    fits = decision is not None and tuned.is_dir() and model_digest(tuned) == decision.get("model_digest")
-    return Side(
+    is_tuned = decision is not None and tuned.is_dir() and model_digest(tuned) == decision.get("model_digest")
+    return ModelSummary(
         name="this work tree",
         metrics=_numbers(read_document(folders.evaluation / "metrics.json")),
         params=dict(revisions.flattened(lineage.all_params())),
         loss=[(row["images"], row["train/loss"]) for row in _rows(folders.model / "curves.csv")],
         levels=_rows(folders.evaluation / "loss_per_noise_level.csv"),
         quality=_rows(folders.evaluation / "quality_per_num_steps.csv"),
-        folder=tuned if fits else folders.model,
+        folder=tuned if is_tuned else folders.model,
         digest=digest,
         data_digest=read_document(folders.prepared / "dataset.json")["digest"],
         commit=lineage.facts().get("git.commit"),
@@ -80,43 +81,41 @@ def work_tree(folders: Folders, decision: Mapping[str, Any] | None) -> Side:
     )
 
 
-def registered(version: Version) -> Side:
-    """A registered model, from the registry, its runs and the revisions here.
+def summarize_version(version: Version) -> ModelSummary:
+    """Summarize a registered model from the registry, its runs and git.
 
     Raises:
         StoreError: the registry does not answer.
 
     """
     with answering():
-        return _registered(version, PastRuns())
+        past = PastRuns()
+        digest = version.tags.get(TRAINED_DIGEST_TAG, version.digest)
+        trained, evaluated = past.run(version.run_id), past.stage_run("evaluate", digest)
+        parent = past.parent(trained)
+        return ModelSummary(
+            name=str(version),
+            metrics=Registry(version.name).metrics(version.number),
+            params=dict(parent.data.params) if parent else {},
+            loss=past.curve(trained, "train/loss"),
+            levels=_rows(past.file(evaluated, "loss_per_noise_level.csv")) if evaluated else [],
+            quality=_rows(past.file(evaluated, "quality_per_num_steps.csv")) if evaluated else [],
+            folder=download(version.uri),
+            digest=digest,
+            data_digest=version.tags.get("data.digest"),
+            commit=version.tags.get("git.commit"),
+            lock_stages=_lock_stages(version, parent, past),
+            cost=_cost(trained),
+        )
 
 
-def _registered(version: Version, past: PastRuns) -> Side:
-    digest = version.tags.get(TRAINED_DIGEST_TAG, version.digest)
-    trained, judged = past.run(version.run_id), past.stage_run("evaluate", digest)
-    parent = past.parent(trained)
-    return Side(
-        name=str(version),
-        metrics=Registry(version.name).metrics(version.number),
-        params=dict(parent.data.params) if parent else {},
-        loss=past.curve(trained, "train/loss"),
-        levels=_rows(past.file(judged, "loss_per_noise_level.csv")) if judged else [],
-        quality=_rows(past.file(judged, "quality_per_num_steps.csv")) if judged else [],
-        folder=download(version.uri),
-        digest=digest,
-        data_digest=version.tags.get("data.digest"),
-        commit=version.tags.get("git.commit"),
-        lock_stages=_lock_stages(version, parent, past),
-        cost=cost_of(trained),
-    )
-
-
-def champion_before(
+def version_to_compare(
     name: str, decision: Mapping[str, Any] | None, model_digest: str, against: str | None
 ) -> Version | None:
-    """The version to compare with: `against`, or who was champion when it was decided; None where there was none.
+    """Find the version to compare the work tree with; None if there is none.
 
-    A model that is champion itself is compared with `previous`.
+    That is `against` if given, else the champion at the time of the decision, else today's champion. If that version is
+    the work tree's own model, it is compared with `previous`.
 
     Raises:
         StoreError: the registry does not answer.
@@ -133,18 +132,16 @@ def champion_before(
     return found
 
 
-def cost_of(run: Any) -> dict[str, float | str]:
-    """What a training took, from its run."""
+def _cost(run: Any) -> dict[str, float | str]:
+    """Duration, throughput, energy and machine of a training run."""
     params, metrics, tags = run.data.params, run.data.metrics, run.data.tags
-    found: dict[str, float | str] = {}
+    cost: dict[str, float | str] = {}
     if seconds := metrics.get("train/seconds"):
-        found["training, seconds"] = round(seconds, 1)
-        num_images = json.loads(params.get("train.num_images", "null"))
-        if num_images:
-            found["images a second"] = round(num_images / seconds, 1)
-    found |= {key: value for key, value in metrics.items() if key.endswith(("energy_wh", "energy_joule"))}
-    found |= {key.removeprefix("machine."): value for key, value in tags.items() if key.startswith("machine.")}
-    return found
+        cost["training time, s"] = round(seconds, 1)
+        if num_images := json.loads(params.get("train.num_images", "null")):
+            cost["images per second"] = round(num_images / seconds, 1)
+    cost |= {key: value for key, value in metrics.items() if key.endswith(("energy_wh", "energy_joule"))}
+    return cost | {key.removeprefix("machine."): value for key, value in tags.items() if key.startswith("machine.")}
 
 
 def _known_cost(digest: str) -> dict[str, float | str]:
@@ -153,11 +150,11 @@ def _known_cost(digest: str) -> dict[str, float | str]:
             run = PastRuns().stage_run("train", digest)
     except StoreError:
         return {}
-    return cost_of(run) if run else {}
+    return _cost(run) if run else {}
 
 
 def _lock_stages(version: Version, parent: Any, past: PastRuns) -> dict[str, Any]:
-    """The stages of the dvc.lock that the version was registered with, where it still can be had."""
+    """Stages of the dvc.lock that the version was registered with; empty if no copy of the file exists any more."""
     if parent is not None and (file := past.file(parent, revisions.LOCK)):
         return revisions.stages_of(file.read_text(encoding="utf-8"))
     md5 = version.tags.get("dvc.lock.md5")
@@ -175,7 +172,7 @@ def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _rows(path: Path | None) -> list[dict[str, Any]]:
-    """Rows of a CSV file with numbers as numbers; none where there is no file."""
+    """Read a CSV file, converting numbers; no rows if there is no file."""
     if path is None or not path.is_file():
         return []
     with path.open(encoding="utf-8", newline="") as file:

@@ -4,27 +4,31 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.commands.compare_data import diffdata
+from pipeline.commands.compare_data import compare
 from pipeline.params import PrepareParams
+from pipeline.reporting.data_change import change_between
+from pipeline.reporting.image_set import raw_images
 from tests.image_sets import prepare_arrays, write_arrays
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-def test_a_prepared_set_and_raw_data_are_reviewed_on_one_page(
+def test_a_prepared_set_can_be_compared_with_raw_data(
     tmp_path: Path, digits: Digits, prepare_params: Callable[..., PrepareParams]
 ) -> None:
     params = prepare_params(source="arrays", channels=1)
     raw = write_arrays(tmp_path / "raw", digits[0][:150], digits[1][:150])
     prepare_arrays(raw, tmp_path / "prepared", params)
-    found = diffdata(tmp_path / "prepared", raw, params, tmp_path / "same")
+    found = compare(tmp_path / "prepared", raw, params, tmp_path / "same")
     assert set(found.counts.values()) == {0}
-    assert "The same images with the same classes" in (tmp_path / "same" / "diffdata.html").read_text()
+    assert (
+        "Both sets contain the same images with the same classes" in (tmp_path / "same" / "comparison.html").read_text()
+    )
 
     later = write_arrays(tmp_path / "later", digits[0][5:160], digits[1][5:160])
-    found = diffdata(tmp_path / "prepared", later, params, tmp_path / "out")
+    found = compare(tmp_path / "prepared", later, params, tmp_path / "out")
     assert (found.counts["added"], found.counts["removed"]) == (10, 5)
-    page = (tmp_path / "out" / "diffdata.html").read_text()
+    page = (tmp_path / "out" / "comparison.html").read_text()
     assert page.count('src="data:image/png;base64,') == 15
     assert "digits.npz#0" in page
 
@@ -32,12 +36,9 @@ def test_a_prepared_set_and_raw_data_are_reviewed_on_one_page(
 def test_sets_of_another_size_are_compared_by_their_sources(
     photo_folder: Path, prepare_params: Callable[..., PrepareParams]
 ) -> None:
-    from pipeline.reporting.data_change import change_between
-    from pipeline.reporting.image_set import raw_images
-
     small, large = prepare_params(), prepare_params(image_size=16)
     with raw_images(photo_folder, small) as before, raw_images(photo_folder, large) as after:
         counts = change_between(before, after).counts()
-        # Which split an image is in follows from its pixels, and they are others.
+        # The split of an image follows from its prepared pixels, which differ.
         assert {kind for kind, count in counts.items() if count} <= {"moved"}
         assert after.pixels(after.accepted.head(3)).shape == (3, 16, 16, 3)

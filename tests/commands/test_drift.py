@@ -14,19 +14,19 @@ from pipeline.errors import FoundryError
 from pipeline.evaluation.extractors import Spec, make_extractor
 from pipeline.params import PrepareParams
 from pipeline.reporting import drift
-from pipeline.reporting.drift import Drift, Training, drift_of_images, drift_of_requests, open_training
+from pipeline.reporting.drift import Drift, Reference, drift_of_images, drift_of_requests, read_reference
 from pipeline.reporting.image_set import ImageSet, raw_images
 from tests.image_sets import prepare_arrays, write_arrays, write_evaluator
 from tests.small_sets import features_params, split_of
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 KNOWN = 1200
-"""Digits that were trained on; the others are new."""
+"""Number of training digits; the others are new."""
 
 
 @pytest.fixture
 def digits(digits: Digits) -> Digits:
-    """In random order: the last third of them is by other writers, which is drift indeed."""
+    """In random order: the last third is by other writers and would be drift."""
     order = np.random.default_rng(0).permutation(len(digits[0]))
     return digits[0][order], digits[1][order]
 
@@ -45,28 +45,28 @@ def folders(tmp_path: Path, digits: Digits, params: PrepareParams) -> Path:
 
 
 @pytest.fixture
-def training(folders: Path) -> Training:
-    return open_training(folders / "prepared", folders / "features", seed=0)
+def reference(folders: Path) -> Reference:
+    return read_reference(folders / "prepared", folders / "features", seed=0)
 
 
 @pytest.fixture
-def drift_of(tmp_path: Path, training: Training, params: PrepareParams) -> Callable[..., Drift]:
+def drift_of(tmp_path: Path, reference: Reference, params: PrepareParams) -> Callable[..., Drift]:
     def made(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Drift:
         with raw_images(write_arrays(tmp_path / "new", images, labels), params) as new:
-            return drift_of_images(training, new, alpha=0.01, seed=0)
+            return drift_of_images(reference, new, alpha=0.01, seed=0)
 
     return made
 
 
 def names(found: Drift) -> set[str]:
-    return {verdict.test.name for verdict in found.found}
+    return {result.test.name for result in found.alarms}
 
 
 def test_new_images_of_the_same_kind_are_no_drift(drift_of: Callable[..., Drift], digits: Digits) -> None:
     found = drift_of(digits[0][KNOWN:], digits[1][KNOWN:])
-    assert found.counts == {"found": 597, "broken": 0, "known": 0, "judged": 597}
+    assert found.counts == {"found": 597, "broken": 0, "known": 0, "compared": 597}
     assert names(found) == set()
-    assert {"features", "brightness", "mix of classes"} <= {verdict.test.name for verdict in found.verdicts}
+    assert {"features", "brightness", "mix of classes"} <= {result.test.name for result in found.results}
 
 
 def test_noise_is_drift_of_pixels_and_of_features(drift_of: Callable[..., Drift], digits: Digits) -> None:
@@ -86,9 +86,9 @@ def test_a_class_that_is_missing_is_drift_of_the_mix(drift_of: Callable[..., Dri
     assert "mix of classes" in names(drift_of(digits[0][KNOWN:][kept], digits[1][KNOWN:][kept]))
 
 
-def test_images_that_the_manifest_has_are_no_news(drift_of: Callable[..., Drift], digits: Digits) -> None:
+def test_images_in_the_manifest_are_not_compared(drift_of: Callable[..., Drift], digits: Digits) -> None:
     found = drift_of(digits[0][: KNOWN + 5], digits[1][: KNOWN + 5])
-    assert (found.counts["known"], found.counts["judged"], names(found)) == (KNOWN, 5, set())
+    assert (found.counts["known"], found.counts["compared"], names(found)) == (KNOWN, 5, set())
     assert "too few" in found.notes[0]
 
 
@@ -106,34 +106,34 @@ def test_false_alarms_are_as_rare_as_they_should_be(
             order = random.permutation(len(rows))
             old, new = rows.iloc[order[:300]], rows.iloc[order[300:420]]
             images = everything.pixels(old)
-            training = Training(old, None, (8, 1), "", extractor, images, extractor.features(images))
+            reference = Reference(old, None, (8, 1), "", extractor, images, extractor.features(images))
             sample = ImageSet("new", (8, 1), new, everything.pixels, {})
-            alarms += bool(drift_of_images(training, sample, alpha=0.1, seed=0).found)
+            alarms += bool(drift_of_images(reference, sample, alpha=0.1, seed=0).alarms)
     # At most 4 are expected; 10 or more have a chance of less than 1 in 100.
     assert alarms < 10
 
 
-def test_requests_are_compared_by_class_and_count_once(training: Training) -> None:
+def test_requests_are_compared_by_class_and_count_once(reference: Reference) -> None:
     even = [{"class_label": label % 10, "n": 8} for label in range(500)]
-    assert drift_of_requests(training, even, alpha=0.01, seed=0).found == []
+    assert drift_of_requests(reference, even, alpha=0.01, seed=0).alarms == []
     sevens = [{"class_label": 7 if i % 3 else i % 10} for i in range(300)] + [{"class_label": None}]
-    found = drift_of_requests(training, sevens, alpha=0.01, seed=0)
+    found = drift_of_requests(reference, sevens, alpha=0.01, seed=0)
     assert names(found) == {"mix of classes"}
     assert found.counts == {"requests": 301, "with a class": 300}
 
 
-def test_a_request_log_is_read_without_its_torn_line(tmp_path: Path) -> None:
+def test_an_incomplete_line_of_a_request_log_is_skipped(tmp_path: Path) -> None:
     log = tmp_path / "requests.jsonl"
     log.write_text('{"class_label": 3, "n": 1}\n{"class_label": null}\n{"class_la')
-    assert [request["class_label"] for request in command.requests([log])] == [3, None]
+    assert [request["class_label"] for request in command.read_requests([log])] == [3, None]
     log.write_text("a,b\n1,2\n")
     with pytest.raises(FoundryError, match="found no request"):
-        list(command.requests([log]))
+        list(command.read_requests([log]))
     with pytest.raises(FoundryError, match="none.jsonl"):
-        list(command.requests([tmp_path / "none.jsonl"]))
+        list(command.read_requests([tmp_path / "none.jsonl"]))
 
 
-def test_the_command_says_drift_by_its_exit_code_and_writes_a_page(
+def test_the_command_reports_drift_by_its_exit_code_and_writes_a_page(
     folders: Path, digits: Digits, root: Path, params: PrepareParams
 ) -> None:
     import yaml
@@ -156,6 +156,6 @@ def test_the_command_says_drift_by_its_exit_code_and_writes_a_page(
     assert document["drift"] is True
     assert {test["name"] for test in document["tests"] if test["drifted"]} >= {"brightness", "features"}
     page = (folders / "out" / "drift.html").read_text()
-    assert "✗ drift" in page
+    assert "✗ drift detected" in page
     assert page.count('src="data:image/png;base64,') == 48
     assert "http" not in page.replace("http-equiv", "")

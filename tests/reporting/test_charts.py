@@ -1,69 +1,67 @@
+import html
 import math
+import re
 
 import numpy as np
 import pytest
 
-from pipeline.reporting.charts import HEIGHT, WIDTH, Axis, Line, chart_of
-from pipeline.reporting.figures import value_of, wilson
-from pipeline.reporting.pages import MOST_PICTURE_BYTES, cell, picture_uri
+from pipeline.reporting.charts import histogram, line_chart
 
 
-def points(polyline: str) -> list[tuple[float, float]]:
-    return [(float(x), float(y)) for x, y in (pair.split(",") for pair in polyline.split())]
+def texts(svg: str) -> list[str]:
+    return [html.unescape(text) for text in re.findall("<text [^>]*>([^<]*)</text>", svg)]
 
 
-def test_lines_lie_over_common_axes_within_the_drawing() -> None:
-    chart = chart_of([Line("a", [(0, 1), (10, 3)]), Line("b", [(5, 2)])], "x")
+def curves(svg: str) -> list[list[tuple[float, float]]]:
+    """Points of the paths that are drawn in the colour of a series."""
+    paths = re.findall(r'<path d="([^"]*)" style="fill: none; stroke: var\(--series', svg)
+    return [[(float(x), float(y)) for x, y in re.findall(r"[ML] ([\d.]+) ([\d.]+)", path)] for path in paths]
+
+
+def test_lines_share_their_axes() -> None:
+    chart = line_chart({"a": [(10, 3), (0, 1)], "b": [(0, 2), (5, 2), (10, 2)]}, "images", "loss")
     assert chart is not None
-    (_, first), (_, second) = chart.lines
-    assert points(first) == [(0, HEIGHT), (WIDTH, 0)]
-    assert points(second) == [(WIDTH / 2, HEIGHT / 2)]
-    assert [name for _, name in chart.x_ticks] == ["0", "2", "4", "6", "8", "10"]
+    assert chart.names == ["a", "b"]
+    (left, bottom), (right, top) = curves(chart.svg)[0]
+    assert left < right
+    assert top < bottom
+    np.testing.assert_allclose(
+        curves(chart.svg)[1],
+        [(left, (top + bottom) / 2), ((left + right) / 2, (top + bottom) / 2), (right, (top + bottom) / 2)],
+        atol=1e-3,
+    )
+    assert {"images", "loss", "0", "2", "10"} <= set(texts(chart.svg))
 
 
-def test_a_logarithmic_axis_leaves_out_what_it_cannot_show() -> None:
-    chart = chart_of([Line("a", [(0, 0.0), (1, 0.01), (2, 1.0), (3, math.nan)])], "x", log_y=True)
+def test_a_logarithmic_axis_omits_values_that_it_cannot_show() -> None:
+    chart = line_chart({"a": [(0, 0.0), (1, 0.01), (2, 1.0), (3, math.nan)]}, "x", "y", log_y=True)
     assert chart is not None
-    assert points(chart.lines[0][1]) == [(0, HEIGHT), (WIDTH, 0)]
-    assert {"0.01", "0.1", "1"} <= {name for _, name in chart.y_ticks}
+    assert len(curves(chart.svg)[0]) == 2
+    assert {"0.01", "0.1", "1"} <= set(texts(chart.svg))
 
 
-def test_nothing_to_show_is_no_chart() -> None:
-    assert chart_of([Line("a", []), Line("b", [(0, math.inf)])], "x") is None
+def test_a_chart_without_points_is_none() -> None:
+    assert line_chart({"a": [], "b": [(0, math.inf)]}, "x", "y") is None
 
 
-def test_a_single_value_gets_a_range() -> None:
-    axis = Axis.over([5.0], 100)
-    assert axis.place(5.0) == 50
-    assert len(axis.ticks()) >= 3
+def test_a_single_point_is_drawn_as_a_marker() -> None:
+    chart = line_chart({"a": [(5.0, 5.0)]}, "x", "y")
+    assert chart is not None
+    assert len(re.findall("<use ", chart.svg)) == 1
 
 
-def test_wilsons_interval_is_that_of_statsmodels_worked_example() -> None:
-    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
-    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)
-    assert wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+def test_a_histogram_has_the_share_of_each_sample_by_bin() -> None:
+    chart = histogram({"new": np.array([0.0] * 3 + [1.0]), "old": np.array([0.5] * 100)}, "brightness")
+    assert chart is not None
+    new, old = curves(chart.svg)
+    zero = max(y for _, y in new)
+    assert (zero - min(y for _, y in new)) / (zero - min(y for _, y in old)) == pytest.approx(0.75, abs=0.01)
+    assert histogram({"new": np.ones(3), "old": np.ones(2)}, "brightness") is None
 
 
-def test_figures_get_the_interval_that_is_known() -> None:
-    metrics = {
-        "evaluate/kid": 1.0,
-        "evaluate/kid_standard_error": 0.5,
-        "evaluate/recall": 0.5,
-        "evaluate/num_images": 100.0,
-    }
-    assert value_of(metrics, "evaluate", "kid").low == pytest.approx(0.02, abs=1e-3)
-    assert value_of(metrics, "evaluate", "recall").high == pytest.approx(0.596, abs=1e-3)
-    assert value_of(metrics, "floor", "kid").value is None
-    assert value_of({"evaluate/kid": math.nan, "evaluate/kid_standard_error": 1.0}, "evaluate", "kid").low is None
-
-
-def test_a_foreign_text_ends_no_cell_and_is_no_tag() -> None:
-    assert cell("a|b\n<script>`x`") == "a\\|b &lt;script>'x'"
-    assert (cell(None), cell(1234), cell(0.123456)) == ("", "1,234", "0.1235")
-
-
-def test_a_large_picture_is_reduced_until_it_fits() -> None:
-    from PIL import Image
-
-    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (600, 600, 3), np.uint8))
-    assert len(picture_uri(noise)) <= MOST_PICTURE_BYTES * 4 / 3 + 100
+def test_charts_are_reproducible_and_load_nothing() -> None:
+    first, second = (line_chart({"a": [(0, 1), (1, 3)]}, "x < y", "z", log_y=True) for _ in range(2))
+    assert first == second
+    assert first is not None
+    assert "x < y" in texts(first.svg)
+    assert not re.search(r"<style|url\(|https?:|#0000|\d{4}-\d\d-\d\d", first.svg)

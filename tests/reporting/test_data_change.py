@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.errors import ArtefactError, FoundryError
-from pipeline.reporting.data_change import DataChange, change_between
+from pipeline.reporting.data_change import DataChange, change_between, with_images
 from pipeline.reporting.image_set import opened
 from tests.image_sets import write_arrays
 
@@ -26,16 +27,16 @@ def change(tmp_path: Path, prepare_params):  # type: ignore[no-untyped-def]
     return between
 
 
-def test_the_same_images_in_another_order_are_no_change_but_of_place(change, digits: Digits) -> None:  # type: ignore[no-untyped-def]
+def test_the_order_of_the_images_is_no_change(change, digits: Digits) -> None:  # type: ignore[no-untyped-def]
     images, labels = digits[0][:200], digits[1][:200]
     found = change((images, labels), (images[::-1], labels[::-1]))
-    assert found.is_empty
+    assert not any(found.counts().values())
     assert found.classes["before"].sum() == found.classes["after"].sum() == 200
 
 
 def test_every_kind_of_change_is_counted_once(change, digits: Digits) -> None:  # type: ignore[no-untyped-def]
     images, labels = digits[0][:200].copy(), digits[1][:200].copy()
-    new_images, new_labels = np.concatenate([images[10:], digits[0][200:230], images[50:53]]), np.empty(0)
+    new_images = np.concatenate([images[10:], digits[0][200:230], images[50:53]])
     new_labels = np.concatenate([labels[10:], digits[1][200:230], labels[50:53]])
     new_labels[:5] = (new_labels[:5] + 1) % 10
     found = change((images, labels), (new_images, new_labels))
@@ -57,9 +58,7 @@ def test_a_new_copy_with_another_class_is_relabelled_and_a_copy(change, digits: 
     assert (len(found.relabelled), len(found.duplicates), len(found.added)) == (1, 1, 0)
 
 
-def test_broken_files_that_were_broken_before_are_no_news(tmp_path: Path, photo_folder: Path, prepare_params) -> None:  # type: ignore[no-untyped-def]
-    import shutil
-
+def test_only_newly_broken_files_are_a_change(tmp_path: Path, photo_folder: Path, prepare_params) -> None:  # type: ignore[no-untyped-def]
     after = tmp_path / "after"
     (photo_folder / "china" / "old.jpg").write_bytes(b"no image")
     shutil.copytree(photo_folder, after)
@@ -75,9 +74,23 @@ def test_broken_files_that_were_broken_before_are_no_news(tmp_path: Path, photo_
         assert "flower/02.jpg" in other.quarantined_bytes
 
 
-def test_a_folder_that_is_neither_is_refused(tmp_path: Path, prepare_params) -> None:  # type: ignore[no-untyped-def]
+def test_a_folder_that_is_neither_prepared_nor_raw_is_rejected(tmp_path: Path, prepare_params) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(FoundryError, match="not a folder"), opened(tmp_path / "none", prepare_params()):
         pass
     (tmp_path / "manifest.parquet").write_bytes(b"no table")
     with pytest.raises(ArtefactError, match=r"dataset\.json: not found"), opened(tmp_path, prepare_params()):
         pass
+
+
+def test_a_change_is_shown_with_images_and_statistics(tmp_path: Path, digits: Digits, prepare_params) -> None:  # type: ignore[no-untyped-def]
+    params = prepare_params(source="arrays", channels=1)
+    old = write_arrays(tmp_path / "old", digits[0][:120], digits[1][:120])
+    new = write_arrays(tmp_path / "new", digits[0][20:170], digits[1][20:170])
+    with opened(old, params) as before, opened(new, params) as after:
+        shown = with_images(change_between(before, after), before, after)
+    assert [(sheet.title, sheet.count, len(sheet.thumbnails)) for sheet in shown.sheets] == [
+        ("added", 50, 24),
+        ("removed", 20, 20),
+    ]
+    assert sum(after - before for _, before, after in shown.classes) == 30
+    assert ("images found", 120, 150) in shown.statistics
