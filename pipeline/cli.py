@@ -176,6 +176,11 @@ command(
 )
 
 command(
+    RUNS, "list", "pipeline.commands.runs:list_runs",
+    option("--limit", type=click.IntRange(1, 1000), default=20, help="Number of pipelines."),
+    describe="List the newest pipelines with their figures and registered versions.",
+)  # fmt: skip
+command(
     RUNS, "restore", "pipeline.commands.restore:main", argument("run"),
     option("--out", type=PATH, metavar="FOLDER", help="A new folder.  [default: .foundry/checkouts/RUN]"),
     describe="""Restore code, params, data and model of a run in a new git worktree.

@@ -17,20 +17,19 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from pipeline.artefacts.files import read_document, replacing, write_json
+from pipeline.artefacts.files import locked, read_document, replacing, write_json
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.params import load_params
 from pipeline.provenance import lineage
-from pipeline.provenance.lineage import main_worktree
+from pipeline.provenance.git import main_worktree
 from pipeline.registry.aliases import ChampionChangedError, Decision
 from pipeline.registry.comparison import EvaluationSetup
 from pipeline.registry.model_card import model_card
 from pipeline.registry.registry import Candidate, Registry, download
 from pipeline.registry.verdict import Verdict, verdict
 from pipeline.tracking import store
-from pipeline.tracking.outbox import locked
 
 LASTING_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
 MOST_ATTEMPTS = 3

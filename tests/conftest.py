@@ -155,8 +155,8 @@ def photo_folder(tmp_path: Path, photos: dict[str, Image.Image]) -> Path:
     return tmp_path / "raw"
 
 
-@pytest.fixture
-def small_model(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def small_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a network of a few thousand weights, none of them 0, that draws in milliseconds."""
     import torch
 
@@ -177,8 +177,15 @@ def small_model(tmp_path: Path) -> Path:
         name: weight + 0.1 * torch.randn(weight.shape, generator=generator)
         for name, weight in build_network(description, seed=0).state_dict().items()
     }
-    save_model(tmp_path / "small_model", description, weights=weights, schedule=NoiseSchedule(cosine_betas(50)))
-    return tmp_path / "small_model"
+    folder = tmp_path_factory.mktemp("model")
+    save_model(folder, description, weights=weights, schedule=NoiseSchedule(cosine_betas(50)))
+    return folder
+
+
+@pytest.fixture
+def small_model(tmp_path: Path, small_model_folder: Path) -> Path:
+    """A copy of `small_model_folder` that a test may change."""
+    return Path(shutil.copytree(small_model_folder, tmp_path / "small_model"))
 
 
 @pytest.fixture

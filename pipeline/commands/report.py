@@ -20,7 +20,7 @@ from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import FoundryError
 from pipeline.params import load_params
-from pipeline.provenance import revisions
+from pipeline.provenance import git
 from pipeline.provenance.dvc_cache import link_outs
 from pipeline.reporting.data_change import ShownChange, change_between, with_images
 from pipeline.reporting.image_set import prepared_images
@@ -109,11 +109,11 @@ def _data(prepared: Path, champion: ModelSummary | None, challenger: ModelSummar
 
 def _code(champion: ModelSummary | None, challenger: ModelSummary) -> tuple[Sequence[str], Sequence[str]]:
     """Return the commits since the champion's and the changed files; nothing if a commit is unknown."""
-    if champion is None or not champion.commit or not challenger.commit or not revisions.has_commit(champion.commit):
+    if champion is None or not champion.commit or not challenger.commit or not git.has_commit(champion.commit):
         return [], []
     return (
-        revisions.commits_between(champion.commit, challenger.commit),
-        revisions.changed_files(champion.commit, challenger.commit),
+        git.commits_between(champion.commit, challenger.commit),
+        git.changed_files(champion.commit, challenger.commit),
     )
 
 

@@ -1,26 +1,199 @@
-"""Restore the code, params, data and model of a run or of a registered version, beside the present work tree.
+"""Restores the code, params, data and model of a run or of a registered version, in a git worktree of their own.
 
     foundry runs restore models:/fashion-mnist@champion
     foundry runs restore 0a1b2c3d4e5f60718293a4b5c6d7e8f9 --out ../that-run
 
-A new git work tree is made at the run's commit, with what was not committed then laid over it, and DVC puts the outs
-of the run's dvc.lock into it, from its cache or its remote. The present work tree is not touched. Where something is
-missing the command says what, and leaves nothing behind.
+The worktree gets the commit of the run and the changes that were not committed (`git-diff.patch`), for a version also the
+params.yaml and dvc.lock that were logged at its registration, and all files of that dvc.lock from DVC's cache or remote.
+If anything is missing, the command names it and leaves nothing behind.
 """
 
 from __future__ import annotations
 
+import itertools
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.commands.restoring import origin_of, restore
-from pipeline.provenance.lineage import main_worktree
+from pipeline.artefacts.files import read_document
+from pipeline.artefacts.model import model_digest
+from pipeline.errors import FoundryError
+from pipeline.provenance.dvc import LOCK, DvcError, dvc, md5, md5_of, stages_of
+from pipeline.provenance.dvc_cache import cache_folder
+from pipeline.provenance.git import GitError, git, has_commit, main_worktree
+from pipeline.provenance.lineage import COMMIT_TAG, LOCK_TAG, OMITTED
+from pipeline.provenance.revisions import all_revisions, commit_of_lock
+from pipeline.provenance.stage_key import keys_of
+from pipeline.registry import versions
+from pipeline.registry.registry import download
+from pipeline.registry.versions import Version
+from pipeline.tracking import store
+from pipeline.tracking.past_runs import PastRuns
+from pipeline.tracking.runs import PATCH
+from pipeline.tracking.tags import DATA_TAG, DIGEST_TAG, DIRTY_TAG, KEY_TAG, STAGE_TAG, TRAINED_DIGEST_TAG
 
 
 def main(run: str, out: Path | None) -> None:
-
-    origin = origin_of(run)
-    out = out or main_worktree() / ".foundry" / "checkouts" / origin.pipeline_id[:12]
+    origin = find_origin(run)
+    out = out or main_worktree() / ".foundry" / "checkouts" / origin.run_id[:12]
     for line in restore(origin, out):
         sys.stderr.write(f"{line}\n")
     sys.stdout.write(f"{out.resolve()}\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a run was made from."""
+
+    name: str
+    """As the user wrote it."""
+    run_id: str
+    """Of the run of the whole pipeline."""
+    commit: str
+    patch: Path | None
+    """None if all was committed."""
+    params: Path | None
+    """params.yaml of the registration; None for a run, whose params follow from commit and patch."""
+    lock: str
+    """The text of the dvc.lock that the run led to."""
+    data_digest: str | None
+    model_digest: str | None
+    """Of the model as training made it."""
+    version: Version | None
+
+
+def find_origin(name: str) -> Origin:
+    """Look up a run by its id, or the run of a registered version by its URI.
+
+    Raises:
+        StoreError: the store does not have it, or does not answer.
+        FoundryError: the store lacks something that is needed to restore it.
+
+    """
+    version = versions.resolve(name) if name.startswith("models:/") else None
+    with store.answering():
+        past = PastRuns()
+        run = past.run(version.run_id if version else name)
+        pipeline = past.parent(run) or run
+        tags, run_id = pipeline.data.tags, pipeline.info.run_id
+        patch = past.file(pipeline, PATCH)
+        if COMMIT_TAG not in tags:
+            raise FoundryError(f"{name}: run {run_id} has no tag {COMMIT_TAG}: it was made outside of git")
+        if tags.get(DIRTY_TAG) == "true" and patch is None:
+            raise FoundryError(f"{name}: run {run_id} was made with uncommitted changes, but has no {PATCH}")
+        lock_md5 = version.tags.get(LOCK_TAG) if version else None
+        registration = past.registration(lock_md5) if lock_md5 else None
+        return Origin(
+            name=name,
+            run_id=run_id,
+            commit=tags[COMMIT_TAG],
+            patch=patch,
+            params=past.file(registration, "params.yaml") if registration else None,
+            lock=_lock(past, registration, pipeline, lock_md5),
+            data_digest=tags.get(DATA_TAG),
+            model_digest=version.tags.get(TRAINED_DIGEST_TAG) if version else tags.get(DIGEST_TAG),
+            version=version,
+        )
+
+
+def _lock(past: PastRuns, registration: Any, pipeline: Any, lock_md5: str | None) -> str:
+    """The dvc.lock with this MD5 or with the results of all stages: one that was logged, or one of this repository."""
+    children = past.children(pipeline.info.run_id)
+    keys = {run.data.tags[STAGE_TAG]: run.data.tags[KEY_TAG] for run in children if KEY_TAG in run.data.tags}
+    logged = [past.file(run, LOCK) for run in (registration, pipeline) if run]
+    kept = (path.read_text(encoding="utf-8") for path in logged if path)
+    for lock in itertools.chain(kept, (revision.lock for revision in all_revisions())):
+        if md5(lock.encode()) == lock_md5 or (keys and keys.items() <= keys_of(lock).items()):
+            return lock
+    raise FoundryError(
+        f"run {pipeline.info.run_id}: no dvc.lock of this repository has its results, and none was logged with it "
+        "(foundry runs reconcile logs it as long as the revision exists)"
+    )
+
+
+def restore(origin: Origin, out: Path) -> Iterator[str]:
+    """Create the worktree `out` and yield a line for each part that is restored.
+
+    Raises:
+        FoundryError: something is missing or differs; nothing is left behind.
+
+    """
+    if out.exists():
+        raise FoundryError(f"{out}: already exists, wanted a new folder (`git worktree remove` removes one)")
+    if not has_commit(origin.commit):
+        raise FoundryError(f"{origin.name}: commit {origin.commit} is not in this repository (`git fetch` gets it)")
+    with _worktree(out.resolve(), origin.commit):
+        if origin.patch is not None:
+            _apply(origin.patch, out)
+        if origin.params is not None:
+            shutil.copyfile(origin.params, out / "params.yaml")
+        yield f"code      {origin.commit}{f' and {PATCH}' if origin.patch else ''}"
+        (out / LOCK).write_text(origin.lock, encoding="utf-8")
+        _check_out(out)
+        yield from _restore_metrics(origin.lock, out)
+        data = str(read_document(out / "data" / "prepared" / "dataset.json")["digest"])
+        yield f"data      {_checked(out / 'data' / 'prepared', data, origin.data_digest)}"
+        model = out / "data" / "model"
+        yield f"model     {_checked(model, model_digest(model), origin.model_digest)}"
+        if origin.version is not None:
+            registered = out / "data" / "registration" / "model"
+            shutil.copytree(download(origin.version.uri), registered)
+            _checked(registered, model_digest(registered), origin.version.digest)
+            yield f"          registered as {origin.version}: {registered}"
+
+
+@contextmanager
+def _worktree(out: Path, commit: str) -> Iterator[None]:
+    """A new worktree, which is removed if the block fails."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    git("worktree", "add", "--detach", str(out), commit, folder=main_worktree())
+    try:
+        yield
+    except BaseException:
+        with suppress(FoundryError):
+            git("worktree", "remove", "--force", str(out), folder=main_worktree())
+        raise
+
+
+def _apply(patch: Path, out: Path) -> None:
+    lines = patch.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    if omitted := [line.removeprefix(OMITTED) for line in lines if line.startswith(OMITTED)]:
+        raise FoundryError(f"{PATCH} of the run omits new files that were too large: {'; '.join(omitted)}")
+    git("apply", "--whitespace=nowarn", str(patch.resolve()), folder=out)
+
+
+def _check_out(out: Path) -> None:
+    """Let DVC restore all outs and the raw data from the main worktree's cache, or from a remote if there is one."""
+    dvc("cache", "dir", "--local", str(cache_folder()), folder=out)
+    try:
+        dvc("checkout", folder=out)
+    except DvcError:
+        if not dvc("remote", "list", folder=out):
+            raise
+        dvc("pull", folder=out)
+
+
+def _restore_metrics(lock: str, out: Path) -> Iterator[str]:
+    """Restore the metrics, which DVC leaves to git, from the commit of this dvc.lock; a line for each missing one."""
+    commit = commit_of_lock(md5(lock.encode()))
+    for entry in (entry for stage in stages_of(lock).values() for entry in stage.get("outs", [])):
+        path, wanted = out / entry["path"], str(entry.get("md5"))
+        if path.exists() and (path.is_dir() or md5_of(path) == wanted):
+            continue
+        path.unlink(missing_ok=True)
+        with suppress(GitError):
+            content = git("show", f"{commit}:{entry['path']}", folder=out).encode(errors="surrogateescape")
+            if md5(content) == wanted:
+                path.write_bytes(content)
+        if not path.exists():
+            yield f"missing   {entry['path']}: no commit has it as the run left it"
+
+
+def _checked(path: Path, found: str, wanted: str | None) -> str:
+    if wanted not in {None, found}:
+        raise FoundryError(f"{path}: found digest {found}, the run had {wanted}")
+    return found

@@ -15,7 +15,8 @@ from pathlib import Path
 from pipeline.artefacts import passport
 from pipeline.artefacts.passport import Passport, Picture
 from pipeline.errors import CheckFailedError
-from pipeline.provenance import lineage
+from pipeline.provenance.git import commit_line
+from pipeline.provenance.revisions import commit_of_lock
 from pipeline.registry import versions
 from pipeline.registry.versions import Version
 from pipeline.tracking import store
@@ -62,10 +63,10 @@ def _making(version: Version) -> Iterator[tuple[str, str | None]]:
     yield "registered", f"{version}" + (f" ({', '.join(version.aliases)})" if version.aliases else "")
     yield "decision", _joined(tags.get("decision"), tags.get("promoted_why"))
     yield "trained by", f"run {version.run_id} in {store.tracking_uri()}"
-    yield "git", _joined(commit, commit and lineage.commit_line(commit))
+    yield "git", _joined(commit, commit and commit_line(commit))
     if tags.get("git.dirty") == "true":
         yield "", "with changes that were not committed: git-diff.patch of the parent run"
-    yield "dvc.lock", _joined(lock, lock and _whereabouts(lineage.commit_of_lock(lock)))
+    yield "dvc.lock", _joined(lock, lock and _whereabouts(commit_of_lock(lock)))
     yield "data/raw", _joined(data, data and _cached(data))
     yield "prepared", tags.get("data.digest")
 

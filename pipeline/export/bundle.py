@@ -9,7 +9,7 @@ from pipeline.artefacts.model import DESCRIPTION, ONNX, WEIGHTS, Model, load_mod
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.export.denoiser import ExportError
 from pipeline.export.onnx import check_onnx, write_onnx
-from pipeline.provenance.lineage import main_worktree
+from pipeline.provenance.git import main_worktree
 from pipeline.registry import registry, versions
 
 

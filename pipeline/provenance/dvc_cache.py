@@ -1,28 +1,27 @@
-"""Outs of another revision, as far as DVC's cache holds them here; nothing is checked out."""
+"""Files of another revision in DVC's local cache, used where they are: nothing is checked out."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FoundryError
-from pipeline.provenance.lineage import main_worktree
+from pipeline.provenance.dvc import dvc
+from pipeline.provenance.git import main_worktree
 
 
 class NotCachedError(FoundryError):
-    """DVC's cache does not hold a file."""
+    """DVC's local cache does not hold a file."""
 
 
 def link_outs(stages: Mapping[str, Any], below: str, folder: Path) -> None:
-    """Make `folder` look like the folder `below` of a revision whose dvc.lock has these stages, by symbolic links.
+    """Fill `folder` with symbolic links to the outs of `stages` (those of a dvc.lock) below the path `below`.
 
     Raises:
-        NotCachedError: a file is not in the cache here.
+        NotCachedError: a file is not in the local cache.
 
     """
     for path, md5 in _files(stages, below):
@@ -46,7 +45,7 @@ def _files(stages: Mapping[str, Any], below: str) -> Iterator[tuple[str, str]]:
 
 
 def cached(md5: str, path: str) -> Path:
-    """The file of the cache with this content; `path` is what it is called.
+    """The file in the cache with this content; `path` names it in errors.
 
     Raises:
         NotCachedError: it is not there.
@@ -54,21 +53,15 @@ def cached(md5: str, path: str) -> Path:
     """
     file = cache_folder() / "files" / "md5" / md5[:2] / md5[2:]
     if not file.is_file():
-        raise NotCachedError(f"{path}: {md5 or 'its content'} is not in DVC's cache here (dvc fetch gets it)")
+        raise NotCachedError(f"{path}: {md5 or 'its content'} is not in DVC's local cache (dvc fetch gets it)")
     return file
 
 
 def cache_folder() -> Path:
-    """DVC's cache of the main worktree, which its configuration may put anywhere."""
+    """DVC's cache of the main worktree, which the configuration can put anywhere."""
     return _cache_folder(main_worktree())
 
 
 @cache
 def _cache_folder(worktree: Path) -> Path:
-    done = subprocess.run(
-        [sys.executable, "-m", "dvc", "cache", "dir"], cwd=worktree, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise FoundryError(f"{worktree}: dvc cache dir: {said[-1] if said else done.returncode}")
-    return (worktree / done.stdout.strip()).resolve()
+    return (worktree / dvc("cache", "dir", folder=worktree)).resolve()

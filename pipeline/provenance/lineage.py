@@ -1,4 +1,4 @@
-"""Where a run comes from: the commit and what differs from it, DVC's lock and data, the machine, the process."""
+"""Facts that every run gets as tags: commit, uncommitted changes, DVC's lock, data, machine, library versions."""
 
 from __future__ import annotations
 
@@ -8,93 +8,40 @@ import itertools
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
-import yaml
 
+from pipeline.provenance.dvc import LOCK, md5, read_yaml
+from pipeline.provenance.git import GitError, git, git_line
+
+COMMIT_TAG, LOCK_TAG, EXPERIMENT_TAG, RAW_DATA_TAG = "git.commit", "dvc.lock.md5", "dvc.exp.name", "data.md5"
 LIBRARIES = ("torch", "numpy", "pandas", "dvc", "mlflow")
-DVC_TEMPORARY = (".dvc", "tmp", "exps")
 DIFF_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
-MOST_BYTES_OF_NEW_FILES = 10 << 20
-"""Files that git does not know and that go beyond this together are named in the patch, not copied into it."""
-GIT_TIMEOUT_SEC = 60
-CLOCK_TOLERANCE_SEC = 2.0
-"""The boot time is known in whole seconds, and may pass from one to the next between two questions."""
-
-
-def main_worktree() -> Path:
-    """The checkout that outlives experiments: not DVC's temporary folder, not a linked worktree.
-
-    Outside of git it is the working folder.
-    """
-    folder = Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
-    for i in range(len(folder.parts)):
-        if folder.parts[i : i + 3] == DVC_TEMPORARY:
-            folder = Path(*folder.parts[:i])
-            break
-    common = _git_line("rev-parse", "--path-format=absolute", "--git-common-dir", folder=folder)
-    return Path(common).parent if common and Path(common).name == ".git" else folder
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessId:
-    """A process that is told from a later one with the same number."""
-
-    pid: int
-    created: float
-    """Seconds after the machine was started: this stays when the clock is set."""
-
-    @classmethod
-    def current(cls) -> ProcessId:
-        return cls.of(psutil.Process())
-
-    @classmethod
-    def of(cls, process: psutil.Process) -> ProcessId:
-        return cls(process.pid, round(process.create_time() - psutil.boot_time(), 2))
-
-    @classmethod
-    def parse(cls, text: str) -> ProcessId:
-        """From `pid@created`, as `str` writes it."""
-        pid, created = text.split("@")
-        return cls(int(pid), float(created))
-
-    def __str__(self) -> str:
-        return f"{self.pid}@{self.created:.2f}"
-
-    def is_same(self, other: ProcessId) -> bool:
-        return self.pid == other.pid and abs(self.created - other.created) < CLOCK_TOLERANCE_SEC
-
-    def is_alive(self) -> bool:
-        try:
-            return self.is_same(ProcessId.of(psutil.Process(self.pid)))
-        except psutil.NoSuchProcess:
-            return False
-
-
-def dvc_process() -> ProcessId | None:
-    """The nearest DVC process above this one: the same for all stages of one `dvc repro`, None outside of DVC."""
-    for process in psutil.Process().parents():
-        try:
-            words = process.cmdline()[:4]
-            if any(Path(word).name == "dvc" for word in words):
-                return ProcessId.of(process)
-        except psutil.Error:
-            continue
-    return None
+MAX_BYTES_OF_NEW_FILES = 10 << 20
+"""Untracked files beyond this total are named in the patch, not copied into it."""
+OMITTED = "# a new file, not in this patch: "
+"""How a line of a patch begins that names such a file."""
+MAX_PARAM_LENGTH = 6000
+"""MLflow's limit on the length of a parameter's value."""
 
 
 def facts() -> dict[str, str]:
-    """The tags that say where a run comes from; a fact that cannot be had is left out."""
+    """The tags of a run that starts now; facts that cannot be determined are omitted."""
+    commit, branch = git_line("rev-parse", "HEAD"), git_line("symbolic-ref", "--short", "HEAD")
     found: dict[str, str | None] = {
-        **_git_facts(),
-        **_dvc_facts(),
+        COMMIT_TAG: commit,
+        "git.branch": branch,
+        "mlflow.source.git.commit": commit,
+        "mlflow.source.git.branch": branch,
+        LOCK_TAG: md5(Path(LOCK).read_bytes()) if Path(LOCK).is_file() else None,
+        EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME"),
+        "dvc.exp.baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV"),
+        RAW_DATA_TAG: _raw_data_md5(),
         "machine.cpus": str(os.cpu_count()),
         "machine.platform": platform.platform(),
         "version.python": platform.python_version(),
@@ -105,141 +52,70 @@ def facts() -> dict[str, str]:
     return {key: value for key, value in found.items() if value}
 
 
-def worktree() -> str:
-    """The main worktree, with the machine it lies on."""
-    return f"{platform.node()}:{main_worktree()}"
-
-
 def uncommitted() -> str:
-    """All that the working tree differs from its commit by, new files too, as a patch; without what DVC writes."""
-    with TemporaryDirectory() as folder:
-        # An index of our own: it takes new files in, and knows no times by which a file would pass as unchanged
-        # (the index that DVC leaves in an experiment's folder does, wrongly where a param kept its length).
-        index = Path(folder) / "index"
-        if _git("read-tree", "HEAD", index=index) is None:
-            return ""
-        wanted, omitted = _new_files(index)
-        _git("add", "--intent-to-add", "--", *(f":(literal){path}" for path in wanted), index=index)
-        excluded = [f":(exclude,literal){path}" for path in _dvc_outs()]
-        patch = _git("diff", *DIFF_OPTIONS, "HEAD", "--", ".", *excluded, index=index) or ""
-    notes = [f"# a new file, not in this patch: {path}, {num_bytes} bytes\n" for path, num_bytes in omitted]
-    return "".join([patch, *notes])
+    """A patch from the commit to the working tree, with untracked files and without what DVC writes; may be empty."""
+    try:
+        with TemporaryDirectory() as folder:
+            # An index of our own takes new files in. It also knows no file times, by which a changed file could pass as
+            # unchanged: in the index that DVC leaves in an experiment's folder one does if a param kept its length.
+            index = Path(folder) / "index"
+            git("read-tree", "HEAD", index=index)
+            included, omitted = _new_files(index)
+            git("add", "--intent-to-add", "--", *(f":(literal){path}" for path in included), index=index)
+            excluded = [f":(exclude,literal){path}" for path in _dvc_outs()]
+            patch = git("diff", *DIFF_OPTIONS, "HEAD", "--", ".", *excluded, index=index)
+    except GitError:
+        return ""
+    return "".join([patch, *(f"{OMITTED}{path}, {num_bytes} bytes\n" for path, num_bytes in omitted)])
 
 
 def all_params() -> dict[str, Any]:
     """params.yaml of the working folder."""
-    return _read(Path("params.yaml"))
+    return read_yaml(Path("params.yaml"))
 
 
 def params_digest(params: Mapping[str, Any]) -> str:
-    """SHA-256 of params.yaml's content, whatever its layout."""
+    """SHA-256 of the content of params.yaml, whatever its layout."""
     return hashlib.sha256(json.dumps(params, sort_keys=True).encode()).hexdigest()
 
 
-def short_commit() -> str | None:
-    return _git_line("rev-parse", "--short", "HEAD")
-
-
-def commit_line(commit: str) -> str | None:
-    """Day and subject of a commit; None where this repository does not have it."""
-    return _git_line("show", "--no-patch", "--format=%cs %s", commit)
-
-
-def commit_of_lock(md5: str) -> str | None:
-    """The newest commit whose dvc.lock has this digest."""
-    commits = (_git("log", "--all", "--format=%H", "--", "dvc.lock") or "").split()
-    return next((commit for commit in commits if _lock_md5(commit) == md5), None)
-
-
-def _lock_md5(commit: str) -> str | None:
-    text = _git("show", f"{commit}:dvc.lock")
-    return (
-        None if text is None else hashlib.md5(text.encode(errors="surrogateescape"), usedforsecurity=False).hexdigest()
-    )
-
-
-def _git_facts() -> dict[str, str | None]:
-    commit, branch = _git_line("rev-parse", "HEAD"), _git_line("symbolic-ref", "--short", "HEAD")
-    return {
-        "git.commit": commit,
-        "git.branch": branch,
-        "mlflow.source.git.commit": commit,
-        "mlflow.source.git.branch": branch,
-    }
-
-
-def _dvc_facts() -> dict[str, str | None]:
-    return {
-        "dvc.lock.md5": _md5(Path("dvc.lock")),
-        "dvc.exp.name": os.environ.get("DVC_EXP_NAME"),
-        "dvc.exp.baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV"),
-        "data.md5": _raw_data_md5(),
-    }
-
-
-def _md5(path: Path) -> str | None:
-    # DVC names its content so.
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() if path.is_file() else None
-
-
-def _raw_data_md5() -> str | None:
-    """DVC's name of the content of data/raw."""
-    outs: list[dict[str, str]] = _read(Path("data/raw.dvc")).get("outs", [])
-    return outs[0].get("md5") if outs else None
+def flat_params(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Dotted names and texts of params, as MLflow stores them."""
+    for key, value in params.items():
+        if isinstance(value, dict):
+            yield from flat_params(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", (value if isinstance(value, str) else json.dumps(value))[:MAX_PARAM_LENGTH]
 
 
 def data_digest() -> str | None:
-    """The digest of the prepared images, where they are there already."""
-    digest: str | None = _read(Path("data/prepared/dataset.json")).get("digest")
+    """The digest of the prepared images, if there are any."""
+    digest: str | None = read_yaml(Path("data/prepared/dataset.json")).get("digest")
     return digest
 
 
+def _raw_data_md5() -> str | None:
+    """DVC's digest of data/raw."""
+    outs: list[dict[str, str]] = read_yaml(Path("data/raw.dvc")).get("outs", [])
+    return outs[0].get("md5") if outs else None
+
+
 def _dvc_outs() -> Iterator[str]:
-    """dvc.lock and what it lists as written by stages: outcomes of a run, not its causes."""
-    yield "dvc.lock"
-    for stage in _read(Path("dvc.lock")).get("stages", {}).values():
+    """dvc.lock and the outs that it lists: results of a run, not causes."""
+    yield LOCK
+    for stage in read_yaml(Path(LOCK)).get("stages", {}).values():
         yield from (out["path"] for out in stage.get("outs", []))
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """A YAML or JSON file; nothing where it is missing or damaged, which its owner will say."""
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
 def _new_files(index: Path) -> tuple[list[str], list[tuple[str, int]]]:
-    """Files that git neither knows nor ignores: those that fit into a patch, and the others with their sizes."""
-    listed = (_git("ls-files", "--others", "--exclude-standard", "-z", index=index) or "").split("\0")
+    """Files that git neither tracks nor ignores: those that fit into a patch, and the others with their sizes."""
+    listed = git("ls-files", "--others", "--exclude-standard", "-z", index=index).split("\0")
     outs = tuple(_dvc_outs())
     sizes = [(path, Path(path).lstat().st_size) for path in listed if path and not path.startswith(outs)]
     totals = itertools.accumulate(num_bytes for _, num_bytes in sizes)
-    fits = [total <= MOST_BYTES_OF_NEW_FILES for total in totals]
-    wanted = [path for (path, _), fit in zip(sizes, fits, strict=True) if fit]
-    return wanted, [entry for entry, fit in zip(sizes, fits, strict=True) if not fit]
-
-
-def _git_line(*arguments: str, folder: Path | None = None) -> str | None:
-    return (_git(*arguments, folder=folder) or "").strip() or None
-
-
-def _git(*arguments: str, folder: Path | None = None, index: Path | None = None) -> str | None:
-    """What git says, or None where it has no answer: no git, no repository, no commit."""
-    environment = {**os.environ, "GIT_INDEX_FILE": str(index)} if index else None
-    try:
-        done = subprocess.run(  # noqa: S603  # the arguments are ours
-            ["git", *arguments],  # noqa: S607  # git is where the user has put it
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            check=True,
-            timeout=GIT_TIMEOUT_SEC,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.decode(errors="surrogateescape")
+    fits = [total <= MAX_BYTES_OF_NEW_FILES for total in totals]
+    included = [path for (path, _), fit in zip(sizes, fits, strict=True) if fit]
+    return included, [entry for entry, fit in zip(sizes, fits, strict=True) if not fit]
 
 
 @cache

@@ -1,7 +1,7 @@
-"""What DVC knows a stage's outcome by: the digests of its dependencies and the values of its params.
+"""Keys of stage results: a digest of what DVC identifies a result by, its dependencies and params.
 
-A run has the key of what it is about to do; an entry of dvc.lock has the key of what was done. Equal keys: the run
-made the outcome.
+A run gets the key of what it is about to do; an entry of dvc.lock has the key of what was done. If they are equal, the
+run made the result.
 """
 
 from __future__ import annotations
@@ -13,28 +13,32 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from pipeline.provenance.dvc import LOCK, md5_of, parse_yaml, stages_of
 
-KEY_TAG = "dvc.stage.key"
+
+def keys_of(lock: str) -> dict[str, str]:
+    """The key of each stage of a dvc.lock, in the order in which the stages run."""
+    stages = stages_of(lock)
+    return {stage: key_of_entry(stages[stage]) for stage in _in_order(stages)}
 
 
 def key_of_entry(entry: Mapping[str, Any]) -> str:
-    """Of a stage in dvc.lock."""
+    """The key of a stage's entry in dvc.lock."""
     deps = {str(dep["path"]): str(dep.get("md5", "")) for dep in entry.get("deps", [])}
     params = {name: value for file in entry.get("params", {}).values() for name, value in file.items()}
     return _digest(deps, params)
 
 
 def key_of_running(stage: str) -> str | None:
-    """Of the stage that DVC runs now, in the working folder; None outside of DVC, or where a file is missing."""
+    """The key of the stage that DVC runs now in the working folder; None outside of DVC or if a file is missing."""
     if "DVC_STAGE" not in os.environ:
         return None
     try:
         definition = _read(Path("dvc.yaml"))["stages"][stage]
         tracked = dict(_tracked())
-        deps = {path: tracked.get(path) or _md5(Path(path)) for path in definition.get("deps", [])}
+        deps = {path: tracked.get(path) or md5_of(Path(path)) for path in definition.get("deps", [])}
         params = {name: _value(_read(Path("params.yaml")), name) for name in definition.get("params", [])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return _digest(deps, params)
 
@@ -44,18 +48,13 @@ def _digest(deps: Mapping[str, str], params: Mapping[str, Any]) -> str:
 
 
 def _tracked() -> Iterator[tuple[str, str]]:
-    """Path and MD5 of what DVC has written or taken in; it notes each stage's outs before the next one starts."""
+    """Path and MD5 of all that DVC has written or imported; it records the outs of a stage before the next one starts."""
     for path in Path("data").glob("*.dvc"):
         for out in _read(path).get("outs", []):
             yield (path.parent / out["path"]).as_posix(), out["md5"]
-    if Path("dvc.lock").is_file():
-        for entry in _read(Path("dvc.lock"))["stages"].values():
+    if Path(LOCK).is_file():
+        for entry in _read(Path(LOCK))["stages"].values():
             yield from ((out["path"], out["md5"]) for out in entry.get("outs", []))
-
-
-def _md5(path: Path) -> str:
-    # DVC names its content so.
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _value(params: Mapping[str, Any], name: str) -> Any:
@@ -65,5 +64,23 @@ def _value(params: Mapping[str, Any], name: str) -> Any:
     return found
 
 
-def _read(path: Path) -> Any:
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+def _read(path: Path) -> dict[str, Any]:
+    return parse_yaml(path.read_text(encoding="utf-8"))
+
+
+def _in_order(stages: Mapping[str, Any]) -> list[str]:
+    """The names of `stages`, each after those whose outs it reads."""
+    makers = {str(out["path"]): name for name, entry in stages.items() for out in entry.get("outs", [])}
+    ordered: list[str] = []
+
+    def place(name: str) -> None:
+        for dep in stages[name].get("deps", []):
+            maker = makers.get(str(dep["path"]))
+            if maker and maker != name and maker not in ordered:
+                place(maker)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in stages:
+        place(name)
+    return ordered

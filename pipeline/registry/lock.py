@@ -12,8 +12,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from pipeline.errors import FoundryError
-from pipeline.provenance import lineage
-from pipeline.tracking.shipper import PROCESS_TAG, WORKTREE_TAG
+from pipeline.provenance.git import worktree
+from pipeline.provenance.process import ProcessId
+from pipeline.tracking.tags import PROCESS_TAG, WORKTREE_TAG
 
 PATIENCE_SEC, PAUSE_SEC = 60.0, 0.2
 STALE_SEC = 600.0
@@ -51,20 +52,20 @@ def claimed(client: Any, name: str) -> Iterator[None]:
 
 def marks() -> dict[str, str]:
     """Tags that say which process made something."""
-    return {PROCESS_TAG: str(lineage.ProcessId.current()), WORKTREE_TAG: lineage.worktree()}
+    return {PROCESS_TAG: str(ProcessId.current()), WORKTREE_TAG: worktree()}
 
 
 def is_abandoned(tags: Mapping[str, str]) -> bool:
     """Whether the process that `marks` name was on this machine and is not working any more."""
-    if PROCESS_TAG not in tags or _machine(tags.get(WORKTREE_TAG, "")) != _machine(lineage.worktree()):
+    if PROCESS_TAG not in tags or _machine(tags.get(WORKTREE_TAG, "")) != _machine(worktree()):
         return False
-    process = lineage.ProcessId.parse(tags[PROCESS_TAG])
+    process = ProcessId.parse(tags[PROCESS_TAG])
     # Whatever this process has left, it is not working on it now.
-    return process.is_same(lineage.ProcessId.current()) or not process.is_alive()
+    return process.is_same(ProcessId.current()) or not process.is_alive()
 
 
-def _machine(worktree: str) -> str:
-    return worktree.split(":", 1)[0]
+def _machine(place: str) -> str:
+    return place.split(":", 1)[0]
 
 
 def _made(client: Any, claim: str) -> bool:

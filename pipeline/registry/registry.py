@@ -20,10 +20,11 @@ import numpy as np
 
 from pipeline.artefacts.model import Model
 from pipeline.provenance import lineage
+from pipeline.provenance.dvc import LOCK
 from pipeline.registry.aliases import COMPLETE_TAG, Aliases, Decision
 from pipeline.registry.lock import is_abandoned, marks
 from pipeline.tracking import store
-from pipeline.tracking.tags import DIGEST_TAG
+from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, SOURCE_TAG, STAGE_TAG
 
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "jaxtyping", "tqdm", "mlflow")
 LOGGED_MODEL = "models:/"
@@ -97,6 +98,9 @@ class Registry:
             with _all_or_nothing() as undo:
                 self._client.log_artifact(run_id, str(candidate.evidence))
                 self._client.log_text(run_id, candidate.card, "MODEL_CARD.md")
+                # For `foundry runs restore`: DVC writes dvc.lock after its stages, so none of their runs has it.
+                for path in filter(Path.is_file, (Path(LOCK), Path("params.yaml"))):
+                    self._client.log_artifact(run_id, str(path))
                 source = maker.info.run_id if maker else run_id
                 model_id = self._log_model(candidate, source, undo)
                 self._log_metrics(run_id, model_id, candidate.metrics)
@@ -152,16 +156,16 @@ class Registry:
 
     def _training_run(self, trained_digest: str) -> Any:
         """The run that trained the model; None where the store does not have it."""
-        wanted = f"tags.`{DIGEST_TAG}` = '{trained_digest}' and tags.`dvc.stage` = 'train'"
+        wanted = f"tags.`{DIGEST_TAG}` = '{trained_digest}' and tags.`{STAGE_TAG}` = 'train'"
         found = self._client.search_runs([self._experiment], wanted, max_results=1)
         return found[0] if found else None
 
     @contextmanager
     def _run(self, maker: Any) -> Iterator[str]:
         """A run of its own for the registration, beside the training run."""
-        tags = {**lineage.facts(), "mlflow.source.name": "pipeline.register", **marks()}
-        if maker and (parent := maker.data.tags.get("mlflow.parentRunId")):
-            tags["mlflow.parentRunId"] = parent
+        tags = {**lineage.facts(), SOURCE_TAG: "pipeline.register", **marks()}
+        if maker and (parent := maker.data.tags.get(PARENT_TAG)):
+            tags[PARENT_TAG] = parent
         run_id = str(self._client.create_run(self._experiment, tags=tags, run_name="register").info.run_id)
         try:
             yield run_id

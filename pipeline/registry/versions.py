@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,6 +92,20 @@ def holding(digest: str) -> list[Version]:
         found = client.search_model_versions(f"tag.`{DIGEST_TAG}` = '{digest}'")
         # A killed registration leaves a version that is not complete.
         return [_version(client, version) for version in found if COMPLETE_TAG in version.tags]
+
+
+def of_runs(run_ids: Container[str]) -> list[Version]:
+    """The versions whose models these runs have trained, oldest first.
+
+    Raises:
+        StoreError: the registry does not answer.
+
+    """
+    with store.answering():
+        client = store.connect()
+        found = client.search_model_versions(order_by=["creation_timestamp"])
+        complete = [each for each in found if each.run_id in run_ids and COMPLETE_TAG in each.tags]
+        return [_version(client, each) for each in complete]
 
 
 def _version(client: Any, found: Any) -> Version:

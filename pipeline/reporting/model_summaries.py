@@ -12,14 +12,17 @@ from typing import Any
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import FoundryError
-from pipeline.provenance import lineage, revisions
+from pipeline.provenance import lineage
+from pipeline.provenance.dvc import LOCK, stages_of
+from pipeline.provenance.git import git
+from pipeline.provenance.lineage import LOCK_TAG
+from pipeline.provenance.revisions import commit_of_lock
 from pipeline.registry import versions
 from pipeline.registry.registry import Registry, download
 from pipeline.registry.versions import Version
 from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.store import StoreError, answering
-
-TRAINED_DIGEST_TAG = "model.trained_digest"
+from pipeline.tracking.tags import TRAINED_DIGEST_TAG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,7 @@ def summarize_work_tree(folders: Folders, decision: Mapping[str, Any] | None) ->
     return ModelSummary(
         name="this work tree",
         metrics=_numbers(read_document(folders.evaluation / "metrics.json")),
-        params=dict(revisions.flattened(lineage.all_params())),
+        params=dict(lineage.flat_params(lineage.all_params())),
         loss=[(row["images"], row["train/loss"]) for row in _rows(folders.model / "curves.csv")],
         levels=_rows(folders.evaluation / "loss_per_noise_level.csv"),
         quality=_rows(folders.evaluation / "quality_per_num_steps.csv"),
@@ -155,14 +158,15 @@ def _known_cost(digest: str) -> dict[str, float | str]:
 
 def _lock_stages(version: Version, parent: Any, past: PastRuns) -> dict[str, Any]:
     """Stages of the dvc.lock that the version was registered with; empty if no copy of the file exists any more."""
-    if parent is not None and (file := past.file(parent, revisions.LOCK)):
-        return revisions.stages_of(file.read_text(encoding="utf-8"))
-    md5 = version.tags.get("dvc.lock.md5")
-    commit = lineage.commit_of_lock(md5) if md5 else None
+    md5 = version.tags.get(LOCK_TAG)
+    for run in (past.registration(md5) if md5 else None, parent):
+        if run is not None and (file := past.file(run, LOCK)):
+            return stages_of(file.read_text(encoding="utf-8"))
+    commit = commit_of_lock(md5) if md5 else None
     if commit is None:
         return {}
     try:
-        return revisions.stages_of(revisions.git("show", f"{commit}:{revisions.LOCK}"))
+        return stages_of(git("show", f"{commit}:{LOCK}"))
     except FoundryError:
         return {}
 

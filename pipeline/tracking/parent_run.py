@@ -1,6 +1,6 @@
-"""How the stages of one `dvc repro` find their common parent run: a small file for the DVC process above them.
+"""The parent run that the stages of one `dvc repro` share, remembered in a small file for the DVC process above them.
 
-Parallel workers of `dvc queue` are different processes and share nothing; the stages of one run one after another.
+Parallel workers of `dvc queue` are different processes and share nothing; the stages of one run follow each other.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.artefacts.files import naming, write_json
-from pipeline.provenance.lineage import ProcessId, dvc_process, main_worktree
+from pipeline.provenance.git import main_worktree
+from pipeline.provenance.process import ProcessId, dvc_process
 
 
 def parent_run() -> str | None:
@@ -25,7 +26,7 @@ def parent_run() -> str | None:
 
 
 def remember(run: str) -> None:
-    """From now on the stages of this DVC process belong to `run`; what ended processes remembered is forgotten."""
+    """Make `run` the parent of all later stages of this DVC process; forget the parents of ended processes."""
     process = dvc_process()
     if process is None:
         return
@@ -40,7 +41,7 @@ def remember(run: str) -> None:
 
 
 def _known(path: Path) -> dict[str, Any] | None:
-    """What was remembered; None where there is nothing, or no longer, or nothing that can be read."""
+    """The content of a file; None if it is missing or damaged."""
     try:
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         ProcessId.parse(known["process"])

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.provenance.lineage import LOCK_TAG
 from pipeline.tracking import store
-from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, STAGE_TAG
+from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, SOURCE_TAG, STAGE_TAG
 
 
 class PastRuns:
@@ -24,6 +25,17 @@ class PastRuns:
         )
         found = self._client.search_runs([self._experiment], wanted, max_results=1)
         return found[0] if found else None
+
+    def registration(self, lock_md5: str) -> Any:
+        """The newest run of `foundry model register` that logged the dvc.lock with this MD5, or None."""
+        wanted = f"tags.`{LOCK_TAG}` = '{lock_md5}' and tags.`{SOURCE_TAG}` = 'pipeline.register'"
+        found = self._client.search_runs([self._experiment], wanted, max_results=1)
+        return found[0] if found else None
+
+    def pipelines(self, limit: int) -> list[Any]:
+        """The newest runs of pipelines, newest first."""
+        wanted = f"tags.`{SOURCE_TAG}` = 'pipeline'"
+        return list(self._client.search_runs([self._experiment], wanted, max_results=limit))
 
     def run(self, run_id: str) -> Any:
         return self._client.get_run(run_id)

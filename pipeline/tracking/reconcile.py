@@ -1,95 +1,103 @@
-"""One truth for experiments: what `dvc exp show` has a row for is one pipeline in MLflow with a run for every stage.
+"""Completes the runs in MLflow: every row of `dvc exp show` becomes one pipeline with a run for each stage.
 
-A stage that DVC takes from its cache runs no code, and so leaves no run. Here such a stage gets a run below its
-pipeline's, a *cache hit*, linked to the run that made its outcome, with that run's params and metrics. Outcomes whose
-run is not in the store are *lost*; runs whose outcome no revision here has are *foreign*. Neither is changed.
+A stage that DVC takes from its cache runs no code and leaves no run. Here such a stage gets a run below its pipeline's, a
+*cache hit*, linked to the run that made its result, with the params and metrics of that run. Results whose run is not in
+the store are *lost*; runs whose result no revision of this repository has are *foreign*. Neither is changed.
 
-Doing it twice changes nothing.
+A second call changes nothing.
 """
 
 from __future__ import annotations
 
-import hashlib
 import uuid
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
-import yaml
-
+from pipeline.artefacts.files import locked
 from pipeline.provenance import revisions
-from pipeline.provenance.lineage import main_worktree, worktree
+from pipeline.provenance.dvc import LOCK, md5, parse_yaml
+from pipeline.provenance.git import git, main_worktree, worktree
+from pipeline.provenance.lineage import COMMIT_TAG, EXPERIMENT_TAG, flat_params
 from pipeline.provenance.revisions import Revision
-from pipeline.provenance.stage_key import KEY_TAG, key_of_entry
+from pipeline.provenance.stage_key import keys_of
 from pipeline.tracking import store
-from pipeline.tracking.outbox import locked
-from pipeline.tracking.shipper import RUN_TAG, WORKTREE_TAG
-from pipeline.tracking.tags import PARENT_TAG, STAGE_TAG
+from pipeline.tracking.tags import (
+    DIRTY_TAG,
+    HIT_TAG,
+    KEY_TAG,
+    LOCK_AFTER_TAG,
+    PARENT_TAG,
+    RUN_TAG,
+    SHOWN_TAG,
+    SOURCE_TAG,
+    STAGE_TAG,
+    WORKTREE_TAG,
+)
 
-HIT_TAG = "dvc.cache_hit"
-"""Of a run that stands for a stage taken from the cache: the run that made its outcome."""
-SHOWN_TAG = "dvc.shown_as"
-"""Of a pipeline's run: its rows in `dvc exp show`."""
-LOCK_TAG = "dvc.lock.after"
-"""Of a pipeline's run: MD5 of the dvc.lock that it led to, which is kept with it."""
-EXPERIMENT_TAG = "dvc.exp.name"
 NOT_COPIED = {"train/grad_norm", "train/learning_rate"}
 
 
 @dataclass
 class Findings:
-    """What was done, and what cannot be."""
+    """Cache hits that were linked, and the lost and foreign runs."""
 
     linked: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
     foreign: list[str] = field(default_factory=list)
 
     def lines(self) -> Iterable[str]:
-        """For reading."""
+        """One line per finding, and the sums."""
         for word in ("linked", "lost", "foreign"):
             yield from (f"{word:<9}{line}" for line in getattr(self, word))
         yield f"{len(self.linked)} linked, {len(self.lost)} lost, {len(self.foreign)} foreign"
 
 
 def reconcile() -> Findings:
-    """Bring the store in line with the workspace, HEAD and all experiments.
+    """Complete the runs of the workspace, HEAD and all experiments.
 
     Raises:
         StoreError: the store does not answer.
-        RevisionError: this is no git repository.
+        GitError: this is no git repository.
 
     """
     shown = revisions.shown_revisions()
     with store.answering(), locked(main_worktree() / ".foundry" / "ship.lock"):
-        return _Reconciliation(shown).findings()
+        return _Reconciliation().findings(shown)
 
 
 class _Reconciliation:
-    def __init__(self, shown: list[Revision]) -> None:
-        self._shown = shown
+    """The runs of the store by all that they are searched by."""
+
+    def __init__(self) -> None:
         self._client = store.connect()
         self._experiment = store.experiment_id(self._client)
         self._findings = Findings()
-        self._runs = self._all_runs()
+        self._runs: dict[str, Any] = {}
+        self._children: dict[str, list[Any]] = defaultdict(list)
+        self._experiments: dict[str, list[Any]] = defaultdict(list)
+        self._makers: dict[str, Any] = {}
+        for run in reversed(self._stored_runs()):
+            self._add(run)
 
-    def findings(self) -> Findings:
-        names: dict[str, list[str]] = {}
-        for revision in self._shown:
-            keys = keys_of(revision)
+    def findings(self, shown: Iterable[Revision]) -> Findings:
+        rows: dict[str, list[str]] = defaultdict(list)
+        for revision in shown:
+            keys = keys_of(revision.lock)
             pipeline = self._pipeline_of(revision, keys)
             for stage, key in keys.items():
                 self._account_for(revision, stage, key, pipeline)
             if pipeline is not None:
-                names.setdefault(pipeline.info.run_id, []).append(revision.name)
+                rows[pipeline.info.run_id].append(revision.name)
                 self._keep_lock(pipeline, revision)
-        for run_id, shown_as in names.items():
-            self._client.set_tag(run_id, SHOWN_TAG, ", ".join(shown_as))
+        for run_id, names in rows.items():
+            self._client.set_tag(run_id, SHOWN_TAG, ", ".join(names))
         self._findings.foreign += self._foreign()
         return self._findings
 
-    def _all_runs(self) -> list[Any]:
-        """The newest first."""
+    def _stored_runs(self) -> list[Any]:
+        """All runs, newest first."""
         found: list[Any] = []
         token = None
         while True:
@@ -99,104 +107,85 @@ class _Reconciliation:
             if not token:
                 return found
 
-    @cached_property
-    def _makers(self) -> dict[str, Any]:
-        """The newest run that made each outcome, by key."""
-        return {run.data.tags[KEY_TAG]: run for run in reversed(self._runs) if _has_made(run)}
+    def _add(self, run: Any) -> None:
+        """Index a run; of several that made the same result, the last one counts."""
+        tags = run.data.tags
+        self._runs[run.info.run_id] = run
+        if PARENT_TAG in tags:
+            self._children[tags[PARENT_TAG]].append(run)
+        elif EXPERIMENT_TAG in tags:
+            self._experiments[tags[EXPERIMENT_TAG]].append(run)
+        if run.info.status == "FINISHED" and KEY_TAG in tags and HIT_TAG not in tags:
+            self._makers[tags[KEY_TAG]] = run
+
+    def _keys_below(self, pipeline: Any) -> set[str]:
+        children = self._children[pipeline.info.run_id]
+        return {run.data.tags[KEY_TAG] for run in children if KEY_TAG in run.data.tags}
 
     def _pipeline_of(self, revision: Revision, keys: Mapping[str, str]) -> Any:
-        """The run of the pipeline that led to this revision; made where only the cache did; None where it is lost."""
-        if revision.is_experiment:
-            mine = [run for run in self._runs if run.data.tags.get(EXPERIMENT_TAG) == revision.name]
-            parents = [run for run in mine if PARENT_TAG not in run.data.tags and self._led_to(run, keys)]
-            return parents[0] if parents else self._new_pipeline(revision, keys)
-        last = self._makers.get(list(keys.values())[-1]) if keys else None
-        parent = last.data.tags.get(PARENT_TAG) if last else None
-        return self._by_id.get(parent) if parent else None
-
-    @property
-    def _by_id(self) -> dict[str, Any]:
-        return {run.info.run_id: run for run in self._runs}
-
-    def _led_to(self, parent: Any, keys: Mapping[str, str]) -> bool:
-        """Every stage below this pipeline's run has made, or taken, what the revision has."""
-        below = {run.data.tags[KEY_TAG] for run in self._below(parent) if KEY_TAG in run.data.tags}
-        return bool(below) and below <= set(keys.values())
-
-    def _below(self, parent: Any) -> list[Any]:
-        return [run for run in self._runs if run.data.tags.get(PARENT_TAG) == parent.info.run_id]
+        """The run of the pipeline that led to this revision, created if DVC ran no stage; None if it is lost."""
+        if not revision.is_experiment:
+            last = self._makers.get(list(keys.values())[-1]) if keys else None
+            return self._runs.get(last.data.tags.get(PARENT_TAG)) if last else None
+        for pipeline in reversed(self._experiments[revision.name]):
+            below = self._keys_below(pipeline)
+            if below and below <= set(keys.values()):
+                return pipeline
+        return self._create_pipeline(revision, keys)
 
     def _account_for(self, revision: Revision, stage: str, key: str, pipeline: Any) -> None:
-        """Find the stage below the pipeline's run, or put a cache hit there, or say that it is lost."""
+        """Add a cache hit for a stage that has no run below the pipeline's, or report it as lost."""
         maker = self._makers.get(key)
         if maker is None:
-            self._findings.lost.append(f"{revision.name}: {stage}: DVC has its outcome, the store no run that made it")
-        elif pipeline is not None and key not in {run.data.tags.get(KEY_TAG) for run in self._below(pipeline)}:
-            self._link(stage, key, maker, pipeline)
+            self._findings.lost.append(f"{revision.name}: {stage}: DVC has its result, the store no run that made it")
+        elif pipeline is not None and key not in self._keys_below(pipeline):
+            self._create_hit(stage, key, maker, pipeline)
             self._findings.linked.append(f"{revision.name}: {stage}: made by run {maker.info.run_id}")
 
-    def _link(self, stage: str, key: str, maker: Any, pipeline: Any) -> None:
-        """A run that says: this stage came from the cache, and that run had made it."""
+    def _create_hit(self, stage: str, key: str, maker: Any, pipeline: Any) -> None:
+        """Create the run of a stage that was taken from the cache."""
         tags = {PARENT_TAG: pipeline.info.run_id, STAGE_TAG: stage, KEY_TAG: key, HIT_TAG: maker.info.run_id}
-        tags |= {"mlflow.source.name": f"pipeline.{stage}", WORKTREE_TAG: worktree(), RUN_TAG: uuid.uuid4().hex}
-        run_id = self._create(f"{stage} (cached)", pipeline.info.start_time, tags)
-        for name, value in maker.data.params.items():
-            self._client.log_param(run_id, name, value)
+        source = {SOURCE_TAG: f"pipeline.{stage}"}
+        hit = self._create(f"{stage} (cached)", pipeline.info.start_time, tags | source, maker.data.params)
         for name, value in maker.data.metrics.items():
-            self._client.log_metric(run_id, name, value)
+            self._client.log_metric(hit.info.run_id, name, value)
             if name not in pipeline.data.metrics and name not in NOT_COPIED:
                 self._client.log_metric(pipeline.info.run_id, name, value)
-        self._finish(run_id, pipeline.info.start_time)
 
-    def _new_pipeline(self, revision: Revision, keys: Mapping[str, str]) -> Any:
-        """The run of an experiment that DVC took from its cache as a whole; None where nothing of it is known."""
+    def _create_pipeline(self, revision: Revision, keys: Mapping[str, str]) -> Any:
+        """Create the run of an experiment of which DVC took all from its cache; None if nothing of it is known."""
         makers = [self._makers[key] for key in keys.values() if key in self._makers]
         if not makers or revision.commit is None:
             return None
-        tags = {
-            EXPERIMENT_TAG: revision.name,
-            "git.commit": revision.commit,
-            "git.dirty": "false",
-            HIT_TAG: makers[-1].info.run_id,
-            "mlflow.source.name": "pipeline",
-            WORKTREE_TAG: worktree(),
-            RUN_TAG: uuid.uuid4().hex,
-        }
-        run_id = self._create(revision.name, makers[-1].info.start_time, tags)
-        params = yaml.safe_load(revisions.git("show", f"{revision.commit}:params.yaml"))
-        for name, value in revisions.flattened(params):
-            self._client.log_param(run_id, name, value)
-        self._finish(run_id, makers[-1].info.start_time)
-        return self._by_id[run_id]
+        tags = {EXPERIMENT_TAG: revision.name, COMMIT_TAG: revision.commit, DIRTY_TAG: "false"}
+        source = {HIT_TAG: makers[-1].info.run_id, SOURCE_TAG: "pipeline"}
+        params = parse_yaml(git("show", f"{revision.commit}:params.yaml", folder=main_worktree()))
+        return self._create(revision.name, makers[-1].info.start_time, tags | source, dict(flat_params(params)))
 
-    def _create(self, name: str, time: int, tags: Mapping[str, str]) -> str:
-        run = self._client.create_run(self._experiment, time, dict(tags), run_name=name)
-        return str(run.info.run_id)
-
-    def _finish(self, run_id: str, time: int) -> None:
-        """End it in the moment in which it began, for nothing was done."""
+    def _create(self, name: str, time: int, tags: Mapping[str, str], params: Mapping[str, str]) -> Any:
+        """Create a run that ends when it begins, as nothing was done."""
+        own = {WORKTREE_TAG: worktree(), RUN_TAG: uuid.uuid4().hex}
+        run_id = self._client.create_run(self._experiment, time, {**tags, **own}, run_name=name).info.run_id
+        for key, value in params.items():
+            self._client.log_param(run_id, key, value)
         self._client.set_terminated(run_id, "FINISHED", time)
-        self._runs = [self._client.get_run(run_id), *self._runs]
+        run = self._client.get_run(run_id)
+        self._add(run)
+        return run
 
     def _keep_lock(self, pipeline: Any, revision: Revision) -> None:
-        """Keep dvc.lock with the run: with it a checkout finds all outcomes."""
-        if LOCK_TAG not in pipeline.data.tags:
-            md5 = hashlib.md5(revision.lock.encode(), usedforsecurity=False).hexdigest()
-            self._client.log_text(pipeline.info.run_id, revision.lock, revisions.LOCK)
-            self._client.set_tag(pipeline.info.run_id, LOCK_TAG, md5)
+        """Log dvc.lock with the run: `foundry runs restore` finds all results by it."""
+        if LOCK_AFTER_TAG not in pipeline.data.tags:
+            self._client.log_text(pipeline.info.run_id, revision.lock, LOCK)
+            self._client.set_tag(pipeline.info.run_id, LOCK_AFTER_TAG, md5(revision.lock.encode()))
 
     def _foreign(self) -> Iterable[str]:
-        """Runs of stages whose outcome no revision here has, with what is known of them."""
-        here = {key for revision in revisions.all_revisions() for key in keys_of(revision).values()}
-        for run in self._runs:
+        """A line for each finished stage run whose result no revision of this repository has, newest first."""
+        here = {key for revision in revisions.all_revisions() for key in keys_of(revision.lock).values()}
+        for run_id, run in reversed(self._runs.items()):
             tags = run.data.tags
-            if STAGE_TAG not in tags or run.info.status != "FINISHED" or tags.get(KEY_TAG) in here:
-                continue
-            yield f"{run.info.run_name} {run.info.run_id}: {_why_foreign(tags)}"
-
-
-def _has_made(run: Any) -> bool:
-    return run.info.status == "FINISHED" and KEY_TAG in run.data.tags and HIT_TAG not in run.data.tags
+            if STAGE_TAG in tags and run.info.status == "FINISHED" and tags.get(KEY_TAG) not in here:
+                yield f"{run.info.run_name} {run_id}: {_why_foreign(tags)}"
 
 
 def _why_foreign(tags: Mapping[str, str]) -> str:
@@ -206,28 +195,4 @@ def _why_foreign(tags: Mapping[str, str]) -> str:
     if KEY_TAG not in tags:
         return "not run by DVC, or before runs had keys"
     experiment = tags.get(EXPERIMENT_TAG)
-    return f"its outcome is in no dvc.lock here{f' (experiment {experiment})' if experiment else ''}"
-
-
-def keys_of(revision: Revision) -> dict[str, str]:
-    """The key of each stage, in the order in which they run."""
-    stages = revisions.stages_of(revision.lock)
-    return {stage: key_of_entry(stages[stage]) for stage in _in_order(stages)}
-
-
-def _in_order(stages: Mapping[str, Any]) -> list[str]:
-    """A stage comes after those whose outs it reads."""
-    outs = {str(out["path"]): name for name, entry in stages.items() for out in entry.get("outs", [])}
-    ordered: list[str] = []
-
-    def place(name: str) -> None:
-        for dep in stages[name].get("deps", []):
-            maker = outs.get(str(dep["path"]))
-            if maker and maker != name and maker not in ordered:
-                place(maker)
-        if name not in ordered:
-            ordered.append(name)
-
-    for name in stages:
-        place(name)
-    return ordered
+    return f"its result is in no dvc.lock here{f' (experiment {experiment})' if experiment else ''}"

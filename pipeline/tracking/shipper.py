@@ -1,8 +1,8 @@
-"""The way from the outbox to the MLflow store: in a stage's background, or later by `foundry runs sync`.
+"""Sends the entries of outboxes to the MLflow store: in the background of a stage, or later by `foundry runs sync`.
 
-Every entry may come twice (after a kill between sending and remembering, or when a training is resumed) and changes
-nothing the second time: a run is found by its own tag before it is made, parameters and tags that are there stay, a
-metric is known by key and step, an artefact has one path.
+An entry may be sent twice: after a kill between sending it and recording that, or when a training is resumed. The second
+time changes nothing. A run is searched by its own tag before it is created, parameters and tags that exist stay, a metric
+is known by key and step, an artefact has one path.
 """
 
 from __future__ import annotations
@@ -14,37 +14,45 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pipeline.provenance.lineage import ProcessId, worktree
+from pipeline.artefacts.files import locked
+from pipeline.errors import FoundryError
+from pipeline.provenance.git import worktree
+from pipeline.provenance.process import ProcessId
 from pipeline.tracking import store
-from pipeline.tracking.outbox import DamagedOutboxError, Entry, Outbox, locked, ownerless
+from pipeline.tracking.outbox import DamagedOutboxError, Entry, Outbox, ownerless
+from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, RUN_TAG, WORKTREE_TAG
 
-RUN_TAG, PROCESS_TAG, WORKTREE_TAG = "foundry.run", "foundry.process", "foundry.worktree"
-MOST_PARAMS, MOST_METRICS, MOST_PARAM_LENGTH, MOST_DIGEST_LENGTH = 100, 1000, 6000, 36
-"""MLflow's limits on one request, on a parameter's value, on a data set's digest."""
-SECONDS_BETWEEN_SHIPMENTS, LONGEST_BACKOFF_SEC = 5.0, 60.0
+MAX_PARAMS_AT_ONCE, MAX_METRICS_AT_ONCE, MAX_DIGEST_LENGTH = 100, 1000, 36
+"""MLflow's limits on one request, and on the digest of a data set."""
+INTERVAL_SEC, MAX_BACKOFF_SEC = 5.0, 60.0
 PATIENCE_SEC = 5.0
-"""How long a stage's end waits for a server that did not answer the last time."""
+"""How long the end of a stage waits for a server that did not answer the last time."""
 RETRIED_STATUS = {401, 403, 408, 429}
 
 
+class DeletedRunError(FoundryError):
+    """An entry belongs to a run that somebody has deleted."""
+
+
 class Shipper:
-    """Brings entries to a store."""
+    """Sends entries to the store."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._client = store.connect()
+        self._entities = store.mlflow().entities
         self._experiment = store.experiment_id(self._client)
         self._run_ids: dict[str, str] = {}
         self._steps: dict[tuple[str, str], set[int]] = {}
 
     def ship(self, outbox: Outbox) -> None:
-        """Send what waits; raises what the store raises when it is not to be had."""
+        """Send all waiting entries; raises whatever MLflow raises if the store is unreachable."""
         while entries := outbox.waiting():
             for _, group in groupby(entries, key=lambda entry: entry.kind):
                 self._ship_group(list(group), outbox)
 
     def ship_ownerless(self) -> int:
-        """Send what ended processes left behind, and end the runs of those that were killed; how many outboxes."""
+        """Send the outboxes of ended processes, end the runs of killed ones, and return the number of outboxes."""
         count = 0
         for outbox in ownerless(self._home):
             try:
@@ -52,26 +60,24 @@ class Shipper:
                     outbox.append("end", run, status="KILLED", time=outbox.last_written())
                 self.ship(outbox)
             except DamagedOutboxError as error:
-                _say(f"{outbox.lay_aside()}: damaged, laid aside: {error}")
+                _warn(f"{outbox.move_aside()}: damaged, moved aside: {error}")
             finally:
                 outbox.close()
             count += 1
         return count
 
     def end_killed_runs(self) -> None:
-        """Runs of this worktree that are said to be running, and whose process is gone, were killed."""
+        """End the runs of this worktree that count as running, but whose processes are gone."""
         wanted = f"attributes.status = 'RUNNING' and tags.`{WORKTREE_TAG}` = '{_quoted(worktree())}'"
         for run in self._client.search_runs([self._experiment], wanted):
             if not ProcessId.parse(run.data.tags[PROCESS_TAG]).is_alive():
                 self._client.set_terminated(run.info.run_id, "KILLED")
 
     def _ship_group(self, entries: Sequence[Entry], outbox: Outbox) -> None:
-        from mlflow.exceptions import MlflowException
-        from requests import HTTPError
-
+        """Send entries of one kind, one by one if the store refuses them together."""
         try:
             self._send(entries, outbox)
-        except (MlflowException, HTTPError, KeyError) as error:
+        except Exception as error:
             if not _is_refused(error):
                 raise
             if len(entries) > 1:
@@ -79,11 +85,10 @@ class Shipper:
                     self._ship_group([entry], outbox)
                 return
             outbox.set_aside(entries[0], str(error))
-            _say(f"the server refuses {entries[0].kind} {dict(entries[0].content)}: {error}")
+            _warn(f"the server refuses {entries[0].kind} {dict(entries[0].content)}: {error}")
         outbox.mark_shipped(entries[-1].end)
 
     def _send(self, entries: Sequence[Entry], outbox: Outbox) -> None:
-        """Send entries of one kind."""
         if entries[0].kind == "metrics":
             for run in dict.fromkeys(entry.run for entry in entries):
                 self._log_metrics(self._run_id(run), [entry for entry in entries if entry.run == run])
@@ -104,31 +109,28 @@ class Shipper:
                     self._client.set_terminated(self._run_id(run), entry.content["status"], entry.content["time"])
 
     def _open(self, run: str, content: Mapping[str, Any]) -> None:
-        """Make a run, or go on with it where it is there; one that was deleted is made anew."""
+        """Create a run, or continue it if it exists; one that was deleted is created again."""
         with locked(self._home.with_name("ship.lock")):
             found = self._find(run)
             if found is None:
-                parent = {"mlflow.parentRunId": self._run_id(content["parent"])} if content["parent"] else {}
+                parent = {PARENT_TAG: self._run_id(content["parent"])} if content["parent"] else {}
                 found = self._client.create_run(
                     self._experiment, content["time"], {RUN_TAG: run, **parent}, run_name=content["name"]
                 )
-        run_id, there = found.info.run_id, found.data
+        run_id, known = found.info.run_id, found.data
         self._run_ids[run] = run_id
-        self._log_params(run_id, {key: value for key, value in content["params"].items() if key not in there.params})
-        self._log_tags(run_id, {key: value for key, value in content["tags"].items() if key not in there.tags})
+        self._log_params(run_id, {key: value for key, value in content["params"].items() if key not in known.params})
+        self._log_tags(run_id, {key: value for key, value in content["tags"].items() if key not in known.tags})
         # Before the status, or another process would take the run for one that was killed.
         self._log_tags(run_id, content["process"])
         self._client.update_run(run_id, "RUNNING")
 
     def _run_id(self, run: str) -> str:
-        """The store's name of a run that was opened."""
-        from mlflow.exceptions import MlflowException
-        from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
-
+        """MLflow's id of a run that was opened."""
         if run not in self._run_ids:
             found = self._find(run)
             if found is None:
-                raise MlflowException(f"run {run} was deleted", error_code=RESOURCE_DOES_NOT_EXIST)
+                raise DeletedRunError(f"run {run} was deleted")
             self._run_ids[run] = found.info.run_id
         return self._run_ids[run]
 
@@ -137,40 +139,32 @@ class Shipper:
         return found[0] if found else None
 
     def _log_dataset(self, run_id: str, digest: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput
-
-        dataset = Dataset("prepared", digest[:MOST_DIGEST_LENGTH], "local", '{"uri": "data/prepared"}')
-        self._client.log_inputs(run_id, datasets=[DatasetInput(dataset)])
+        dataset = self._entities.Dataset("prepared", digest[:MAX_DIGEST_LENGTH], "local", '{"uri": "data/prepared"}')
+        self._client.log_inputs(run_id, datasets=[self._entities.DatasetInput(dataset)])
 
     def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        entities = [Param(key, value[:MOST_PARAM_LENGTH]) for key, value in params.items()]
-        for batch in _batches(entities, MOST_PARAMS):
+        for batch in _batches([self._entities.Param(*each) for each in params.items()], MAX_PARAMS_AT_ONCE):
             self._client.log_batch(run_id, params=batch)
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        for batch in _batches([RunTag(key, value) for key, value in tags.items()], MOST_PARAMS):
+        for batch in _batches([self._entities.RunTag(*each) for each in tags.items()], MAX_PARAMS_AT_ONCE):
             self._client.log_batch(run_id, tags=batch)
 
     def _log_metrics(self, run_id: str, entries: Sequence[Entry]) -> None:
-        from mlflow.entities import Metric
-
-        new: dict[tuple[str, int], Metric] = {}
+        new: dict[tuple[str, int], Any] = {}
         for entry in entries:
             step = entry.content["step"]
             for key, value in entry.content["metrics"].items():
-                if step not in self._steps_there(run_id, key):
-                    new.setdefault((key, step), Metric(key, value, entry.content["time"], step))
-        for batch in _batches(list(new.values()), MOST_METRICS):
+                if step not in self._known_steps(run_id, key):
+                    metric = self._entities.Metric(key, value, entry.content["time"], step)
+                    new.setdefault((key, step), metric)
+        for batch in _batches(list(new.values()), MAX_METRICS_AT_ONCE):
             self._client.log_batch(run_id, metrics=batch)
         for key, step in new:
             self._steps[run_id, key].add(step)
 
-    def _steps_there(self, run_id: str, key: str) -> set[int]:
-        """Steps at which the store has this metric; asked once, for nobody else writes to the run."""
+    def _known_steps(self, run_id: str, key: str) -> set[int]:
+        """Steps at which the store has this metric; requested once, as no other process writes to the run."""
         if (run_id, key) not in self._steps:
             history = self._client.get_metric_history(run_id, key)
             self._steps[run_id, key] = {metric.step for metric in history}
@@ -178,7 +172,7 @@ class Shipper:
 
 
 class BackgroundShipper:
-    """Ships an outbox from a background thread, whatever the server does."""
+    """A thread that ships an outbox; whatever the server does, the stage goes on."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._outbox = outbox
@@ -189,7 +183,7 @@ class BackgroundShipper:
         self._thread.start()
 
     def finish(self, timeout_sec: float) -> None:
-        """Send the rest, unless the server is away or slower than `timeout_sec`: then it stays in the outbox."""
+        """Send the rest. If the server is away or slower than `timeout_sec`, the rest stays in the outbox."""
         self._ending.set()
         self._thread.join(min(timeout_sec, PATIENCE_SEC) if self._failing else timeout_sec)
         if self._thread.is_alive() or self._outbox.waiting():
@@ -198,16 +192,15 @@ class BackgroundShipper:
             self._outbox.close()
 
     def _run(self) -> None:
-        pause_sec = SECONDS_BETWEEN_SHIPMENTS
+        pause_sec = INTERVAL_SEC
         while True:
             last = self._ending.is_set()
             try:
                 self._ship()
-                self._failing, pause_sec = False, SECONDS_BETWEEN_SHIPMENTS
-            # Whatever is wrong with the tracking, the stage goes on.
-            except Exception as error:  # noqa: BLE001
+                self._failing, pause_sec = False, INTERVAL_SEC
+            except Exception as error:  # noqa: BLE001  # no error of tracking may stop a stage
                 self._shipper, self._failing = None, True
-                pause_sec = min(2 * pause_sec, LONGEST_BACKOFF_SEC)
+                pause_sec = min(2 * pause_sec, MAX_BACKOFF_SEC)
                 self._warn(f"does not answer: {store.first_line(error)}")
                 last = self._ending.is_set()
             if last:
@@ -222,15 +215,15 @@ class BackgroundShipper:
             self._shipper = shipper
         self._shipper.ship(self._outbox)
 
-    def _warn(self, what: str) -> None:
+    def _warn(self, problem: str) -> None:
         if not self._warned:
-            _say(f"{store.tracking_uri()} {what}; the stage goes on, `foundry runs sync` sends the rest")
+            _warn(f"{store.tracking_uri()} {problem}; the stage goes on, `foundry runs sync` sends the rest")
         self._warned = True
 
 
 def _is_refused(error: Exception) -> bool:
-    """Whether this can never be sent, rather than not now: the server says so, or the entry lacks what it needs."""
-    if isinstance(error, KeyError):
+    """Whether sending can never succeed: the server refuses, or the entry or its run lacks something."""
+    if isinstance(error, KeyError | DeletedRunError):
         return True
     response = getattr(error, "response", None)
     status = response.status_code if response is not None else getattr(error, "get_http_status_code", int)()
@@ -245,6 +238,6 @@ def _quoted(text: str) -> str:
     return text.replace("'", "\\'")
 
 
-def _say(message: str) -> None:
-    # A new line first: there may be a progress bar.
+def _warn(message: str) -> None:
+    # On a new line: there may be a progress bar.
     sys.stderr.write(f"\ntracking: {message}\n")

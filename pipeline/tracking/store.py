@@ -1,4 +1,4 @@
-"""The MLflow store: where it is, made once before anybody uses it, and the client that speaks to it."""
+"""The MLflow store: its address, its client, its experiment, and a server that shows it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts.files import locked
 from pipeline.errors import FoundryError
-from pipeline.provenance.lineage import main_worktree
-from pipeline.tracking.outbox import locked
+from pipeline.provenance.git import main_worktree
 
 EXPERIMENT = "diffusion-foundry"
 
@@ -26,7 +26,7 @@ DEFAULTS = {
     # Nothing is sent to anybody but the tracking server.
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
-    # A server that does not answer is given up soon; the outbox keeps what it was to be told.
+    # Give up soon on a server that does not answer: the outbox keeps the entries.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -38,43 +38,52 @@ DEFAULTS = {
 }
 
 
+def mlflow() -> Any:
+    """The package `mlflow`. It reads its settings when it is imported, and that takes seconds: no stage waits for it."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # Stages name their runs and parents themselves; an id from outside would make them overwrite each other.
+    os.environ.pop("MLFLOW_RUN_ID", None)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+
+    return mlflow
+
+
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, else a database in the main worktree; never relative, or experiments would lose it."""
+    """MLFLOW_TRACKING_URI, by default a database in the main worktree; never relative, or experiments would lose it."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     relative = re.fullmatch(r"sqlite:///([^/].*)", uri)
     return f"sqlite:///{main_worktree() / relative[1]}" if relative else uri
 
 
 def connect() -> Any:
-    """An `mlflow.MlflowClient` of the store, which is created or migrated first where it is a local database."""
-    _set_defaults()
-    import mlflow
-
+    """An `mlflow.MlflowClient` of the store; a local database is created or migrated first."""
     uri = tracking_uri()
-    mlflow.set_tracking_uri(uri)
+    mlflow().set_tracking_uri(uri)
     if not uri.startswith("sqlite:"):
-        return mlflow.MlflowClient(tracking_uri=uri)
-    # The constructor makes or migrates the database, and two processes that do so at once destroy it.
+        return mlflow().MlflowClient(tracking_uri=uri)
+    # The constructor creates or migrates the database, and two processes that do so at once destroy it.
     with locked(_database(uri).with_name(f"{_database(uri).name}.lock")):
-        return mlflow.MlflowClient(tracking_uri=uri)
+        return mlflow().MlflowClient(tracking_uri=uri)
 
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Turn what MLflow raises, when its store is not to be had, into one line.
+    """Turn what MLflow raises when its store is unreachable or refuses into one line.
 
     Raises:
-        StoreError: with the store's address.
+        StoreError: with the address of the store.
 
     """
-    _set_defaults()
-    from mlflow.exceptions import MlflowException
+    errors = mlflow().exceptions.MlflowException
+    # These come with MLflow, and are as slow.
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     try:
         yield
-    except (MlflowException, RequestException, SQLAlchemyError) as error:
+    except (errors, RequestException, SQLAlchemyError) as error:
         raise StoreError(f"{tracking_uri()}: {first_line(error)}") from error
 
 
@@ -83,15 +92,13 @@ def first_line(error: Exception) -> str:
 
 
 def experiment_id(client: Any) -> str:
-    """The experiment of all our runs, made where it is missing."""
-    from mlflow.exceptions import MlflowException
-
+    """The id of the experiment that holds all runs of this project, created if it is missing."""
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         try:
             return str(client.create_experiment(EXPERIMENT, artifact_location=_artifact_location()))
-        except MlflowException:
-            # Another stage was quicker.
+        except mlflow().exceptions.MlflowException:
+            # Another stage may have been quicker.
             found = client.get_experiment_by_name(EXPERIMENT)
             if found is None:
                 raise
@@ -101,7 +108,7 @@ def experiment_id(client: Any) -> str:
 
 
 def serve(host: str, port: int) -> None:
-    """Become an MLflow server of a local store, until it is stopped; a store that has a server is only named."""
+    """Become the MLflow server of a local store, until it is stopped; for a remote store, only print its address."""
     uri = tracking_uri()
     page = f"#/experiments/{experiment_id(connect())}/runs?compareRunsMode=CHART"
     if uri.startswith(("http:", "https:")):
@@ -112,21 +119,12 @@ def serve(host: str, port: int) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])  # noqa: S606  # no shell is wanted
 
 
-def _set_defaults() -> None:
-    """What MLflow reads when it is imported; who has set it otherwise is right."""
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
-    # Stages name their runs and parents themselves; an id from outside would have them overwrite each other.
-    os.environ.pop("MLFLOW_RUN_ID", None)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-
-
 def _database(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///"))
 
 
 def _artifact_location() -> str | None:
-    """Beside the database; a server has its own place."""
+    """Beside a local database; a server decides by itself."""
     uri = tracking_uri()
     if uri.startswith(("http:", "https:", "databricks")):
         return None

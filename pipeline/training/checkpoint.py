@@ -8,7 +8,6 @@ The last checkpoint of a finished training is kept, so that its model can be wri
 the 3 last finished and the 16 last stopped trainings are deleted (`NUM_FINISHED`, `NUM_STOPPED`).
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -16,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
-from pipeline.artefacts.files import TEMPORARY, file_digest, naming, sync
+from pipeline.artefacts.files import TEMPORARY, file_digest, naming, sync, try_lock
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.errors import ArtefactError, FoundryError
 
@@ -54,7 +53,7 @@ def exclusive(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a+")
     with lock:
-        if not _lock(lock):
+        if not try_lock(lock.fileno()):
             lock.seek(0)
             raise FoundryError(f"{folder}: the same training is running already (process {lock.read()})")
         with naming(folder):
@@ -106,7 +105,7 @@ def _delete_old(home: Path) -> None:
     stopped = [lock for lock in locks if lock not in finished]
     for path in finished[NUM_FINISHED:] + stopped[NUM_STOPPED:]:
         with path.open() as lock:
-            if _lock(lock):
+            if try_lock(lock.fileno()):
                 _empty(path.parent)
 
 
@@ -116,15 +115,6 @@ def _empty(folder: Path) -> None:
             shutil.rmtree(path)
         elif path.name != LOCK:
             path.unlink()
-
-
-def _lock(file: IO[str]) -> bool:
-    """Lock an open file until it is closed; returns False if another process has locked it."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _remove_half_written(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.provenance.lineage import ProcessId
+from pipeline.provenance.process import ProcessId
 from pipeline.tracking import runs, store
 from pipeline.tracking.outbox import Outbox, ownerless
 

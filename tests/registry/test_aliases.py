@@ -7,11 +7,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from pipeline.commands.history import line
 from pipeline.commands.rollback import rollback
 from pipeline.errors import FoundryError
+from pipeline.provenance.process import ProcessId
 from pipeline.registry import lock
 from pipeline.registry.aliases import MOVING_TAG, Aliases, ChampionChangedError, Decision
 from pipeline.registry.history import FILE, LEDGER_TAG, as_lines
@@ -241,9 +243,7 @@ def test_only_a_process_of_this_machine_can_be_known_to_be_gone() -> None:
     gone = {**marks(), "foundry.process": "999999@1.00"}
     assert is_abandoned(gone)
     assert is_abandoned(marks()), "this process is at something else"
-    assert not is_abandoned(
-        {**marks(), "foundry.process": str(lock.lineage.ProcessId.of(lock.lineage.psutil.Process(1)))}
-    )
+    assert not is_abandoned({**marks(), "foundry.process": str(ProcessId.of(psutil.Process(1)))})
     assert not is_abandoned({**gone, "foundry.worktree": "another machine:/work"})
     assert not is_abandoned({})
 

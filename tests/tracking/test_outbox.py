@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.tracking.outbox import Outbox, OutboxError, ownerless
+from pipeline.artefacts.files import UnwritableError
+from pipeline.tracking.outbox import Outbox, ownerless
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_what_a_server_refuses_is_laid_aside_with_the_reason(home: Path) -> None
 
 def test_a_place_that_cannot_be_written_is_named(home: Path) -> None:
     home.write_text("a file")
-    with pytest.raises(OutboxError, match=rf"{home}: Not a directory"):
+    with pytest.raises(UnwritableError, match=rf"{home}: cannot be written: Not a directory"):
         Outbox.create(home)
 
 
@@ -145,13 +146,14 @@ def test_a_disk_that_is_full_is_named_and_no_entry_is_torn(home: Path, root: Pat
     code = f"""
 import resource
 from pathlib import Path
-from pipeline.tracking.outbox import Outbox, OutboxError
+from pipeline.artefacts.files import UnwritableError
+from pipeline.tracking.outbox import Outbox
 outbox = Outbox.create(Path({str(home)!r}))
 resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
 try:
     for step in range(10):
         outbox.append("metrics", "run", step=step)
-except OutboxError as error:
+except UnwritableError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True)

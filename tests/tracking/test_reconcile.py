@@ -2,22 +2,18 @@
 
 import json
 import os
-import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.commands.restoring import MissingError, origin_of, restore
-from pipeline.errors import FoundryError
-from pipeline.provenance import revisions
-from pipeline.provenance.stage_key import KEY_TAG, key_of_entry, key_of_running
+from pipeline.provenance.lineage import COMMIT_TAG
+from pipeline.provenance.stage_key import key_of_running, keys_of
 from pipeline.tracking import reconcile, store
-from pipeline.tracking.reconcile import HIT_TAG, LOCK_TAG, SHOWN_TAG
-from pipeline.tracking.shipper import WORKTREE_TAG
-from pipeline.tracking.tags import PARENT_TAG, STAGE_TAG
+from pipeline.tracking.tags import HIT_TAG, KEY_TAG, PARENT_TAG, SHOWN_TAG, STAGE_TAG, WORKTREE_TAG
+from tests.command_line import foundry
+from tests.dvc_project import Project
 
 STAGE = """
 import json, sys
@@ -36,64 +32,27 @@ with runs.stage_run(stage, params={stage: params}) as run:
 YAML = """
 stages:
   prepare:
-    cmd: {python} stage.py prepare data/raw.json data/prepared/dataset.json
-    deps: [stage.py, data/raw.json]
+    cmd: {python} code/stage.py prepare data/raw.json data/prepared/dataset.json
+    deps: [code, data/raw.json]
     params: [prepare]
     outs: [data/prepared/dataset.json]
   train:
-    cmd: {python} stage.py train data/prepared/dataset.json data/model/made.json
-    deps: [stage.py, data/prepared/dataset.json]
+    cmd: {python} code/stage.py train data/prepared/dataset.json data/model/made.json
+    deps: [code, data/prepared/dataset.json]
     params: [train.rate]
     outs: [data/model/made.json]
 """
 
 
-class Project:
-    """A repository with two stages, in which commands run as a user would have them run."""
-
-    def __init__(self, folder: Path, root: Path) -> None:
-        self.folder = folder
-        outside = ("DVC_", "MLFLOW_", "GIT_")
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(outside)},
-            "PYTHONPATH": str(root),
-            "DVC_NO_ANALYTICS": "1",
-        }
-
-    def run(self, *words: str) -> str:
-        done = subprocess.run(words, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, f"{words}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
-
-    def dvc(self, *words: str) -> str:
-        return self.run(sys.executable, "-m", "dvc", *words)
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "commit", "-qm", message)
-
-    def write(self, name: str, content: str) -> None:
-        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (self.folder / name).write_text(content)
-
-
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, root: Path, raced_store: tuple[Path, list[str]]) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, raced_store: tuple[Path, list[str]]) -> Project:
     """A pipeline that ran, and two experiments, of which DVC took the second one from its cache."""
-    made = Project(tmp_path_factory.mktemp("project"), root)
-    made.write("stage.py", STAGE)
+    made = Project(tmp_path_factory.mktemp("project"), raced_store[0])
+    made.write("code/stage.py", STAGE)
+    made.write("code/__pycache__/stage.pyc", "")
     made.write("dvc.yaml", YAML.format(python=sys.executable))
     made.write("params.yaml", "prepare: {size: 8}\ntrain: {rate: 1.0e-3, other: 1}\n")
     made.write("data/raw.json", '{"images": 3}')
-    made.write(".gitignore", "/mlflow.db*\n/mlartifacts/\n/.foundry/\n")
-    made.write(".dvcignore", ".foundry\nmlartifacts\n")
-    made.write("mlflow.db", "")
-    (made.folder / "mlflow.db").write_bytes(raced_store[0].read_bytes())
-    made.run("git", "init", "-q", "-b", "main")
-    # In the repository's own file: DVC reads no configuration from the environment.
-    for key, value in {"name": "a", "email": "a@b.example"}.items():
-        made.run("git", "config", f"user.{key}", value)
-    made.dvc("init", "-q")
     made.dvc("repro", "-q")
     made.commit("A project")
     for name in ("first", "second"):
@@ -148,11 +107,27 @@ def test_a_second_time_changes_nothing() -> None:
     assert {run.info.run_id for run in runs()} == before
 
 
-def test_the_key_of_a_run_is_that_of_the_entry_that_it_leads_to(here: Project) -> None:
-    lock = revisions.stages_of((here.folder / "dvc.lock").read_text())
+def test_the_key_of_a_run_is_that_of_the_entry_in_dvc_lock(here: Project) -> None:
+    """`code` is a folder, in which a file is ignored."""
+    keys = keys_of((here.folder / "dvc.lock").read_text())
+    assert list(keys) == ["prepare", "train"]
     made = {run.data.tags[KEY_TAG] for run in runs() if HIT_TAG not in run.data.tags and KEY_TAG in run.data.tags}
-    assert {key_of_entry(entry) for entry in lock.values()} <= made
+    assert set(keys.values()) <= made
     assert key_of_running("train") is None
+
+
+@pytest.mark.usefixtures("here")
+def test_the_newest_pipelines_are_listed_with_their_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    reconcile.reconcile()
+    client = store.connect()
+    newest = pipeline("first")[0].info.run_id
+    client.log_metric(newest, "evaluate/kid", 0.0125)
+    foundry("runs", "list", "--limit", "2")
+    header, first, *others = capsys.readouterr().out.splitlines()
+    assert header.split() == ["run", "started", "name", "status", "commit", "KID", "Frechet", "distance", "registered"]
+    assert {line.split()[3] for line in (first, *others)} == {"first", "second"}
+    [line] = [line for line in (first, *others) if line.startswith(newest[:12])]
+    assert line.split()[4:] == ["finished", pipeline("first")[0].data.tags[COMMIT_TAG][:7], "0.0125"]
 
 
 @pytest.mark.usefixtures("here")
@@ -166,89 +141,9 @@ def test_lost_and_foreign_runs_are_named() -> None:
     client.delete_run(train)
     try:
         findings = reconcile.reconcile()
-        assert any(line.startswith("first: train: DVC has its outcome") for line in findings.lost)
+        assert any(line.startswith("first: train: DVC has its result") for line in findings.lost)
         assert findings.foreign == [f"train {foreign}: made in elsewhere:/home"]
         assert findings.linked == []
     finally:
         client.restore_run(train)
         client.delete_run(foreign)
-
-
-@pytest.fixture
-def restored(here: Project, tmp_path: Path) -> Callable[[str], Path]:
-    def made(name: str) -> Path:
-        reconcile.reconcile()
-        out = tmp_path / "out"
-        origin = origin_of(name)
-        # The model of this project is no model of ours.
-        with pytest.raises(FoundryError, match=r"data/model/model\.json"):
-            list(restore(origin, out))
-        return out
-
-    assert here.folder.exists()
-    return made
-
-
-def test_what_fails_half_way_leaves_nothing_behind(restored: Callable[[str], Path], here: Project) -> None:
-    before = here.run("git", "status", "--porcelain")
-    out = restored(pipeline("first")[0].info.run_id)
-    assert not out.exists()
-    assert str(out) not in here.run("git", "worktree", "list")
-    assert here.run("git", "status", "--porcelain") == before
-
-
-@pytest.mark.parametrize("name", ["first", "second"])
-def test_code_params_lock_and_data_are_restored_beside_the_work_tree(
-    here: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    from pipeline.commands import restoring
-
-    reconcile.reconcile()
-    here.write("params.yaml", "prepare: {size: 9}\n")
-    monkeypatch.setattr(restoring, "_checked_model", lambda _origin, out: (out / "data/model/made.json").read_text())
-    try:
-        said = list(restore(origin_of(pipeline(name)[0].info.run_id), tmp_path / "out"))
-        assert (here.folder / "params.yaml").read_text() == "prepare: {size: 9}\n"
-    finally:
-        here.run("git", "checkout", "-q", "HEAD", "--", "params.yaml")
-    made = json.loads((tmp_path / "out" / "data" / "model" / "made.json").read_text())
-    assert made["train"]["rate"] == 0.002
-    assert any(line.startswith("code") for line in said)
-    assert "0.002" in (tmp_path / "out" / "params.yaml").read_text()
-    assert (tmp_path / "out" / "dvc.lock").read_text() == (here.folder / "dvc.lock").read_text()
-    here.run("git", "worktree", "remove", "--force", str(tmp_path / "out"))
-
-
-def test_what_is_missing_is_named(here: Project, tmp_path: Path) -> None:
-    reconcile.reconcile()
-    parent, stages = pipeline("first")
-    client = store.connect()
-    (tmp_path / "there").mkdir()
-    with pytest.raises(FoundryError, match="is there already"):
-        list(restore(origin_of(parent.info.run_id), tmp_path / "there"))
-    commit = parent.data.tags["git.commit"]
-    client.set_tag(parent.info.run_id, "git.commit", "1" * 40)
-    try:
-        with pytest.raises(MissingError, match="commit 1{40} is not in this repository"):
-            list(restore(origin_of(parent.info.run_id), tmp_path / "out"))
-    finally:
-        client.set_tag(parent.info.run_id, "git.commit", commit)
-    md5 = revisions.stages_of((here.folder / "dvc.lock").read_text())["train"]["outs"][0]["md5"]
-    cached = here.folder / ".dvc" / "cache" / "files" / "md5" / md5[:2] / md5[2:]
-    content = cached.read_bytes()
-    cached.unlink()
-    try:
-        with pytest.raises(MissingError, match=r"made\.json"):
-            list(restore(origin_of(stages["train"].info.run_id), tmp_path / "out"))
-    finally:
-        cached.write_bytes(content)
-    assert not (tmp_path / "out").exists()
-    assert LOCK_TAG in parent.data.tags
-
-
-@pytest.mark.usefixtures("here")
-def test_a_run_that_the_store_does_not_have_is_an_error_of_one_line() -> None:
-    with pytest.raises(store.StoreError, match="no-such-run"):
-        origin_of("no-such-run")
-    with pytest.raises(FoundryError, match="models:/NAME@ALIAS"):
-        origin_of("models:/x")

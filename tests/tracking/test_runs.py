@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from pipeline.provenance import lineage
+from pipeline.provenance.git import worktree
+from pipeline.provenance.process import ProcessId
 from pipeline.tracking import runs, store
 from pipeline.tracking.outbox import Outbox, ownerless
-from pipeline.tracking.shipper import PROCESS_TAG, WORKTREE_TAG, Shipper
+from pipeline.tracking.shipper import Shipper
+from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, STAGE_TAG, WORKTREE_TAG
 
 PARAMS = {"train": {"learning_rate": 0.001, "network": {"widths": [32, 64]}, "target": "v"}}
 
@@ -35,7 +38,7 @@ def curve(run: Any, key: str) -> list[tuple[int, float]]:
 
 
 def parent_of(run: Any) -> Any:
-    return store.connect().get_run(run.data.tags["mlflow.parentRunId"])
+    return store.connect().get_run(run.data.tags[PARENT_TAG])
 
 
 def files(run: Any, folder: str | None = None) -> list[str]:
@@ -58,7 +61,7 @@ def test_a_stage_is_a_child_of_its_pipeline_and_both_say_where_they_come_from(wo
     assert parent.data.params == {"prepare.image_size": "28", "train.target": "v"}
     assert parent.info.run_name == lineage.params_digest(lineage.all_params())[:8]
     assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
-    assert child.data.tags["dvc.stage"] == "train"
+    assert child.data.tags[STAGE_TAG] == "train"
     assert child.data.tags["mlflow.source.name"] == "pipeline.train"
     for each in (child, parent):
         assert each.data.tags["model.digest"] == "abc"
@@ -205,15 +208,15 @@ with runs.stage_run("train", params={"train": {"target": "v"}}) as run:
 def test_a_run_whose_process_is_gone_is_ended_and_one_of_a_living_process_is_not(workspace: Path) -> None:
     client = store.connect()
     experiment = store.experiment_id(client)
-    gone, here = lineage.ProcessId(2**22 + 1, 0.0), lineage.ProcessId.current()
+    gone, here = ProcessId(2**22 + 1, 0.0), ProcessId.current()
     made = {
         (process, place): client.create_run(experiment, tags={PROCESS_TAG: str(process), WORKTREE_TAG: place})
         for process in (gone, here)
-        for place in (lineage.worktree(), "another-machine:/work")
+        for place in (worktree(), "another-machine:/work")
     }
     Shipper(workspace / ".foundry" / "outbox").end_killed_runs()
     status = {key: client.get_run(run.info.run_id).info.status for key, run in made.items()}
-    assert status.pop((gone, lineage.worktree())) == "KILLED"
+    assert status.pop((gone, worktree())) == "KILLED"
     assert set(status.values()) == {"RUNNING"}
 
 
