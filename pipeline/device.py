@@ -1,4 +1,4 @@
-"""The machine's best device, and what it is told for it."""
+"""The compute device of this machine, and the numeric precision used on it."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ import torch
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """Where tensors live, and in which precision the network runs there."""
+    """A device and how a network is trained on it."""
 
     device: torch.device
     autocast: bool
-    """Whether training multiplies in bfloat16: on cards, and on CPUs that have AMX. It is 9 times slower than float32 on a
-    CPU that has neither AMX nor AVX512-BF16."""
+    """Whether training multiplies in bfloat16: on GPUs that support it and on CPUs with AMX. On a CPU that has neither AMX
+    nor AVX512-BF16, bfloat16 is 9 times slower than float32."""
 
     compile: bool
-    """torch.compile the network; asked for by FOUNDRY_COMPILE=1, it takes about a minute before it pays."""
+    """Whether to `torch.compile` the network, set by FOUNDRY_COMPILE=1. Compiling takes about a minute."""
 
     @property
     def name(self) -> str:
-        """As people call it."""
+        """Product name of a GPU; `mps` or `cpu`."""
         return torch.cuda.get_device_name(self.device) if self.is_cuda else self.device.type
 
     @property
     def precision(self) -> str:
-        """In which training multiplies."""
+        """Data type in which training multiplies: `bfloat16` or `float32`."""
         return "bfloat16" if self.autocast else "float32"
 
     @property
@@ -36,15 +36,15 @@ class Device:
 
 
 def best_device() -> Device:
-    """CUDA where there is a card, else Apple's MPS, else the CPU."""
+    """Return CUDA if a GPU is available, else Apple's MPS if available, else the CPU."""
     compiled = os.environ.get("FOUNDRY_COMPILE") == "1"
     if torch.cuda.is_available():
         return Device(torch.device("cuda"), autocast=torch.cuda.is_bf16_supported(), compile=compiled)
     if torch.backends.mps.is_available():
         return Device(torch.device("mps"), autocast=False, compile=compiled)
-    return Device(torch.device("cpu"), autocast=_has_matrix_units(), compile=compiled)
+    return Device(torch.device("cpu"), autocast=_has_amx(), compile=compiled)
 
 
-def _has_matrix_units() -> bool:
-    """Whether this CPU multiplies tiles of bfloat16 (Intel's AMX)."""
+def _has_amx() -> bool:
+    """Whether this CPU has Intel's matrix extensions for bfloat16."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))

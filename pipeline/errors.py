@@ -1,17 +1,17 @@
-"""Errors whose cause is the input: shown as one line a finding, without a traceback."""
+"""Errors caused by the input. The command line prints them, one line per finding, without a traceback."""
 
 
 class FoundryError(Exception):
-    """The input is at fault; the message says where, what was found and what was wanted."""
+    """The input is invalid; the message says where, what was found, what was wanted, and what to do."""
 
     exit_code = 2
 
 
 class CheckFailedError(FoundryError):
-    """The input was read and judged not good enough; the evidence was written first."""
+    """The input was read but does not pass a check; the reports were written before this is raised."""
 
     exit_code = 3
 
 
 class ArtefactError(FoundryError):
-    """A file of an artefact is missing, damaged, or does not fit the others."""
+    """A file of an artefact is missing, damaged, or inconsistent with the others."""

@@ -1,14 +1,13 @@
-"""The prepared data set on disk: packed uint8 shards that every later stage reads by memory map. NumPy only.
+"""The prepared dataset on disk: packed uint8 shards that later stages read by memory map.
 
-The format is that of docs/contracts.md. Shards are plain .npy files of at most `SHARD_SIZE` images, so a set of any
-size opens at once and takes no memory but the pages that are looked at.
+docs/contracts.md describes the format. Shards are plain .npy files of at most `SHARD_SIZE` images; because they are
+memory-mapped, a dataset of any size opens without being read into memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,23 +16,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.artefacts.files import naming
+from pipeline.artefacts.files import naming, read_document
 from pipeline.errors import ArtefactError
 
 SHARD_SIZE = 16_384
-"""Images a shard; all shards but the last of a split are full."""
+"""Images per shard; all shards but the last of a split are full."""
 
 SPLITS = ("train", "held_out")
 
 
 def shard_names(num_images: int) -> list[str]:
-    """`images-00000.npy` and so on."""
+    """Return the file names of a split's shards: `images-00000.npy` and so on."""
     return [f"images-{number:05}.npy" for number in range(-(-num_images // SHARD_SIZE))]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DatasetInfo:
-    """dataset.json."""
+    """Content of dataset.json."""
 
     image_size: int
     channels: int
@@ -42,7 +41,7 @@ class DatasetInfo:
     num_train: int
     num_held_out: int
     digest: str
-    """Of the shards and labels: equal means the same pixels and classes."""
+    """SHA-256 of the shards and labels (`digest_of`): equal digests mean equal pixels and labels."""
 
     @property
     def num_classes(self) -> int:
@@ -50,7 +49,7 @@ class DatasetInfo:
         return len(self.class_names or ())
 
     def num_images(self, split: str) -> int:
-        """Of `train` or `held_out`."""
+        """Return the number of images of a split, `train` or `held_out`."""
         return {"train": self.num_train, "held_out": self.num_held_out}[split]
 
     def document(self) -> dict[str, Any]:
@@ -62,23 +61,16 @@ class DatasetInfo:
         """Read dataset.json.
 
         Raises:
-            ArtefactError: it is missing or does not hold what it must.
+            ArtefactError: the file is missing, or a key is missing, unknown or of the wrong type.
 
         """
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ArtefactError(f"{path}: not found; run the stage `prepare`") from None
-        except (OSError, ValueError) as error:
-            raise ArtefactError(f"{path}: not readable as JSON: {error}") from None
-        return cls(**_checked(path, document))
+        return cls(**_checked(path, read_document(path, stage="prepare")))
 
 
-def _checked(path: Path, document: Any) -> dict[str, Any]:
-    fields = DatasetInfo.__slots__
-    if not isinstance(document, dict) or sorted(document) != sorted(fields):
-        found = sorted(document) if isinstance(document, dict) else type(document).__name__
-        raise ArtefactError(f"{path}: found {found}, wanted the keys {sorted(fields)}")
+def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
+    wanted = sorted(DatasetInfo.__slots__)
+    if sorted(document) != wanted:
+        raise ArtefactError(f"{path}: found the keys {sorted(document)}, wanted {wanted}")
     for key in ("image_size", "channels", "num_train", "num_held_out"):
         if type(document[key]) is not int or document[key] < 1:
             raise ArtefactError(f"{path}: {key}: found {document[key]!r}, wanted a number above 0")
@@ -92,7 +84,7 @@ def _checked(path: Path, document: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Split:
-    """The images of one split, in the order of the manifest's `index`."""
+    """The images of one split, in the order of the manifest's column `index`."""
 
     shards: tuple[NDArray[np.uint8], ...]
     """Memory maps, `[n, height, width, channels]` each."""
@@ -103,7 +95,7 @@ class Split:
         return sum(len(shard) for shard in self.shards)
 
     def images(self, indices: NDArray[np.integer] | slice) -> NDArray[np.uint8]:
-        """Copy out the images at `indices`, in that order: `uint8 [n, height, width, channels]`.
+        """Return a copy of the images at `indices`, in that order: uint8 `[n, height, width, channels]`.
 
         Raises:
             IndexError: an index is not in 0 … len - 1.
@@ -123,27 +115,27 @@ class Split:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Dataset:
-    """What the stage `prepare` wrote, checked and mapped."""
+    """The output of the stage `prepare`, checked and memory-mapped."""
 
     info: DatasetInfo
     splits: Mapping[str, Split]
 
     def split(self, name: str) -> Split:
-        """`train` or `held_out`."""
+        """Return the split `train` or `held_out`."""
         return self.splits[name]
 
     @classmethod
     def open(cls, folder: Path) -> Dataset:
-        """Check every byte of `folder` against dataset.json, and map its files.
+        """Compare every byte of `folder` with the digest in dataset.json, and map the files.
 
         Raises:
-            ArtefactError: a file is missing, truncated, changed, left over, or does not fit dataset.json.
+            ArtefactError: a file is missing, truncated, modified, unexpected, or inconsistent with dataset.json.
 
         """
         info = DatasetInfo.read(folder / "dataset.json")
         splits = {name: _open_split(folder / name, info, info.num_images(name)) for name in SPLITS}
         if (found := digest_of(folder)) != info.digest:
-            raise ArtefactError(f"{folder}: its images or labels were changed: digest {found}, wanted {info.digest}")
+            raise ArtefactError(f"{folder}: images or labels were modified: digest {found}, wanted {info.digest}")
         return cls(info, splits)
 
 
@@ -153,10 +145,11 @@ def _open_split(folder: Path, info: DatasetInfo, num_images: int) -> Split:
     found = sorted(path.name for path in folder.glob("[!.]*"))
     if found != wanted:
         raise ArtefactError(f"{folder}: found the files {_short(found)}, wanted {_short(wanted)}")
-    picture = (info.image_size, info.image_size, info.channels)
+    image_shape = (info.image_size, info.image_size, info.channels)
     lengths = [min(SHARD_SIZE, num_images - start) for start in range(0, num_images, SHARD_SIZE)]
     shards = [
-        _map(folder / name, np.dtype(np.uint8), (length, *picture)) for name, length in zip(names, lengths, strict=True)
+        _map(folder / name, np.dtype(np.uint8), (length, *image_shape))
+        for name, length in zip(names, lengths, strict=True)
     ]
     return Split(tuple(shards), _open_labels(folder / "labels.npy", info, num_images) if info.class_names else None)
 
@@ -187,7 +180,7 @@ def _short(names: list[str]) -> str:
 
 
 BLOCK_SIZE = 64
-"""Images copied at a time when writing."""
+"""Images copied at a time while a shard is written."""
 
 
 def write_split(
@@ -196,7 +189,7 @@ def write_split(
     read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
     labels: NDArray[np.int64] | None,
 ) -> None:
-    """Write a split into the new folder `folder`: image i is what `read` gives for `positions[i]`."""
+    """Write a split to the new folder `folder`; its image i is the one that `read` returns for `positions[i]`."""
     with naming(folder):
         folder.mkdir()
         for number, name in enumerate(shard_names(len(positions))):
@@ -217,7 +210,7 @@ def _write_shard(path: Path, num_images: int, blocks: Iterator[NDArray[np.uint8]
 
 
 def digest_of(folder: Path) -> str:
-    """SHA-256 over the SHA-256 and name of each shard and labels file below `folder`."""
+    """Return the SHA-256 over the SHA-256 and path of each shard and labels file of the dataset in `folder`."""
     digest = hashlib.sha256()
     for path in sorted(path for split in SPLITS for path in (folder / split).iterdir()):
         with path.open("rb") as file:

@@ -45,8 +45,8 @@ def canonical_json(document: Any) -> bytes:
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
 
 
-def read_document(path: Path) -> dict[str, Any]:
-    """Return the object in a JSON file.
+def read_document(path: Path, *, stage: str | None = None) -> dict[str, Any]:
+    """Return the object in a JSON file; if it is missing, the error suggests running `stage`, which writes it.
 
     Raises:
         ArtefactError: the file is missing, or its content is not a JSON object.
@@ -55,6 +55,8 @@ def read_document(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
+        if stage and isinstance(error, FileNotFoundError):
+            raise ArtefactError(f"{path}: not found; run the stage `{stage}`") from None
         raise ArtefactError(f"{path}: {error.strerror}") from None
     except ValueError as error:
         raise ArtefactError(f"{path}: not JSON: {error}") from None

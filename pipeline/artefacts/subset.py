@@ -1,4 +1,4 @@
-"""Some images of a split, read block by block as they are asked for."""
+"""Selected images of a split, read from disk when they are sliced."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pipeline.artefacts.dataset import Split
 
 
 class Images(Protocol):
-    """What an array of images and a selection have in common."""
+    """An array of images or a `Subset`."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: slice, /) -> NDArray[np.uint8]:
-        """Images of uint8 `[n, height, width, channels]`."""
+        """Return images, uint8 `[n, height, width, channels]`."""
         ...
 
 
@@ -35,10 +35,10 @@ class Subset:
         return self.split.images(self.rows[rows])
 
     def part(self, rows: slice) -> Subset:
-        """A selection of the selection."""
+        """Return the subset of these rows of the subset."""
         return Subset(self.split, self.rows[rows])
 
     @property
     def labels(self) -> NDArray[np.int64] | None:
-        """Their classes, `[n]`; None where images have none."""
+        """Class labels `[n]`; None where images have no classes."""
         return None if self.split.labels is None else self.split.labels[self.rows]

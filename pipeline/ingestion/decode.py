@@ -1,15 +1,15 @@
-"""Image files to prepared pixels: whatever the file's format and mode, `uint8 [size, size, channels]` or a reason.
+"""Decode an image file of any supported format and mode to prepared pixels, uint8 `[size, size, channels]`.
 
-What happens on the way, in this order:
+The steps, in this order:
 
-* The first frame of an animation is taken. Images beyond `MAX_PIXELS` are refused before they are decoded.
-* EXIF orientation is applied; embedded colour profiles are not.
-* 16-bit grey becomes `round(value / 257)`. 32-bit integers must be 16-bit numbers (as PGM files hold), floats lie in
-  [0, 1] or else in [0, 255]; anything else has no known range and is refused.
-* Transparent pixels are laid over white. Grey is Pillow's luma, `0.299 R + 0.587 G + 0.114 B` of the stored
+* Only the first frame of an animation is used. Images of more than `MAX_PIXELS` are rejected before they are decoded.
+* EXIF orientation is applied; embedded colour profiles are ignored.
+* 16-bit grey becomes `round(value / 257)`. Modes of 32 bits must hold integers of 0 to 65,535 (as PGM files do) or floats
+  in [0, 1] or, if a value is above 1, in [0, 255]; other ranges are rejected.
+* Transparent pixels are composited over white. Grey is Pillow's luma, `0.299 R + 0.587 G + 0.114 B` of the stored
   (gamma-encoded) values, ITU-R BT.601.
-* The largest centred square is resized with Lanczos-3, antialiased, in one step: the same as resizing by the short
-  side and cropping the centre.
+* The largest centred square is resized with antialiased Lanczos-3 in one step, which equals resizing by the short side and
+  cropping the centre.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""No format that runs another program (EPS) or that any bytes can be taken for (TGA)."""
+"""Formats of Pillow that are tried. Not EPS, which runs another program, nor TGA, which has no signature to recognise."""
 
 MAX_PIXELS = 2**26
-"""8,192 x 8,192: about 0.3 GB while it is decoded."""
+"""8,192 x 8,192; decoding takes about 0.3 GB."""
 
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,53 +44,54 @@ ORIENTATION_TAG = 0x0112
 
 
 class BrokenImageError(Exception):
-    """The image cannot be used; the message says why, and is the same on every machine."""
+    """An image cannot be used. The message is the reason for its quarantine and the same on every machine."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class DecodedImage:
-    """An image as it goes into the prepared set, and what it was."""
+    """Prepared pixels, and size and mode of the source."""
 
     pixels: NDArray[np.uint8]
     """`[size, size, channels]`."""
     width: int
-    """Of the source, after EXIF orientation."""
+    """Of the source, in pixels, after EXIF orientation is applied."""
     height: int
     mode: str
     """Pillow's mode of the source."""
 
 
 def decode(content: bytes | NDArray[Any], size: int, channels: int) -> DecodedImage:
-    """Decode an image file's bytes, or take an array `uint8 or uint16 [h, w]` or `uint8 [h, w, 1, 3 or 4]`.
+    """Decode an image.
+
+    Args:
+        content: an image file's bytes, or pixels: uint8 or uint16 `[h, w]`, or uint8 `[h, w, 1, 3 or 4]`.
+        size: side of the prepared pixels.
+        channels: 1 for grey, 3 for RGB.
 
     Raises:
-        BrokenImageError: no image comes out of it.
+        BrokenImageError: the content is damaged, too large, or in no known format or range.
 
     """
     if isinstance(content, bytes):
         return _decode(content, size, channels)
     if content.dtype == np.uint8 and content.reshape(*content.shape[:2], -1).shape == (size, size, channels):
-        return _ready(content, size, channels)
+        # Already as wanted: not converting takes half of the time off a large IDX set.
+        return DecodedImage(content.reshape(size, size, channels), size, size, "L" if channels == 1 else "RGB")
     return _prepare(Image.fromarray(content.squeeze(2) if content.shape[2:] == (1,) else content), size, channels)
 
 
-def _ready(content: NDArray[np.uint8], size: int, channels: int) -> DecodedImage:
-    """Pixels that are what is wanted already: half of the time of a large IDX set is saved here."""
-    return DecodedImage(content.reshape(size, size, channels), size, size, "L" if channels == 1 else "RGB")
-
-
 def salvage(content: bytes, size: int) -> NDArray[np.uint8] | None:
-    """What can still be seen of an image that is quarantined, for the report: `[size, size, 3]`, or None.
+    """Decode as much as possible of a quarantined image for the report: uint8 `[size, size, 3]`, or None if nothing.
 
-    Not for threads: Pillow has one switch for all.
+    Not thread-safe: Pillow's option for truncated files is global.
     """
-    switch, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
+    before, ImageFile.LOAD_TRUNCATED_IMAGES = ImageFile.LOAD_TRUNCATED_IMAGES, True
     try:
         return _decode(content, size, 3).pixels
     except BrokenImageError:
         return None
     finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = switch
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
 def _decode(content: bytes, size: int, channels: int) -> DecodedImage:
@@ -110,7 +111,7 @@ def _decode(content: bytes, size: int, channels: int) -> DecodedImage:
 
 
 def _stable(error: Exception) -> str:
-    """The message without memory addresses, on one line."""
+    """Return the message on one line and without memory addresses, which differ from run to run."""
     message = " ".join(re.sub(r"0x[0-9a-fA-F]+", "0x…", str(error)).split())[:200]
     return message or type(error).__name__
 
@@ -119,7 +120,7 @@ def _prepare(image: Image.Image, size: int, channels: int) -> DecodedImage:
     (width, height), mode = image.size, image.mode
     if width * height > MAX_PIXELS:
         raise BrokenImageError(f"{width} x {height} pixels, at most {MAX_PIXELS} are decoded")
-    # A JPEG is decoded at 1/2, 1/4 or 1/8 where twice the wanted size is left: photos go four times as fast.
+    # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least twice `size`: four times as fast for photos.
     image.draft(None, (2 * size, 2 * size))
     image.load()
     orientation = _orientation(image)
@@ -129,7 +130,7 @@ def _prepare(image: Image.Image, size: int, channels: int) -> DecodedImage:
 
 
 def _orientation(image: Image.Image) -> int:
-    """1 … 8; a picture whose metadata are damaged is upright."""
+    """Return the EXIF orientation, 1 to 8; 1 (upright) if the metadata are damaged."""
     try:
         orientation = image.getexif().get(ORIENTATION_TAG, 1)
     except (SyntaxError, ValueError, TypeError, KeyError, IndexError, OSError, struct.error):
@@ -145,7 +146,7 @@ def _centre_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
-    """As mode L or RGB."""
+    """Convert to mode L or RGB."""
     if image.mode == "F" or image.mode.startswith("I"):
         flat = Image.fromarray(_to_bytes(np.asarray(image)))
     elif image.has_transparency_data:
@@ -161,12 +162,12 @@ def _over_white(image: Image.Image) -> Image.Image:
 
 
 def _to_bytes(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """Integers of 16 bits, or floats, to the nearest byte."""
+    """Scale 16-bit integers or floats to 0 … 255 and round to the nearest."""
     low, high = values.min(), values.max()
     if not (np.isfinite(low) and np.isfinite(high)):
         raise BrokenImageError("holds NaN or infinity")
-    float_full = 1 if high <= 1 else 255
-    full = 65_535 if np.issubdtype(values.dtype, np.integer) else float_full
-    if low < 0 or high > full:
-        raise BrokenImageError(f"values {low:g} … {high:g}, wanted 0 … {full}")
-    return np.rint(values * (255 / full)).astype(np.uint8)
+    float_white = 1 if high <= 1 else 255
+    white = 65_535 if np.issubdtype(values.dtype, np.integer) else float_white
+    if low < 0 or high > white:
+        raise BrokenImageError(f"values {low:g} … {high:g}, wanted 0 … {white}")
+    return np.rint(values * (255 / white)).astype(np.uint8)

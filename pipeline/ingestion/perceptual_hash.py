@@ -1,7 +1,8 @@
-"""Perceptual hashes of many images at once: pictures that look alike have hashes that differ in few bits.
+"""Perceptual hashes (`pHash`) of a batch of images: near-duplicates have hashes that differ in few bits.
 
-The classic `pHash` (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2.1):
-a bit for each of the 64 lowest frequencies of a 32x32 grey thumbnail, set where it is above their median.
+Source: Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", section 3.2.1. The hash has one
+bit for each of the 64 lowest frequencies of a 32x32 grey thumbnail, set if the coefficient is above their median. It is
+written to the manifest's column `phash`; the Hamming distance of two hashes measures how similar two images are.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ HASH_SIZE = 8
 
 
 def perceptual_hashes(images: NDArray[np.uint8]) -> list[str]:
-    """16 hex digits for each of `[n, height, width, 1 or 3]`."""
+    """Return 16 hexadecimal digits for each image of uint8 `[n, height, width, 1 or 3]`."""
     thumbnails = np.stack([_thumbnail(pixels) for pixels in images])
     spectrum = scipy.fft.dctn(thumbnails.astype(np.float64), axes=(1, 2))
-    # What is left of a flat image beside its mean is rounding error: it must not decide a bit.
+    # In a flat image, all coefficients but the mean are rounding errors, which must not decide a bit.
     low = spectrum[:, :HASH_SIZE, :HASH_SIZE].reshape(len(images), -1).round(6)
     bits = low > np.median(low, axis=1, keepdims=True)
     return [row.tobytes().hex() for row in np.packbits(bits, axis=1)]

@@ -70,9 +70,7 @@ class ValidationReport:
             ArtefactError: the file is missing or is not such a report.
 
         """
-        if not path.exists():
-            raise ArtefactError(f"{path}: not found; run `foundry prepare`")
-        document = read_document(path)
+        document = read_document(path, stage="prepare")
         try:
             checks = {name: ExpectationResult(**check) for name, check in document["checks"].items()}
             return cls(checks, {name: int(count) for name, count in document["counts"].items()})

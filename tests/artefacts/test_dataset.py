@@ -16,12 +16,12 @@ CLASSES = ("cat", "dog", "bird")
 
 
 def pixels(num_images: int) -> NDArray[np.uint8]:
-    """Images of 2x2 grey pixels, each another one."""
+    """Grey images of 2x2 pixels, all different."""
     numbers = np.arange(num_images, dtype=np.uint32)
     return numbers.view(np.uint8).reshape(num_images, 2, 2, 1)
 
 
-def write_set(folder: Path, *, class_names: tuple[str, ...] | None = CLASSES) -> Path:
+def write_dataset(folder: Path, *, class_names: tuple[str, ...] | None = CLASSES) -> Path:
     folder.mkdir(exist_ok=True)
     for split, num_images in (("train", NUM_TRAIN), ("held_out", NUM_HELD_OUT)):
         labels = np.arange(num_images) % len(CLASSES) if class_names else None
@@ -40,28 +40,28 @@ def write_set(folder: Path, *, class_names: tuple[str, ...] | None = CLASSES) ->
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return Dataset.open(write_set(tmp_path_factory.mktemp("prepared")))
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return Dataset.open(write_dataset(tmp_path_factory.mktemp("dataset_folder")))
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return write_set(tmp_path)
+    return write_dataset(tmp_path)
 
 
-def test_the_set_says_what_it_holds(prepared: Dataset) -> None:
-    info = prepared.info
+def test_the_info_describes_the_splits(dataset: Dataset) -> None:
+    info = dataset.info
     assert (info.image_size, info.channels, info.class_names, info.num_classes) == (2, 1, CLASSES, 3)
-    assert (len(prepared.split("train")), len(prepared.split("held_out"))) == (NUM_TRAIN, NUM_HELD_OUT)
+    assert (len(dataset.split("train")), len(dataset.split("held_out"))) == (NUM_TRAIN, NUM_HELD_OUT)
 
 
-def test_a_shard_is_full_before_the_next_begins(prepared: Dataset) -> None:
-    assert [len(shard) for shard in prepared.split("train").shards] == [SHARD_SIZE, SHARD_SIZE, 5]
+def test_a_shard_is_full_before_the_next_begins(dataset: Dataset) -> None:
+    assert [len(shard) for shard in dataset.split("train").shards] == [SHARD_SIZE, SHARD_SIZE, 5]
     assert shard_names(SHARD_SIZE) == ["images-00000.npy"]
 
 
-def test_images_come_in_the_order_asked_for_across_shards(prepared: Dataset) -> None:
-    train = prepared.split("train")
+def test_images_are_returned_in_the_order_of_the_indices_across_shards(dataset: Dataset) -> None:
+    train = dataset.split("train")
     indices = np.random.default_rng(0).integers(0, NUM_TRAIN, 1000)
     for chosen in (indices, indices.astype(np.int32), np.array([NUM_TRAIN - 1, 0, NUM_TRAIN - 1]), np.arange(0)):
         found = train.images(chosen)
@@ -72,37 +72,37 @@ def test_images_come_in_the_order_asked_for_across_shards(prepared: Dataset) -> 
 @pytest.mark.parametrize("chosen", [
     slice(None), slice(SHARD_SIZE - 2, SHARD_SIZE + 2), slice(None, None, -5000), slice(-3, None), slice(5, 5),
 ])  # fmt: skip
-def test_slices_are_those_of_lists(prepared: Dataset, chosen: slice) -> None:
-    np.testing.assert_array_equal(prepared.split("train").images(chosen), pixels(NUM_TRAIN)[chosen])
+def test_slices_select_as_those_of_arrays(dataset: Dataset, chosen: slice) -> None:
+    np.testing.assert_array_equal(dataset.split("train").images(chosen), pixels(NUM_TRAIN)[chosen])
 
 
-def test_images_that_were_given_out_can_be_changed_without_harm(prepared: Dataset) -> None:
-    train = prepared.split("train")
+def test_changing_returned_images_does_not_change_the_dataset(dataset: Dataset) -> None:
+    train = dataset.split("train")
     train.images(slice(0, 4))[:] = 9
     np.testing.assert_array_equal(train.images(slice(0, 4)), pixels(4))
 
 
 @pytest.mark.parametrize("index", [-1, NUM_TRAIN])
-def test_images_that_there_are_not_are_refused(prepared: Dataset, index: int) -> None:
+def test_indices_out_of_range_are_rejected(dataset: Dataset, index: int) -> None:
     with pytest.raises(IndexError, match=f"{index}.*of {NUM_TRAIN} images"):
-        prepared.split("train").images(np.array([0, index]))
+        dataset.split("train").images(np.array([0, index]))
 
 
-def test_labels_stand_beside_images(prepared: Dataset) -> None:
-    labels = prepared.split("held_out").labels
+def test_labels_are_in_the_order_of_the_images(dataset: Dataset) -> None:
+    labels = dataset.split("held_out").labels
     assert labels is not None
     assert labels.dtype == np.int64
     assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_without_classes_there_are_no_labels(tmp_path: Path) -> None:
-    prepared = Dataset.open(write_set(tmp_path, class_names=None))
-    assert (prepared.info.class_names, prepared.info.num_classes) == (None, 0)
-    assert prepared.split("train").labels is None
+    dataset = Dataset.open(write_dataset(tmp_path, class_names=None))
+    assert (dataset.info.class_names, dataset.info.num_classes) == (None, 0)
+    assert dataset.split("train").labels is None
 
 
 def test_the_digest_changes_with_a_pixel_a_label_and_nothing_else(tmp_path: Path) -> None:
-    first, second = write_set(tmp_path / "a"), write_set(tmp_path / "b")
+    first, second = write_dataset(tmp_path / "a"), write_dataset(tmp_path / "b")
     assert digest_of(first) == digest_of(second) == Dataset.open(first).info.digest
     for name in ("held_out/images-00000.npy", "held_out/labels.npy"):
         path = second / name
@@ -149,7 +149,7 @@ def save_objects(path: Path) -> None:
     ("train/images-00001.npy", cut, "images-00001.npy: damaged"),
     ("train/images-00001.npy", lengthen, "images-00001.npy: damaged: found 65665 bytes, wanted 65664"),
     ("train/images-00001.npy", empty, "images-00001.npy: damaged"),
-    ("train/images-00001.npy", flip_a_bit, r"its images or labels were changed: digest \w+, wanted \w+"),
+    ("train/images-00001.npy", flip_a_bit, r"images or labels were modified: digest \w+, wanted \w+"),
     ("train/images-00001.npy", remove, "train: found the files .*images-00002.npy.*, wanted .*images-00001.npy"),
     ("train/images-00001.npy", add, "train: found the files .*images-00009.npy"),
     ("train/images-00001.npy", save(np.zeros((5, 2, 2, 1), np.uint8)), r"found uint8 \[5, 2, 2, 1\], wanted uint8 \[16384, 2, 2, 1\]"),
@@ -161,9 +161,9 @@ def save_objects(path: Path) -> None:
     ("held_out/labels.npy", save(np.full(7, 3)), "labels.npy: found labels 3 … 3, wanted 0 … 2"),
     ("held_out/labels.npy", save(np.full(7, -1)), "labels.npy: found labels -1 … -1, wanted 0 … 2"),
     ("dataset.json", remove, "dataset.json: not found; run the stage `prepare`"),
-    ("dataset.json", empty, "dataset.json: not readable as JSON"),
+    ("dataset.json", empty, "dataset.json: not JSON"),
 ])  # fmt: skip
-def test_files_that_do_not_fit_are_refused_by_name(
+def test_damaged_or_inconsistent_files_are_rejected_by_name(
     folder: Path, name: str, damage: Callable[[Path], None], message: str
 ) -> None:
     damage(folder / name)
@@ -181,9 +181,9 @@ def test_files_that_do_not_fit_are_refused_by_name(
     ({"class_names": []}, r"class_names: found \[\], wanted null or a list of names"),
     ({"class_names": ["cat", 2]}, "wanted null or a list of names"),
     ({"digest": None}, "digest: found None, wanted a SHA-256"),
-    ({"more": 1}, "found .*'more'.*, wanted the keys"),
+    ({"more": 1}, "found the keys .*'more'.*, wanted"),
 ])  # fmt: skip
-def test_a_description_that_does_not_fit_is_refused(folder: Path, change: dict[str, object], message: str) -> None:
+def test_an_inconsistent_dataset_json_is_rejected(folder: Path, change: dict[str, object], message: str) -> None:
     path = folder / "dataset.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(ArtefactError, match=message):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.artefacts.files import UnwritableError, remove_outputs, replacing, write_json
+from pipeline.artefacts.files import UnwritableError, read_document, remove_outputs, replacing, write_json
+from pipeline.errors import ArtefactError
 
 
 def fail_halfway(path: Path) -> None:
@@ -49,3 +50,18 @@ def test_outputs_that_cannot_be_removed_are_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UnwritableError, match="file/out: cannot be written: Not a directory"):
         remove_outputs(tmp_path / "file/out", ("table.csv",))
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (None, r"a\.json: not found; run the stage `prepare`"),
+    (b"{", r"a\.json: not JSON"),
+    (b"\xff", r"a\.json: not JSON"),
+    (b"[1]", r"a\.json: wanted a JSON object \(got list\)"),
+])  # fmt: skip
+def test_a_document_that_is_missing_or_no_object_is_rejected(
+    tmp_path: Path, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ArtefactError, match=message):
+        read_document(tmp_path / "a.json", stage="prepare")

@@ -1,8 +1,8 @@
-"""What `data/raw` holds, as one raw image after the other: nothing is unpacked to disk, nothing is kept.
+"""Readers of data/raw, one module per kind of source (docs/contracts.md describes the kinds).
 
-The kinds are those of docs/contracts.md, one module each. A file that cannot be an image (a link out of the folder, a
-device, a member too large to read) is handed on with the reason in place of its content, so that it is listed and
-not lost. What makes the whole source unusable is a FoundryError.
+Images are yielded one at a time; nothing is unpacked to disk and no more than one image is held in memory. A file that
+cannot be an image (a link out of the folder, a device, an archive member that is too large) is yielded with a reason instead
+of its content, so that it appears in the manifest. A source that cannot be used at all raises FoundryError.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["RawImage", "RawSet", "read_raw"]
 def read_raw(
     folder: Path, kind: Literal["idx", "images", "archive", "arrays"], *, labelled: bool, num_classes: int | None
 ) -> RawSet:
-    """The images of `folder`; labels of IDX and arrays must lie below `num_classes`, where it is known.
+    """Open the source in `folder`; labels of IDX and arrays must be below `num_classes` unless it is None.
 
     Raises:
-        FoundryError: the folder does not hold what `kind` says; also while reading, where a file ends too early.
+        FoundryError: the folder holds no source of this kind; also while images are read, if a file ends too early.
 
     """
     if not folder.is_dir():

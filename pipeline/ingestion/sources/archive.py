@@ -1,4 +1,4 @@
-"""A zip or tar of a folder of images, read member by member in memory: nothing is extracted, so nothing can escape."""
+"""Source `archive`: a zip or tar of a folder of images, read member by member in memory; nothing is extracted to disk."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import stat
 import tarfile
 import zipfile
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,16 @@ from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.classes import class_depth, class_of
-from pipeline.ingestion.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, listed, printable
+from pipeline.ingestion.sources.raw import (
+    MAX_BYTES,
+    NO_CLASS,
+    RawImage,
+    RawSet,
+    UnreadableError,
+    is_ignored,
+    listed,
+    printable,
+)
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -30,7 +38,7 @@ DAMAGED = (
     tarfile.TarError,
     zipfile.BadZipFile,
 )
-"""What reading a damaged, encrypted or oddly compressed archive raises."""
+"""Exceptions of `zipfile` and `tarfile` for a damaged, encrypted or unusually compressed archive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +47,15 @@ class Member:
 
     name: str
     num_bytes: int
-    """As the archive says."""
+    """Uncompressed size according to the archive's headers, which may be wrong."""
     refusal: str | None
-    """Why it is not read, by what the archive says of it."""
+    """Why it is not read, as far as the headers show."""
     entry: Any
-    """What the archive's own module knows it by."""
+    """Its `ZipInfo` or `TarInfo`."""
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Of its path."""
+        """Of its path, without empty parts and `.`."""
         return path_parts(self.name)
 
 
@@ -56,7 +64,7 @@ def path_parts(name: str) -> tuple[str, ...]:
 
 
 def read_archive(folder: Path, *, labelled: bool) -> RawSet:
-    """All members that are not hidden, in the archive's own order: a compressed tar knows no other."""
+    """Read all members that are not ignored, in the archive's order: a compressed tar cannot be read in another."""
     found = sorted(path.name for path in folder.iterdir() if not is_ignored(path.name))
     if len(found) != 1 or not found[0].lower().endswith(SUFFIXES):
         raise FoundryError(f"{folder}: found {listed(found)}, wanted exactly one file of {', '.join(SUFFIXES)}")
@@ -73,29 +81,37 @@ def read_archive(folder: Path, *, labelled: bool) -> RawSet:
 
 def _images(path: Path, members: list[Member], *, labelled: bool) -> Iterator[RawImage]:
     depth = class_depth([member.parts for member in members if not member.refusal])
-    later = Counter(member.parts for member in members)
+    last = {member.parts: member for member in members}
     with _opened(path) as archive:
         for member in members:
-            later[member.parts] -= 1
             label = class_of(member.parts, depth) if labelled else None
-            content, reason = None, member.refusal
-            if reason is None and later[member.parts]:
-                reason = "a later file of the archive has the same name"
-            if reason is None:
-                reason = "in no class folder" if labelled and label is None else None
-                try:
-                    content = _read(archive, member)
-                except DAMAGED as error:
-                    reason = f"damaged in the archive: {error}"
-            name = member.name if content is None else "/".join(member.parts)
-            yield RawImage(
-                printable(f"{path.name}/{name}"),
-                None,
-                content,
-                member.num_bytes if content is None else len(content),
-                reason and printable(reason),
-                label and printable(label),
-            )
+            printable_label = label and printable(label)
+            try:
+                content = _content(archive, member, is_last=member is last[member.parts])
+            except UnreadableError as error:
+                name, reason = printable(f"{path.name}/{member.name}"), printable(str(error))
+                yield RawImage(name, None, None, member.num_bytes, reason=reason, label=printable_label)
+            else:
+                name = printable("/".join((path.name, *member.parts)))
+                reason = NO_CLASS if labelled and label is None else None
+                yield RawImage(name, None, content, len(content), reason=reason, label=printable_label)
+
+
+def _content(archive: zipfile.ZipFile | tarfile.TarFile, member: Member, *, is_last: bool) -> bytes:
+    """Read a member.
+
+    Raises:
+        UnreadableError: it is refused or damaged, or it is not the last of its name: unpacking would replace it.
+
+    """
+    if member.refusal is not None:
+        raise UnreadableError(member.refusal)
+    if not is_last:
+        raise UnreadableError("a later file of the archive has the same name")
+    try:
+        return _read(archive, member)
+    except DAMAGED as error:
+        raise UnreadableError(f"damaged in the archive: {error}") from None
 
 
 def _opened(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
@@ -104,7 +120,7 @@ def _opened(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
 
 def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> list[Member]:
     if isinstance(archive, zipfile.ZipFile):
-        # Windows' own tools once wrote backslashes, against the format.
+        # Old Windows tools wrote backslashes, which the format forbids.
         found = [
             Member(entry.filename.replace("\\", "/"), entry.file_size, _zip_refusal(entry), entry)
             for entry in archive.infolist()

@@ -1,4 +1,4 @@
-"""NumPy files: `images.npy` with `labels.npy`, or both in one .npz. Never unpickled, never held in memory."""
+"""Source `arrays`: `images.npy` with `labels.npy`, or both in one .npz; read image by image and never unpickled."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,16 +15,15 @@ from pipeline.errors import FoundryError
 from pipeline.ingestion.decode import MAX_PIXELS
 from pipeline.ingestion.sources.raw import RawImage, RawSet, check_labels, image_rows, is_ignored, listed
 
-if TYPE_CHECKING:
-    Open = Callable[[str], IO[bytes]]
-    """Opens `images.npy` or `labels.npy`, in a folder or in an .npz."""
+Open = Callable[[str], IO[bytes]]
+"""Opens `images.npy` or `labels.npy`, in a folder or in an .npz."""
 
 DAMAGED = (OSError, EOFError, ValueError, RuntimeError, zlib.error, zipfile.BadZipFile, NotImplementedError)
-"""What reading a damaged .npy or .npz raises."""
+"""Exceptions of NumPy and `zipfile` for a damaged .npy or .npz."""
 
 
 def read_arrays(folder: Path, *, labelled: bool, num_classes: int | None) -> RawSet:
-    """The images in their order."""
+    """Read the images in the order of the array."""
     found = sorted(path.name for path in folder.iterdir() if not is_ignored(path.name))
     wanted = ["images.npy", "labels.npy"] if labelled else ["images.npy"]
     if len(found) == 1 and found[0].endswith(".npz"):
@@ -42,7 +41,7 @@ def read_arrays(folder: Path, *, labelled: bool, num_classes: int | None) -> Raw
 
 
 def _open_npz(path: Path, wanted: list[str]) -> Open:
-    """`np.load` would read a whole member at once; a zip's members can be read as streams."""
+    """Open an .npz as a zip, whose members can be read as streams: `np.load` would read a whole member at once."""
     try:
         archive = zipfile.ZipFile(path)
     except DAMAGED as error:
@@ -71,7 +70,7 @@ def _images(path: Path, open_array: Open, labels: NDArray[np.int64] | None) -> I
 
 
 def _image_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype, found to be those of images."""
+    """Read the header and check that it describes images; return shape and dtype."""
     shape, fortran_order, dtype = _header(path, file)
     if dtype.newbyteorder("=") not in (np.uint8, np.uint16):
         raise FoundryError(f"{path}: images are {dtype}, wanted uint8 (0 … 255) or uint16 (0 … 65535)")
@@ -96,7 +95,7 @@ def _labels(path: Path, file: IO[bytes]) -> NDArray[np.int64]:
 
 
 def _header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, Fortran order and dtype."""
+    """Read an .npy header: shape, whether in Fortran order, dtype."""
     readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     try:
         version = np.lib.format.read_magic(file)

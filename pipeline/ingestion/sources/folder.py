@@ -1,4 +1,4 @@
-"""A folder of image files, at any depth."""
+"""Source `images`: a folder of image files at any depth."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from pathlib import Path
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.classes import class_depth, class_of
-from pipeline.ingestion.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, printable
-
-
-class UnreadableError(Exception):
-    """The file is not read; the message says why."""
+from pipeline.ingestion.sources.raw import MAX_BYTES, NO_CLASS, RawImage, RawSet, UnreadableError, is_ignored, printable
 
 
 def read_folder(folder: Path, *, labelled: bool) -> RawSet:
-    """All files that are not hidden, by path."""
+    """Read all files that are not ignored, sorted by path."""
     paths = sorted(_walk(folder))
     if not paths:
         raise FoundryError(f"{folder}: found no files, wanted images")
@@ -25,7 +21,7 @@ def read_folder(folder: Path, *, labelled: bool) -> RawSet:
 
 
 def _walk(folder: Path) -> Iterator[Path]:
-    """Files and links below `folder`, relative to it; links to folders are not followed."""
+    """Yield files and links below `folder`, relative to it; links to folders are not followed."""
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not is_ignored(name)]
         links = [name for name in folders if (Path(parent) / name).is_symlink()]
@@ -41,25 +37,31 @@ def _images(folder: Path, paths: list[Path], *, labelled: bool) -> Iterator[RawI
     depth = class_depth([path.parts for path in paths])
     for path in paths:
         label = class_of(path.parts, depth) if labelled else None
-        reason = "in no class folder" if labelled and label is None else None
+        name, printable_label = printable(path.as_posix()), label and printable(label)
         try:
             content = _content(folder / path, root)
         except UnreadableError as error:
-            content, reason = None, str(error)
-        num_bytes = (folder / path).lstat().st_size if content is None else len(content)
-        yield RawImage(
-            printable(path.as_posix()), None, content, num_bytes, reason=reason, label=label and printable(label)
-        )
+            num_bytes = (folder / path).lstat().st_size
+            yield RawImage(name, None, None, num_bytes, reason=str(error), label=printable_label)
+        else:
+            reason = NO_CLASS if labelled and label is None else None
+            yield RawImage(name, None, content, len(content), reason=reason, label=printable_label)
 
 
 def _content(path: Path, root: Path) -> bytes:
+    """Read a file.
+
+    Raises:
+        UnreadableError: it is not a regular file inside of `root`, it is too large, or the system cannot read it.
+
+    """
     try:
         if path.is_symlink() and not path.resolve(strict=True).is_relative_to(root):
             raise UnreadableError("a link out of the folder")
         status = path.stat()
         if path.is_symlink() and stat.S_ISDIR(status.st_mode):
             raise UnreadableError("a link to a folder")
-        # A named pipe would be waited for without end.
+        # Reading a named pipe would block for ever.
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableError("not a regular file")
         if status.st_size > MAX_BYTES:

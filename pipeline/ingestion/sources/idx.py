@@ -1,4 +1,4 @@
-"""IDX files, as MNIST and its family come: big-endian header, then unsigned bytes."""
+"""Source `idx`: the format of MNIST and its relatives, a big-endian header followed by unsigned bytes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
 """Unsigned bytes in 3 dimensions and in 1."""
 
 SPLITS: dict[str, Literal["train", "held_out"]] = {"t10k": "held_out", "train": "train"}
-"""By the prefix of the file names, which MNIST gave them."""
+"""By the prefix of the file names, as in MNIST."""
 
 
 def read_idx(folder: Path, *, labelled: bool, num_classes: int | None) -> RawSet:
-    """The two splits, one after the other."""
+    """Read the two splits, one after the other."""
     num_images, parts = 0, []
     for prefix, split in SPLITS.items():
         path, labels_path = folder / f"{prefix}-images-idx3-ubyte", folder / f"{prefix}-labels-idx1-ubyte"
@@ -37,7 +37,7 @@ def read_idx(folder: Path, *, labelled: bool, num_classes: int | None) -> RawSet
 
 
 def _shape(path: Path, magic: int, num_dimensions: int) -> tuple[int, ...]:
-    """What the header says, once the file was found to have the size that this takes."""
+    """Return the shape in the header, after checking that the file has the size that follows from it."""
     if not path.is_file():
         packed = path.with_name(f"{path.name}.gz")
         raise FoundryError(f"{path}: not found{f'; decompress {packed.name}' if packed.exists() else ''}")

@@ -1,4 +1,4 @@
-"""The raw image, and what all kinds of sources have in common."""
+"""The raw image, and functions that several kinds of sources share."""
 
 from __future__ import annotations
 
@@ -15,51 +15,58 @@ from numpy.typing import NDArray
 from pipeline.errors import FoundryError
 
 MAX_BYTES = 2**28
-"""Largest image file read, 256 MiB: a member of an archive may claim anything."""
+"""Largest image file that is read, 256 MiB: the header of an archive may claim any size."""
 
 JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-"""What operating systems leave in folders."""
+"""Files and folders that operating systems create by themselves."""
+
+NO_CLASS = "in no class folder"
+"""Reason for the quarantine of a file outside of all class folders."""
+
+
+class UnreadableError(Exception):
+    """A file is listed but not read; the message is the reason for its quarantine."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RawImage:
-    """One image as it was found."""
+    """One image of a source, before it is decoded."""
 
     file: str
     """Path below data/raw, `/` between parts."""
     position: int | None
-    """In an IDX or array file."""
+    """Its number in an IDX or array file, from 0; None for an image file."""
     content: bytes | NDArray[Any] | None
-    """An image file's bytes, or pixels `[h, w]` or `[h, w, channels]`; None where it cannot be read."""
+    """An image file's bytes, or pixels `[h, w]` or `[h, w, channels]`; None if it was not read."""
     num_bytes: int
     reason: str | None = None
-    """Why it cannot be used, where that is known before it is decoded."""
+    """Why it is quarantined, if that is known before decoding."""
     label: int | str | None = None
-    """A class's number (IDX, arrays) or name (folders)."""
+    """The class: a number in IDX and array files, a name in folders; None without classes."""
     split: Literal["train", "held_out"] | None = None
-    """Where the source brings its own."""
+    """Set only by a source with a split of its own (IDX)."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RawSet:
-    """The images of a source, in an order that depends on the source alone."""
+    """All images of a source, in an order that depends only on the source."""
 
     num_images: int
     images: Iterator[RawImage]
 
 
 def is_ignored(name: str) -> bool:
-    """Hidden files and what operating systems leave are no part of the data."""
+    """Whether a file or folder is hidden or created by the operating system, and so not part of the data."""
     return name.startswith(".") or name in JUNK
 
 
 def printable(name: str) -> str:
-    """The name as text, which the manifest holds: bytes that are not UTF-8 are written as escapes."""
+    """Return a file name as valid text for the manifest: bytes that are not UTF-8 become escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def listed(names: list[str]) -> str:
-    """For messages."""
+    """Return at most five names, and how many there are if more, for an error message."""
     return ", ".join(names[:5]) + (f", … ({len(names)})" if len(names) > 5 else "") if names else "nothing"
 
 
@@ -71,7 +78,7 @@ def image_rows(
     labels: NDArray[np.int64] | None,
     split: Literal["train", "held_out"] | None = None,
 ) -> Iterator[RawImage]:
-    """Images `shape[1:]` that follow each other in an open file, read one by one."""
+    """Yield the images `shape[1:]` that follow each other in an open file, one at a time; `path` is its name in errors."""
     num_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
     for position in range(shape[0]):
         try:
@@ -87,7 +94,12 @@ def image_rows(
 
 
 def check_labels(path: Path, labels: NDArray[np.int64], num_images: int, num_classes: int | None) -> None:
-    """As many as images, 0 or more and, where their number is known, below it."""
+    """Check that there is one label per image, and that labels are 0 or more and below `num_classes`, if that is known.
+
+    Raises:
+        FoundryError: they are not.
+
+    """
     if len(labels) != num_images:
         raise FoundryError(f"{path}: {len(labels)} labels for {num_images} images")
     low, high = int(labels.min()), int(labels.max())
