@@ -1,4 +1,4 @@
-"""What the service is compared with: its own engine under other policies, and BentoML's adaptive batching.
+"""The services that `benchmarks.serving` compares: our engine under other policies, and BentoML's adaptive batching.
 
 ARM=serial bentoml serve benchmarks.arms:Foundry
 bentoml serve benchmarks.arms:Adaptive
@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from service.app import Foundry
 from service.engine.engine import Engine
-from service.engine.job import Job, SamplingParams, SchedulingParams
+from service.engine.request import Job, Request, SamplingParams
 from service.engine.scheduler import Scheduler
 from service.settings import load_settings
 
@@ -23,7 +23,7 @@ from service.settings import load_settings
 
 
 class Serial(Scheduler):
-    """One request after the other, as they come; the images of one share its calls."""
+    """One request at a time, in order of arrival; the images of one request share its calls."""
 
     def choose(self, now: float) -> list[Job]:
         del now
@@ -31,36 +31,36 @@ class Serial(Scheduler):
         first = next(iter(self._open), None)
         if first is None:
             return []
-        return [job for job in self._open if job.terms.request_id == first.terms.request_id][: self._limits.rows]
+        return [job for job in self._open if job.request is first.request][: self._limits.rows]
 
 
 class Grouped(Scheduler):
-    """Images with equal numbers of steps together, as they come; a group is drawn to its end."""
+    """Groups of images with equal numbers of steps, in order of arrival; a group runs until it is finished."""
 
     _group: tuple[Job, ...] = ()
 
     def choose(self, now: float) -> list[Job]:
         del now
         self._tick += 1
-        going = [job for job in self._group if job.is_open]
-        if not going:
-            steps = next((job.recipe.num_steps for job in self._open), None)
-            going = [job for job in self._open if job.recipe.num_steps == steps][: self._limits.rows]
-            self._group = tuple(going)
-        return going
+        group = [job for job in self._group if job.is_open]
+        if not group:
+            steps = next((job.params.num_steps for job in self._open), None)
+            group = [job for job in self._open if job.params.num_steps == steps][: self._limits.rows]
+            self._group = tuple(group)
+        return group
 
 
 POLICIES: dict[str, type[Scheduler]] = {"serial": Serial, "grouped": Grouped}
 
 if "ARM" in os.environ:
-    # The same engine and the same HTTP; nothing but the policy differs.
+    # Same engine, same HTTP; only the policy differs.
     Engine.policy = POLICIES[os.environ["ARM"]]
 
 __all__ = ["Adaptive", "Foundry"]
 
 
-class Asked(BaseModel):
-    """A whole request, as this arm takes it."""
+class RequestBody(BaseModel):
+    """The body of a request to this arm."""
 
     n: int
     steps: int
@@ -69,10 +69,10 @@ class Asked(BaseModel):
 
 @bentoml.service(workers=1, traffic={"timeout": 3600}, metrics={"enabled": False, "namespace": "bentoml_service"})
 class Adaptive:
-    """BentoML forms the batches, of whole requests; their rows leave the batch as they finish."""
+    """BentoML batches whole requests; their rows leave the batch as they finish."""
 
     def __init__(self) -> None:
-        from service.engine.stepper import Stepper  # noqa: PLC0415, torch: the supervisor can do without
+        from service.engine.stepper import Stepper  # noqa: PLC0415, imports torch, which the supervisor does not need
 
         settings = load_settings()
         if settings.model is None:
@@ -83,23 +83,23 @@ class Adaptive:
         self._forwards = 0
 
     @bentoml.api(batchable=True, max_batch_size=8, max_latency_ms=600_000)
-    def draw(self, requests: list[Asked]) -> list[list[str]]:
-        """Pixels of every request's images, base64."""
-        jobs = [_jobs(request) for request in requests]
-        going = [job for images in jobs for job in images]
+    def draw(self, requests: list[RequestBody]) -> list[list[str]]:
+        """Pixels of each request's images, in base64."""
+        jobs_of = [_jobs(request) for request in requests]
+        running = [job for jobs in jobs_of for job in jobs]
         pixels: dict[Job, str] = {}
-        for job in going:
+        for job in running:
             self._stepper.enter(job)
-        while going:
-            self._stepper.step(going)
+        while running:
+            self._stepper.step(running)
             self._forwards += 1
-            for job in going:
+            for job in running:
                 job.step += 1
                 if not job.steps_left:
                     pixels[job] = base64.b64encode(self._stepper.image(job).tobytes()).decode()
                     self._stepper.leave(job)
-            going = [job for job in going if job.steps_left]
-        return [[pixels[job] for job in images] for images in jobs]
+            running = [job for job in running if job.steps_left]
+        return [[pixels[job] for job in jobs] for jobs in jobs_of]
 
     @bentoml.api
     def forwards(self) -> int:
@@ -107,7 +107,7 @@ class Adaptive:
         return self._forwards
 
 
-def _jobs(asked: Asked) -> list[Job]:
-    recipe = SamplingParams(seed=asked.seed, class_label=None, sampler="dpmpp_2m", num_steps=asked.steps)
-    terms = SchedulingParams(request_id="", owner="", is_exact=False)
-    return [Job(recipe=replace(recipe, seed=asked.seed + index), terms=terms) for index in range(asked.n)]
+def _jobs(body: RequestBody) -> list[Job]:
+    params = SamplingParams(seed=body.seed, class_label=None, sampler="dpmpp_2m", num_steps=body.steps)
+    images = tuple(replace(params, seed=body.seed + index) for index in range(body.n))
+    return Request(request_id="", owner="", images=images, is_exact=False).jobs

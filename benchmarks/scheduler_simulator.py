@@ -1,9 +1,9 @@
-"""The scheduler under a clock that is only a number: for tests of the policy and for planning capacity.
+"""A simulation of the scheduler with a virtual clock, for tests of the policy and for capacity planning.
 
     python -m benchmarks.scheduler_simulator --tick-ms 1:6,2:8,4:10,8:14 --load 0.3 0.6 0.8 0.95 1.2
 
-prints how long requests of 10, 25 and 50 steps, and all of them, would take, if ticks of so many rows took so long. Loads are parts of
-what the rows can do when all are filled.
+prints the latencies of requests of 10, 25 and 50 steps, and of all, for the given milliseconds per tick. A load of 1 is
+the throughput of full batches.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from service.engine.job import Job, SamplingParams, SchedulingParams, State
-from service.engine.scheduler import Limits, Pace, Scheduler
+from service.engine.request import Job, Request, SamplingParams, State
+from service.engine.scheduler import Limits, Scheduler, TickTimes
 from service.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Arrival:
-    """A request, and when it comes."""
+    """A request and the time of its arrival."""
 
     time: float
     num_images: int = 1
@@ -34,38 +34,38 @@ class Arrival:
     owner: str = "anonymous"
     priority: int = 0
     deadline_sec: float | None = None
-    """After its arrival."""
+    """From its arrival."""
     cancelled_after_sec: float | None = None
 
 
 @dataclass(eq=False, slots=True)
 class Outcome:
-    """What became of an arrival."""
+    """The result of an arrival."""
 
     arrival: Arrival
-    jobs: list[Job]
+    request: Request
     refusal: ServiceError | None = None
     finished: float | None = None
     """When its last job ended."""
     ends: list[State] = field(default_factory=list)
-    """Of its jobs, in the order in which they ended."""
+    """Final states of its jobs, in the order in which they ended."""
 
     @property
     def latency_sec(self) -> float | None:
-        """None: not all images were drawn."""
+        """None: not all images were finished."""
         if self.finished is None or set(self.ends) != {State.DONE}:
             return None
         return self.finished - self.arrival.time
 
     def is_cancelled(self, now: float) -> bool:
-        """Whether its client has gone by now."""
+        """Whether its client has left by now."""
         after_sec = self.arrival.cancelled_after_sec
         return after_sec is not None and self.arrival.time + after_sec <= now
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """What one tick did."""
+    """One tick."""
 
     start: float
     jobs: tuple[Job, ...]
@@ -73,51 +73,51 @@ class Tick:
 
 
 class Simulation:
-    """Arrivals through a scheduler, tick after tick."""
+    """Runs arrivals through a scheduler, tick by tick."""
 
     def __init__(self, scheduler: Scheduler, arrivals: Sequence[Arrival]) -> None:
         self.scheduler = scheduler
         self.now = 0.0
         self.outcomes: list[Outcome] = []
-        self._coming = deque(sorted(arrivals, key=lambda arrival: arrival.time))
-        self._of: dict[Job, Outcome] = {}
+        self._arrivals = deque(sorted(arrivals, key=lambda arrival: arrival.time))
+        self._outcome_of: dict[Request, Outcome] = {}
 
     def ticks(self) -> Iterator[Tick]:
-        """Run until all is done; a tick is yielded before its jobs get their step."""
-        while self._coming or self.scheduler.open_jobs:
+        """Run until everything is done; a tick is yielded before its jobs get their step."""
+        while self._arrivals or self.scheduler.open_jobs:
             if not self.scheduler.open_jobs:
-                self.now = max(self.now, self._coming[0].time)
-            self._admit_who_came()
+                self.now = max(self.now, self._arrivals[0].time)
+            self._admit()
             self._drop()
             if jobs := self.scheduler.choose(self.now):
                 rows = sum(job.rows for job in jobs)
                 yield Tick(self.now, tuple(jobs), rows)
-                self.now += self.scheduler.pace.tick_sec(rows)
+                self.now += self.scheduler.tick_times.tick_sec(rows)
                 self._advance(jobs)
 
     def run(self) -> list[Outcome]:
-        """Run until all is done; what became of each arrival, in the order of their times."""
+        """Run until everything is done; the outcomes in the order of the arrivals."""
         for _ in self.ticks():
             pass
         return self.outcomes
 
-    def _admit_who_came(self) -> None:
-        while self._coming and self._coming[0].time <= self.now:
-            arrival = self._coming.popleft()
-            outcome = Outcome(arrival, _jobs(arrival, str(len(self.outcomes))))
+    def _admit(self) -> None:
+        while self._arrivals and self._arrivals[0].time <= self.now:
+            arrival = self._arrivals.popleft()
+            outcome = Outcome(arrival, _request(arrival, str(len(self.outcomes))))
             self.outcomes.append(outcome)
             try:
-                self.scheduler.admit(outcome.jobs, self.now)
+                self.scheduler.admit(outcome.request, self.now)
             except ServiceError as refusal:
                 outcome.refusal = refusal
             else:
-                self._of.update(dict.fromkeys(outcome.jobs, outcome))
+                self._outcome_of[outcome.request] = outcome
 
     def _drop(self) -> None:
         for job in list(self.scheduler.open_jobs):
-            if job.terms.expires <= self.now:
+            if job.request.expires <= self.now:
                 self._end(job, State.EXPIRED)
-            elif self._of[job].is_cancelled(self.now):
+            elif self._outcome_of[job.request].is_cancelled(self.now):
                 self._end(job, State.CANCELLED)
 
     def _advance(self, jobs: Iterable[Job]) -> None:
@@ -127,35 +127,38 @@ class Simulation:
                 self._end(job, State.DONE)
 
     def _end(self, job: Job, state: State) -> None:
-        self.scheduler.end(job, state)
-        outcome = self._of.pop(job)
+        self.scheduler.close(job, state)
+        outcome = self._outcome_of[job.request]
         outcome.ends.append(state)
         outcome.finished = self.now
 
 
-def _jobs(arrival: Arrival, request_id: str) -> list[Job]:
-    deadline = None if arrival.deadline_sec is None else arrival.time + arrival.deadline_sec
-    terms = SchedulingParams(
+def _request(arrival: Arrival, request_id: str) -> Request:
+    params = SamplingParams(
+        seed=0,
+        class_label=None,
+        sampler="dpmpp_2m",
+        num_steps=arrival.num_steps,
+        guidance_scale=3.0 if arrival.is_guided else 1.0,
+    )
+    request = Request(
         request_id=request_id,
         owner=arrival.owner,
+        images=(params,) * arrival.num_images,
         priority=arrival.priority,
-        deadline=deadline,
-        expires=float("inf") if deadline is None else deadline,
+        deadline_sec=arrival.deadline_sec,
     )
-    scale = 3.0 if arrival.is_guided else 1.0
-    recipe = SamplingParams(
-        seed=0, class_label=None, sampler="dpmpp_2m", num_steps=arrival.num_steps, guidance_scale=scale
-    )
-    return [Job(recipe=recipe, terms=terms, index=index) for index in range(arrival.num_images)]
+    request.submit(arrival.time)
+    return request
 
 
-def mixed_load(load: float, pace: Pace, *, num_requests: int, seed: int) -> list[Arrival]:
-    """Poisson arrivals of 10, 25 and 50 steps, 1 to 4 images, a third of them guided, at a part of full capacity."""
+def mixed_load(load: float, tick_times: TickTimes, *, num_requests: int, seed: int) -> list[Arrival]:
+    """Poisson arrivals of 10, 25 and 50 steps, 1 to 4 images, a third of them guided; load 1 is full capacity."""
     draw = random.Random(seed)  # noqa: S311, a simulation
     arrivals, time = [], 0.0
     mean_row_steps = 85 / 3 * 2.5 * 4 / 3
     for _ in range(num_requests):
-        time += draw.expovariate(load / (mean_row_steps * pace.row_step_sec))
+        time += draw.expovariate(load / (mean_row_steps * tick_times.row_step_sec))
         arrivals.append(
             Arrival(
                 time=time,
@@ -173,20 +176,20 @@ def main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--tick-ms", type=_tick_sec, required=True, help="rows:milliseconds, by commas")
+    parser.add_argument("--tick-ms", type=_tick_sec, required=True, help="rows:milliseconds, separated by commas")
     parser.add_argument("--load", type=float, nargs="+", default=[0.3, 0.6, 0.8, 0.95, 1.2])
     parser.add_argument("--num-requests", type=int, default=2000)
     parser.add_argument(
-        "--stretch", type=float, default=Limits().stretch, help="as of the scheduler (default: %(default)g)"
+        "--stretch", type=float, default=Limits().stretch, help="as in the scheduler's limits (default: %(default)g)"
     )
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     sys.stdout.write("load  steps    mean ms     p50 ms     p95 ms     p99 ms  refused\n")
     for load in arguments.load:
-        pace = Pace(arguments.tick_ms)
-        arrivals = mixed_load(load, pace, num_requests=arguments.num_requests, seed=arguments.seed)
+        tick_times = TickTimes(arguments.tick_ms)
+        arrivals = mixed_load(load, tick_times, num_requests=arguments.num_requests, seed=arguments.seed)
         limits = Limits(rows=max(arguments.tick_ms), stretch=arguments.stretch)
-        outcomes = Simulation(Scheduler(limits, pace), arrivals).run()
+        outcomes = Simulation(Scheduler(limits, tick_times), arrivals).run()
         for steps in (10, 25, 50):
             sys.stdout.write(_line(load, str(steps), [o for o in outcomes if o.arrival.num_steps == steps]))
         sys.stdout.write(_line(load, "all", outcomes))

@@ -1,13 +1,13 @@
-"""Latency and goodput of the service under open-loop load, beside other ways to batch.
+"""Latency and goodput of the service under open-loop load, compared with other ways to batch.
 
     python -m benchmarks.serving --out benchmarks/results/serving.json      50 minutes alone on 2 cores; --quick 4
 
-Requests of 10, 25 or 50 steps for 1 to 4 images come at exponential gaps, whether or not earlier ones are answered;
-a latency counts from the moment at which its request was to be sent. Loads are parts of what the service itself can
-do. Arms take turns; each block of requests has a server of its own, on the first core with one thread for the
-network, and the client has the second core. The back end is the same in all arms.
+Requests of 10, 25 or 50 steps for 1 to 4 images arrive at exponential intervals, whether or not earlier ones are
+answered; a latency counts from the time at which its request should be sent. A load of 1 is the service's own saturated
+throughput. Arms take turns; each block of requests has its own server, on the first core with one thread for the
+network, and the client has the second core. All arms use the same backend.
 
-The SLO of a request is five times what its kind takes alone in the fastest arm.
+The SLO of a request is five times the latency of its kind alone in the fastest arm.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ ARMS = {
     "serial": Arm(environment={"ARM": "serial"}),
     "adaptive": Arm("benchmarks.arms:Adaptive", determinism=None),
 }
-"""The first is the service as it is by default, which the targets are about."""
+"""The first is the service with its defaults, to which the targets apply."""
 
 
 def main() -> None:
@@ -72,14 +72,14 @@ def _parser() -> argparse.ArgumentParser:
     made = parser("serving", __doc__)
     made.add_argument("--model", metavar="FOLDER_OR_URI", default="data/model", help="default data/model")
     made.add_argument("--backend", choices=["auto", "torch", "onnxruntime"], default="auto", help="of all arms")
-    made.add_argument("--seconds", type=float, default=20.0, help="of requests in a block (default 20)")
-    made.add_argument("--rounds", type=int, default=3, help="blocks of each arm at each load (default 3)")
+    made.add_argument("--seconds", type=float, default=20.0, help="seconds of requests per block (default 20)")
+    made.add_argument("--rounds", type=int, default=3, help="blocks per arm and load (default 3)")
     made.add_argument("--seed", type=int, default=0)
     return made
 
 
 def served(model: str) -> Path:
-    """The folder that `make serve` would serve."""
+    """The model folder, with its file for ONNX Runtime, as `make serve` serves it."""
     from pipeline.export import bundle  # noqa: PLC0415  # torch is no business of the client's
 
     fetched = bundle.fetch(model)
@@ -88,7 +88,7 @@ def served(model: str) -> Path:
 
 
 async def measure(server: Server, loads: Sequence[float], seconds: float, rounds: int, seed: int) -> dict[str, Any]:
-    """What each arm can do at most and alone, then every load, every arm in turn."""
+    """Saturated throughput and single requests of each arm; then, for every load, each arm in turn."""
     result: dict[str, Any] = {"seed": seed, "seconds": seconds, "alone_sec": {}, "saturated": {}, "blocks": []}
     for name, arm in ARMS.items():
         async with server.running(arm) as target:
@@ -112,18 +112,18 @@ async def measure(server: Server, loads: Sequence[float], seconds: float, rounds
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where and with what servers run, one after the other."""
+    """Starts servers on one core, one after the other."""
 
     core: int
     environment: Mapping[str, str]
 
     @asynccontextmanager
     async def running(self, arm: Arm) -> AsyncIterator[Target]:
-        """A new server, warm; at the end it is told to stop and waited for."""
+        """A new server after warm-up, which is stopped at the end."""
         async with httpx.AsyncClient(timeout=600, limits=httpx.Limits(max_connections=None)) as client:
             with self._process(arm) as url:
                 target = Target(url, client, arm.determinism)
-                # BentoML's batching learns how long requests take before it forms large batches.
+                # BentoML's batching forms large batches only after it has measured how long requests take.
                 await saturate(target, WARM_UP_SEC)
                 yield target
 

@@ -1,4 +1,4 @@
-"""The figures of `benchmarks.serving` as tables, and which targets they meet."""
+"""Tables of the results of `benchmarks.serving`, and the targets with their verdicts."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from benchmarks.traffic import STEPS, Answer, Kind, name_of
 Target = tuple[str, str, str]
 """Claim, figure, verdict."""
 SLO = 5.0
-"""Times what a request of its kind takes alone."""
+"""Latency limit, as a multiple of the latency of such a request alone."""
 OURS = "exact"
 WARM_SHARE = 0.1
-"""Of a block: requests that come this early find it emptier than the others."""
+"""First share of a block, whose requests are left out because the queue is still filling."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Cell:
     """One arm at one load, all rounds together."""
 
     answers: list[Answer]
-    """Without those of the first tenth of a block."""
+    """Without the first tenth of each block."""
     throughput: float
-    """Requests a second, until the last was answered."""
+    """Requests per second, until the last one was answered."""
     goodput: float
-    """Of these, the ones within their SLO."""
+    """Requests per second within their SLO."""
     forwards_per_image: float
 
     @property
@@ -44,7 +44,7 @@ class Cell:
 
 
 def report(result: dict[str, Any]) -> str:
-    """Saturated throughput, one table a load, and the targets."""
+    """Saturated throughput, one table per load, and the targets."""
     cells = {(load, arm): _cell(result, load, arm) for load in _loads(result) for arm in result["saturated"]}
     text = table(("arm", "saturated requests/s"), ((arm, f"{rate:.2f}") for arm, rate in result["saturated"].items()))
     for load in _loads(result):
@@ -85,7 +85,7 @@ def _cell(result: dict[str, Any], load: float, arm: str) -> Cell:
 
 
 def _alone_sec(result: dict[str, Any], answer: Answer) -> float:
-    """What such a request takes alone in the fastest arm."""
+    """Latency of such a request alone in the fastest arm."""
     kind = name_of(Kind(answer.steps, answer.images))
     return min(float(times[kind]) for times in result["alone_sec"].values())
 

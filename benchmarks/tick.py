@@ -1,9 +1,9 @@
-"""What of a tick is not the network.
+"""The share of a tick that is spent outside the network.
 
     python -m benchmarks.tick --out benchmarks/results/tick.json
 
-The engine draws with all rows full, without HTTP, on one thread; the network's calls are timed from inside. Outside
-of them are choosing, gathering and scattering rows, noise, the sampler's step, pixels of what is done, and telling.
+The engine draws with full batches, without HTTP, on one thread; the network's calls are timed from inside. The rest
+is scheduling, gathering and scattering rows, noise, the solver step, pixels of finished images, and events.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from benchmarks.protocol import finish, parser, table
 from benchmarks.serving import served
 from pipeline.artefacts.model import load_model
 from service.engine.backend import backend_for
-from service.engine.batch_sizes import try_batches
+from service.engine.batch_sizes import measure_batch_sizes
 from service.engine.engine import Engine
-from service.engine.job import SamplingParams
-from service.engine.request import End, Order
+from service.engine.events import End, Event
+from service.engine.request import Request, SamplingParams
 from service.engine.scheduler import Limits
 from service.engine.stats import Stats
 from service.engine.stepper import Stepper
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipeline.diffusion.denoiser import Denoiser
-    from service.engine.request import Event
 
 ROWS, WARM_UP = 8, 3
 MOST_OUTSIDE = 0.05
@@ -44,7 +43,7 @@ MOST_OUTSIDE = 0.05
 
 @dataclass(eq=False)
 class Timed:
-    """A denoiser that notes when it is called and when it answers."""
+    """A denoiser that records when each call begins and ends."""
 
     denoiser: Denoiser
     calls: list[tuple[float, float]] = field(default_factory=list)
@@ -63,8 +62,8 @@ def main() -> None:
     arguments = made.parse_args()
     engine, timed = _engine(served(arguments.model), arguments.backend)
     cases = []
-    for name, recipes in _cases(10 if arguments.quick else 50).items():
-        _draw(engine, recipes)
+    for name, images in _cases(10 if arguments.quick else 50).items():
+        _draw(engine, images)
         cases.append({"images": name, **shares(timed.calls[WARM_UP:])})
         timed.calls.clear()
     engine.stop()
@@ -72,12 +71,12 @@ def main() -> None:
     finish(arguments, {"cases": cases, "repro_id": engine.stepper.repro_id}, table(columns, map(_row, cases)))
 
 
-def _engine(folder: Path, wanted: str) -> tuple[Engine, Timed]:
+def _engine(folder: Path, backend_name: str) -> tuple[Engine, Timed]:
     torch.set_num_threads(1)
     model = load_model(folder)
-    backend = backend_for(model, folder, wanted, threads=1)  # type: ignore[arg-type]  # argparse knows the choices
-    batches, timed = try_batches(model, backend.denoiser, ROWS, backend.device), Timed(backend.denoiser)
-    stepper = Stepper(model, replace(backend, denoiser=timed), batches, slots=256)
+    backend = backend_for(model, folder, backend_name, threads=1)  # type: ignore[arg-type]  # argparse checks it
+    sizes, timed = measure_batch_sizes(model, backend.denoiser, ROWS, backend.device), Timed(backend.denoiser)
+    stepper = Stepper(model, replace(backend, denoiser=timed), sizes, slots=256)
     engine = Engine(lambda: stepper, Limits(), Stats())
     engine.start()
     while not engine.is_ready:
@@ -86,31 +85,31 @@ def _engine(folder: Path, wanted: str) -> tuple[Engine, Timed]:
 
 
 def _cases(num_steps: int) -> dict[str, list[SamplingParams]]:
-    """Names and the images that are drawn at once."""
+    """The images that are drawn at once, by the name of the case."""
     plain = [SamplingParams(seed=seed, class_label=None, sampler="dpmpp_2m", num_steps=num_steps) for seed in range(64)]
     return {
         "8, dpmpp_2m": plain[:ROWS],
-        "8, ddpm, noise in each step": [replace(recipe, sampler="ddpm") for recipe in plain[:ROWS]],
+        "8, ddpm, noise in each step": [replace(params, sampler="ddpm") for params in plain[:ROWS]],
         "64, dpmpp_2m, of which 8 at a time": plain,
     }
 
 
-def _draw(engine: Engine, recipes: list[SamplingParams]) -> None:
-    """All images, each as a request of its own."""
+def _draw(engine: Engine, images: list[SamplingParams]) -> None:
+    """Draw all images, each as a separate request."""
     ended = threading.Semaphore(0)
 
     def listen(event: Event) -> None:
         if isinstance(event, End):
             ended.release()
 
-    for number, recipe in enumerate(recipes):
-        engine.submit(Order(request_id=f"{number}", owner="tick", recipes=(recipe,)), listen)
-    for _ in recipes:
+    for number, params in enumerate(images):
+        engine.submit(Request(request_id=f"{number}", owner="tick", images=(params,)), listen)
+    for _ in images:
         ended.acquire()
 
 
 def shares(calls: Sequence[tuple[float, float]]) -> dict[str, float]:
-    """Times of a call and of the gap after it that nine of ten exceed: means and medians tell of other programs too."""
+    """The 10th percentiles of a call and of the gap after it; means and medians would include other programs' work."""
     network = _low(end - begin for begin, end in calls)
     outside = _low(after - end for (_, end), (after, _) in pairwise(calls))
     return {"network_sec": network, "outside_sec": outside, "outside_share": outside / (network + outside)}

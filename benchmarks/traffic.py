@@ -1,4 +1,4 @@
-"""Requests to one server: alone, as many as it can take, at a rate that does not care how long they take."""
+"""Traffic for one server: single requests, saturation, and open-loop arrivals at a given rate."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import httpx
 
 STEPS, IMAGES = (10, 25, 50), (1, 2, 3, 4)
-VISITORS = 16
-"""Clients that saturate a server."""
+NUM_CLIENTS = 16
+"""Concurrent clients that saturate a server."""
 
 
 class Kind(NamedTuple):
-    """A kind of request."""
+    """Number of steps and images of a request."""
 
     steps: int
     images: int
@@ -32,14 +32,14 @@ KINDS = tuple(itertools.starmap(Kind, itertools.product(STEPS, IMAGES)))
 
 
 class Answer(NamedTuple):
-    """One request and how it went."""
+    """A request and its outcome."""
 
     steps: int
     images: int
     due_sec: float
-    """When it was to be sent, from the start of the traffic."""
+    """Seconds from the start of the traffic until it should be sent."""
     latency_sec: float
-    """From then to its last byte."""
+    """Seconds from then to the last byte of its response."""
     status: int
 
     def __str__(self) -> str:
@@ -48,15 +48,15 @@ class Answer(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server and how it is asked."""
+    """A server and the way to send it requests."""
 
     url: str
     client: httpx.AsyncClient
     determinism: str | None
-    """None: BentoML's own batches of requests."""
+    """None: the arm with BentoML's batching, which has its own endpoint."""
 
-    async def ask(self, kind: Kind, seed: int) -> int:
-        """The status of the answer."""
+    async def send(self, kind: Kind, seed: int) -> int:
+        """Send a request; the status of the response."""
         body: dict[str, Any] = {"n": kind.images, "steps": kind.steps, "seed": seed}
         if self.determinism is None:
             path, body = "/draw", {"requests": [body]}
@@ -65,7 +65,7 @@ class Target:
         return (await self.client.post(f"{self.url}{path}", json=body)).status_code
 
     async def forwards(self) -> int:
-        """Network calls so far."""
+        """Number of network calls so far."""
         if self.determinism is None:
             return int((await self.client.post(f"{self.url}/forwards", json={})).text)
         lines = (await self.client.get(f"{self.url}/metrics")).text.splitlines()
@@ -73,54 +73,54 @@ class Target:
 
 
 async def isolated(target: Target, times: int) -> dict[str, float]:
-    """Seconds of each kind alone, the middle of so many times."""
+    """Median seconds of each kind of request alone, over `times` repetitions."""
     found = {}
     for kind in KINDS:
         taken = []
         for seed in range(times):
             began = time.perf_counter()
-            await target.ask(kind, seed)
+            await target.send(kind, seed)
             taken.append(time.perf_counter() - began)
         found[name_of(kind)] = median(taken)
     return found
 
 
 async def together(target: Target) -> int:
-    """Network calls of two requests of each number of steps, one image each, that come at once."""
+    """Network calls of six concurrent requests: two of each number of steps, one image each."""
     before = await target.forwards()
-    await asyncio.gather(*(target.ask(Kind(steps, 1), seed) for steps in STEPS for seed in (1, 2)))
+    await asyncio.gather(*(target.send(Kind(steps, 1), seed) for steps in STEPS for seed in (1, 2)))
     return await target.forwards() - before
 
 
 async def saturate(target: Target, seconds: float) -> float:
-    """Requests a second when each visitor sends the next as soon as the last is answered."""
+    """Requests per second when each client sends the next request as soon as the last is answered."""
     draw, done = random.Random(1), 0  # noqa: S311, traffic
     end = time.perf_counter() + seconds
 
-    async def visitor() -> None:
+    async def client() -> None:
         nonlocal done
         while time.perf_counter() < end:
-            await target.ask(Kind.drawn(draw), draw.randrange(2**40))
+            await target.send(Kind.drawn(draw), draw.randrange(2**40))
             done += time.perf_counter() < end
 
-    await asyncio.gather(*(visitor() for _ in range(VISITORS)))
+    await asyncio.gather(*(client() for _ in range(NUM_CLIENTS)))
     return done / seconds
 
 
 async def open_loop(target: Target, rate: float, seconds: float, seed: int) -> tuple[list[Answer], float]:
-    """Requests with exponential gaps, and how long it took until the last was answered."""
+    """Poisson arrivals at `rate` per second for `seconds`; the answers, and seconds until the last one."""
     draw = random.Random(seed)  # noqa: S311, traffic
     loop, tasks, due = asyncio.get_running_loop(), [], 0.0
     began = loop.time()
 
-    async def visit(due: float, kind: Kind, seed: int) -> Answer:
-        status = await target.ask(kind, seed)
+    async def request(due: float, kind: Kind, seed: int) -> Answer:
+        status = await target.send(kind, seed)
         return Answer(*kind, due, loop.time() - began - due, status)
 
     while (due := due + draw.expovariate(rate)) < seconds:
         kind, number = Kind.drawn(draw), draw.randrange(2**40)
         await asyncio.sleep(max(0.0, began + due - loop.time()))
-        tasks.append(asyncio.create_task(visit(due, kind, number)))
+        tasks.append(asyncio.create_task(request(due, kind, number)))
     answers = [await task for task in tasks]
     return answers, loop.time() - began
 

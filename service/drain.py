@@ -1,37 +1,51 @@
-"""Have a service of this machine take on nothing new while it goes on with what is open; then SIGTERM may come.
+"""Drains a service of this machine: it refuses new requests and finishes the open ones; then SIGTERM may follow.
 
     foundry drain --port 3000
 
-From then on the service answers /readyz and new requests with 503. BentoML alone lets new connections hang after
-SIGTERM. The service is told by a signal, which only its own user can send and which does nothing to other programs.
+From then on /readyz and new requests get 503; with SIGTERM alone, BentoML lets new connections hang. The command
+connects to a Unix socket of the service, which only the same user can open.
 """
 
-from __future__ import annotations
-
-import signal
-from collections.abc import Iterator
-
-import psutil
+import asyncio
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
 
 from pipeline.errors import FoundryError
 
-DRAIN = signal.SIGURG
-WORKER = "_bentoml_impl.worker.service"
+TIMEOUT_SEC = 10.0
 
 
 def main(port: int) -> None:
-    workers = list(_workers(port))
-    if not workers:
-        raise FoundryError(f"--port {port}: no service of this user was started with FOUNDRY_PORT={port}")
-    for worker in workers:
-        worker.send_signal(DRAIN)
-
-
-def _workers(port: int) -> Iterator[psutil.Process]:
-    """The processes with an engine that serve this port."""
-    for process in psutil.process_iter():
+    """Drain the service of this port; return when it has begun to refuse requests."""
+    path = socket_path(port)
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(TIMEOUT_SEC)
         try:
-            if WORKER in process.cmdline() and process.environ().get("FOUNDRY_PORT", "3000") == str(port):
-                yield process
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
+            connection.connect(str(path))
+            # The service closes the connection after it has begun to drain.
+            connection.recv(1)
+        except OSError as error:
+            message = f"--port {port}: no service of this user with FOUNDRY_PORT={port} answers at {path}: {error}"
+            raise FoundryError(message) from None
+
+
+def socket_path(port: int) -> Path:
+    return Path(tempfile.gettempdir(), f"diffusion-foundry-{os.getuid()}-{port}.sock")
+
+
+async def listen(port: int, drain: Callable[[], None]) -> asyncio.Server:
+    """Call `drain` for every connection to the port's socket; one that a killed service has left is replaced."""
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        del reader
+        drain()
+        writer.close()
+
+    umask = os.umask(0o177)
+    try:
+        return await asyncio.start_unix_server(on_connection, socket_path(port))
+    finally:
+        os.umask(umask)

@@ -1,142 +1,144 @@
-"""Why a request gets no images: each reason with its code, its HTTP status and what the client may do."""
-
-from __future__ import annotations
+"""Errors of the service, each with its HTTP status and a stable code."""
 
 from collections.abc import Collection
 
+INTERNAL_ERROR = "internal error; see the server's log"
+
 
 class ServiceError(Exception):
-    """A request cannot be served; the message is shown to the client."""
+    """Base of all errors that become an HTTP response; the message is sent to the client."""
 
     status = 500
     code = "internal_error"
-    """Stable: clients may compare it."""
+    """Stable across versions; clients may compare it."""
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after_sec: int | None = None) -> None:
+    def __init__(
+        self, message: str = INTERNAL_ERROR, *, param: str | None = None, retry_after_sec: int | None = None
+    ) -> None:
         super().__init__(message)
         self.param = param
         self.retry_after_sec = retry_after_sec
 
 
 class InvalidRequestError(ServiceError):
-    """The fields do not fit the API or the model."""
+    """422: a field is unknown, has a wrong type or value, or does not fit the model."""
 
     status, code = 422, "invalid_request"
 
 
 class MalformedBodyError(ServiceError):
-    """The body is not JSON."""
+    """400: the body is not JSON."""
 
     status, code = 400, "malformed_json"
 
 
 class UnauthorizedError(ServiceError):
-    """There is no key, or not a right one."""
+    """401: the API key is missing or wrong."""
 
     status, code = 401, "invalid_api_key"
 
 
 class NotFoundError(ServiceError):
-    """There is no such path, model or request, or not for this key."""
+    """404: the path, model or request does not exist, or the request belongs to another key."""
 
     status, code = 404, "not_found"
 
 
 class MethodNotAllowedError(ServiceError):
-    """The path knows other methods."""
+    """405: the path does not support the method; `Allow` lists those it supports."""
 
     status, code = 405, "method_not_allowed"
 
     def __init__(self, path: str, allowed: Collection[str]) -> None:
         self.allow = ", ".join(sorted(allowed))
-        super().__init__(f"{path} knows {self.allow}")
+        super().__init__(f"{path} supports {self.allow}")
 
 
 class DuplicateIdError(ServiceError):
-    """A request with this id is still open."""
+    """409: the client has an open request with this id."""
 
     status, code = 409, "duplicate_request_id"
 
 
 class CancelledError(ServiceError):
-    """Somebody who may do so has cancelled the request."""
+    """409: the request was cancelled with /v1/images/cancel."""
 
     status, code = 409, "cancelled"
 
 
 class SlowBodyError(ServiceError):
-    """The body did not come in time."""
+    """408: the body did not arrive in time."""
 
     status, code = 408, "request_timeout"
 
 
 class BodyTooLargeError(ServiceError):
-    """The body is larger than the service reads."""
+    """413: the body is larger than FOUNDRY_MAX_BODY_BYTES."""
 
     status, code = 413, "body_too_large"
 
 
 class UnsupportedMediaTypeError(ServiceError):
-    """The body is something else than JSON."""
+    """415: the Content-Type is not application/json."""
 
     status, code = 415, "unsupported_media_type"
 
 
 class ClientGoneError(ServiceError):
-    """Nobody reads the answer; but without one the layers around us would wait for it."""
+    """499, as in nginx: the client has disconnected. Nobody reads the response, but BentoML waits for one."""
 
     status, code = 499, "client_gone"
 
 
 class QueueFullError(ServiceError):
-    """There is as much work waiting as the service takes on."""
+    """429: the queue is full."""
 
     status, code = 429, "queue_full"
 
 
 class KeyShareError(ServiceError):
-    """The key has as much work waiting as one key may have."""
+    """429: the key has reached its share of the queue."""
 
     status, code = 429, "key_share_exceeded"
 
 
 class TooManyConnectionsError(ServiceError):
-    """More requests or streams are open than the service serves at once."""
+    """429: too many requests or streams are open."""
 
     status, code = 429, "too_many_connections"
 
 
 class NotReadyError(ServiceError):
-    """The service is starting."""
+    """503: the service is starting, or its engine is not alive."""
 
     status, code = 503, "not_ready"
 
 
 class DrainingError(ServiceError):
-    """The service is about to stop, and takes on no new work."""
+    """503: the service is draining and refuses new requests."""
 
     status, code = 503, "draining"
 
 
 class StoppedError(ServiceError):
-    """The engine has stopped with this request open."""
+    """503: the engine stopped while the request was open."""
 
     status, code = 503, "stopped"
 
 
 class DeadlineUnattainableError(ServiceError):
-    """The images could not be ready in time."""
+    """503: the deadline cannot be met, or would break one that was accepted before."""
 
     status, code = 503, "deadline_unattainable"
 
 
 class DeadlineExceededError(ServiceError):
-    """The images were not ready in time."""
+    """504: the deadline, or the longest time of a request, has passed."""
 
     status, code = 504, "deadline_exceeded"
 
 
 class NumericalError(ServiceError):
-    """The network's answer for this image was not finite."""
+    """500: the network's output for an image was not finite."""
 
     status, code = 500, "numerical_error"

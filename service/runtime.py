@@ -1,6 +1,4 @@
-"""What the HTTP side holds while it runs: settings, engine, counters, and the thread that makes PNGs."""
-
-from __future__ import annotations
+"""The objects that live as long as the service: settings, engine, metrics, request log and the encoder's thread."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +15,7 @@ from service.settings import Settings
 
 
 def load_stepper(settings: Settings, folder: Path) -> Stepper:
-    """The stepper of a model folder as the settings want it.
+    """A stepper for a model folder, configured by the settings.
 
     Raises:
         FoundryError: as for `Stepper.load`.
@@ -34,15 +32,15 @@ def load_stepper(settings: Settings, folder: Path) -> Stepper:
 
 
 class Runtime:
-    """One engine and its surroundings, from the start of the service to its end."""
+    """One engine and what belongs to it, from the start of the service to its end."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
-        """Not started yet; `folder` is the model's."""
+        """Create everything for the model in `folder`; nothing is started."""
         self.settings = settings
         self.stats = Stats()
         self.created = int(time.time())
         self.num_streams = 0
-        self.encoder = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self.encoder_pool = ThreadPoolExecutor(1, thread_name_prefix="encoder")
         self.log = RequestLog(settings.request_log, settings.request_log_mib) if settings.request_log else None
         self.engine = Engine(
             partial(load_stepper, settings, folder),
@@ -56,24 +54,24 @@ class Runtime:
         self.metrics.register(Gauges(self._gauges))
 
     def start(self) -> None:
-        """Load the model and begin to work, in the engine's thread."""
+        """Start the engine's thread, which loads the model."""
         self.engine.start()
 
     def stop(self) -> None:
-        """End what is open."""
+        """Fail open requests and stop all threads."""
         self.engine.stop()
-        self.encoder.shutdown()
+        self.encoder_pool.shutdown()
         if self.log:
             self.log.close()
 
     def _gauges(self) -> dict[str, tuple[str, float]]:
         load = self.engine.load()
         return {
-            "active_units": ("Images that have begun.", load.active_units),
-            "waiting_units": ("Images that have not begun.", load.waiting_units),
-            "waiting_row_steps": ("Rows of network calls that are still to be made.", load.row_steps),
-            "open_streams": ("Streams being served.", self.num_streams),
-            "engine_alive": ("1 if the engine works or waits for work.", self.engine.is_alive),
-            "engine_ready": ("1 if requests are taken on.", self.engine.is_ready),
-            "tick_age_seconds": ("Seconds since the engine last showed that it lives.", self.engine.tick_age_sec),
+            "active_units": ("Images being drawn.", load.active_units),
+            "waiting_units": ("Images waiting for their first step.", load.waiting_units),
+            "waiting_row_steps": ("Remaining work, in rows of network calls.", load.row_steps),
+            "open_streams": ("Open streams.", self.num_streams),
+            "engine_alive": ("1 if the engine's thread runs and is not stuck.", self.engine.is_alive),
+            "engine_ready": ("1 if requests are accepted.", self.engine.is_ready),
+            "tick_age_seconds": ("Seconds since the engine's last sign of life.", self.engine.tick_age_sec),
         }

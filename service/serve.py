@@ -1,9 +1,7 @@
-"""Serve a model folder: check everything that can be checked, then become `bentoml serve`.
+"""Serves a model folder: checks address, environment and model, then replaces itself by `bentoml serve`.
 
-BentoML starts a service that cannot start again and again; here a fault ends with one line and exit code 2.
+BentoML restarts a service that fails at its start for ever; here an error ends with one line and exit code 2.
 """
-
-from __future__ import annotations
 
 import ipaddress
 import os
@@ -19,14 +17,13 @@ SERVICE = "service.app:Foundry"
 
 
 def main(model: Path, name: str | None, host: str, port: int) -> None:
-    """Check everything, then become `bentoml serve`."""
     os.environ.update(_environment(model, name, port))
     _check_address(host, port)
     settings = load_settings()
     _check_keys(host, settings)
     _check_model(settings)
     command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
-    os.execv(sys.executable, command)  # noqa: S606, no shell is meant
+    os.execv(sys.executable, command)  # noqa: S606, no shell is needed
 
 
 def _environment(model: Path, name: str | None, port: int) -> dict[str, str]:
@@ -34,7 +31,7 @@ def _environment(model: Path, name: str | None, port: int) -> dict[str, str]:
         "FOUNDRY_MODEL": str(model.absolute()),
         "FOUNDRY_PORT": str(port),
         "BENTOML_DO_NOT_TRACK": "True",
-        # BentoML keeps two spans of each request for an exporter that is not there: 4 KB a request.
+        # BentoML keeps two spans per request, 4 KB, for an exporter that does not exist.
         "OTEL_SDK_DISABLED": "true",
     }
     return environment | ({"FOUNDRY_MODEL_NAME": name} if name else {})
@@ -42,9 +39,9 @@ def _environment(model: Path, name: str | None, port: int) -> dict[str, str]:
 
 def _check_address(host: str, port: int) -> None:
     try:
-        with socket.socket(_family(host)) as trial:
-            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            trial.bind((host, port))
+        with socket.socket(_family(host)) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((host, port))
     except (OSError, OverflowError) as error:
         raise FoundryError(f"--host {host} --port {port}: {error}") from None
 
@@ -53,18 +50,17 @@ def _family(host: str) -> socket.AddressFamily:
     try:
         return socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
     except ValueError:
-        raise FoundryError(f"--host: should be an IP address, as in 127.0.0.1 or 0.0.0.0 (got {host})") from None
+        raise FoundryError(f"--host: should be an IP address, such as 127.0.0.1 or 0.0.0.0 (got {host})") from None
 
 
 def _check_keys(host: str, settings: Settings) -> None:
     if not (ipaddress.ip_address(host).is_loopback or settings.key_digests or settings.allow_anonymous):
         raise FoundryError(
-            f"--host {host}: others can reach it, so set FOUNDRY_API_KEYS, or FOUNDRY_ALLOW_ANONYMOUS=1 to serve anybody"
+            f"--host {host}: other machines can reach it; set FOUNDRY_API_KEYS, or FOUNDRY_ALLOW_ANONYMOUS=1 to serve anybody"
         )
 
 
 def _check_model(settings: Settings) -> None:
     if settings.model is None:
-        raise FoundryError("--model: wanted, unless FOUNDRY_MODEL names a model folder")
-
+        raise FoundryError("--model: is required, unless FOUNDRY_MODEL names a model folder")
     load_stepper(settings, settings.model)

@@ -1,6 +1,4 @@
-"""The service's environment, read once: every variable starts with FOUNDRY_. What concerns the model is in its folder."""
-
-from __future__ import annotations
+"""The service's settings: environment variables that start with FOUNDRY_, read once at the start."""
 
 import hashlib
 import os
@@ -17,57 +15,55 @@ PREFIX = "FOUNDRY_"
 
 
 class SettingsError(FoundryError):
-    """The environment does not say what it must say; one line a finding."""
+    """A variable is invalid; the message has one line per variable."""
 
 
 def _spare_cores() -> int:
-    """One core is left for HTTP."""
+    """All cores but one, which is left for HTTP."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 class Settings(BaseSettings):
-    """How the service runs."""
+    """All settings; names in the environment have the prefix FOUNDRY_."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", protected_namespaces=())
 
-    model: Path | None = Field(default=None, description="model folder; none: the model inside of the Bento")
+    model: Path | None = Field(default=None, description="model folder; none: the model of the Bento")
     model_name: str = Field(
         default="diffusion-foundry",
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$",
-        description="name in the API; the model inside of a Bento has one",
+        description="name of the model in the API; a Bento has its own",
     )
     backend: Literal["auto", "torch", "onnxruntime"] = Field(
         default="auto",
-        description="what calls the network; auto: on CPUs onnxruntime, if its file is in the model folder",
+        description="library that runs the network; auto: on CPUs onnxruntime, if its file is in the model folder",
     )
-    port: int = Field(default=3000, ge=1, le=65535, description="that `bentoml serve` was told; foundry drain")
-    rows: int = Field(default=8, ge=2, le=128, description="rows of a tick's network call")
+    port: int = Field(default=3000, ge=1, le=65535, description="port of `bentoml serve`, for `foundry drain`")
+    rows: int = Field(default=8, ge=2, le=128, description="rows per network call")
     threads: int = Field(
-        default_factory=_spare_cores, ge=1, le=256, description="torch's threads; the bits depend on it"
+        default_factory=_spare_cores, ge=1, le=256, description="of torch or ONNX Runtime; the bits depend on it"
     )
-    max_open_images: int = Field(default=256, ge=8, le=65536, description="images waiting and drawing")
-    max_open_mib: int = Field(
-        default=1024, ge=1, description="memory for them; bounds max_open_images for large images"
-    )
-    max_open_row_steps: int = Field(default=40_000, ge=16, description="work waiting and drawing")
-    max_request_row_steps: int = Field(default=16_000, ge=1, description="n x steps, doubled by guidance, of a request")
-    max_request_sec: float = Field(default=300, gt=0, le=540, description="longest time of a request")
-    max_connections: int = Field(default=512, ge=1, description="requests served at once, streams among them")
-    max_streams: int = Field(default=128, ge=1, description="streams served at once")
-    max_body_bytes: int = Field(default=65_536, ge=1024, description="of a request")
-    body_sec: float = Field(default=10, gt=0, description="time for a body to come")
-    reader_sec: float = Field(default=30, gt=0, description="time for a client to take what is sent")
-    key_share: float = Field(default=0.5, gt=0, le=1, description="part of the open work one of several keys may have")
-    stuck_sec: float = Field(default=30, gt=0, description="without a tick, after which /livez says no")
-    api_keys: SecretStr = Field(default=SecretStr(""), description="keys by commas; none: anonymous, on loopback only")
-    allow_anonymous: bool = Field(default=False, description="serve without keys to other machines too")
+    max_open_images: int = Field(default=256, ge=8, le=65536, description="images waiting and being drawn")
+    max_open_mib: int = Field(default=1024, ge=1, description="memory for them; large images get fewer slots")
+    max_open_row_steps: int = Field(default=40_000, ge=16, description="work waiting and being drawn")
+    max_request_row_steps: int = Field(default=16_000, ge=1, description="n x steps of a request, doubled by guidance")
+    max_request_sec: float = Field(default=300, gt=0, le=540, description="longest duration of a request")
+    max_connections: int = Field(default=512, ge=1, description="concurrent requests, including streams")
+    max_streams: int = Field(default=128, ge=1, description="concurrent streams")
+    max_body_bytes: int = Field(default=65_536, ge=1024, description="size of a body")
+    body_sec: float = Field(default=10, gt=0, description="time for a body to arrive")
+    reader_sec: float = Field(default=30, gt=0, description="time for a client to read what was sent")
+    key_share: float = Field(default=0.5, gt=0, le=1, description="share of the open work for one of several keys")
+    stuck_sec: float = Field(default=30, gt=0, description="time without a tick after which /livez answers 503")
+    api_keys: SecretStr = Field(default=SecretStr(""), description="separated by commas; none: loopback only")
+    allow_anonymous: bool = Field(default=False, description="serve other machines without keys")
     passport_key: SecretStr = Field(default=SecretStr(""), description="signs the passports in PNGs")
-    request_log: Path | None = Field(default=None, description="file for a JSON line a request; none: no log")
-    request_log_mib: int = Field(default=16, ge=1, le=1024, description="size at which it is rotated; 3 old ones stay")
+    request_log: Path | None = Field(default=None, description="file with one JSON line per request; none: no log")
+    request_log_mib: int = Field(default=16, ge=1, le=1024, description="size at which it is rotated; 3 old files stay")
 
     @property
     def is_nameless(self) -> bool:
-        """Whether the environment gives the model no name."""
+        """Whether FOUNDRY_MODEL_NAME is unset."""
         return "model_name" not in self.model_fields_set
 
     @property
@@ -78,7 +74,7 @@ class Settings(BaseSettings):
 
     @property
     def limits(self) -> Limits:
-        """What the engine takes on."""
+        """The engine's admission limits."""
         return Limits(
             rows=self.rows,
             open_images=self.max_open_images,
@@ -88,10 +84,10 @@ class Settings(BaseSettings):
 
 
 def load_settings() -> Settings:
-    """The environment as settings; every finding is reported at once.
+    """The settings of this environment.
 
     Raises:
-        SettingsError: a variable is not as its description says.
+        SettingsError: variables are invalid; the message names all of them.
 
     """
     try:

@@ -1,10 +1,9 @@
-"""Which batch sizes give a row the same bits: found out by trying, since it depends on library, threads and CPU.
+"""Batch sizes in which a row of the network's output has the same bits, determined by experiment at the start.
 
-Libraries choose other kernels for other shapes, and these add in another order. At one and the same size neither
-neighbours nor the place in the batch make a difference; the trial checks that too.
+Libraries choose different kernels for different shapes, and these add in different orders; which sizes agree depends
+on library, threads and CPU. At one size neither the other rows nor the position in the batch may change a row's bits;
+the experiment checks that as well.
 """
-
-from __future__ import annotations
 
 import time
 from dataclasses import dataclass
@@ -16,45 +15,45 @@ from pipeline.artefacts.model import Model
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.errors import FoundryError
 
-TRIALS = 2
+NUM_BATCHES = 2
 """Batches of the largest size whose rows are compared."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Batches:
+class BatchSizes:
     """The sizes in which the network is called."""
 
     exact: tuple[int, ...]
-    """Rising sizes that agree on every bit; the last is the number of rows of a tick."""
+    """Rising sizes whose outputs have equal bits; the last one is the number of rows per tick."""
     call_sec: dict[int, float]
-    """Measured seconds of a network call, for every size up to the last."""
+    """Measured seconds per network call, for every size up to the last."""
 
-    def size(self, rows: int, *, is_exact: bool) -> int:
-        """The size for so many rows: one that agrees on every bit, or exactly as many."""
+    def size_for(self, rows: int, *, is_exact: bool) -> int:
+        """The size for a number of rows: the next exact size, or just that many."""
         return next(size for size in self.exact if size >= rows) if is_exact else rows
 
 
-def try_batches(model: Model, denoiser: Denoiser, rows: int, device: torch.device) -> Batches:
-    """Call the denoiser in every size up to `rows`; afterwards it is warm for all of them.
+def measure_batch_sizes(model: Model, denoiser: Denoiser, rows: int, device: torch.device) -> BatchSizes:
+    """Call the denoiser in every size up to `rows`, which also warms it up for all of them.
 
     Raises:
-        FoundryError: even at one size a row's bits depend on its place, so that no exact mode can be had.
+        FoundryError: even at one size a row's bits depend on its position, so that exact mode is unavailable.
 
     """
-    trial = _trial(model, denoiser, rows * TRIALS, device)
-    wanted, _ = trial.answer(rows)
-    if not _agree(trial.answer(rows, shift=1)[0], wanted):
-        raise FoundryError(f"the network gives a row other bits at another place of a batch of {rows}")
-    answers = {size: trial.answer(size) for size in range(1, rows + 1)}
-    return Batches(
-        exact=tuple(size for size, (found, _) in answers.items() if _agree(found, wanted)),
-        call_sec={size: seconds for size, (_, seconds) in answers.items()},
+    experiment = _experiment(model, denoiser, rows * NUM_BATCHES, device)
+    expected, _ = experiment.run(rows)
+    if not _equal_bits(experiment.run(rows, shift=1)[0], expected):
+        raise FoundryError(f"in batches of {rows}, a row of the network's output depends on its position in the batch")
+    outputs = {size: experiment.run(size) for size in range(1, rows + 1)}
+    return BatchSizes(
+        exact=tuple(size for size, (output, _) in outputs.items() if _equal_bits(output, expected)),
+        call_sec={size: seconds for size, (_, seconds) in outputs.items()},
     )
 
 
 @dataclass(frozen=True, slots=True)
-class _Trial:
-    """Rows that are denoised again and again."""
+class _Experiment:
+    """The same rows, denoised in batches of several sizes."""
 
     denoiser: Denoiser
     x: Tensor
@@ -62,29 +61,29 @@ class _Trial:
     labels: Tensor | None
 
     @torch.inference_mode()
-    def answer(self, size: int, shift: int = 0) -> tuple[Tensor, float]:
-        """All rows denoised in batches of a size, which start at row `shift`; seconds of the fastest batch."""
-        found, fastest = torch.empty_like(self.x), float("inf")
+    def run(self, size: int, shift: int = 0) -> tuple[Tensor, float]:
+        """All rows denoised in batches of `size` that start at row `shift`, and seconds of the fastest call."""
+        output, fastest = torch.empty_like(self.x), float("inf")
         for start in range(shift, shift + len(self.x), size):
-            # The last batch is filled from the start: every one has the same size.
+            # The last batch wraps around to the first rows, so that every batch has the same size.
             rows = torch.arange(start, start + size, device=self.x.device).remainder(len(self.x))
             began = time.perf_counter()
-            found[rows] = self.denoiser(self.x[rows], self.t[rows], None if self.labels is None else self.labels[rows])
+            output[rows] = self.denoiser(self.x[rows], self.t[rows], None if self.labels is None else self.labels[rows])
             # Reading a number waits for the device.
-            found[rows[0], 0, 0, 0].item()
+            output[rows[0], 0, 0, 0].item()
             fastest = min(fastest, time.perf_counter() - began)
-        return found, fastest
+        return output, fastest
 
 
-def _agree(found: Tensor, wanted: Tensor) -> bool:
-    """On every number; a row that has none, of a broken model, is for the stepper to find."""
-    return torch.allclose(found, wanted, rtol=0, atol=0, equal_nan=True)
+def _equal_bits(output: Tensor, expected: Tensor) -> bool:
+    """NaN equals NaN: the stepper reports rows that are not finite."""
+    return torch.allclose(output, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def _trial(model: Model, denoiser: Denoiser, count: int, device: torch.device) -> _Trial:
-    """Noise, over all noise levels and classes."""
+def _experiment(model: Model, denoiser: Denoiser, count: int, device: torch.device) -> _Experiment:
+    """Noise at levels across the whole schedule, with every class."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, *model.description.data.shape, generator=generator)
     t = torch.linspace(model.schedule.num_timesteps - 1, 0, count).long()
     labels = None if model.null_label is None else torch.arange(count, device=device).remainder(model.null_label + 1)
-    return _Trial(denoiser, x.to(device), t.to(device), labels)
+    return _Experiment(denoiser, x.to(device), t.to(device), labels)

@@ -1,21 +1,16 @@
-"""The thread that owns torch: it takes orders, draws tick after tick, and tells how it goes.
-
-A tick ends what is cancelled or late, lets the scheduler choose, makes one network call and hands out what is done.
-"""
-
-from __future__ import annotations
+"""The engine: a thread that owns torch and draws the images of all open requests together, tick by tick."""
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
-from service.engine.job import Job, SchedulingParams, State
-from service.engine.request import Drawn, End, Event, Order, Preview, RequestHandle
+from service.engine.events import Completed, End, Event, Preview, Progress
+from service.engine.request import Job, Request, State
 from service.engine.request_table import RequestTable
-from service.engine.scheduler import Limits, Load, Pace, Scheduler
+from service.engine.scheduler import Limits, Load, Scheduler, TickTimes
 from service.engine.stats import Stats
 from service.engine.stepper import Stepper, StepResult
 from service.errors import (
@@ -30,17 +25,20 @@ from service.errors import (
 
 log = logging.getLogger("foundry.engine")
 
-MOST_FAILURES = 3
-"""Ticks that may fail one after the other; then the engine gives up, and /livez says so."""
+Listener = Callable[[Event], None]
+T = TypeVar("T")
+
+MAX_FAILURES = 3
+"""Consecutive failed ticks after which the engine gives up, and /livez answers 503."""
 IDLE_SEC = 0.5
-"""How often an idle engine shows that it lives."""
+"""Interval at which an idle engine renews its sign of life."""
 
 
 class Engine:
-    """Draws the images of all requests together; every method may be called from any thread."""
+    """Draws the images of all requests together; every public method may be called from any thread."""
 
     policy = Scheduler
-    """What chooses the jobs of a tick; the benchmark puts others here."""
+    """Chooses the jobs of a tick; `benchmarks.arms` puts other policies here."""
 
     def __init__(
         self,
@@ -52,268 +50,247 @@ class Engine:
         stuck_sec: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Not started yet.
+        """Create the engine without starting its thread.
 
         Args:
-            build: makes the stepper, in the engine's thread.
-            limits: what is taken on; the stepper says how many rows a tick has and how many images may be open.
-            stats: counts what is done.
-            max_request_sec: how long any request may take.
-            stuck_sec: after so long without a tick the engine counts as dead.
-            clock: seconds that never go back.
+            build: builds the stepper; called in the engine's thread.
+            limits: admission limits; rows per tick and open images are replaced by the stepper's.
+            stats: counters to update.
+            max_request_sec: longest time that a request may take.
+            stuck_sec: time without a tick after which the engine counts as dead.
+            clock: monotonic clock, in seconds.
 
         """
         self._build = build
-        self._limits = limits
+        self.limits = limits
         self._stats = stats
         self._max_request_sec = max_request_sec
         self._stuck_sec = stuck_sec
         self._clock = clock
         self._lock = threading.Lock()
-        """Held for the scheduler and the tickets; never while the network is called."""
+        """Guards the scheduler and the requests; never held during a network call."""
         self._wake = threading.Event()
-        self._roster = RequestTable()
+        self._requests = RequestTable()
+        self._listeners: dict[Request, Listener] = {}
         self._stepper: Stepper | None = None
         self._scheduler: Scheduler | None = None
         self._is_stopping = False
-        self._is_draining = False
+        self.is_draining = False
         self._failures = 0
-        self._beat = clock()
+        self._last_beat = clock()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
-        """Build the stepper and begin to work, in the engine's thread."""
+        """Start the thread, which builds the stepper and begins to work."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End what is open and the thread."""
+        """Fail all open requests and wait for the thread to end."""
         self._is_stopping = True
         self._wake.set()
         self._thread.join()
 
     def drain(self) -> None:
-        """Take on nothing new, and go on with what is open."""
-        self._is_draining = True
+        """Refuse new requests from now on, and finish the open ones."""
+        self.is_draining = True
 
     @property
     def is_ready(self) -> bool:
-        """Whether orders are taken."""
-        return self._scheduler is not None and not self._is_draining and self.is_alive
+        """Whether requests are accepted."""
+        return self._scheduler is not None and not self.is_draining and self.is_alive
 
     @property
     def is_alive(self) -> bool:
-        """Whether the thread works, or waits for work."""
-        starting = self._scheduler is None
-        return self._thread.is_alive() and (starting or self.tick_age_sec < self._stuck_sec)
+        """Whether the thread runs and is not stuck."""
+        is_starting = self._scheduler is None
+        return self._thread.is_alive() and (is_starting or self.tick_age_sec < self._stuck_sec)
 
     @property
     def tick_age_sec(self) -> float:
-        """Since the last tick began, or the engine last looked for work."""
-        return self._clock() - self._beat
-
-    @property
-    def is_draining(self) -> bool:
-        return self._is_draining
-
-    @property
-    def limits(self) -> Limits:
-        return self._limits
+        """Seconds since the last tick began, or since an idle engine last woke up."""
+        return self._clock() - self._last_beat
 
     @property
     def stepper(self) -> Stepper:
-        """Only what never changes of it may be used: model and batches.
+        """The stepper; other threads may use only what never changes, such as its model and `repro_id`.
 
         Raises:
-            NotReadyError: there is none yet.
+            NotReadyError: the engine is still starting.
 
         """
-        if self._stepper is None:
-            raise NotReadyError("the service is starting", retry_after_sec=5)
-        return self._stepper
+        return _started(self._stepper)
 
-    def submit(self, order: Order, listener: Callable[[Event], None]) -> RequestHandle:
-        """Take on an order; the listener hears of it until `End`.
+    @property
+    def scheduler(self) -> Scheduler:
+        """The scheduler; the lock must be held to use it. Raises as `stepper` does."""
+        return _started(self._scheduler)
 
-        Raises:
-            ServiceError: it is not taken on, and the reason why.
-
-        """
-        with self._lock:
-            scheduler, now = self._working_scheduler(), self._clock()
-            self._roster.check_free(order.owner, order.request_id)
-            ticket = RequestHandle(order=order, terms=self._terms(order, now), listener=listener, submitted=now)
-            scheduler.admit(ticket.jobs, now)
-            self._roster.enter(ticket)
-        self._wake.set()
-        return ticket
-
-    def cancel(self, owner: str, request_id: str) -> RequestHandle:
-        """Have a request ended at the next tick; one that has ended stays as it is.
+    def submit(self, request: Request, listener: Listener) -> None:
+        """Accept a request; `listener` gets its events, in the engine's thread, and must not block.
 
         Raises:
-            NotFoundError: this owner has, and lately had, no such request.
-
-        """
-        ticket = self.find(owner, request_id)
-        ticket.is_cancelled = True
-        self._wake.set()
-        return ticket
-
-    def find(self, owner: str, request_id: str) -> RequestHandle:
-        """An owner's request, open or lately closed.
-
-        Raises:
-            NotFoundError: there is none.
+            ServiceError: the request is refused; the class says why.
 
         """
         with self._lock:
-            return self._roster.find(owner, request_id)
+            if self.is_draining:
+                raise DrainingError("the service is about to stop", retry_after_sec=5)
+            if not self.is_ready or self._is_stopping:
+                raise NotReadyError("the service is not ready", retry_after_sec=5)
+            now = self._clock()
+            self._requests.check_free(request.owner, request.request_id)
+            request.submit(now, self._max_request_sec)
+            self.scheduler.admit(request, now)
+            self._requests.add(request)
+            self._listeners[request] = listener
+        self._wake.set()
+
+    def cancel(self, owner: str, request_id: str) -> Request:
+        """Close a request before the next tick; a closed one stays as it is. Raises as `find` does."""
+        request = self.find(owner, request_id)
+        request.is_cancelled = True
+        self._wake.set()
+        return request
+
+    def find(self, owner: str, request_id: str) -> Request:
+        """An owner's request, open or recently closed.
+
+        Raises:
+            NotFoundError: the owner has no such request.
+
+        """
+        with self._lock:
+            return self._requests.find(owner, request_id)
 
     def load(self) -> Load:
-        """What is open now."""
+        """The open work."""
         with self._lock:
             return Load() if self._scheduler is None else self._scheduler.load
 
-    def _working_scheduler(self) -> Scheduler:
-        if self._is_draining:
-            raise DrainingError("the service is about to stop", retry_after_sec=5)
-        if self._scheduler is None or not self.is_alive or self._is_stopping:
-            raise NotReadyError("the service is not ready", retry_after_sec=5)
-        return self._scheduler
-
-    def _terms(self, order: Order, now: float) -> SchedulingParams:
-        expires = now + min(order.deadline_sec or math.inf, self._max_request_sec)
-        return SchedulingParams(
-            request_id=order.request_id,
-            owner=order.owner,
-            priority=order.priority,
-            deadline=None if order.deadline_sec is None else expires,
-            expires=expires,
-            is_exact=order.is_exact,
-        )
-
-    # What follows runs in the engine's thread.
+    # Everything below runs in the engine's thread.
 
     def _run(self) -> None:
         try:
             stepper = self._build()
-            self._limits = replace(self._limits, rows=stepper.batches.exact[-1], open_images=stepper.num_slots)
-            pace = Pace({size: stepper.batches.call_sec[size] for size in stepper.batches.exact})
-            self._stepper, self._scheduler = stepper, self.policy(self._limits, pace)
-            while not self._is_stopping and self._failures < MOST_FAILURES:
-                self._beat = self._clock()
+            sizes = stepper.batch_sizes
+            self.limits = replace(self.limits, rows=sizes.exact[-1], open_images=stepper.num_slots)
+            tick_times = TickTimes({size: sizes.call_sec[size] for size in sizes.exact})
+            self._stepper, self._scheduler = stepper, self.policy(self.limits, tick_times)
+            while not self._is_stopping and self._failures < MAX_FAILURES:
+                self._last_beat = self._clock()
                 self._wake.clear()
-                if not self._tick(stepper, self._scheduler):
+                self._step()
+                if not self._scheduler.open_jobs:
                     self._wake.wait(IDLE_SEC)
         except Exception:
             log.exception("the engine has stopped")
         finally:
             self._close_all()
 
-    def _tick(self, stepper: Stepper, scheduler: Scheduler) -> bool:
-        """Whether there was anything to do."""
+    def _step(self) -> None:
+        """One tick: choose jobs, run the network once for them, hand out the results."""
         began = self._clock()
+        if (jobs := self._choose(began)) and (result := self._forward(jobs)):
+            self._hand_out(jobs, result, began)
+
+    def _choose(self, now: float) -> list[Job]:
+        """Close cancelled and expired requests, then let the scheduler choose jobs; each of them has a slot."""
         with self._lock:
-            self._close_unwanted(began)
-            jobs = self._seat(scheduler.choose(began))
-            if not jobs:
-                return bool(scheduler.open_jobs)
+            for request in list(self._requests.open_requests):
+                if request.is_cancelled:
+                    self._close(request, State.CANCELLED, CancelledError("the request was cancelled"))
+                elif request.expires <= now:
+                    self._close(request, State.EXPIRED, DeadlineExceededError("the images were not ready in time"))
+            jobs = self.scheduler.choose(now)
+            for job in jobs:
+                if job.is_open and job.slot is None:
+                    self._assign_slot(job)
+            return [job for job in jobs if job.is_open]
+
+    def _assign_slot(self, job: Job) -> None:
         try:
-            stepped = stepper.step(jobs)
+            self.stepper.enter(job)
+        except Exception as error:
+            log.exception("request %s cannot be drawn", job.request.request_id)
+            self._fail([job], error)
+
+    def _forward(self, jobs: Sequence[Job]) -> StepResult | None:
+        """One network call; when it raises, the requests of these jobs fail, and the result is None."""
+        try:
+            result = self.stepper.step(jobs)
         except Exception as error:
             log.exception("a tick has failed")
             self._failures += 1
             with self._lock:
                 self._fail(jobs, error)
-        else:
-            self._failures = 0
-            self._hand_out(scheduler, jobs, stepped, began)
-        return True
+            return None
+        self._failures = 0
+        return result
 
-    def _close_unwanted(self, now: float) -> None:
-        for ticket in list(self._roster.open_tickets):
-            if ticket.is_cancelled:
-                self._close(ticket, State.CANCELLED, CancelledError("the request was cancelled"))
-            elif ticket.terms.expires <= now:
-                self._close(ticket, State.EXPIRED, DeadlineExceededError("the images were not ready in time"))
-
-    def _seat(self, jobs: Sequence[Job]) -> list[Job]:
-        """Give slots to those that have none; a request that cannot have one fails alone."""
-        for job in jobs:
-            if job.is_open and job.slot is None:
-                try:
-                    self.stepper.enter(job)
-                except Exception as error:
-                    log.exception("request %s cannot be drawn", job.terms.request_id)
-                    self._fail([job], error)
-        return [job for job in jobs if job.is_open]
-
-    def _hand_out(self, scheduler: Scheduler, jobs: Sequence[Job], stepped: StepResult, began: float) -> None:
-        """Count the step and tell what it has brought; first the one, so that who has the answer finds it counted."""
-        self._stats.count_forward(jobs, stepped.batch_size)
+    def _hand_out(self, jobs: Sequence[Job], result: StepResult, began: float) -> None:
+        """Update counters and scheduler, and send each request the events of its jobs."""
+        # Counted before any event is sent, so that a client with its answer finds the call in /metrics.
+        self._stats.count_forward(jobs, result.batch_size)
         with self._lock:
-            scheduler.advance(jobs)
-            for job, is_finite in zip(jobs, stepped.finite, strict=True):
-                if job.is_open:  # Another image of its request may have had no finite numbers.
-                    self._tell_of(job, is_finite=is_finite)
+            self.scheduler.advance(jobs)
+            for job, is_finite in zip(jobs, result.finite, strict=True):
+                if job.is_open:  # Another image of its request may not have been finite.
+                    self._report(job, is_finite=is_finite)
             seconds = self._clock() - began
-            scheduler.pace.observe(stepped.batch_size, seconds)
+            self.scheduler.tick_times.observe(result.batch_size, seconds)
         self._stats.observe_tick(seconds)
 
-    def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
-        for ticket in {self._roster.of(job) for job in jobs}:
-            self._close(ticket, State.FAILED, ServiceError(f"the engine has failed: {type(error).__name__}"))
-
-    def _tell_of(self, job: Job, *, is_finite: bool) -> None:
-        ticket, stepper = self._roster.of(job), self.stepper
+    def _report(self, job: Job, *, is_finite: bool) -> None:
+        request = job.request
         if not is_finite:
-            message = "the network's answer was not a finite number"
-            self._close(ticket, State.FAILED, NumericalError(message))
+            self._close(request, State.FAILED, NumericalError("the network's output was not finite"))
             return
-        if ticket.started is None:
-            ticket.started = self._clock()
-        _tell(ticket, ticket.progress)
-        if (number := ticket.preview_due(job)) is not None:
-            _tell(ticket, Preview(job.index, number, stepper.preview(job)))
+        if request.started is None:
+            request.started = self._clock()
+        self._send(request, Progress(request.steps_done, request.steps))
+        if (number := job.preview_number) is not None:
+            self._send(request, Preview(job.index, number, self.stepper.preview(job)))
         if not job.steps_left:
-            _tell(ticket, Drawn(job.index, stepper.image(job)))
-            self._end(job, State.DONE)
-            if not ticket.is_open:
-                self._close(ticket, State.DONE, None)
+            self._send(request, Completed(job.index, self.stepper.image(job)))
+            self._close_job(job, State.DONE)
+            if not request.is_open:
+                self._close(request, State.DONE, None)
 
-    def _close(self, ticket: RequestHandle, state: State, error: ServiceError | None) -> None:
-        """End what is open of a request, and tell its end."""
-        # First, for those who ask for its status while its jobs end.
-        ticket.error = error
-        for job in ticket.jobs:
+    def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
+        for request in dict.fromkeys(job.request for job in jobs):
+            self._close(request, State.FAILED, ServiceError(f"the engine has failed: {type(error).__name__}"))
+
+    def _close(self, request: Request, state: State, error: ServiceError | None) -> None:
+        """Close the open jobs of a request and send its end; the listener is then released."""
+        # Set first: another thread may read the status while the jobs close.
+        request.error = error
+        for job in request.jobs:
             if job.is_open:
-                self._end(job, state)
-        self._roster.close(ticket)
-        self._stats.count_request(ticket, self._clock())
-        _tell(ticket, End(error))
-        # The ticket is kept for its status; what the listener holds is not.
-        ticket.listener = _ignore
+                self._close_job(job, state)
+        self._requests.close(request)
+        self._stats.count_request(request, self._clock())
+        self._send(request, End(error))
+        del self._listeners[request]
 
-    def _end(self, job: Job, state: State) -> None:
-        if self._scheduler is not None:
-            self._scheduler.end(job, state)
+    def _close_job(self, job: Job, state: State) -> None:
+        self.scheduler.close(job, state)
         self.stepper.leave(job)
 
     def _close_all(self) -> None:
         with self._lock:
             self._is_stopping = True
-            for ticket in list(self._roster.open_tickets):
-                message = "the service has stopped"
-                self._close(ticket, State.FAILED, StoppedError(message, retry_after_sec=5))
+            for request in list(self._requests.open_requests):
+                self._close(request, State.FAILED, StoppedError("the service has stopped", retry_after_sec=5))
+
+    def _send(self, request: Request, event: Event) -> None:
+        try:
+            self._listeners[request](event)
+        except Exception:
+            # The client has gone; other requests go on.
+            log.exception("request %s could not be sent %s", request.request_id, type(event).__name__)
 
 
-def _ignore(event: Event) -> None:
-    del event
-
-
-def _tell(ticket: RequestHandle, event: Event) -> None:
-    try:
-        ticket.listener(event)
-    except Exception:
-        # Whoever asked is gone; the others' images go on.
-        log.exception("request %s cannot be told of %s", ticket.order.request_id, type(event).__name__)
+def _started(part: T | None) -> T:
+    if part is None:
+        raise NotReadyError("the service is starting", retry_after_sec=5)
+    return part

@@ -1,6 +1,4 @@
-"""What the bits of a picture depend on besides its recipe: the same facts give the same bits."""
-
-from __future__ import annotations
+"""Digest of everything besides its parameters that the bits of an image depend on."""
 
 import hashlib
 import json
@@ -11,11 +9,11 @@ import numpy as np
 import torch
 
 from service.engine.backend import Backend
-from service.engine.batch_sizes import Batches
+from service.engine.batch_sizes import BatchSizes
 
 
-def repro_id(backend: Backend, batches: Batches) -> str:
-    """16 hex digits over backend, libraries, processor, threads and the sizes of exact batches."""
+def repro_id(backend: Backend, batch_sizes: BatchSizes) -> str:
+    """16 hex digits; equal where backend, libraries, processor, threads and exact batch sizes are equal."""
     facts = {
         "backend": backend.name,
         "torch": torch.__version__,
@@ -23,7 +21,7 @@ def repro_id(backend: Backend, batches: Batches) -> str:
         "processor": _processor(backend.device),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
-        "exact_batches": batches.exact,
+        "exact_batches": batch_sizes.exact,
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 

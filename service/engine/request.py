@@ -1,104 +1,117 @@
-"""One request as the engine sees it: what is ordered, how far it is, and what its owner is told."""
+"""A request as the engine sees it: one `Job` per image, the parameters they share, and how far they are."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
-from service.engine.job import Job, SamplingParams, SchedulingParams, State
 from service.errors import CancelledError, DeadlineExceededError, ServiceError
 
+if TYPE_CHECKING:
+    # The module imports torch, without which scheduler and simulator start in a fraction of the time.
+    from pipeline.diffusion.sampling import Sampler
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
-    """What is asked of the engine: some images on the same terms."""
-
-    request_id: str
-    owner: str
-    recipes: tuple[SamplingParams, ...]
-    priority: int = 0
-    deadline_sec: float | None = None
-    """From now; None: when they are ready."""
-    is_exact: bool = True
-    num_previews: int = 0
-    """Of each image, on its way."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How much of the work is done."""
-
-    steps_done: int
-    steps: int
-    """Of all images together."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Preview:
-    """What the network takes image `index` for at this step."""
-
-    index: int
-    number: int
-    """From 0."""
-    image: NDArray[np.uint8]
-    """`[height, width, channels]`."""
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class Drawn:
-    """Image `index` is done."""
-
-    index: int
-    image: NDArray[np.uint8]
-    """`[height, width, channels]`."""
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """The last event of every request."""
-
-    error: ServiceError | None = None
-    """None: all images were drawn."""
-
-
-Event = Progress | Preview | Drawn | End
 Status = Literal["queued", "running", "completed", "cancelled", "expired", "failed"]
 
 
-@dataclass(eq=False, kw_only=True, slots=True)
-class RequestHandle:
-    """A request that the engine has taken on."""
+class State(StrEnum):
+    """State of a job. It changes from waiting to drawing, and then once to one of the closed states."""
 
-    order: Order
-    terms: SchedulingParams
-    listener: Callable[[Event], None]
-    """Called from the engine's thread; must not wait."""
-    submitted: float
-    """On the engine's clock."""
+    WAITING = "waiting"
+    DRAWING = "drawing"
+    """The scheduler has given it at least one step."""
+    DONE = "done"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    FAILED = "failed"
+
+
+OPEN = frozenset({State.WAITING, State.DRAWING})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingParams:
+    """Everything that determines one image; equal parameters give equal images."""
+
+    seed: int
+    """Of this image, 0 … 2^63 - 1."""
+    class_label: int | None
+    """None: unconditional."""
+    sampler: Sampler
+    num_steps: int
+    """Network calls per image."""
+    eta: float = 0.0
+    """Stochasticity of `ddim`, 0 … 1."""
+    guidance_scale: float = 1.0
+    """1: no guidance."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of the batch per step: a guided image is also denoised without its class."""
+        return 1 if self.guidance_scale == 1 else 2
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Request:
+    """Images that one client asked for together, and their progress."""
+
+    request_id: str
+    owner: str
+    """The client: a prefix of its API key's digest, or "anonymous"."""
+    images: tuple[SamplingParams, ...]
+    """Parameters of each image; they differ in the seed only."""
+    priority: int = 0
+    """Higher goes first, among the requests of the same owner."""
+    deadline_sec: float | None = None
+    """Seconds after submission by which the images are needed; None: no deadline."""
+    is_exact: bool = True
+    """Whether the bits of an image may depend on its parameters only, never on other requests."""
+    num_previews: int = 0
+    """Previews per image while it is drawn."""
+
     created: float = field(default_factory=time.time)
     """Unix time."""
+    submitted: float = field(init=False, default=math.nan)
+    """On the engine's clock, in seconds, like the following times."""
+    started: float | None = field(init=False, default=None)
+    """When its first step was done."""
+    expires: float = field(init=False, default=math.inf)
+    """When the engine gives up; equal to the deadline, or earlier."""
+    due: float = field(init=False, default=math.inf)
+    """When the scheduler plans to finish it, if nothing more urgent arrives."""
+    is_cancelled: bool = field(init=False, default=False)
+    """Whether the client cancelled it; the engine closes it before the next tick."""
+    error: ServiceError | None = field(init=False, default=None)
     jobs: list[Job] = field(init=False)
-    is_cancelled: bool = False
-    """Whether somebody asked for its end; the engine ends it at the next tick."""
-    started: float | None = None
-    """When it got its first step."""
-    error: ServiceError | None = None
 
     def __post_init__(self) -> None:
-        self.jobs = [Job(recipe=recipe, terms=self.terms, index=i) for i, recipe in enumerate(self.order.recipes)]
+        self.jobs = [Job(request=self, params=params, index=index) for index, params in enumerate(self.images)]
+
+    def submit(self, now: float, max_sec: float = math.inf) -> None:
+        """Set the times that count from the submission at `now`; no request may take longer than `max_sec`."""
+        self.submitted = now
+        self.expires = now + min(math.inf if self.deadline_sec is None else self.deadline_sec, max_sec)
+
+    @property
+    def deadline(self) -> float | None:
+        """When the images are needed; None: no deadline."""
+        return None if self.deadline_sec is None else self.expires
 
     @property
     def is_open(self) -> bool:
         return any(job.is_open for job in self.jobs)
 
     @property
-    def progress(self) -> Progress:
-        return Progress(sum(job.step for job in self.jobs), sum(job.recipe.num_steps for job in self.jobs))
+    def steps(self) -> int:
+        """Of all images together."""
+        return sum(params.num_steps for params in self.images)
+
+    @property
+    def steps_done(self) -> int:
+        return sum(job.step for job in self.jobs)
 
     @property
     def images_done(self) -> int:
@@ -106,7 +119,7 @@ class RequestHandle:
 
     @property
     def status(self) -> Status:
-        """Where the request is, in the words of the API."""
+        """The status in the API's words."""
         if self.is_open:
             return "queued" if self.started is None else "running"
         match self.error:
@@ -119,9 +132,58 @@ class RequestHandle:
             case _:
                 return "failed"
 
-    def preview_due(self, job: Job) -> int | None:
-        """The number of the preview that is due after the job's last step, if one is."""
-        wanted = self.order.num_previews
-        steps = [job.recipe.num_steps * (number + 1) // (wanted + 1) for number in range(wanted)]
-        # The last step has the image itself; steps before the first have nothing to show.
-        return steps.index(job.step) if job.step in steps and job.steps_left else None
+    @property
+    def row_steps_left(self) -> int:
+        return sum(job.row_steps_left for job in self.jobs)
+
+
+@dataclass(eq=False, kw_only=True, slots=True)
+class Job:
+    """One image of a request."""
+
+    request: Request
+    params: SamplingParams
+    index: int
+    """Position of the image in its request."""
+    state: State = State.WAITING
+    step: int = 0
+    """Steps done."""
+    slot: int | None = None
+    """Its row in the stepper's tensors, from its first step until it closes."""
+    last_tick: int = 0
+    """The scheduler's tick in which it was admitted or last got a step."""
+
+    @property
+    def is_open(self) -> bool:
+        return self.state in OPEN
+
+    @property
+    def rows(self) -> int:
+        return self.params.rows
+
+    @property
+    def steps_left(self) -> int:
+        return self.params.num_steps - self.step
+
+    @property
+    def row_steps_left(self) -> int:
+        return self.rows * self.steps_left
+
+    @property
+    def preview_number(self) -> int | None:
+        """Number, from 0, of the preview to show after the last step; None: no preview is planned for this step."""
+        wanted = self.request.num_previews
+        steps = [self.params.num_steps * (number + 1) // (wanted + 1) for number in range(wanted)]
+        # After the last step there is the image itself; before the first one there is nothing to show.
+        return steps.index(self.step) if self.step in steps and self.steps_left else None
+
+    def close(self, state: State) -> None:
+        """Change to a closed state.
+
+        Raises:
+            RuntimeError: the job is closed already, or `state` is an open one.
+
+        """
+        if not self.is_open or state in OPEN:
+            raise RuntimeError(f"a job that is {self.state} cannot become {state}")
+        self.state = state

@@ -1,67 +1,60 @@
-"""The requests that the engine has taken on: those that are open, and the last ones that were closed."""
-
-from __future__ import annotations
+"""The requests that the engine knows: all open ones, and the most recently closed ones."""
 
 from collections import OrderedDict
 from collections.abc import Collection
 
-from service.engine.job import Job
-from service.engine.request import RequestHandle
+from service.engine.request import Request
 from service.errors import DuplicateIdError, NotFoundError
 
-CLOSED_KEPT = 1024
-"""Closed requests whose status can still be asked for."""
+MAX_CLOSED = 1024
+"""Closed requests whose status is kept for /v1/images/status."""
 
 
 class RequestTable:
-    """Tickets by owner and id; who uses it holds the engine's lock."""
+    """Requests by owner and id. Not thread-safe: callers hold the engine's lock."""
 
     def __init__(self) -> None:
-        self._open: dict[tuple[str, str], RequestHandle] = {}
-        self._closed: OrderedDict[tuple[str, str], RequestHandle] = OrderedDict()
+        self._open: dict[tuple[str, str], Request] = {}
+        self._closed: OrderedDict[tuple[str, str], Request] = OrderedDict()
 
     @property
-    def open_tickets(self) -> Collection[RequestHandle]:
-        """In the order in which they came."""
+    def open_requests(self) -> Collection[Request]:
+        """In the order of their submission."""
         return self._open.values()
 
     def check_free(self, owner: str, request_id: str) -> None:
-        """See that an id may be used.
+        """Check that the owner has no open request with this id.
 
         Raises:
-            DuplicateIdError: this owner has an open request of this id.
+            DuplicateIdError: there is one.
 
         """
         if (owner, request_id) in self._open:
-            raise DuplicateIdError(f"request {request_id} is still open; give another id")
+            raise DuplicateIdError(f"request {request_id} is still open; use another id")
 
-    def enter(self, ticket: RequestHandle) -> None:
-        self._open[_key(ticket)] = ticket
+    def add(self, request: Request) -> None:
+        self._open[_key(request)] = request
 
-    def close(self, ticket: RequestHandle) -> None:
-        """Keep it with those that have ended, the oldest of which are forgotten."""
-        key = _key(ticket)
+    def close(self, request: Request) -> None:
+        """Move a request to the closed ones and forget the oldest of them beyond `MAX_CLOSED`."""
+        key = _key(request)
         self._closed.pop(key, None)
         self._closed[key] = self._open.pop(key)
-        while len(self._closed) > CLOSED_KEPT:
+        while len(self._closed) > MAX_CLOSED:
             self._closed.popitem(last=False)
 
-    def of(self, job: Job) -> RequestHandle:
-        """The open request of a job."""
-        return self._open[job.terms.owner, job.terms.request_id]
-
-    def find(self, owner: str, request_id: str) -> RequestHandle:
-        """An owner's request, open or lately closed.
+    def find(self, owner: str, request_id: str) -> Request:
+        """An owner's request, open or recently closed.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: the owner has no such request.
 
         """
-        ticket = self._open.get((owner, request_id)) or self._closed.get((owner, request_id))
-        if ticket is None:
+        request = self._open.get((owner, request_id)) or self._closed.get((owner, request_id))
+        if request is None:
             raise NotFoundError(f"there is no request {request_id}")
-        return ticket
+        return request
 
 
-def _key(ticket: RequestHandle) -> tuple[str, str]:
-    return ticket.order.owner, ticket.order.request_id
+def _key(request: Request) -> tuple[str, str]:
+    return request.owner, request.request_id

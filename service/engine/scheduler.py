@@ -1,103 +1,102 @@
-"""Which images get a step in this tick: policy alone, over numbers and a given time.
+"""Scheduling policy: which images get a step in the next tick, and which requests are admitted.
 
-Owners take turns so that each gets the same share of row-steps. Of one owner's jobs the highest priority goes first,
-then the least slack to a deadline, then what is due first; without a deadline a request is due after a multiple of
-the time that its work takes, so that short ones overtake long ones, but not for ever. And nobody starves: whoever has
-waited too many ticks goes before all others of its owner.
+Owners take turns, so that each gets the same share of row-steps. Among one owner's jobs the order is: highest
+priority, least slack to a deadline, earliest due time. A request without a deadline is due after a multiple of the
+time that its work takes, so that short requests overtake long ones, but not for ever. A job that has waited too many
+ticks goes before all others of its owner.
 
-A row-step is one row of one network call, the unit of work: an image costs its steps, and twice that with guidance.
+A row-step is one row of one network call and the unit of work: an image costs its number of steps, twice that with
+guidance. The scheduler is plain Python over numbers, and is given the time.
 """
-
-from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from service.engine.job import Job, State
+from service.engine.request import Job, Request, State
 from service.errors import DeadlineUnattainableError, KeyShareError, QueueFullError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What the engine takes on at most."""
+    """Upper limits of the work that the engine accepts."""
 
     rows: int = 8
-    """Rows of a tick; at least 2, what a guided image needs."""
+    """Rows per tick; at least 2, as a guided image needs."""
     open_images: int = 256
-    """Images waiting and drawing; each has a place in the stepper's memory."""
+    """Images waiting and being drawn; each has a slot in the stepper's memory."""
     open_row_steps: int = 40_000
-    """Work waiting and drawing."""
+    """Work waiting and being drawn."""
     owner_share: float = 1.0
-    """Part of the last two that one owner may have."""
+    """Share of the last two that one owner may use."""
     stretch: float = 100.0
-    """A request without a deadline is due after so many times the time that its work takes when all rows are full."""
+    """A request without a deadline is due after this many times the time that its work takes on full batches."""
     patience_ticks: int = 16
-    """Ticks after which a job that got no step is starving."""
+    """Ticks without a step after which a job is starving."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Load:
-    """What there is to do."""
+    """The open work."""
 
     active_units: int = 0
-    """Images that have begun."""
+    """Images being drawn."""
     waiting_units: int = 0
-    """Images that have not."""
+    """Images without a step so far."""
     row_steps: int = 0
-    """Work that is left of both."""
+    """Remaining work of both."""
     backlog_sec: int = 0
-    """Whole seconds until it is done, as far as can be told."""
+    """Estimated seconds until it is done."""
 
 
-class Pace:
-    """Measured seconds of a tick, by its number of rows."""
+class TickTimes:
+    """Measured seconds per tick, by its number of rows."""
 
     def __init__(self, tick_sec: dict[int, float]) -> None:
         self._tick_sec = dict(sorted(tick_sec.items()))
-        self._most = max(tick_sec)
+        self._max_rows = max(tick_sec)
 
     def observe(self, rows: int, seconds: float) -> None:
-        """Remember how long a tick took, if of a known size: a mean in which the last tick counts for a tenth."""
+        """Update the exponential moving average (weight 0.1) of a known number of rows."""
         if rows in self._tick_sec:
             self._tick_sec[rows] += 0.1 * (seconds - self._tick_sec[rows])
 
     def tick_sec(self, rows: int) -> float:
-        """Of a tick with so many rows, or with all where there are more."""
-        return next((sec for size, sec in self._tick_sec.items() if size >= rows), self._tick_sec[self._most])
+        """Seconds of a tick with this many rows, or of a full tick where there are more."""
+        return next((sec for size, sec in self._tick_sec.items() if size >= rows), self._tick_sec[self._max_rows])
 
     @property
     def row_step_sec(self) -> float:
-        """Of one row-step of a full tick."""
-        return self._tick_sec[self._most] / self._most
+        """Seconds per row-step of a full tick."""
+        return self._tick_sec[self._max_rows] / self._max_rows
 
 
 class Scheduler:
-    """The open jobs, and what is done with them next."""
+    """The open jobs and the order in which they get their steps."""
 
-    def __init__(self, limits: Limits, pace: Pace) -> None:
+    def __init__(self, limits: Limits, tick_times: TickTimes) -> None:
         self._limits = limits
-        self.pace = pace
+        self.tick_times = tick_times
         self._open: dict[Job, None] = {}
         self._tick = 0
         self._served: dict[str, int] = {}
-        """Row-steps that each owner with open jobs got, counted from where the others stood when it came."""
+        """Row-steps of each owner with open jobs; a new owner starts at the minimum of the others."""
 
     @property
     def open_jobs(self) -> Collection[Job]:
-        """In the order in which they came."""
+        """In the order of their submission."""
         return self._open.keys()
 
     @property
     def open_row_steps(self) -> int:
-        """Work that is still to be done."""
-        return sum(job.row_steps_left for job in self._open)
+        """Remaining work."""
+        return _work(self._open)
 
     @property
     def backlog_sec(self) -> int:
-        """Whole seconds, at least 1, after which the work that is open now is done."""
-        return max(1, math.ceil(self.open_row_steps * self.pace.row_step_sec))
+        """Estimated whole seconds, at least 1, until the open work is done."""
+        return max(1, math.ceil(self.open_row_steps * self.tick_times.row_step_sec))
 
     @property
     def load(self) -> Load:
@@ -108,60 +107,60 @@ class Scheduler:
             backlog_sec=self.backlog_sec if self._open else 0,
         )
 
-    def admit(self, jobs: Sequence[Job], now: float) -> None:
-        """Take on all jobs of a request, or none.
+    def admit(self, request: Request, now: float) -> None:
+        """Accept all jobs of a request, or none.
 
         Raises:
-            QueueFullError: there is too much work for anybody's.
-            KeyShareError: there is too much work of this owner.
-            DeadlineUnattainableError: the request, or one that was promised to be in time, would be late.
+            QueueFullError: there is too much open work.
+            KeyShareError: this owner has too much open work.
+            DeadlineUnattainableError: this request, or an admitted one, would miss its deadline.
 
         """
-        self._check_room(jobs)
-        self._check_deadlines(jobs, now)
-        due = now + self._limits.stretch * _work(jobs) * self.pace.row_step_sec
-        for job in jobs:
+        self._check_room(request)
+        self._check_deadlines(request, now)
+        request.due = now + self._limits.stretch * request.row_steps_left * self.tick_times.row_step_sec
+        for job in request.jobs:
             self._open[job] = None
-            job.due, job.last_tick = due, self._tick
-        self._served.setdefault(jobs[0].terms.owner, min(self._served.values(), default=0))
+            job.last_tick = self._tick
+        self._served.setdefault(request.owner, min(self._served.values(), default=0))
 
     def choose(self, now: float) -> list[Job]:
-        """The jobs of the next tick, as many as it has rows for."""
+        """The jobs of the next tick: at most as many as fit its rows."""
         self._tick += 1
         chosen, room = [], self._limits.rows
-        taken, queues = Counter(self._served), self._queues(now)
+        served, queues = Counter(self._served), self._queues(now)
         while queues:
-            owner = min(queues, key=taken.__getitem__)
+            owner = min(queues, key=served.__getitem__)
             job = self._take_first_that_fits(queues[owner], room)
             if job is None:
                 del queues[owner]
                 continue
             chosen.append(job)
             room -= job.rows
-            taken[owner] += job.rows
+            served[owner] += job.rows
         return chosen
 
     def advance(self, jobs: Iterable[Job]) -> None:
-        """Note that these got their step."""
+        """Record that these jobs got their step."""
         for job in jobs:
             job.step += 1
             job.state = State.DRAWING
             job.last_tick = self._tick
-            self._served[job.terms.owner] += job.rows
+            self._served[job.request.owner] += job.rows
 
-    def end(self, job: Job, state: State) -> None:
-        """Take a job out; an owner without jobs is forgotten."""
-        job.end(state)
+    def close(self, job: Job, state: State) -> None:
+        """Close a job and remove it; an owner without jobs is forgotten."""
+        job.close(state)
         del self._open[job]
-        owner = job.terms.owner
-        if all(other.terms.owner != owner for other in self._open):
+        owner = job.request.owner
+        if not self._jobs_of(owner):
             del self._served[owner]
 
     def _queues(self, now: float) -> dict[str, list[Job]]:
-        """Every owner's jobs, the next ones first; in front of them the one that waits longest, if it is starving."""
+        """Each owner's jobs in order of urgency, its longest-waiting job first if that is starving."""
         queues: dict[str, list[Job]] = {}
-        for job in self._ordered(self._open, now):
-            queues.setdefault(job.terms.owner, []).append(job)
+        for job in self._by_urgency(self._open, now):
+            queues.setdefault(job.request.owner, []).append(job)
         for queue in queues.values():
             longest = min(queue, key=lambda job: job.last_tick)
             if self._is_starving(longest):
@@ -169,60 +168,60 @@ class Scheduler:
                 queue.insert(0, longest)
         return queues
 
-    def _ordered(self, jobs: Iterable[Job], now: float) -> list[Job]:
-        """By priority, then least slack, then what is due first; equal ones as they came."""
-        tick_sec = self.pace.tick_sec(self._limits.rows)
+    def _by_urgency(self, jobs: Iterable[Job], now: float) -> list[Job]:
+        """By priority, then least slack, then due time; equal ones in the order of their submission."""
+        tick_sec = self.tick_times.tick_sec(self._limits.rows)
 
         def urgency(job: Job) -> tuple[int, float, float]:
-            deadline = job.terms.deadline
+            deadline = job.request.deadline
             slack = math.inf if deadline is None else deadline - now - job.steps_left * tick_sec
-            return -job.terms.priority, slack, job.due
+            return -job.request.priority, slack, job.request.due
 
         return sorted(jobs, key=urgency)
 
     def _take_first_that_fits(self, queue: list[Job], room: int) -> Job | None:
-        for place, job in enumerate(queue):
+        for index, job in enumerate(queue):
             if job.rows <= room:
-                return queue.pop(place)
+                return queue.pop(index)
             if self._is_starving(job):
-                # Its owner rather passes, and so comes first next time, than let small jobs go by for ever.
+                # Its owner passes this turn and so comes first in the next tick; else small jobs could overtake it
+                # for ever.
                 return None
         return None
 
     def _is_starving(self, job: Job) -> bool:
         return self._tick - job.last_tick > self._limits.patience_ticks
 
-    def _check_room(self, jobs: Sequence[Job]) -> None:
-        owner, limits = jobs[0].terms.owner, self._limits
-        everyone, own = [*self._open, *jobs], [*self._of(owner), *jobs]
+    def _check_room(self, request: Request) -> None:
+        limits, share = self._limits, self._limits.owner_share
+        everyone, own = [*self._open, *request.jobs], [*self._jobs_of(request.owner), *request.jobs]
         if len(everyone) > limits.open_images or _work(everyone) > limits.open_row_steps:
             raise QueueFullError("the queue is full; try again later", retry_after_sec=self.backlog_sec)
-        share = limits.owner_share
         if len(own) > share * limits.open_images or _work(own) > share * limits.open_row_steps:
-            raise KeyShareError("this key has too much work open; wait for some", retry_after_sec=self.backlog_sec)
+            raise KeyShareError("this key has too much open work; wait for some", retry_after_sec=self.backlog_sec)
 
-    def _check_deadlines(self, jobs: Sequence[Job], now: float) -> None:
-        if jobs[0].terms.deadline is None:
+    def _check_deadlines(self, request: Request, now: float) -> None:
+        if request.deadline is None:
             return
-        own = self._of(jobs[0].terms.owner)
-        if self._late([*own, *jobs], now) - self._late(own, now):
-            message = "the images could not be ready before the deadline, or others' that were promised could not"
+        own = self._jobs_of(request.owner)
+        if self._late([*own, *request.jobs], now) - self._late(own, now):
+            message = "this deadline, or one that was accepted before, could not be met"
             raise DeadlineUnattainableError(message, retry_after_sec=self.backlog_sec)
 
     def _late(self, jobs: Sequence[Job], now: float) -> set[Job]:
-        """Those of an owner's jobs that would miss their deadline, if the pace and the number of owners stay."""
-        tick_sec = self.pace.tick_sec(sum(job.rows for job in {*self._open, *jobs}))
-        row_step_sec = self.pace.row_step_sec * max(1, len(self._served))
+        """Those of one owner's jobs that would miss their deadline at the measured speed, with the present owners."""
+        tick_sec = self.tick_times.tick_sec(sum(job.rows for job in {*self._open, *jobs}))
+        row_step_sec = self.tick_times.row_step_sec * max(1, len(self._served))
         late, ahead = set(), 0
-        for job in self._ordered(jobs, now):
+        for job in self._by_urgency(jobs, now):
             ahead += job.row_steps_left
             ready = now + max(job.steps_left * tick_sec, ahead * row_step_sec)
-            if job.terms.deadline is not None and ready > job.terms.deadline:
+            if job.request.deadline is not None and ready > job.request.deadline:
                 late.add(job)
         return late
 
-    def _of(self, owner: str) -> list[Job]:
-        return [job for job in self._open if job.terms.owner == owner]
+    def _jobs_of(self, owner: str) -> list[Job]:
+        return [job for job in self._open if job.request.owner == owner]
 
 
 def _work(jobs: Iterable[Job]) -> int:

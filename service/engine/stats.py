@@ -1,10 +1,8 @@
-"""What the engine has done, counted; shown as Prometheus metrics whose series are known beforehand.
+"""Counters of the engine and their Prometheus series, all of which exist from the start.
 
-The numbers are plain and belong to this process: BentoML makes prometheus_client keep its own in files that several
-processes share, which one engine has no use for.
+`Histogram` is not prometheus_client's: BentoML sets PROMETHEUS_MULTIPROC_DIR, under which prometheus_client keeps its
+values in files that several processes share. One engine needs only plain numbers and a custom collector.
 """
-
-from __future__ import annotations
 
 import threading
 from bisect import bisect_left
@@ -16,36 +14,31 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from service.engine.job import Job
-from service.engine.request import RequestHandle
+from service.engine.request import Job, Request
 
 LATENCY_SEC = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 TICK_SEC = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 STEP_CLASSES = (10, 25, 50, 100, 1000)
-"""Requests are told apart by the first of these that their steps do not exceed."""
+"""Label of `request_seconds`: the smallest of these that is not below the request's steps."""
 
 
 class Histogram:
-    """How often a number fell up to each bound."""
+    """Counts of observed values by bucket."""
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
+        self.total = 0.0
 
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
+        self.total += value
 
     @property
     def buckets(self) -> list[tuple[str, float]]:
-        """Cumulative, as Prometheus wants them."""
+        """Upper bounds and cumulative counts, as Prometheus expects them."""
         bounds = [*(str(bound) for bound in self._bounds), "+Inf"]
         return list(zip(bounds, accumulate(self._counts), strict=True))
-
-    @property
-    def total(self) -> float:
-        return self._sum
 
 
 class Stats(Collector):
@@ -62,11 +55,6 @@ class Stats(Collector):
         self._queue_sec = Histogram(LATENCY_SEC)
         self._latency_sec = {steps: Histogram(LATENCY_SEC) for steps in STEP_CLASSES}
 
-    @property
-    def forwards(self) -> int:
-        """Network calls."""
-        return self._forwards
-
     def count_forward(self, jobs: Sequence[Job], batch_size: int) -> None:
         rows = sum(job.rows for job in jobs)
         with self._lock:
@@ -77,30 +65,29 @@ class Stats(Collector):
         with self._lock:
             self._tick_sec.observe(seconds)
 
-    def count_request(self, ticket: RequestHandle, now: float) -> None:
-        """A request that has ended."""
-        steps = ticket.order.recipes[0].num_steps
+    def count_request(self, request: Request, now: float) -> None:
+        """Count a closed request."""
         with self._lock:
-            self._requests[ticket.status] += 1
-            self._images += ticket.images_done
-            self._queue_sec.observe((now if ticket.started is None else ticket.started) - ticket.submitted)
-            if ticket.status == "completed":
-                step_class = STEP_CLASSES[bisect_left(STEP_CLASSES, steps)]
-                self._latency_sec[step_class].observe(now - ticket.submitted)
+            self._requests[request.status] += 1
+            self._images += request.images_done
+            self._queue_sec.observe((now if request.started is None else request.started) - request.submitted)
+            if request.status == "completed":
+                step_class = STEP_CLASSES[bisect_left(STEP_CLASSES, request.images[0].num_steps)]
+                self._latency_sec[step_class].observe(now - request.submitted)
 
     def count_error(self, code: str) -> None:
-        """An answer that is an error; the codes are those of `service.errors`."""
+        """Count an error response; codes are those of `service.errors`."""
         with self._lock:
             self._errors[code] += 1
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
             yield CounterMetricFamily("unet_forwards", "Network calls.", value=self._forwards)
-            yield CounterMetricFamily("images", "Images drawn.", value=self._images)
-            yield _labelled("row_steps", "Rows of network calls, by what they were for.", "kind", self._row_steps)
-            yield _labelled("requests", "Requests that ended, by how.", "outcome", self._requests)
-            yield _labelled("errors", "Answers that were errors, by code.", "code", self._errors)
-            yield _histogram("tick_seconds", "Seconds of a tick.", self._tick_sec)
+            yield CounterMetricFamily("images", "Finished images.", value=self._images)
+            yield _labelled("row_steps", "Rows of network calls, by purpose.", "kind", self._row_steps)
+            yield _labelled("requests", "Closed requests, by outcome.", "outcome", self._requests)
+            yield _labelled("errors", "Error responses, by code.", "code", self._errors)
+            yield _histogram("tick_seconds", "Seconds per tick.", self._tick_sec)
             yield _histogram("queue_seconds", "Seconds from a request to its first step.", self._queue_sec)
             latency = HistogramMetricFamily("request_seconds", "Seconds of completed requests.", labels=["max_steps"])
             for steps, histogram in self._latency_sec.items():
@@ -120,10 +107,10 @@ def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
 
 
 class Gauges(Collector):
-    """What is true at the moment of asking."""
+    """Values that are read when they are collected."""
 
     def __init__(self, read: Callable[[], dict[str, tuple[str, float]]]) -> None:
-        """Give the function that reads meaning and value by name."""
+        """`read` returns description and value by name."""
         self._read = read
 
     def collect(self) -> Iterator[Metric]:

@@ -1,6 +1,4 @@
-"""The HTTP API: OpenAI's way of asking for images, and what one wants to know of the service."""
-
-from __future__ import annotations
+"""The endpoints: OpenAI's image API, BentoML's `/generate`, status, metrics and the playground."""
 
 import base64
 import functools
@@ -12,59 +10,78 @@ from typing import Annotated
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from starlette.exceptions import HTTPException
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from service.errors import MalformedBodyError, NotFoundError, ServiceError
+from service.errors import InvalidRequestError, NotFoundError, ServiceError
 from service.http import openapi, schemas
 from service.http.error_responses import error_response, invalid_fields
 from service.http.event_stream import EventStream
-from service.http.images import Pictures
-from service.http.responses import answer, drawn
-from service.http.validation import size_of
+from service.http.images import ImageEncoder
+from service.http.json_body import JsonRoute
+from service.http.responses import draw, image_response
+from service.http.validation import engine_request, size_of
 from service.runtime import Runtime
 
 PLAYGROUND = Path(__file__).parents[1] / "static" / "playground.html"
 
-router = APIRouter()
+router = APIRouter(route_class=JsonRoute)
 
 
 @router.post(
     "/v1/images/generations",
     summary="Draw images",
     response_class=Response,
-    responses=openapi.GENERATED | openapi.errors(400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504),
+    responses=openapi.GENERATED | openapi.GENERATION_ERRORS,
 )
-async def generations(body: schemas.GenerationRequest, request: Request) -> Response:
-    runtime = _runtime(request)
-    pictures = Pictures(runtime, body, request)
+async def generations(body: schemas.GenerationRequest, http: Request) -> Response:
+    runtime = _runtime(http)
+    request = engine_request(
+        body,
+        runtime.engine.stepper.model,
+        runtime.settings,
+        request_id=http.state.request_id,
+        owner=http.state.owner,
+    )
+    encoder = ImageEncoder(runtime, request)
     if body.stream:
-        return EventStream(runtime, pictures)
-    pixels = await drawn(runtime, pictures.order, request)
-    return await answer(body, pictures, pixels)
+        return EventStream(runtime, request, encoder)
+    pixels = await draw(runtime, request, http.receive)
+    return await image_response(body.response_format, encoder, pixels)
 
 
-@router.get("/v1/images/status", summary="How far a request is", responses=openapi.errors(401, 404, 422, 429, 503))
-async def status(request: Request, id: Annotated[schemas.RequestId, Query()]) -> schemas.RequestStatus:  # noqa: A002, the API's name
-    ticket = _runtime(request).engine.find(request.state.owner, id)
-    return schemas.RequestStatus.of(ticket)
+@router.post(
+    "/generate",
+    summary="Draw images, for BentoML's clients",
+    response_class=Response,
+    responses=openapi.GENERATED_JSON | openapi.GENERATION_ERRORS,
+)
+async def generate(body: schemas.GenerationRequest, http: Request) -> Response:
+    """The same fields, always answered with JSON."""
+    if body.stream or body.response_format != "b64_json":
+        message = "stream, response_format: should be false and b64_json; use /v1/images/generations for others"
+        raise InvalidRequestError(message, param="response_format")
+    return await generations(body, http)
+
+
+@router.get("/v1/images/status", summary="Progress of a request", responses=openapi.errors(401, 404, 422, 429, 503))
+async def status(http: Request, id: Annotated[schemas.RequestId, Query()]) -> schemas.RequestStatus:  # noqa: A002, the API's name
+    return schemas.RequestStatus.of(_runtime(http).engine.find(http.state.owner, id))
 
 
 @router.post(
     "/v1/images/cancel",
-    summary="End a request",
+    summary="Cancel a request",
     responses=openapi.errors(400, 401, 404, 408, 413, 415, 422, 429, 503),
 )
-async def cancel(body: schemas.CancelRequest, request: Request) -> schemas.RequestStatus:
-    """It ends at the next tick; what has ended stays as it is."""
-    ticket = _runtime(request).engine.cancel(request.state.owner, body.id)
-    return schemas.RequestStatus.of(ticket)
+async def cancel(body: schemas.CancelRequest, http: Request) -> schemas.RequestStatus:
+    """It ends before the next tick; a request that has ended stays as it is."""
+    return schemas.RequestStatus.of(_runtime(http).engine.cancel(http.state.owner, body.id))
 
 
-@router.get("/v1/models", summary="The model that is served", responses=openapi.errors(401, 429, 503))
-async def models(request: Request) -> schemas.ModelList:
-    runtime = _runtime(request)
+@router.get("/v1/models", summary="The served model", responses=openapi.errors(401, 429, 503))
+async def models(http: Request) -> schemas.ModelList:
+    runtime = _runtime(http)
     stepper = runtime.engine.stepper
     data, defaults = stepper.model.description.data, stepper.model.description.sampling
     served = schemas.ServedModel(
@@ -83,9 +100,9 @@ async def models(request: Request) -> schemas.ModelList:
     return schemas.ModelList(data=[served])
 
 
-@router.get("/v1/queue", summary="What the engine has to do", responses=openapi.errors(401, 429, 503))
-async def queue(request: Request) -> schemas.Queue:
-    engine = _runtime(request).engine
+@router.get("/v1/queue", summary="The engine's open work", responses=openapi.errors(401, 429, 503))
+async def queue(http: Request) -> schemas.Queue:
+    engine = _runtime(http).engine
     load, limits = engine.load(), engine.limits
     return schemas.Queue(
         active_units=load.active_units,
@@ -98,9 +115,9 @@ async def queue(request: Request) -> schemas.Queue:
     )
 
 
-@router.get("/metrics", summary="Counters for Prometheus", response_class=Response, responses=openapi.METRICS)
-async def metrics(request: Request) -> Response:
-    return Response(generate_latest(_runtime(request).metrics), headers={"content-type": CONTENT_TYPE_LATEST})
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response, responses=openapi.METRICS)
+async def metrics(http: Request) -> Response:
+    return Response(generate_latest(_runtime(http).metrics), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 @router.get("/playground", include_in_schema=False)
@@ -115,34 +132,33 @@ async def root() -> Response:
 
 
 def build_api() -> FastAPI:
-    """The application; `app.state.runtime` has to be set before the first request."""
+    """The application; `app.state.runtime` must be set before the first request."""
     api = FastAPI(title="Diffusion Foundry", version="1", docs_url=None, redoc_url=None, redirect_slashes=False)
     api.include_router(router)
-    api.add_exception_handler(ServiceError, _refuse)
-    api.add_exception_handler(RequestValidationError, _refuse_fields)
-    api.add_exception_handler(HTTPException, _refuse_by_framework)
+    for kind in (ServiceError, RequestValidationError, Exception):
+        api.add_exception_handler(kind, _refuse)
     api.openapi = functools.partial(openapi.document, api)  # type: ignore[method-assign]  # FastAPI's way to extend it
     return api
 
 
 def paths(api: FastAPI) -> dict[str, set[str]]:
-    """Every path and its methods."""
+    """The methods of every path."""
     routes = [route for route in [*api.routes, *router.routes] if isinstance(route, Route)]
     return {route.path: set(route.methods or ()) for route in routes}
 
 
-def _runtime(request: Request) -> Runtime:
-    runtime: Runtime = request.app.state.runtime
+def _runtime(http: Request) -> Runtime:
+    runtime: Runtime = http.app.state.runtime
     return runtime
 
 
 @functools.cache
 def _page() -> tuple[bytes, str]:
-    """The playground and its policy: only its own script, only this server."""
+    """The playground and its Content-Security-Policy, which allows only its own script and this server."""
     try:
         page = PLAYGROUND.read_bytes()
     except FileNotFoundError:
-        raise NotFoundError("there is no playground here") from None
+        raise NotFoundError("the playground is not installed") from None
     scripts = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
     digests = [base64.b64encode(hashlib.sha256(text).digest()).decode() for text in scripts]
     allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
@@ -153,19 +169,13 @@ def _page() -> tuple[bytes, str]:
     return page, policy
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ServiceError)  # noqa: S101, Starlette chooses by type
-    _runtime(request).stats.count_error(error.code)
-    return error_response(error, request.state.request_id)
-
-
-async def _refuse_fields(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)  # noqa: S101, as above
-    return await _refuse(request, invalid_fields(error.errors()))
-
-
-async def _refuse_by_framework(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101, as above
-    # The gate knows paths and methods; what is left is a body that FastAPI cannot read.
-    kind = MalformedBodyError if error.status_code == 400 else ServiceError
-    return await _refuse(request, kind(str(error.detail)))
+async def _refuse(http: Request, error: Exception) -> Response:
+    match error:
+        case ServiceError():
+            refusal: ServiceError = error
+        case RequestValidationError():
+            refusal = invalid_fields(error.errors())
+        case _:
+            refusal = ServiceError()
+    _runtime(http).stats.count_error(refusal.code)
+    return error_response(refusal, http.state.request_id)

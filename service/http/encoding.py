@@ -1,39 +1,48 @@
-"""Images as bytes: PNGs with their passports, previews, one array."""
-
-from __future__ import annotations
+"""An image's parameters and its passport, and the file formats: PNG previews, NumPy arrays, ZIP archives."""
 
 import io
 import zipfile
 from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artefacts.passport import Passport
-from service.engine.job import SamplingParams
+from service.engine.request import SamplingParams
+from service.http.schemas import Determinism
 
-LONG_AGO = (1980, 1, 1, 0, 0, 0)
-"""The date of files in a zip: equal requests give equal bytes."""
+ZIP_DATE = (1980, 1, 1, 0, 0, 0)
+"""A constant date in ZIP archives, so that equal requests give equal bytes."""
 
 
-def passport_for(recipe: SamplingParams, *, model_digest: str, repro_id: str, is_exact: bool) -> Passport:
-    """What is needed to draw an image again."""
-    return Passport(
-        model_digest=model_digest,
-        seed=recipe.seed,
-        num_steps=recipe.num_steps,
-        sampler=recipe.sampler,
-        eta=recipe.eta,
-        class_label=recipe.class_label,
-        guidance_scale=recipe.guidance_scale,
-        determinism="exact" if is_exact else "fast",
-        repro_id=repro_id,
-    )
+def parameter_fields(params: SamplingParams, *, is_exact: bool) -> dict[str, Any]:
+    """An image's parameters as fields of the API and the request log."""
+    return {
+        "seed": params.seed,
+        "class_label": params.class_label,
+        "steps": params.num_steps,
+        "sampler": params.sampler,
+        "eta": params.eta,
+        "guidance_scale": params.guidance_scale,
+        "determinism": determinism(is_exact=is_exact),
+    }
+
+
+def passport_for(params: SamplingParams, *, model_digest: str, repro_id: str, is_exact: bool) -> Passport:
+    """The passport of an image, with which it can be drawn again."""
+    mode = determinism(is_exact=is_exact)
+    return Passport(**asdict(params), model_digest=model_digest, repro_id=repro_id, determinism=mode)
+
+
+def determinism(*, is_exact: bool) -> Determinism:
+    return "exact" if is_exact else "fast"
 
 
 def preview_png(image: NDArray[np.uint8]) -> bytes:
-    """A PNG without a passport: it cannot be drawn again from one."""
+    """A PNG of `[height, width, channels]` without a passport, as a preview cannot be drawn again."""
     file = io.BytesIO()
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(file, format="png", compress_level=1)
     return file.getvalue()
@@ -47,9 +56,9 @@ def npy(images: Sequence[NDArray[np.uint8]]) -> bytes:
 
 
 def zipped(pngs: Sequence[bytes]) -> bytes:
-    """A zip whose files are numbered from 0.png."""
+    """An uncompressed ZIP archive of 0.png, 1.png and so on."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for index, png in enumerate(pngs):
-            archive.writestr(zipfile.ZipInfo(f"{index}.png", date_time=LONG_AGO), png)
+            archive.writestr(zipfile.ZipInfo(f"{index}.png", date_time=ZIP_DATE), png)
     return file.getvalue()

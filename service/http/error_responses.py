@@ -1,6 +1,4 @@
-"""Errors as HTTP: one shape for all of them, with a stable code and the request's id."""
-
-from __future__ import annotations
+"""Errors as HTTP responses: one JSON shape with a stable code and the request's id."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +10,7 @@ from service.http.schemas import ErrorDetail, ErrorResponse
 
 
 def error_body(error: ServiceError, request_id: str) -> ErrorResponse:
-    """What the client reads."""
+    """The JSON body of an error."""
     match error.status:
         case 401:
             kind = "authentication_error"
@@ -27,7 +25,7 @@ def error_body(error: ServiceError, request_id: str) -> ErrorResponse:
 
 
 def error_headers(error: ServiceError) -> dict[str, str]:
-    """What the client's machine reads."""
+    """Retry-After, Allow and WWW-Authenticate where they apply."""
     headers = {}
     if error.retry_after_sec is not None:
         headers["retry-after"] = str(error.retry_after_sec)
@@ -39,19 +37,19 @@ def error_headers(error: ServiceError) -> dict[str, str]:
 
 
 def error_response(error: ServiceError, request_id: str) -> JSONResponse:
-    """The answer to a request that gets nothing else."""
+    """The response to a request that failed before its answer began."""
     body = error_body(error, request_id).model_dump()
     return JSONResponse(body, status_code=error.status, headers=error_headers(error))
 
 
 def invalid_fields(findings: Sequence[Any]) -> InvalidRequestError:
-    """Pydantic's findings as one error that names every field; `param` is the first."""
+    """Pydantic's errors as one error that names every field; `param` is the first."""
     named = [(_field(finding["loc"]), str(finding["msg"])) for finding in findings]
     lines = dict.fromkeys(f"{field}: {message}" if field else message for field, message in named)
     return InvalidRequestError("; ".join(lines), param=named[0][0])
 
 
 def _field(location: Sequence[str | int]) -> str | None:
-    """The first name that is a field of ours; what follows it tells which kind of value was tried."""
+    """The first name in a location that is a field of the API; later parts name members of a union."""
     names = [str(part) for part in location if part not in ("body", "query")]
     return names[0] if names else None

@@ -1,9 +1,7 @@
-"""A JSON line for every request that asked for images, where one is wanted: what was asked and how it ended.
+"""The optional request log: one JSON line per request for images, with its parameters and outcome.
 
-It holds no pictures, no API keys and nothing of the field `user`.
+It contains no images, no API keys and no `user` field. docs/contracts.md lists the fields.
 """
-
-from __future__ import annotations
 
 import json
 import logging
@@ -16,7 +14,7 @@ BACKUPS = 3
 
 
 class RequestLog:
-    """A file that is rotated when it is large."""
+    """A log file that is rotated at `max_mib`; `BACKUPS` old files are kept."""
 
     def __init__(self, path: Path, max_mib: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -24,9 +22,9 @@ class RequestLog:
             path, maxBytes=max_mib * 2**20, backupCount=BACKUPS, encoding="utf-8"
         )
 
-    def write(self, **facts: Any) -> None:
-        """One line, with the time; a full disk does not stop the service."""
-        line = json.dumps({"time": round(time.time(), 3), **facts}, sort_keys=True)
+    def write(self, **fields: Any) -> None:
+        """Append one line with these fields and the time; a full disk does not stop the service."""
+        line = json.dumps({"time": round(time.time(), 3), **fields}, sort_keys=True)
         self._handler.handle(logging.makeLogRecord({"msg": line}))
 
     def close(self) -> None:

@@ -1,94 +1,89 @@
-"""A request's way through the engine to one answer; `service.http.event_stream` has the way to a stream of events.
+"""Submits a request to the engine and builds one response from its images; `event_stream` builds a stream of events.
 
-Whoever goes away takes the request along: its rows are free after the tick that is under way.
+When the client disconnects, its request is cancelled, and its rows are free in the next tick.
 """
-
-from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive
 
-from service.engine.request import Drawn, End, Order, RequestHandle
+from service.engine.engine import Listener
+from service.engine.events import Completed, End
+from service.engine.request import Request
 from service.errors import ClientGoneError, NotFoundError
-from service.http.encoding import npy, zipped
+from service.http.encoding import npy, parameter_fields, zipped
 from service.http.event_queue import EventQueue
-from service.http.images import Pictures
-from service.http.schemas import GenerationRequest
+from service.http.images import ImageEncoder
 from service.runtime import Runtime
 
 T = TypeVar("T")
 
 
 @contextmanager
-def submitted(runtime: Runtime, order: Order, mailbox: EventQueue) -> Iterator[None]:
-    """The order in the engine's hands until the block ends, however it ends.
+def submitted(runtime: Runtime, request: Request, listener: Listener) -> Iterator[None]:
+    """Submit a request, cancel it if it is still open when the block ends, and write it to the request log.
 
     Raises:
-        ServiceError: the engine does not take it on.
+        ServiceError: the engine refuses the request.
 
     """
-    ticket = runtime.engine.submit(order, mailbox)
+    runtime.engine.submit(request, listener)
     try:
         yield
     finally:
-        is_early = ticket.is_open
+        is_early = request.is_open
         if is_early:
             with suppress(NotFoundError):
-                runtime.engine.cancel(order.owner, order.request_id)
-        _write_log(runtime, ticket, "disconnected" if is_early else ticket.status)
+                runtime.engine.cancel(request.owner, request.request_id)
+        _write_log(runtime, request, "disconnected" if is_early else request.status)
 
 
-async def drawn(runtime: Runtime, order: Order, client: Request) -> list[NDArray[np.uint8]]:
-    """The images of an order, `[height, width, channels]` each.
+async def draw(runtime: Runtime, request: Request, receive: Receive) -> list[NDArray[np.uint8]]:
+    """The images of a request, `[height, width, channels]` each.
 
     Raises:
-        ServiceError: the engine does not take it on, the images will not be drawn, or the client has gone before.
+        ServiceError: the engine refuses the request or it fails, or the client disconnects first.
 
     """
-    mailbox = EventQueue(wants_progress=False)
-    with submitted(runtime, order, mailbox):
-        return await _unless_gone(client, _all_drawn(mailbox))
+    events = EventQueue(wants_progress=False)
+    with submitted(runtime, request, events):
+        return await _unless_disconnected(receive, _all_images(events))
 
 
-async def answer(request: GenerationRequest, pictures: Pictures, pixels: list[NDArray[np.uint8]]) -> Response:
-    """The images in the format that was asked for."""
-    match request.response_format:
+async def image_response(
+    response_format: Literal["b64_json", "png", "npy"], encoder: ImageEncoder, pixels: list[NDArray[np.uint8]]
+) -> Response:
+    """The images in the requested format."""
+    match response_format:
         case "b64_json":
-            response = await pictures.response(pixels)
+            response = await encoder.response(pixels)
             return Response(response.model_dump_json(), media_type="application/json")
         case "npy":
-            return _file(pictures, npy(pixels), "application/octet-stream", "images.npy")
+            return _file(encoder, npy(pixels), "application/octet-stream", "images.npy")
         case "png" if len(pixels) == 1:
-            [png] = await pictures.pngs(pixels)
-            return _file(pictures, png, "image/png", "image.png")
+            [png] = await encoder.pngs(pixels)
+            return _file(encoder, png, "image/png", "image.png")
         case "png":
-            return _file(pictures, zipped(await pictures.pngs(pixels)), "application/zip", "images.zip")
+            return _file(encoder, zipped(await encoder.pngs(pixels)), "application/zip", "images.zip")
 
 
-def _file(pictures: Pictures, content: bytes, media_type: str, name: str) -> Response:
-    facts = pictures.facts
-    headers = {
-        "content-disposition": f'inline; filename="{name}"',
-        "x-seeds": ",".join(str(recipe.seed) for recipe in pictures.order.recipes),
-        "x-model-digest": facts["model_digest"],
-        "x-repro-id": facts["repro_id"],
-    }
+def _file(encoder: ImageEncoder, content: bytes, media_type: str, name: str) -> Response:
+    headers = {"content-disposition": f'inline; filename="{name}"', **encoder.headers}
     return Response(content, media_type=media_type, headers=headers)
 
 
-async def _all_drawn(mailbox: EventQueue) -> list[NDArray[np.uint8]]:
+async def _all_images(events: EventQueue) -> list[NDArray[np.uint8]]:
     images: dict[int, NDArray[np.uint8]] = {}
     while True:
-        for event in await mailbox.take():
-            if isinstance(event, Drawn):
+        for event in await events.take():
+            if isinstance(event, Completed):
                 images[event.index] = event.image
             if isinstance(event, End):
                 if event.error is not None:
@@ -96,42 +91,35 @@ async def _all_drawn(mailbox: EventQueue) -> list[NDArray[np.uint8]]:
                 return [images[index] for index in sorted(images)]
 
 
-async def _unless_gone(client: Request, work: Awaitable[T]) -> T:
-    working, going = asyncio.ensure_future(work), asyncio.ensure_future(_gone(client))
+async def _unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
     try:
-        await asyncio.wait({working, going}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
-        raise ClientGoneError("the client has gone")
+        raise ClientGoneError("the client has disconnected")
     finally:
         working.cancel()
-        going.cancel()
+        leaving.cancel()
 
 
-async def _gone(client: Request) -> None:
-    while (await client.receive())["type"] != "http.disconnect":
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def _write_log(runtime: Runtime, ticket: RequestHandle, outcome: str) -> None:
+def _write_log(runtime: Runtime, request: Request, outcome: str) -> None:
     if runtime.log is None:
         return
-    order, recipe = ticket.order, ticket.order.recipes[0]
     runtime.log.write(
-        request_id=order.request_id,
-        owner=order.owner,
+        request_id=request.request_id,
+        owner=request.owner,
         model_digest=runtime.engine.stepper.model.digest,
-        n=len(order.recipes),
-        class_label=recipe.class_label,
-        seed=recipe.seed,
-        steps=recipe.num_steps,
-        sampler=recipe.sampler,
-        eta=recipe.eta,
-        guidance_scale=recipe.guidance_scale,
-        determinism="exact" if order.is_exact else "fast",
-        priority=order.priority,
-        deadline_sec=order.deadline_sec,
+        n=len(request.images),
+        **parameter_fields(request.images[0], is_exact=request.is_exact),
+        priority=request.priority,
+        deadline_sec=request.deadline_sec,
         outcome=outcome,
-        images_done=ticket.images_done,
-        seconds=round(time.time() - ticket.created, 3),
+        images_done=request.images_done,
+        seconds=round(time.time() - request.created, 3),
     )

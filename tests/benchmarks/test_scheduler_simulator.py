@@ -2,22 +2,22 @@ import subprocess
 import sys
 
 from benchmarks.scheduler_simulator import Arrival, Simulation
-from service.engine.scheduler import Limits, Pace, Scheduler
+from service.engine.scheduler import Limits, Scheduler, TickTimes
 
 
-def test_a_lone_request_takes_its_steps() -> None:
-    [outcome] = Simulation(Scheduler(Limits(rows=2), Pace({2: 0.5})), [Arrival(time=3.0, num_steps=4)]).run()
+def test_a_single_request_takes_the_time_of_its_steps() -> None:
+    [outcome] = Simulation(Scheduler(Limits(rows=2), TickTimes({2: 0.5})), [Arrival(time=3.0, num_steps=4)]).run()
     assert outcome.latency_sec == 2.0
 
 
 def test_requests_share_ticks() -> None:
     arrivals = [Arrival(time=0.0, num_steps=4), Arrival(time=0.6, num_steps=2), Arrival(time=0.6, num_steps=2)]
-    outcomes = Simulation(Scheduler(Limits(rows=4), Pace({4: 0.5})), arrivals).run()
-    # The later two join at the tick of 1.0 s and leave at 2.0 s; the first goes on undisturbed.
+    outcomes = Simulation(Scheduler(Limits(rows=4), TickTimes({4: 0.5})), arrivals).run()
+    # The later two join at 1.0 s and leave at 2.0 s; the first is not delayed.
     assert [outcome.finished for outcome in outcomes] == [2.0, 2.0, 2.0]
 
 
-def test_the_plan_of_capacity_is_printed() -> None:
+def test_latencies_are_printed_by_number_of_steps() -> None:
     done = subprocess.run(
         [
             sys.executable,

@@ -28,9 +28,9 @@ def _rows(text: str) -> dict[str, list[str]]:
     return {first: rest for first, *rest in lines}
 
 
-def test_the_figures_are_those_of_the_answers() -> None:
+def test_figures_are_computed_from_the_answers() -> None:
     rows = _rows(report(_result({"exact": 0.2, "fast": 0.2, "grouped": 0.6, "serial": 0.6, "adaptive": 0.3})))
-    # 24 drawn in 10 s, all within 5 x 0.1 s; one refused; ten calls an image.
+    # 24 answered in 10 s, all within 5 x 0.1 s; one refused; ten calls per image.
     assert rows["exact"] == ["200", "200", "200", "200", "200", "200", "200", "2.40", "2.40", "1", "10.0"]
     assert rows["grouped"] == ["600", "600", "600", "600", "600", "600", "600", "2.40", "0.00", "1", "10.0"]
 

@@ -9,7 +9,7 @@ CALL_SEC = 0.01
 
 
 class OneAtATime:
-    """A server that answers one request after the other, each after the same time, and counts one call for each."""
+    """A server that handles one request at a time, in constant time, and counts one network call for each."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -28,12 +28,12 @@ def _target(server: OneAtATime) -> Target:
     return Target("http://server", httpx.AsyncClient(transport=httpx.MockTransport(server)), "exact")
 
 
-def test_requests_are_sent_whether_or_not_earlier_ones_are_answered_and_their_wait_counts() -> None:
+def test_arrivals_do_not_wait_for_answers_and_latency_includes_the_queue() -> None:
     async def scenario() -> None:
         answers, elapsed = await open_loop(_target(OneAtATime()), rate=500, seconds=0.4, seed=0)
         assert len(answers) > 100
         assert elapsed > len(answers) * CALL_SEC
-        # The last one waits for all others, though it was to be sent at 0.4 s.
+        # The last request, due at 0.4 s, waits for all others.
         assert answers[-1].latency_sec > elapsed - 0.5
         assert all(earlier.due_sec <= later.due_sec < 0.4 for earlier, later in pairwise(answers))
 
@@ -48,7 +48,7 @@ def test_the_same_seed_gives_the_same_traffic() -> None:
     assert asyncio.run(scenario(3)) == asyncio.run(scenario(3)) != asyncio.run(scenario(4))
 
 
-def test_what_a_server_can_do_is_measured() -> None:
+def test_saturated_throughput_and_single_requests_are_measured() -> None:
     async def scenario() -> None:
         target = _target(OneAtATime())
         assert 0 < await saturate(target, 0.5) <= 1 / CALL_SEC

@@ -1,7 +1,9 @@
-"""A real server in its own process group, and what tests ask of it."""
+"""A real server in its own process group, with helpers for requests to it."""
 
+import base64
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,7 +19,10 @@ import httpx
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
+from service.http.schemas import ErrorResponse
+
 ROOT = Path(__file__).parents[2]
+GENERATIONS = "/v1/images/generations"
 STARTED_WITHIN_SEC = 240
 
 
@@ -36,9 +41,7 @@ class Server:
         # Reading certificates takes longer than most requests.
         return httpx.Client(base_url=self.url, timeout=60, headers=headers, trust_env=False, verify=False)  # noqa: S501
 
-    def post(
-        self, path: str = "/v1/images/generations", *, headers: dict[str, str] | None = None, **body: Any
-    ) -> httpx.Response:
+    def post(self, path: str = GENERATIONS, *, headers: dict[str, str] | None = None, **body: Any) -> httpx.Response:
         with self.client() as client:
             return client.post(path, json=body, headers=headers)
 
@@ -57,7 +60,7 @@ class Server:
         return self.metric("active_units") == self.metric("waiting_units") == self.metric("open_streams") == 0
 
     def processes(self) -> list[psutil.Process]:
-        """All that it has started, BentoML's supervisor first, and that is still there."""
+        """All its live processes, BentoML's supervisor first."""
         return sorted(
             (
                 process
@@ -123,7 +126,7 @@ def wait_until_ready(server: Server) -> None:
 
 
 def end(server: Server) -> None:
-    """Ask it to stop, and make sure that nothing of it is left."""
+    """Stop it, and kill the processes that are left."""
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
     try:
@@ -136,7 +139,7 @@ def end(server: Server) -> None:
 
 @contextmanager
 def busy(server: Server) -> Iterator[None]:
-    """Work for seconds, which goes before all other: what is asked for meanwhile stays open until the block ends."""
+    """Seconds of work with the highest priority: other requests stay open until the block ends."""
     body = {"n": 8, "steps": 100, "class_label": 0, "guidance_scale": 2.0, "priority": 9}
     with ExitStack() as stack:
         for _ in range(12):
@@ -147,7 +150,7 @@ def busy(server: Server) -> Iterator[None]:
 
 
 def begin(server: Server, body: dict[str, Any], stack: ExitStack, *, request_id: str = "") -> socket.socket:
-    """Send a request by hand and read nothing; the connection breaks with the stack, without a word."""
+    """Send a request without reading the response; the connection is closed with the stack."""
     content = json.dumps(body).encode()
     head = "POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
     head += f"x-request-id: {request_id}\r\n" if request_id else ""
@@ -157,10 +160,36 @@ def begin(server: Server, body: dict[str, Any], stack: ExitStack, *, request_id:
 
 
 def soon(claim: Any, within_sec: float = 60, *, every_sec: float = 0.02) -> bool:
-    """Whether the claim comes true in time."""
+    """Whether the claim becomes true in time."""
     deadline = time.monotonic() + within_sec
     while not claim():
         if time.monotonic() > deadline:
             return False
         time.sleep(every_sec)
     return True
+
+
+def images_of(response: httpx.Response) -> list[bytes]:
+    assert response.status_code == 200, response.text
+    return [base64.b64decode(image["b64_json"]) for image in response.json()["data"]]
+
+
+def error_of(response: httpx.Response) -> str:
+    error = ErrorResponse.model_validate_json(response.content).error
+    assert error.request_id == response.headers["x-request-id"]
+    if response.status_code in (429, 503):
+        assert int(response.headers["retry-after"]) >= 1
+    return error.code
+
+
+def events_of(server: Server, **body: Any) -> list[tuple[str, dict[str, Any]]]:
+    with server.client() as client, client.stream("POST", GENERATIONS, json={"stream": True, **body}) as response:
+        assert response.status_code == 200, response.read()
+        assert response.headers["content-type"].startswith("text/event-stream")
+        return parse_events("".join(response.iter_text()))
+
+
+def parse_events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    found = re.findall(r"event: (.+)\ndata: (.+)\n\n", text)
+    assert all(json.loads(data)["type"] == name for name, data in found)
+    return [(name, json.loads(data)) for name, data in found]

@@ -1,4 +1,4 @@
-"""What nobody should send, and a lot of it."""
+"""Fuzzed requests and floods of invalid ones."""
 
 import os
 import socket
@@ -34,7 +34,7 @@ def _fuzz(server: Server, folder: Path, *arguments: str) -> None:
     assert soon(server.is_idle)
 
 
-def test_no_request_that_the_description_allows_or_forbids_finds_a_fault(server: Server, tmp_path: Path) -> None:
+def test_fuzzing_by_the_openapi_document_finds_no_fault(server: Server, tmp_path: Path) -> None:
     _fuzz(server, tmp_path, "--max-examples", "5", "--seed", "1")
 
 
@@ -45,20 +45,18 @@ def locked(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 @pytest.mark.long
-def test_hundreds_of_such_requests_find_no_fault_with_and_without_keys(
-    server: Server, locked: Server, tmp_path: Path
-) -> None:
+def test_long_fuzzing_finds_no_fault_with_and_without_keys(server: Server, locked: Server, tmp_path: Path) -> None:
     _fuzz(server, tmp_path, "--max-examples", "200")
     _fuzz(locked, tmp_path, "--max-examples", "200", "-H", "Authorization: Bearer k1")
 
 
 @pytest.mark.long
-def test_floods_of_headers_and_bodies_and_slow_readers_harm_nobody(server: Server) -> None:
+def test_floods_and_slow_readers_affect_no_other_request(server: Server) -> None:
     end = time.monotonic() + FLOOD_SEC
 
     def flood(content: bytes, begin: bytes = b"") -> None:
         while time.monotonic() < end:
-            # The server ends what is no request; the next one begins at once.
+            # The server closes the connection; the next one starts at once.
             with suppress(OSError), socket.create_connection(("127.0.0.1", server.port), timeout=20) as connection:
                 connection.sendall(begin)
                 for _ in range(2000):

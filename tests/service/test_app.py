@@ -1,4 +1,4 @@
-"""A service with keys and narrow limits, its end, and its next life."""
+"""A service with keys and narrow limits, and how services end."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ import torch
 from openapi_spec_validator import validate
 
 from pipeline.artefacts.passport import PassportError, read
-from service.engine.job import SamplingParams
+from service.engine.request import SamplingParams
 from service.engine.stepper import Stepper
 from tests.service.server import ROOT, Server, serving, soon, wait_until_ready
 
@@ -55,7 +55,7 @@ def _code(response: httpx.Response) -> str:
 
 
 def _in_background(server: Server, key: str, request_id: str, **body: Any) -> threading.Thread:
-    """A request that is under way when this returns."""
+    """A request that the engine has accepted when this returns."""
     thread = threading.Thread(target=_post, args=(server, key), kwargs={"request_id": request_id, **body})
     thread.start()
     with server.client(key) as client:
@@ -64,7 +64,7 @@ def _in_background(server: Server, key: str, request_id: str, **body: Any) -> th
 
 
 GREEDY = {"n": 8, "steps": 100, "class_label": 0, "guidance_scale": 2.0}
-"""All that a key may have open."""
+"""All the work that a key may have open."""
 
 
 def _cancel(server: Server, key: str, request_id: str) -> httpx.Response:
@@ -90,22 +90,22 @@ def test_a_wrong_key_is_refused_before_its_body_is_read(strict: Server) -> None:
         assert client.post(GENERATIONS, content=b"x" * 10**6).status_code == 401
 
 
-def test_every_door_asks_for_a_key_but_those_that_tell_nothing(strict: Server) -> None:
-    asking = ["/v1/models", "/v1/queue", "/v1/images/status?id=x"]
-    assert {strict.get(path).status_code for path in asking} == {401}
+def test_every_path_but_the_public_ones_needs_a_key(strict: Server) -> None:
+    private = ["/v1/models", "/v1/queue", "/v1/images/status?id=x"]
+    assert {strict.get(path).status_code for path in private} == {401}
     assert strict.post("/generate", steps=1).status_code == 401
-    told = ["/livez", "/readyz", "/metrics", "/openapi.json"]
-    assert {strict.get(path).status_code for path in told} == {200}
+    public = ["/livez", "/readyz", "/metrics", "/openapi.json"]
+    assert {strict.get(path).status_code for path in public} == {200}
 
 
-def test_the_description_asks_for_a_key_too(strict: Server) -> None:
+def test_the_openapi_document_requires_a_key_too(strict: Server) -> None:
     document = strict.get("/openapi.json").json()
     validate(document)
     assert document["paths"][GENERATIONS]["post"]["security"] == [{"key": []}]
     assert "security" not in document["paths"]["/livez"]["get"]
 
 
-def test_requests_of_other_keys_are_unknown(strict: Server) -> None:
+def test_requests_of_other_keys_are_not_found(strict: Server) -> None:
     waiting = _in_background(strict, "alpha", "secret-1", **GREEDY)
     with strict.client("beta") as client:
         assert client.get("/v1/images/status", params={"id": "secret-1"}).status_code == 404
@@ -117,7 +117,7 @@ def test_requests_of_other_keys_are_unknown(strict: Server) -> None:
 # Limits
 
 
-def test_a_key_gets_its_share_and_another_key_its_own(strict: Server) -> None:
+def test_each_key_has_its_own_share(strict: Server) -> None:
     waiting = _in_background(strict, "alpha", "greedy", **GREEDY)
     response = _post(strict, "alpha", **GREEDY)
     assert (response.status_code, _code(response)) == (429, "key_share_exceeded")
@@ -127,7 +127,7 @@ def test_a_key_gets_its_share_and_another_key_its_own(strict: Server) -> None:
     waiting.join(60)
 
 
-def test_streams_are_counted(strict: Server) -> None:
+def test_streams_are_limited(strict: Server) -> None:
     body = {**GREEDY, "n": 4, "stream": True}
     with (
         strict.client("alpha") as client,
@@ -139,7 +139,7 @@ def test_streams_are_counted(strict: Server) -> None:
     assert soon(strict.is_idle)
 
 
-def test_an_image_that_is_not_finite_is_told_and_harms_no_other(strict: Server) -> None:
+def test_an_image_that_is_not_finite_fails_alone(strict: Server) -> None:
     waiting = _in_background(strict, "beta", "healthy", n=2, steps=50, class_label=0)
     response = _post(strict, steps=5, class_label=1)
     assert (response.status_code, _code(response)) == (500, "numerical_error")
@@ -155,7 +155,7 @@ def test_passports_are_signed(strict: Server) -> None:
         read(png, b"guess")
 
 
-def test_the_log_tells_what_was_asked_but_neither_who_nor_with_what_key(strict: Server) -> None:
+def test_the_log_has_the_parameters_but_neither_the_user_nor_the_key(strict: Server) -> None:
     _post(strict, "beta", request_id="logged", n=2, steps=3, class_label=2, seed=5, user="me")
     path = strict.log.parent / "log" / "requests.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -171,7 +171,7 @@ def test_the_log_tells_what_was_asked_but_neither_who_nor_with_what_key(strict: 
     assert not {"beta", "me"} & set(map(str, line.values()))
 
 
-# The end, and the next life
+# Drain, stop and restart
 
 
 def _stream_to_its_end(server: Server) -> str:
@@ -179,13 +179,13 @@ def _stream_to_its_end(server: Server) -> str:
         return client.post(GENERATIONS, json={**GREEDY, "n": 5, "stream": True}).text
 
 
-def test_a_drained_service_finishes_its_work_and_its_streams(model_folder: Path, tmp_path: Path) -> None:
+def test_a_drained_service_finishes_its_requests_and_streams(model_folder: Path, tmp_path: Path) -> None:
     with serving(model_folder, tmp_path, FOUNDRY_ROWS="2") as server, ThreadPoolExecutor(8) as pool:
-        # Another process draws the same pixels, tick by tick in company or alone.
-        recipe = SamplingParams(seed=21, class_label=1, sampler="ddpm", num_steps=7, guidance_scale=2.0)
+        # Another process draws the same pixels.
+        params = SamplingParams(seed=21, class_label=1, sampler="ddpm", num_steps=7, guidance_scale=2.0)
         drawn = server.post(seed=21, class_label=1, sampler="ddpm", steps=7, guidance_scale=2.0, response_format="png")
         stepper = Stepper.load(model_folder, rows=2, slots=8, max_mib=1, threads=torch.get_num_threads())
-        assert np.array_equal(read(drawn.content, None).image, stepper.draw(recipe))
+        assert np.array_equal(read(drawn.content, None).image, stepper.draw(params))
 
         streams = [pool.submit(_stream_to_its_end, server) for _ in range(8)]
         assert soon(lambda: server.metric("open_streams") == 8)
@@ -199,15 +199,15 @@ def test_a_drained_service_finishes_its_work_and_its_streams(model_folder: Path,
         assert server.metric("open_streams") > 0
 
         server.process.send_signal(signal.SIGTERM)
-        told = [stream.result() for stream in streams]
-        assert {text.count("event: image_generation.completed") for text in told} == {5}
-        assert not any("event: error" in text for text in told)
+        texts = [stream.result() for stream in streams]
+        assert {text.count("event: image_generation.completed") for text in texts} == {5}
+        assert not any("event: error" in text for text in texts)
         assert server.process.wait(60) == 0
         assert server.processes() == []
 
 
 @pytest.mark.long
-def test_a_worker_that_is_killed_comes_back(model_folder: Path, tmp_path: Path) -> None:
+def test_a_killed_worker_is_restarted(model_folder: Path, tmp_path: Path) -> None:
     with serving(model_folder, tmp_path) as other:
         waiting = _post_and_forget(other)
         worker = other.worker()
@@ -231,8 +231,8 @@ def _post_and_forget(server: Server) -> threading.Thread:
     return thread
 
 
-def test_bentoml_keeps_no_timer_of_requests_that_were_answered() -> None:
-    """It sets one for each request, and takes none back, where its time limit is true."""
+def test_bentoml_keeps_no_timer_per_request() -> None:
+    """It sets one for each request, and never cancels it, where its time limit is true."""
     code = """
 from bentoml._internal.configuration.containers import BentoMLContainer
 from service.app import Foundry

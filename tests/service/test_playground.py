@@ -1,4 +1,4 @@
-"""The page in a real browser, before the real service."""
+"""The playground in a real browser, with a real service."""
 
 import base64
 import json
@@ -35,7 +35,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def page(browser: Any, server: Server) -> Iterator[Any]:
-    """The page, which has met the service."""
+    """The page, after it has loaded the model's description."""
     context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
     page = context.new_page()
     page.set_default_timeout(TIMEOUT_MS)
@@ -49,11 +49,11 @@ def page(browser: Any, server: Server) -> Iterator[Any]:
 
 
 def set_number(page: Any, number: int) -> None:
-    page.get_by_label("How many").fill(str(number))
+    page.get_by_label("Number of images").fill(str(number))
 
 
 def draw(page: Any, number: int) -> None:
-    """Draw and wait for all pictures."""
+    """Draw and wait for all images."""
     set_number(page, number)
     page.get_by_role("button", name="Draw").click()
     expect(page.locator("li[data-done]")).to_have_count(number)
@@ -68,14 +68,14 @@ def seeds(page: Any) -> list[str]:
     return list(page.locator(".seed").all_text_contents())
 
 
-def test_the_page_says_what_the_model_can_draw(page: Any) -> None:
+def test_the_controls_are_set_to_the_models_classes_and_defaults(page: Any) -> None:
     assert page.get_by_label("Class").locator("option").all_text_contents() == ["any", "cat", "dog", "bird"]
     expect(page.get_by_label("Steps")).to_have_value("10")
     expect(page.get_by_label("Steps")).to_have_attribute("max", "100")
     expect(page.get_by_label("DPM++ 2M")).to_be_checked()
 
 
-def test_pictures_appear_out_of_noise_and_are_done_with_seed_and_passport(page: Any, server: Server) -> None:
+def test_images_emerge_from_noise_and_have_a_seed_and_a_passport(page: Any, server: Server) -> None:
     page.get_by_label("Class").select_option("dog")
     page.get_by_label("DDIM").check()
     page.get_by_label("Steps").fill("100")
@@ -86,7 +86,7 @@ def test_pictures_appear_out_of_noise_and_are_done_with_seed_and_passport(page: 
         page.locator("li:not([data-done]) .frame canvas").first.wait_for()
         page.locator("li:not([data-done]) .frame img").first.wait_for()
     expect(page.locator("li[data-done]")).to_have_count(4)
-    expect(page.get_by_role("status")).to_have_text("All 4 pictures are done.")
+    expect(page.get_by_role("status")).to_have_text("All 4 images are finished.")
     assert len(set(seeds(page))) == 4
     for number, seed in enumerate(seeds(page)):
         expect(page.get_by_role("img").nth(number)).to_have_attribute("alt", f"dog, seed {seed}")
@@ -95,7 +95,7 @@ def test_pictures_appear_out_of_noise_and_are_done_with_seed_and_passport(page: 
         assert (passport.sampler, passport.num_steps) == ("ddim", 100)
 
 
-def test_a_seed_beyond_what_javascript_can_count_draws_the_same_picture_again(page: Any, server: Server) -> None:
+def test_a_seed_beyond_javascripts_exact_integers_draws_the_same_image_again(page: Any, server: Server) -> None:
     page.get_by_role("textbox", name="Seed").fill(str(LARGEST_SEED))
     draw(page, 2)
     first, second = seeds(page)
@@ -104,23 +104,23 @@ def test_a_seed_beyond_what_javascript_can_count_draws_the_same_picture_again(pa
     assert alone.content == png_of(page, 1)
 
 
-def test_a_picture_is_downloaded_as_it_was_drawn_and_its_seed_copied(page: Any, tmp_path: Path) -> None:
+def test_an_image_can_be_downloaded_and_its_seed_copied(page: Any, tmp_path: Path) -> None:
     draw(page, 1)
     (seed,) = seeds(page)
     with page.expect_download() as download:
-        page.get_by_role("link", name=f"Download the picture with seed {seed}").click()
+        page.get_by_role("link", name=f"Download the image with seed {seed}").click()
     assert download.value.suggested_filename == f"any-class-{seed}.png"
     download.value.save_as(tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes() == png_of(page)
     page.get_by_role("button", name=f"Copy seed {seed}").click()
-    expect(page.get_by_role("status")).to_have_text(f"Seed {seed} is copied.")
+    expect(page.get_by_role("status")).to_have_text(f"Seed {seed} copied.")
     page.get_by_role("textbox", name="Seed").focus()
     page.keyboard.press("Control+V")
     expect(page.get_by_role("textbox", name="Seed")).to_have_value(seed)
 
 
 @pytest.mark.parametrize("how", ["button", "key"])
-def test_stopping_ends_the_work_of_the_service_too(page: Any, server: Server, how: str) -> None:
+def test_stopping_cancels_the_request(page: Any, server: Server, how: str) -> None:
     page.get_by_label("Steps").fill("100")
     set_number(page, 8)
     with busy(server):
@@ -135,7 +135,7 @@ def test_stopping_ends_the_work_of_the_service_too(page: Any, server: Server, ho
         expect(page.get_by_role("button", name="Draw")).to_be_enabled()
 
 
-def test_everything_can_be_done_with_the_keyboard(page: Any) -> None:
+def test_everything_can_be_operated_with_the_keyboard(page: Any) -> None:
     page.get_by_label("Class").focus()
     page.keyboard.type("bird")
     page.keyboard.press("Tab")
@@ -160,7 +160,7 @@ def test_every_control_has_a_name(page: Any) -> None:
     assert all(names), tree
     for start in (
         "Class",
-        "How many",
+        "Number of images",
         "Seed",
         "DDIM",
         "Steps",
@@ -173,7 +173,7 @@ def test_every_control_has_a_name(page: Any) -> None:
         assert any(name.startswith(start) for name in names), tree
 
 
-def test_without_a_class_there_is_nothing_to_guide_to(page: Any) -> None:
+def test_guidance_needs_a_class(page: Any) -> None:
     expect(page.get_by_label("Guidance")).to_be_disabled()
     page.get_by_label("Class").select_option("cat")
     page.get_by_label("Guidance").fill("3")
@@ -191,7 +191,7 @@ def test_a_seed_that_is_too_large_is_refused_before_it_is_sent(page: Any) -> Non
     expect(page.locator("li")).to_have_count(0)
 
 
-def test_without_a_right_key_the_page_asks_for_one_and_keeps_it_nowhere(page: Any) -> None:
+def test_the_page_asks_for_a_valid_key_and_stores_it_nowhere(page: Any) -> None:
     def guard(route: Any) -> None:
         if route.request.headers.get("authorization") == f"Bearer {KEY}":
             route.continue_()
@@ -200,8 +200,8 @@ def test_without_a_right_key_the_page_asks_for_one_and_keeps_it_nowhere(page: An
 
     page.route("**/v1/**", guard)
     page.reload()
-    expect(page.get_by_role("alert")).to_contain_text("The service wants an API key")
-    key = page.get_by_label("Kept by this page")
+    expect(page.get_by_role("alert")).to_contain_text("The service needs a valid API key")
+    key = page.get_by_label("Kept only by this page")
     key.fill(KEY)
     key.press("Tab")
     expect(page.get_by_role("alert")).to_be_hidden()
@@ -212,7 +212,7 @@ def test_without_a_right_key_the_page_asks_for_one_and_keeps_it_nowhere(page: An
     expect(key).to_have_value("")
 
 
-def test_a_refusal_is_shown_in_the_words_of_the_service(page: Any) -> None:
+def test_a_refusal_shows_the_services_message(page: Any) -> None:
     def ask_for_more(route: Any) -> None:
         route.continue_(post_data=json.dumps({**route.request.post_data_json, "steps": 1000}))
 
@@ -226,30 +226,30 @@ def _error(code: str) -> dict[str, Any]:
     return {"error": {"message": "m", "type": "server_error", "code": code, "param": None, "request_id": "r"}}
 
 
-TROUBLES: dict[str, tuple[dict[str, Any], str]] = {
+ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "busy": (
         {"status": 429, "json": _error("queue_full"), "headers": {"Retry-After": "7"}},
         "The service is busy. Try again in 7 s.",
     ),
     "stopping": (
         {"status": 503, "json": _error("draining")},
-        "The service takes no work now: it is starting or stopping.",
+        "The service accepts no requests now: it is starting or stopping.",
     ),
     "something between": ({"status": 502, "body": "<html>Bad gateway</html>"}, "The service answers with error 502."),
     "late": (
         {"status": 200, "body": 'event: error\ndata: {"error": {"code": "deadline_exceeded", "message": "m"}}\n\n'},
-        "The pictures were not ready in time.",
+        "The images were not ready in time.",
     ),
     "half a stream": (
         {"status": 200, "body": 'event: queued\ndata: {"id": "x"}\n\nevent: progress\ndata: {"steps_'},
-        "The connection broke off before all pictures were done.",
+        "The connection ended before all images were finished.",
     ),
 }
 
 
-@pytest.mark.parametrize("trouble", TROUBLES)
-def test_every_trouble_is_told_in_plain_words(page: Any, trouble: str) -> None:
-    answer, words = TROUBLES[trouble]
+@pytest.mark.parametrize("error", ERRORS)
+def test_every_error_has_a_plain_message(page: Any, error: str) -> None:
+    answer, words = ERRORS[error]
     page.route("**/v1/images/generations", lambda route: route.fulfill(**answer))
     page.get_by_role("button", name="Draw").click()
     expect(page.get_by_role("alert")).to_contain_text(words)
@@ -257,7 +257,7 @@ def test_every_trouble_is_told_in_plain_words(page: Any, trouble: str) -> None:
     expect(page.locator("li")).to_have_count(0)
 
 
-def test_a_service_that_is_gone_is_said_to_be_so_and_tried_again(page: Any) -> None:
+def test_an_unreachable_service_is_reported_and_can_be_tried_again(page: Any) -> None:
     page.route("**/v1/images/generations", lambda route: route.abort())
     page.get_by_role("button", name="Draw").click()
     expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
@@ -266,7 +266,7 @@ def test_a_service_that_is_gone_is_said_to_be_so_and_tried_again(page: Any) -> N
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
-def test_the_page_asks_nobody_but_its_own_service(browser: Any, server: Server) -> None:
+def test_the_page_connects_to_its_own_service_only(browser: Any, server: Server) -> None:
     page, asked = browser.new_page(), set()
     page.on(
         "request", lambda request: asked.add(request.url.split("/")[2] if request.url.startswith("http") else "data")

@@ -19,7 +19,7 @@ Replay = Callable[..., str]
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Replay:
-    """The command; what it says."""
+    """The command; returns its output."""
 
     def replayed(*arguments: object) -> str:
         foundry("replay", *arguments)
@@ -30,9 +30,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Replay:
 
 @pytest.fixture(scope="module")
 def picture(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Drawn by the service beside three others."""
+    """An image, drawn by the service together with three others."""
     path = tmp_path_factory.mktemp("pictures") / "picture.png"
-    order: dict[str, Any] = {
+    body: dict[str, Any] = {
         "n": 4,
         "seed": 11,
         "steps": 7,
@@ -40,45 +40,45 @@ def picture(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "class_label": "dog",
         "guidance_scale": 2.5,
     }
-    four = server.post(**order, response_format="b64_json").json()["data"]
-    alone = server.post(**{**order, "n": 1, "seed": four[2]["seed"]}, response_format="png")
+    four = server.post(**body, response_format="b64_json").json()["data"]
+    alone = server.post(**{**body, "n": 1, "seed": four[2]["seed"]}, response_format="png")
     path.write_bytes(alone.content)
     return path
 
 
 def rewritten(picture: Path, path: Path, image: np.ndarray | None = None, **changes: object) -> Path:
-    """The picture with other pixels or another passport."""
+    """The picture with different pixels or passport."""
     original = passport.load(picture, None)
     pixels = original.image if image is None else image
     path.write_bytes(replace(original.passport, **changes).png(pixels, None))  # type: ignore[arg-type]
     return path
 
 
-def test_a_picture_of_the_service_is_drawn_again_here_bit_by_bit(
+def test_an_image_of_the_service_is_drawn_again_locally_bit_by_bit(
     run: Replay, picture: Path, model_folder: Path
 ) -> None:
-    assert run(picture, "--model", model_folder) == f"{picture}: the same picture, every pixel\n"
+    assert run(picture, "--model", model_folder) == f"{picture}: every pixel is the same\n"
 
 
-def test_a_picture_of_the_service_is_drawn_again_by_the_service(run: Replay, picture: Path, server: Server) -> None:
-    assert "the same picture" in run(picture, "--url", server.url)
+def test_an_image_of_the_service_is_drawn_again_by_the_service(run: Replay, picture: Path, server: Server) -> None:
+    assert "every pixel is the same" in run(picture, "--url", server.url)
 
 
-def test_the_service_and_the_stepper_here_promise_the_same_bits(picture: Path, model_folder: Path) -> None:
+def test_the_service_and_a_local_stepper_have_the_same_passport(picture: Path, model_folder: Path) -> None:
     was = passport.load(picture, None).passport
-    assert replay.drawn_here(model_folder, was).passport == was
+    assert replay.draw_locally(model_folder, was).passport == was
 
 
-def test_the_model_may_stand_in_the_environment(
+def test_the_model_can_be_given_by_the_environment(
     run: Replay, picture: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(FoundryError, match="--model: should name a model folder, or --url a service"):
         run(picture)
     monkeypatch.setenv("FOUNDRY_MODEL", str(model_folder))
-    assert "the same picture" in run(picture)
+    assert "every pixel is the same" in run(picture)
 
 
-def test_one_changed_pixel_is_found(run: Replay, picture: Path, model_folder: Path, tmp_path: Path) -> None:
+def test_one_changed_pixel_is_detected(run: Replay, picture: Path, model_folder: Path, tmp_path: Path) -> None:
     image = passport.load(picture, None).image.copy()
     image[3, 4] ^= 2
     changed = rewritten(picture, tmp_path / "changed.png", image)
@@ -88,12 +88,12 @@ def test_one_changed_pixel_is_found(run: Replay, picture: Path, model_folder: Pa
         run(changed, "--model", model_folder)
 
 
-def test_another_seed_in_the_passport_is_found(run: Replay, picture: Path, server: Server, tmp_path: Path) -> None:
+def test_a_changed_seed_is_detected(run: Replay, picture: Path, server: Server, tmp_path: Path) -> None:
     with pytest.raises(CheckFailedError, match=r"of 64 values differ"):
         run(rewritten(picture, tmp_path / "changed.png", seed=12), "--url", server.url)
 
 
-def test_other_facts_of_the_machine_are_named_as_the_cause(
+def test_another_repro_id_or_fast_mode_is_named_as_the_cause(
     run: Replay, picture: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     image = passport.load(picture, None).image ^ 1
@@ -105,25 +105,25 @@ def test_other_facts_of_the_machine_are_named_as_the_cause(
         run(fast, "--model", model_folder)
 
 
-def test_a_picture_of_another_size_is_no_fault_of_ours(
+def test_a_picture_of_another_size_is_a_difference(
     run: Replay, picture: Path, model_folder: Path, tmp_path: Path
 ) -> None:
     cropped = rewritten(picture, tmp_path / "cropped.png", passport.load(picture, None).image[:4])
-    with pytest.raises(CheckFailedError, match="drawn again it is 8x8x1, it was 4x8x1"):
+    with pytest.raises(CheckFailedError, match="the new image is 8x8x1, the original 4x8x1"):
         run(cropped, "--model", model_folder)
 
 
 def test_another_model_is_refused_before_anything_is_drawn(
     run: Replay, picture: Path, classless_folder: Path, server: Server, tmp_path: Path
 ) -> None:
-    with pytest.raises(FoundryError, match=r"holds the model \w{12}, the picture was drawn by \w{12}"):
+    with pytest.raises(FoundryError, match=r"holds model \w{12}, the picture was drawn by \w{12}"):
         run(picture, "--model", classless_folder)
     foreign = rewritten(picture, tmp_path / "foreign.png", model_digest="0" * 64)
-    with pytest.raises(FoundryError, match=f"{server.url}: holds the model"):
+    with pytest.raises(FoundryError, match=f"{server.url}: holds model"):
         run(foreign, "--url", server.url)
 
 
-def test_a_passport_that_asks_for_what_the_model_cannot_do_is_refused(
+def test_a_passport_that_does_not_fit_the_model_is_refused(
     run: Replay, picture: Path, model_folder: Path, server: Server, tmp_path: Path
 ) -> None:
     beyond = rewritten(picture, tmp_path / "class.png", class_label=3)
@@ -135,7 +135,7 @@ def test_a_passport_that_asks_for_what_the_model_cannot_do_is_refused(
         run(beyond, "--url", server.url)
 
 
-def test_a_service_that_is_not_there_is_said_to_be_so(run: Replay, picture: Path) -> None:
+def test_an_unreachable_service_is_an_error(run: Replay, picture: Path) -> None:
     with pytest.raises(FoundryError, match=r"http://127\.0\.0\.1:9: .*refused"):
         run(picture, "--url", "http://127.0.0.1:9")
 
@@ -147,7 +147,7 @@ def test_with_a_key_a_tampered_passport_is_refused(
     signed = tmp_path / "signed.png"
     signed.write_bytes(original.passport.png(original.image, b"secret"))
     monkeypatch.setenv("FOUNDRY_PASSPORT_KEY", "secret")
-    assert "the same picture" in run(signed, "--model", model_folder)
+    assert "every pixel is the same" in run(signed, "--model", model_folder)
     with pytest.raises(FoundryError, match=r"picture\.png: the passport is not signed"):
         run(picture, "--model", model_folder)
     monkeypatch.setenv("FOUNDRY_PASSPORT_KEY", "another")
@@ -155,9 +155,7 @@ def test_with_a_key_a_tampered_passport_is_refused(
         run(signed, "--model", model_folder)
 
 
-def test_a_picture_that_is_drawn_otherwise_ends_with_code_3_and_one_line(
-    picture: Path, model_folder: Path, tmp_path: Path
-) -> None:
+def test_different_pixels_end_with_code_3_and_one_line(picture: Path, model_folder: Path, tmp_path: Path) -> None:
     changed = rewritten(picture, tmp_path / "changed.png", passport.load(picture, None).image ^ 1)
     command = [sys.executable, "-m", "pipeline", "replay", str(changed), "--model", str(model_folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)

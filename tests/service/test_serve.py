@@ -37,7 +37,7 @@ def test_a_changed_model_is_not_served(model_folder: Path, tmp_path: Path) -> No
     assert re.fullmatch(r".*model\.safetensors: SHA-256 is \w+, model\.json wants \w+\n", done.stderr)
 
 
-def test_a_port_in_use_is_told(model_folder: Path) -> None:
+def test_a_port_in_use_is_an_error(model_folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -46,8 +46,8 @@ def test_a_port_in_use_is_told(model_folder: Path) -> None:
     assert "Address already in use" in done.stderr
 
 
-def test_without_keys_other_machines_are_not_served(model_folder: Path) -> None:
-    done = _serve("--model", str(model_folder), "--host", "0.0.0.0")  # noqa: S104, it is the point
+def test_without_keys_only_loopback_addresses_are_accepted(model_folder: Path) -> None:
+    done = _serve("--model", str(model_folder), "--host", "0.0.0.0")  # noqa: S104, what is tested
     assert done.returncode == 2
     assert "set FOUNDRY_API_KEYS, or FOUNDRY_ALLOW_ANONYMOUS=1" in done.stderr
 
@@ -56,15 +56,15 @@ def test_without_keys_other_machines_are_not_served(model_folder: Path) -> None:
     ("name", "value"),
     [("FOUNDRY_ROWS", "1"), ("FOUNDRY_THREADS", "many"), ("FOUNDRY_MODEL_NAME", "a/b"), ("FOUNDRY_KEY_SHARE", "0")],
 )
-def test_a_wrong_variable_is_named(model_folder: Path, name: str, value: str) -> None:
+def test_an_invalid_variable_is_named(model_folder: Path, name: str, value: str) -> None:
     done = _serve("--model", str(model_folder), **{name: value})
     assert done.returncode == 2
     assert re.fullmatch(rf"{name}: .* \(got '{value}'\)\n", done.stderr)
 
 
-def test_a_name_is_no_address(model_folder: Path) -> None:
+def test_a_host_name_is_refused(model_folder: Path) -> None:
     done = _serve("--model", str(model_folder), "--host", "localhost")
     assert (done.returncode, done.stderr) == (
         2,
-        "--host: should be an IP address, as in 127.0.0.1 or 0.0.0.0 (got localhost)\n",
+        "--host: should be an IP address, such as 127.0.0.1 or 0.0.0.0 (got localhost)\n",
     )

@@ -5,22 +5,22 @@ import pytest
 from service.settings import Settings, SettingsError, load_settings
 
 
-def test_every_setting_says_what_it_is() -> None:
+def test_every_setting_has_a_description() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
-def test_keys_are_kept_as_digests() -> None:
+def test_keys_are_stored_as_digests() -> None:
     settings = Settings(api_keys="mouse, two,")
     assert settings.key_digests == tuple(hashlib.sha256(key).digest() for key in (b"mouse", b"two"))
     assert "mouse" not in repr(settings)
 
 
-def test_one_key_may_have_everything_and_several_their_share() -> None:
+def test_one_key_may_use_the_whole_queue_and_several_their_share() -> None:
     assert Settings(api_keys="one").limits.owner_share == 1.0
     assert Settings(api_keys="one,two").limits.owner_share == 0.5
 
 
-def test_all_wrong_variables_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_variables_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_ROWS", "0")
     monkeypatch.setenv("FOUNDRY_STUCK_SEC", "soon")
     with pytest.raises(SettingsError) as refused:
@@ -28,7 +28,7 @@ def test_all_wrong_variables_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -
     assert [line.split(":")[0] for line in str(refused.value).splitlines()] == ["FOUNDRY_ROWS", "FOUNDRY_STUCK_SEC"]
 
 
-def test_a_wrong_secret_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_secrets_are_not_shown_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_API_KEYS", "hush")
     monkeypatch.setenv("FOUNDRY_ROWS", "0")
     with pytest.raises(SettingsError) as refused:

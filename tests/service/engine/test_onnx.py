@@ -1,4 +1,4 @@
-"""ONNX Runtime behind the same stepper: the same promises."""
+"""ONNX Runtime as the stepper's backend: the same promises."""
 
 import shutil
 from dataclasses import replace
@@ -14,13 +14,13 @@ from pipeline.artefacts.passport import read
 from pipeline.errors import FoundryError
 from pipeline.export import bundle
 from pipeline.export.onnx import write_onnx
-from service.engine.job import Job, SamplingParams, SchedulingParams
 from service.engine.onnx import OnnxDenoiser
+from service.engine.request import Request, SamplingParams
 from service.engine.stepper import Stepper
 from service.settings import Settings
 from tests.service.server import serving
 
-RECIPE = SamplingParams(seed=5, class_label=1, sampler="ddpm", num_steps=6, guidance_scale=2.0)
+PARAMS = SamplingParams(seed=5, class_label=1, sampler="ddpm", num_steps=6, guidance_scale=2.0)
 
 
 @pytest.fixture(scope="module")
@@ -44,75 +44,73 @@ def test_the_pipeline_writes_the_file_that_the_service_reads() -> None:
     assert bundle.ONNX == ONNX
 
 
-def test_pictures_are_torchs_but_for_rounding_and_their_repro_id_tells(folder: Path) -> None:
+def test_images_equal_torchs_up_to_rounding_and_have_another_repro_id(folder: Path) -> None:
     by_onnx, by_torch = _stepper(folder), _stepper(folder, backend="torch")
     assert by_onnx.repro_id == _stepper(folder, backend="onnxruntime").repro_id != by_torch.repro_id
-    difference = by_onnx.draw(RECIPE).astype(int) - by_torch.draw(RECIPE)
+    difference = by_onnx.draw(PARAMS).astype(int) - by_torch.draw(PARAMS)
     assert np.abs(difference).max() <= 1
 
 
-def test_a_folder_without_the_file_is_for_torch(model_folder: Path) -> None:
+def test_a_folder_without_the_file_is_served_by_torch(model_folder: Path) -> None:
     assert _stepper(model_folder).repro_id == _stepper(model_folder, backend="torch").repro_id
     with pytest.raises(FoundryError, match=r"denoiser\.onnx: No such file"):
         _stepper(model_folder, backend="onnxruntime")
 
 
-def test_a_picture_has_the_same_bits_alone_and_in_company(folder: Path) -> None:
+def test_an_image_has_the_same_bits_alone_and_with_others(folder: Path) -> None:
     stepper = _stepper(folder)
-    recipes = [RECIPE, *(replace(RECIPE, seed=seed, guidance_scale=1.0, sampler="ddim") for seed in range(4))]
-    jobs = [Job(recipe=recipe, terms=SchedulingParams(request_id="r", owner="o")) for recipe in recipes]
+    images = (PARAMS, *(replace(PARAMS, seed=seed, guidance_scale=1.0, sampler="ddim") for seed in range(4)))
+    jobs = Request(request_id="r", owner="o", images=images).jobs
     for job in jobs:
         stepper.enter(job)
-    for _ in range(RECIPE.num_steps):
+    for _ in range(PARAMS.num_steps):
         stepper.step(jobs)
         for job in jobs:
             job.step += 1
     together = [stepper.image(job) for job in jobs]
     for job in jobs:
         stepper.leave(job)
-    assert all(np.array_equal(stepper.draw(recipe), image) for recipe, image in zip(recipes, together, strict=True))
+    assert all(np.array_equal(stepper.draw(params), image) for params, image in zip(images, together, strict=True))
 
 
-def test_a_row_that_is_not_finite_is_noticed_and_harms_no_other(folder: Path, model: Model) -> None:
+def test_a_row_that_is_not_finite_is_detected_and_affects_no_other(folder: Path, model: Model) -> None:
     denoiser = OnnxDenoiser(folder / ONNX, model, threads=1)
     x, t, labels = torch.zeros(3, 1, 8, 8), torch.tensor([50, 50, 50]), torch.tensor([0, 1, 2])
     clean = denoiser(x, t, labels)
     x[1, 0, 3, 3] = torch.inf
-    found = denoiser(x, t, labels)
-    assert found.sum(dim=(1, 2, 3)).isfinite().tolist() == [True, False, True]
-    assert torch.equal(found[[0, 2]], clean[[0, 2]])
+    output = denoiser(x, t, labels)
+    assert output.sum(dim=(1, 2, 3)).isfinite().tolist() == [True, False, True]
+    assert torch.equal(output[[0, 2]], clean[[0, 2]])
 
 
 def test_another_models_file_is_refused(broken_folder: Path, folder: Path) -> None:
-    with pytest.raises(FoundryError, match=r"denoiser\.onnx: made of model \w+, this is \w+"):
+    with pytest.raises(FoundryError, match=r"denoiser\.onnx: exported from model \w+, but the folder holds \w+"):
         OnnxDenoiser(folder / ONNX, load_model(broken_folder), threads=1)
 
 
-def test_a_file_that_says_of_itself_what_is_not_true_is_refused(folder: Path, model: Model, tmp_path: Path) -> None:
+def test_a_file_with_the_right_digest_and_wrong_weights_is_refused(folder: Path, model: Model, tmp_path: Path) -> None:
     graph = onnx.load(folder / ONNX)
     weights = max(graph.graph.initializer, key=lambda weights: len(weights.raw_data))
     weights.raw_data = bytes(len(weights.raw_data))
     onnx.save(graph, tmp_path / "changed.onnx")
-    with pytest.raises(FoundryError, match=r"changed\.onnx: does not denoise as the model does"):
+    with pytest.raises(FoundryError, match=r"changed\.onnx: its output differs from the model's"):
         OnnxDenoiser(tmp_path / "changed.onnx", model, threads=1)
 
 
-def test_a_file_that_is_no_model_is_refused(model: Model, tmp_path: Path) -> None:
+def test_a_missing_file_and_one_that_is_no_model_are_refused(model: Model, tmp_path: Path) -> None:
     path = tmp_path / "x.onnx"
     with pytest.raises(FoundryError, match=r"x\.onnx: No such file"):
         OnnxDenoiser(path, model, threads=1)
     path.write_bytes(b"no model")
-    with pytest.raises(FoundryError, match=r"x\.onnx: not a model of ONNX"):
+    with pytest.raises(FoundryError, match=r"x\.onnx: not an ONNX model"):
         OnnxDenoiser(path, model, threads=1)
 
 
-def test_the_service_takes_the_file_where_it_is_and_another_process_draws_the_same(
-    folder: Path, tmp_path: Path
-) -> None:
-    asked = {"seed": 5, "class_label": 1, "sampler": "ddpm", "steps": 6, "guidance_scale": 2.0}
+def test_the_service_uses_the_file_and_another_process_draws_the_same_image(folder: Path, tmp_path: Path) -> None:
+    body = {"seed": 5, "class_label": 1, "sampler": "ddpm", "steps": 6, "guidance_scale": 2.0}
     with serving(folder, tmp_path) as server:
-        drawn = read(server.post(**asked, response_format="png").content, None)
+        drawn = read(server.post(**body, response_format="png").content, None)
     settings = Settings()
     here = Stepper.load(folder, rows=settings.rows, slots=16, max_mib=1, threads=settings.threads)
     assert drawn.passport.repro_id == here.repro_id
-    assert np.array_equal(drawn.image, here.draw(RECIPE))
+    assert np.array_equal(drawn.image, here.draw(PARAMS))

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.scheduler_simulator import Arrival, Outcome, Simulation, mixed_load
-from service.engine.job import Job, SamplingParams, SchedulingParams, State
-from service.engine.scheduler import Limits, Pace, Scheduler
+from service.engine.request import Job, Request, SamplingParams, State
+from service.engine.scheduler import Limits, Scheduler, TickTimes
 from service.errors import DeadlineUnattainableError, KeyShareError, QueueFullError
 
 TICK_SEC = {1: 0.004, 2: 0.005, 4: 0.006, 8: 0.008}
@@ -16,7 +16,7 @@ NUMBERS = iter(range(10**9))
 
 
 def _scheduler(**limits: float) -> Scheduler:
-    return Scheduler(Limits(**limits), Pace(TICK_SEC))  # type: ignore[arg-type]
+    return Scheduler(Limits(**limits), TickTimes(TICK_SEC))  # type: ignore[arg-type]
 
 
 def _request(
@@ -27,17 +27,21 @@ def _request(
     priority: int = 0,
     deadline: float | None = None,
     guided: bool = False,
-) -> list[Job]:
-    expires = float("inf") if deadline is None else deadline
-    terms = SchedulingParams(
-        request_id=str(next(NUMBERS)), owner=owner, priority=priority, deadline=deadline, expires=expires
-    )
+) -> Request:
     scale = 3.0 if guided else 1.0
-    recipe = SamplingParams(seed=0, class_label=0, sampler="ddim", num_steps=num_steps, guidance_scale=scale)
-    return [Job(recipe=recipe, terms=terms, index=index) for index in range(num_images)]
+    params = SamplingParams(seed=0, class_label=0, sampler="ddim", num_steps=num_steps, guidance_scale=scale)
+    request = Request(
+        request_id=str(next(NUMBERS)),
+        owner=owner,
+        images=(params,) * num_images,
+        priority=priority,
+        deadline_sec=deadline,
+    )
+    request.submit(0.0)
+    return request
 
 
-def _admit(scheduler: Scheduler, *requests: list[Job], now: float = 0.0) -> None:
+def _admit(scheduler: Scheduler, *requests: Request, now: float = 0.0) -> None:
     for request in requests:
         scheduler.admit(request, now)
 
@@ -47,7 +51,7 @@ def _tick(scheduler: Scheduler, now: float = 0.0) -> list[Job]:
     scheduler.advance(chosen)
     for job in chosen:
         if not job.steps_left:
-            scheduler.end(job, State.DONE)
+            scheduler.close(job, State.DONE)
     return chosen
 
 
@@ -57,7 +61,7 @@ def _tick(scheduler: Scheduler, now: float = 0.0) -> list[Job]:
 def test_higher_priority_goes_first() -> None:
     scheduler, low, high = _scheduler(rows=2), _request(2), _request(2, priority=1)
     _admit(scheduler, low, high)
-    assert scheduler.choose(0.0) == high
+    assert scheduler.choose(0.0) == high.jobs
 
 
 def test_of_equal_priority_least_slack_to_the_deadline_goes_first() -> None:
@@ -66,7 +70,7 @@ def test_of_equal_priority_least_slack_to_the_deadline_goes_first() -> None:
     long = _request(num_steps=500, deadline=9.5)
     _admit(scheduler, none, late, soon, long)
     # 500 steps of 5 ms before 9.5 s leave less slack than 10 steps before 8 s.
-    assert scheduler.choose(0.0) == [*long, *soon]
+    assert scheduler.choose(0.0) == [*long.jobs, *soon.jobs]
 
 
 def test_without_deadlines_a_short_request_overtakes_a_long_one() -> None:
@@ -74,63 +78,63 @@ def test_without_deadlines_a_short_request_overtakes_a_long_one() -> None:
     _admit(scheduler, long)
     _tick(scheduler)
     _admit(scheduler, short)
-    assert scheduler.choose(0.0) == short
+    assert scheduler.choose(0.0) == short.jobs
 
 
 def test_short_requests_do_not_overtake_a_long_one_for_ever() -> None:
     scheduler = _scheduler(rows=2, stretch=10, patience_ticks=10**6)
     long, now = _request(2, 50), 0.0
     _admit(scheduler, long)
-    while long[0].is_open:
-        if all(job in long for job in scheduler.open_jobs):
+    while long.is_open:
+        if all(job.request is long for job in scheduler.open_jobs):
             _admit(scheduler, _request(2, 10), now=now)
         _tick(scheduler, now)
         now += 0.005
         assert now < 10 * 100 * 0.0025 + 1
 
 
-def test_equal_requests_go_as_they_came() -> None:
+def test_equal_requests_go_in_order_of_submission() -> None:
     scheduler, first, second = _scheduler(rows=2), _request(2), _request(2)
     _admit(scheduler, first, second)
-    assert [_tick(scheduler) for _ in range(20)] == [first] * 10 + [second] * 10
+    assert [_tick(scheduler) for _ in range(20)] == [first.jobs] * 10 + [second.jobs] * 10
 
 
-def test_rows_are_filled_past_a_job_that_does_not_fit() -> None:
+def test_a_job_that_does_not_fit_leaves_its_row_to_the_next() -> None:
     scheduler, plain, guided, other = _scheduler(rows=2), _request(), _request(guided=True), _request()
     _admit(scheduler, plain, guided, other)
-    assert scheduler.choose(0.0) == [*plain, *other]
+    assert scheduler.choose(0.0) == [*plain.jobs, *other.jobs]
 
 
 def test_a_starving_job_goes_first_whatever_its_priority() -> None:
     scheduler, low, high = _scheduler(rows=2, patience_ticks=3), _request(priority=0), _request(2, 100, priority=9)
     _admit(scheduler, low, high)
     ticks = [_tick(scheduler) for _ in range(9)]
-    assert [low[0] in chosen for chosen in ticks] == [False, False, False, True, False, False, False, True, False]
+    assert [low.jobs[0] in chosen for chosen in ticks] == [False, False, False, True, False, False, False, True, False]
     assert all(len(chosen) == 2 for chosen in ticks)
 
 
 # Owners
 
 
-def test_owners_share_the_rows_whatever_they_ask_for() -> None:
+def test_owners_get_equal_shares_of_the_rows_whatever_they_request() -> None:
     scheduler = _scheduler(rows=4)
     greedy, modest = _request(8, 100, owner="greedy", priority=9), _request(2, 50, owner="modest")
     _admit(scheduler, greedy, modest)
     ticks = [_tick(scheduler) for _ in range(50)]
-    assert all(sum(job in modest for job in chosen) == 2 for chosen in ticks)
+    assert all(sum(job.request is modest for job in chosen) == 2 for chosen in ticks)
 
 
-def test_an_owner_that_comes_late_is_not_paid_for_its_absence() -> None:
+def test_a_new_owner_gets_no_credit_for_the_time_before() -> None:
     scheduler = _scheduler(rows=2)
     _admit(scheduler, _request(2, 100, owner="early"))
     for _ in range(40):
         _tick(scheduler)
     late = _request(2, 100, owner="late")
     _admit(scheduler, late)
-    assert sum(job in late for _ in range(20) for job in _tick(scheduler)) == pytest.approx(20, abs=2)
+    assert sum(job.request is late for _ in range(20) for job in _tick(scheduler)) == pytest.approx(20, abs=2)
 
 
-def test_what_one_owner_leaves_another_gets() -> None:
+def test_rows_that_one_owner_leaves_go_to_another() -> None:
     scheduler, small, big = _scheduler(rows=8), _request(1, owner="small"), _request(8, owner="big")
     _admit(scheduler, small, big)
     assert len(scheduler.choose(0.0)) == 8
@@ -140,25 +144,25 @@ def test_a_starving_guided_job_gets_its_two_rows() -> None:
     scheduler = _scheduler(rows=2, patience_ticks=3)
     guided, plain, other = _request(guided=True), _request(2, 100, priority=9), _request(2, 100, owner="b")
     _admit(scheduler, other, guided, plain)
-    assert any(guided[0] in _tick(scheduler) for _ in range(10))
+    assert any(guided.jobs[0] in _tick(scheduler) for _ in range(10))
 
 
 @given(st.lists(st.sampled_from("abc"), min_size=3, max_size=12), st.integers(2, 8))
-def test_busy_owners_never_drift_apart(owners: list[str], rows: int) -> None:
+def test_shares_of_busy_owners_never_drift_apart(owners: list[str], rows: int) -> None:
     scheduler = _scheduler(rows=rows, open_row_steps=10**6)
     for owner in owners:
         _admit(scheduler, _request(4, 1000, owner=owner, guided=owner == "a"))
     served = dict.fromkeys(owners, 0)
     for _ in range(60):
         for job in _tick(scheduler):
-            served[job.terms.owner] += job.rows
+            served[job.request.owner] += job.rows
     assert max(served.values()) - min(served.values()) <= 2 * rows + 4
 
 
 # Room
 
 
-def test_a_full_queue_refuses_the_newest_and_says_when_to_come_again() -> None:
+def test_a_full_queue_refuses_the_newest_request_with_a_time_to_retry() -> None:
     scheduler = _scheduler(open_images=4)
     _admit(scheduler, _request(3, 500))
     with pytest.raises(QueueFullError) as refused:
@@ -195,7 +199,7 @@ def test_a_deadline_that_cannot_be_met_alone_is_refused() -> None:
     _admit(scheduler, _request(1, 100, deadline=0.41))
 
 
-def test_a_deadline_is_measured_against_the_promised_work() -> None:
+def test_a_deadline_is_checked_against_the_work_with_deadlines_before_it() -> None:
     scheduler = _scheduler()
     _admit(scheduler, _request(8, 100, deadline=0.9))
     with pytest.raises(DeadlineUnattainableError):
@@ -203,28 +207,28 @@ def test_a_deadline_is_measured_against_the_promised_work() -> None:
     _admit(scheduler, _request(8, 100, deadline=1.7))
 
 
-def test_work_without_deadlines_does_not_stand_in_the_way_of_a_deadline() -> None:
+def test_work_without_deadlines_does_not_count_against_a_deadline() -> None:
     scheduler = _scheduler()
     _admit(scheduler, *[_request(8, 500) for _ in range(4)])
     _admit(scheduler, _request(8, 100, deadline=0.9))
 
 
-def test_a_deadline_that_would_break_a_promise_is_refused() -> None:
+def test_a_deadline_that_would_break_an_accepted_one_is_refused() -> None:
     scheduler = _scheduler()
     _admit(scheduler, _request(8, 100, deadline=0.9))
     with pytest.raises(DeadlineUnattainableError):
         _admit(scheduler, _request(8, 20, deadline=0.2))
 
 
-def test_a_slower_pace_refuses_more() -> None:
+def test_slower_ticks_refuse_more_deadlines() -> None:
     scheduler = _scheduler()
     for _ in range(50):
-        scheduler.pace.observe(1, 0.1)
+        scheduler.tick_times.observe(1, 0.1)
     with pytest.raises(DeadlineUnattainableError):
         _admit(scheduler, _request(1, 100, deadline=0.41))
 
 
-# Any traffic, under a clock that is only a number
+# Any traffic, with a virtual clock
 
 ARRIVALS = st.lists(
     st.builds(
@@ -252,12 +256,12 @@ LIMITS = st.builds(
 
 
 def _drawn(outcomes: Sequence[Outcome], state: State) -> list[Job]:
-    return [job for outcome in outcomes for job in outcome.jobs if job.state is state]
+    return [job for outcome in outcomes for job in outcome.request.jobs if job.state is state]
 
 
 @given(ARRIVALS, LIMITS)
 def test_every_job_ends_once_and_every_row_step_is_accounted_for(arrivals: list[Arrival], limits: Limits) -> None:
-    simulation = Simulation(Scheduler(limits, Pace(TICK_SEC)), arrivals)
+    simulation = Simulation(Scheduler(limits, TickTimes(TICK_SEC)), arrivals)
     row_steps = 0
     for tick in simulation.ticks():
         assert 0 < tick.rows <= limits.rows
@@ -267,10 +271,10 @@ def test_every_job_ends_once_and_every_row_step_is_accounted_for(arrivals: list[
         row_steps += tick.rows
     assert len(simulation.outcomes) == len(arrivals)
     for outcome in simulation.outcomes:
-        assert len(outcome.ends) == (0 if outcome.refusal else len(outcome.jobs))
+        assert len(outcome.ends) == (0 if outcome.refusal else len(outcome.request.jobs))
     assert not simulation.scheduler.open_jobs
     assert simulation.scheduler.open_row_steps == 0
-    assert row_steps == sum(job.rows * job.step for outcome in simulation.outcomes for job in outcome.jobs)
+    assert row_steps == sum(job.rows * job.step for outcome in simulation.outcomes for job in outcome.request.jobs)
     assert all(job.steps_left == 0 for job in _drawn(simulation.outcomes, State.DONE))
 
 
@@ -278,7 +282,7 @@ def test_every_job_ends_once_and_every_row_step_is_accounted_for(arrivals: list[
 def test_no_job_waits_longer_than_patience_and_one_turn_of_all_jobs_for_each_owner(
     arrivals: list[Arrival], limits: Limits
 ) -> None:
-    simulation = Simulation(Scheduler(limits, Pace(TICK_SEC)), arrivals)
+    simulation = Simulation(Scheduler(limits, TickTimes(TICK_SEC)), arrivals)
     waited: dict[Job, int] = {}
     for tick in simulation.ticks():
         waited = {job: waited.get(job, 0) + 1 for job in simulation.scheduler.open_jobs if job not in tick.jobs}
@@ -286,15 +290,15 @@ def test_no_job_waits_longer_than_patience_and_one_turn_of_all_jobs_for_each_own
 
 
 @given(ARRIVALS)
-def test_what_is_drawn_is_drawn_in_time(arrivals: list[Arrival]) -> None:
+def test_finished_requests_are_finished_in_time(arrivals: list[Arrival]) -> None:
     outcomes = Simulation(_scheduler(), arrivals).run()
     for outcome in outcomes:
         if outcome.latency_sec is not None and outcome.arrival.deadline_sec is not None:
-            # A deadline that passes in the middle of the last step is not taken back.
+            # A deadline that passes during the last step does not fail the request.
             assert outcome.latency_sec <= outcome.arrival.deadline_sec + max(TICK_SEC.values())
 
 
-def test_under_one_owner_promises_are_kept() -> None:
+def test_accepted_deadlines_of_one_owner_are_kept() -> None:
     arrivals = [
         Arrival(time=0.02 * i, num_images=1 + i % 4, num_steps=10 + 10 * (i % 3), deadline_sec=0.1 + 0.05 * (i % 5))
         for i in range(400)
@@ -306,13 +310,13 @@ def test_under_one_owner_promises_are_kept() -> None:
 
 
 def test_near_saturation_short_requests_stay_short_and_long_ones_finish() -> None:
-    pace = Pace(TICK_SEC)
-    outcomes = Simulation(_scheduler(), mixed_load(0.9, pace, num_requests=500, seed=1)).run()
+    tick_times = TickTimes(TICK_SEC)
+    outcomes = Simulation(_scheduler(), mixed_load(0.9, tick_times, num_requests=500, seed=1)).run()
     assert all(outcome.latency_sec is not None for outcome in outcomes)
     short = sorted(o.latency_sec or 0 for o in outcomes if o.arrival.num_steps == 10)
     assert short[int(0.95 * len(short))] < 3 * 10 * TICK_SEC[8]
 
 
-def test_the_policy_knows_neither_torch_nor_the_network() -> None:
+def test_the_policy_imports_neither_torch_nor_asyncio_nor_numpy() -> None:
     probe = "import sys, service.engine.scheduler, benchmarks.scheduler_simulator; sys.exit(bool({'torch', 'asyncio', 'numpy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", probe], check=False).returncode == 0

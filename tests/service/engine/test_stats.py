@@ -1,8 +1,7 @@
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.engine.job import SamplingParams, SchedulingParams, State
-from service.engine.request import Order, RequestHandle
+from service.engine.request import Request, SamplingParams, State
 from service.engine.stats import Histogram, Stats
 
 
@@ -17,13 +16,14 @@ def _samples(stats: Stats) -> dict[tuple[str, str], float]:
     }
 
 
-def _ticket(num_steps: int, guidance_scale: float = 1.0) -> RequestHandle:
-    recipe = SamplingParams(seed=0, class_label=0, sampler="ddim", num_steps=num_steps, guidance_scale=guidance_scale)
-    order = Order(request_id="r", owner="o", recipes=(recipe, recipe))
-    return RequestHandle(order=order, terms=SchedulingParams(request_id="r", owner="o"), listener=print, submitted=10.0)
+def _request(num_steps: int, guidance_scale: float = 1.0) -> Request:
+    params = SamplingParams(seed=0, class_label=0, sampler="ddim", num_steps=num_steps, guidance_scale=guidance_scale)
+    request = Request(request_id="r", owner="o", images=(params, params))
+    request.submit(10.0)
+    return request
 
 
-def test_a_histogram_counts_up_to_each_bound() -> None:
+def test_buckets_of_a_histogram_are_cumulative() -> None:
     histogram = Histogram((1.0, 2.0))
     for value in (0.5, 1.0, 1.5, 9.0):
         histogram.observe(value)
@@ -31,23 +31,23 @@ def test_a_histogram_counts_up_to_each_bound() -> None:
     assert histogram.total == 12.0
 
 
-def test_rows_are_told_apart_by_what_they_are_for() -> None:
-    stats, jobs = Stats(), [*_ticket(5).jobs, *_ticket(5, 3.0).jobs]
+def test_rows_are_counted_by_purpose() -> None:
+    stats, jobs = Stats(), [*_request(5).jobs, *_request(5, 3.0).jobs]
     stats.count_forward(jobs, 8)
     stats.observe_tick(0.002)
     samples = _samples(stats)
-    assert samples["unet_forwards_total", ""] == stats.forwards == 1
+    assert samples["unet_forwards_total", ""] == 1
     kinds = {kind: samples["row_steps_total", kind] for kind in ("image", "guidance", "padding")}
     assert kinds == {"image": 4, "guidance": 2, "padding": 2}
     assert samples["tick_seconds_bucket", "0.0025"] == 1
 
 
-def test_requests_are_counted_by_outcome_and_timed_by_class_of_steps() -> None:
-    stats, ticket = Stats(), _ticket(25)
-    ticket.started = 10.2
-    for job in ticket.jobs:
-        job.end(State.DONE)
-    stats.count_request(ticket, 12.0)
+def test_requests_are_counted_by_outcome_and_timed_by_their_steps() -> None:
+    stats, request = Stats(), _request(25)
+    request.started = 10.2
+    for job in request.jobs:
+        job.close(State.DONE)
+    stats.count_request(request, 12.0)
     samples = _samples(stats)
     assert samples["requests_total", "completed"] == 1
     assert samples["images_total", ""] == 2
@@ -56,7 +56,7 @@ def test_requests_are_counted_by_outcome_and_timed_by_class_of_steps() -> None:
     assert samples["queue_seconds_bucket", "0.25"] == 1
 
 
-def test_series_are_there_before_anything_happened() -> None:
+def test_all_series_exist_from_the_start() -> None:
     assert _samples(Stats()).keys() >= {("requests_total", "failed"), ("request_seconds_count", "1000")}
 
 

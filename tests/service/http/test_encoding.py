@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.engine.job import SamplingParams
+from service.engine.request import SamplingParams
 from service.http.encoding import npy, passport_for, preview_png, zipped
 
-RECIPE = SamplingParams(seed=3, class_label=1, sampler="ddim", num_steps=4, eta=0.5, guidance_scale=2.0)
+PARAMS = SamplingParams(seed=3, class_label=1, sampler="ddim", num_steps=4, eta=0.5, guidance_scale=2.0)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -19,7 +19,7 @@ def test_a_preview_keeps_its_pixels(channels: int) -> None:
 
 
 def test_a_passport_names_all_of_the_recipe() -> None:
-    passport = passport_for(RECIPE, model_digest="d", repro_id="r", is_exact=False)
+    passport = passport_for(PARAMS, model_digest="d", repro_id="r", is_exact=False)
     assert (passport.seed, passport.class_label, passport.sampler, passport.num_steps) == (3, 1, "ddim", 4)
     assert (passport.eta, passport.guidance_scale, passport.determinism) == (0.5, 2.0, "fast")
     assert (passport.model_digest, passport.repro_id) == ("d", "r")

@@ -18,7 +18,7 @@ def test_every_error_has_a_code_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
-def test_every_error_has_the_one_shape(kind: type[ServiceError]) -> None:
+def test_every_error_has_the_same_shape(kind: type[ServiceError]) -> None:
     error = kind("because", param="p")
     body = error_body(error, "id").error
     assert (body.message, body.code, body.param, body.request_id) == ("because", kind.code, "p", "id")
@@ -27,18 +27,18 @@ def test_every_error_has_the_one_shape(kind: type[ServiceError]) -> None:
     )
 
 
-def test_headers_tell_when_to_come_again_and_how_to_ask() -> None:
+def test_headers_say_when_to_retry_and_how_to_authenticate() -> None:
     assert error_headers(errors.QueueFullError("full", retry_after_sec=7)) == {"retry-after": "7"}
     assert error_headers(UnauthorizedError("who?")) == {"www-authenticate": "Bearer"}
 
 
-def test_a_wrong_method_is_told_the_right_ones() -> None:
+def test_an_unsupported_method_gets_the_supported_ones() -> None:
     error = MethodNotAllowedError("/x", {"POST", "GET"})
-    assert str(error) == "/x knows GET, POST"
+    assert str(error) == "/x supports GET, POST"
     assert error_headers(error) == {"allow": "GET, POST"}
 
 
-def test_all_fields_are_named_once_and_the_first_is_the_parameter() -> None:
+def test_every_field_is_named_once_and_the_first_is_param() -> None:
     findings = [
         {"loc": ("body", "n"), "msg": "too many"},
         {"loc": ("body", "class_label", "str"), "msg": "no text"},

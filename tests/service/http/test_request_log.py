@@ -4,7 +4,7 @@ from pathlib import Path
 from service.http.request_log import BACKUPS, RequestLog
 
 
-def test_every_request_is_a_line_of_json(tmp_path: Path) -> None:
+def test_every_request_is_one_line_of_json(tmp_path: Path) -> None:
     log = RequestLog(tmp_path / "new" / "log.jsonl", 1)
     log.write(n=1, class_label=None)
     log.write(n=2, class_label=3)
@@ -14,7 +14,7 @@ def test_every_request_is_a_line_of_json(tmp_path: Path) -> None:
     assert lines[0]["time"] <= lines[1]["time"]
 
 
-def test_a_large_log_is_rotated_and_old_ones_are_dropped(tmp_path: Path) -> None:
+def test_a_large_log_is_rotated_and_the_oldest_files_are_deleted(tmp_path: Path) -> None:
     log = RequestLog(tmp_path / "log.jsonl", 1)
     for _ in range(6):
         log.write(text="x" * 900_000)

@@ -1,0 +1,47 @@
+import pytest
+
+from service.engine.request import Request, SamplingParams, State
+
+
+def _request(num_images: int = 1, *, guidance_scale: float = 1.0, deadline_sec: float | None = None) -> Request:
+    params = SamplingParams(seed=1, class_label=0, sampler="ddim", num_steps=10, guidance_scale=guidance_scale)
+    return Request(request_id="r", owner="o", images=(params,) * num_images, deadline_sec=deadline_sec)
+
+
+def test_guidance_needs_a_second_row() -> None:
+    assert _request().jobs[0].rows == 1
+    assert _request(guidance_scale=0.0).jobs[0].rows == _request(guidance_scale=3.0).jobs[0].rows == 2
+    assert _request(2, guidance_scale=3.0).row_steps_left == 40
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.CANCELLED, State.EXPIRED, State.FAILED])
+def test_a_job_closes_once(state: State) -> None:
+    [job] = _request().jobs
+    job.close(state)
+    assert not job.is_open
+    with pytest.raises(RuntimeError, match=f"a job that is {state} cannot become done"):
+        job.close(State.DONE)
+
+
+def test_a_job_cannot_close_in_an_open_state() -> None:
+    with pytest.raises(RuntimeError, match="cannot become drawing"):
+        _request().jobs[0].close(State.DRAWING)
+
+
+def test_a_request_is_open_until_all_its_images_are_closed() -> None:
+    request = _request(2)
+    first, second = request.jobs
+    first.step = 10
+    first.close(State.DONE)
+    assert (request.is_open, request.images_done, request.steps_done, request.steps) == (True, 1, 10, 20)
+    second.close(State.DONE)
+    assert (request.is_open, request.status) == (False, "completed")
+
+
+@pytest.mark.parametrize(("deadline_sec", "deadline", "expires"), [(None, None, 310), (5, 15, 15), (500, 310, 310)])
+def test_times_count_from_the_submission_and_the_longest_request_bounds_them(
+    deadline_sec: float | None, deadline: float | None, expires: float
+) -> None:
+    request = _request(deadline_sec=deadline_sec)
+    request.submit(10, max_sec=300)
+    assert (request.deadline, request.expires) == (deadline, expires)
