@@ -89,8 +89,8 @@ def _images(path: Path, members: list[Member], *, labelled: bool) -> Iterator[Ra
             try:
                 content = _content(archive, member, is_last=member is last[member.parts])
             except UnreadableError as error:
-                name, reason = printable(f"{path.name}/{member.name}"), printable(str(error))
-                yield RawImage(name, None, None, member.num_bytes, reason=reason, label=printable_label)
+                name, refusal = printable(f"{path.name}/{member.name}"), printable(str(error))
+                yield RawImage(name, None, None, member.num_bytes, reason=refusal, label=printable_label)
             else:
                 name = printable("/".join((path.name, *member.parts)))
                 reason = NO_CLASS if labelled and label is None else None
