@@ -10,6 +10,7 @@ from pipeline import cli
 from pipeline.artefacts.model import FORMAT
 from pipeline.errors import ArtefactError, CheckFailedError, FoundryError
 from pipeline.training.journal import COLUMNS
+from tests.training.test_loop import SMALL, _training
 
 ROOT = Path(__file__).parents[1]
 CONTRACTS = (ROOT / "docs" / "contracts.md").read_text()
@@ -57,3 +58,22 @@ def test_the_columns_of_curves_are_the_journals() -> None:
 
 def test_the_format_number_is_the_artefacts() -> None:
     assert f'"format": {FORMAT},' in _section("data/model")
+
+
+def test_the_names_of_snapshots_are_those_that_a_training_writes() -> None:
+    line = next(line for line in _section("data/model").splitlines() if line.startswith("| `snapshots.safetensors`"))
+    parts = re.findall(r"<(\w+)>", line)
+    training = _training()
+    for _ in training.steps():
+        pass
+    weights, last = training.weights(), str(training.num_steps)
+    allowed = {
+        "step": {"3", "5", "8", last},
+        "width": {str(width) for width in SMALL.ema_widths},
+        "weight": set(weights),
+    }
+    for name in training.snapshots:
+        found = name.split("/")
+        assert len(found) == len(parts)
+        assert all(value in allowed[part] for part, value in zip(parts, found, strict=True)), name
+    assert len(training.snapshots) == 4 * len(SMALL.ema_widths) * len(weights)
