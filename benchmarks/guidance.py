@@ -21,7 +21,7 @@ from pipeline.artefacts.model import Model, load_model
 from pipeline.errors import FoundryError
 from pipeline.evaluation.evaluator import Evaluator, load_evaluator
 from pipeline.evaluation.samples import draw_samples
-from pipeline.evaluation.tuning import sampling_of
+from pipeline.evaluation.tuning import default_sampling
 from pipeline.params import EvaluateParams
 
 SCALES = (1.0, 1.1, 1.2, 1.3)
@@ -65,7 +65,7 @@ def measure(
     seeds: Sequence[int],
 ) -> Iterator[dict[str, Any]]:
     """Yield the metrics of `params.num_samples` images for each scale and seed."""
-    sampling = sampling_of(model, params)
+    sampling = default_sampling(model, params)
     for scale in scales:
         guided = with_sampling(model, replace(sampling, guidance_scale=scale))
         for seed in seeds:

@@ -40,7 +40,7 @@ from pipeline.diffusion.unet import UNet
 from pipeline.evaluation.choose_guidance import choose_guidance
 from pipeline.evaluation.evaluator import load_evaluator
 from pipeline.evaluation.samples import draw_samples
-from pipeline.evaluation.tuning import sampling_of
+from pipeline.evaluation.tuning import default_sampling
 from pipeline.params import EvaluateParams, Params, load_params
 from pipeline.train import describe
 from pipeline.training.loop import Training
@@ -270,6 +270,6 @@ def _describe(workspace: Workspace) -> tuple[Description, ScheduleTable]:
 def _draw_guided(model: Model, workspace: Workspace, dataset: Dataset, params: EvaluateParams) -> ArmSamples:
     """Draw with the guidance scale that `evaluate` would choose; EMA length and times stay those of the model."""
     evaluator = load_evaluator(workspace.data / "features", dataset, "train")
-    sampling, _ = choose_guidance(model, sampling_of(model, params), evaluator, params)
+    sampling, _ = choose_guidance(model, default_sampling(model, params), evaluator, params)
     samples = draw_samples(with_sampling(model, sampling), dataset.split("train"), params)
     return ArmSamples(samples.images, samples.labels, sampling.guidance_scale)

@@ -1,11 +1,9 @@
-"""Stage `evaluate`: the model's pictures and losses against real images, their floors and a baseline.
+"""Stage `evaluate`: the model's images and losses against real images, their floors and a baseline.
 
 Reads: data/model, data/prepared, data/schedule, data/features
 Writes: data/evaluation (docs/contracts.md lists it file by file)
 Params: evaluate
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
@@ -47,26 +45,27 @@ OUTS = (
 
 
 def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path) -> None:
-
+    """Run the stage."""
     params = load_params()
     inputs = read_inputs(model, prepared, schedule, features)
     with stage_run("evaluate", params=params.model_dump(mode="json", by_alias=True)) as run:
         run.tags({"model.digest": inputs.model.digest, "extractor.digest": inputs.extractor_digest})
-        log(run, out, evaluate(inputs, out, params.evaluate))
+        tuning, metrics = evaluate(inputs, out, params.evaluate)
+        log(run, out, tuning, metrics)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Inputs:
-    """What the other stages have made."""
+    """The outputs of the earlier stages."""
 
     model: Model
     snapshots: dict[str, Tensor]
-    prepared: Dataset
+    dataset: Dataset
     table: ScheduleTable
-    judge: Evaluator
-    """By held-out images."""
-    tuner: Evaluator
-    """By training images that the extractor has not learnt from."""
+    evaluator: Evaluator
+    """Compares with held-out images."""
+    tuning_evaluator: Evaluator
+    """Compares with training images that the extractor was not trained on."""
     extractor_digest: str
     floors: dict[str, float]
 
@@ -78,8 +77,8 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
         ArtefactError: a file is missing or damaged, or does not fit the others.
 
     """
-    images, loaded, table = Dataset.open(prepared), load_model(model), read_schedule_table(schedule / "table.parquet")
-    data, info = loaded.description.data, images.info
+    dataset, loaded, table = Dataset.open(prepared), load_model(model), read_schedule_table(schedule / "table.parquet")
+    data, info = loaded.description.data, dataset.info
     found, wanted = ((each.image_size, each.channels, each.class_names) for each in (data, info))
     if found != wanted:
         raise ArtefactError(f"{model}: made for size, channels and classes {found}, {prepared} has {wanted}")
@@ -88,92 +87,88 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
     return Inputs(
         model=loaded,
         snapshots=load_tensors(model / SNAPSHOTS),
-        prepared=images,
+        dataset=dataset,
         table=table,
-        judge=load_evaluator(features, images),
-        tuner=load_evaluator(features, images, "train"),
+        evaluator=load_evaluator(features, dataset),
+        tuning_evaluator=load_evaluator(features, dataset, "train"),
         extractor_digest=read_document(features / "extractor.json")["digest"],
         floors=read_document(features / "floors.json"),
     )
 
 
-def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> dict[str, float]:
-    """Make `out`; returns what metrics.json holds."""
+def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> tuple[Tuning, dict[str, float]]:
+    """Write all outputs into `out`; returns the contents of tuning.json and metrics.json."""
     remove_outputs(out, OUTS)
-    judge, train, names = inputs.judge, inputs.prepared.split("train"), inputs.prepared.info.class_names
-    tuning = tune(inputs.model, inputs.snapshots, inputs.tuner, inputs.table, params)
+    evaluator, train, names = inputs.evaluator, inputs.dataset.split("train"), inputs.dataset.info.class_names
+    tuning = tune(inputs.model, inputs.snapshots, inputs.tuning_evaluator, inputs.table, params)
     write_json(out / "tuning.json", tuning.document())
-    model = tuned(inputs.model, tuning)
+    description = replace(inputs.model.description, sampling=tuning.sampling, timetables=tuning.timetables)
+    model = replace(inputs.model, description=description)
+
     samples = draw_samples(model, train, params)
     neighbours = nearest(samples.images, train)
     write_samples(out / "samples.npz", samples)
     write_grid(out / "grid.png", samples, names)
     write_nearest(out / "nearest.png", samples, neighbours, train)
 
-    losses = held_out_losses(model, judge.real, inputs.table, num_images=params.likelihood_num_images, seed=params.seed)
+    losses = held_out_losses(
+        model, evaluator.real, inputs.table, num_images=params.likelihood_num_images, seed=params.seed
+    )
     write_csv(out / "loss_per_noise_level.csv", losses.levels)
-    steps = quality_per_num_steps(model, judge, samples, params)
-    write_csv(out / "quality_per_num_steps.csv", steps)
+    quality = quality_per_num_steps(model, evaluator, samples, params)
+    write_csv(out / "quality_per_num_steps.csv", quality)
     metrics = {
-        **named("evaluate", figures(inputs, samples.images, samples.labels, neighbours) | losses.figures),
-        **named("baseline", baseline_figures(inputs, samples.labels, params)),
+        **with_prefix("evaluate", figures(inputs, samples.images, samples.labels, neighbours) | losses.figures),
+        **with_prefix("baseline", baseline_figures(inputs, samples.labels, params)),
         **{name: value for name, value in inputs.floors.items() if name.startswith("floor/")},
     }
     write_json(out / "metrics.json", metrics)
-    classes = class_rows(judge, samples.images, names)
-    kind = judge.extractor.spec.kind
+    classes = class_rows(evaluator, samples.images, names)
+    kind = evaluator.extractor.config.kind
     sampling, guidance = asdict(tuning.sampling), tuning.guidance_distances
-    write_report(out, Evaluation(metrics, losses.levels, steps, classes, sampling, guidance, kind))
-    return metrics
+    write_report(out, Evaluation(metrics, losses.levels, quality, classes, sampling, guidance, kind))
+    return tuning, metrics
 
 
 def figures(
     inputs: Inputs, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, neighbours: Neighbours
 ) -> dict[str, float]:
-    """All that is said of images."""
-    train, honest = inputs.prepared.split("train"), inputs.floors["features/honest_closeness"]
-    return inputs.judge.figures(images, labels) | copy_figures(images, neighbours, train, honest)
+    """All figures of a set of images, whose nearest training images are `neighbours`."""
+    train, threshold = inputs.dataset.split("train"), inputs.floors["features/honest_closeness"]
+    return inputs.evaluator.figures(images, labels) | copy_figures(images, neighbours, train, threshold)
 
 
 def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: EvaluateParams) -> dict[str, float]:
-    """The same of as many images from the mixture of Gaussians."""
-    train, num_components = inputs.prepared.split("train"), params.baseline_components
+    """The figures of as many images from the mixture of Gaussians."""
+    train, num_components = inputs.dataset.split("train"), params.baseline_components
     images = draw_baseline(train, labels, params.num_samples, num_components=num_components, seed=params.seed)
     return figures(inputs, images, labels, nearest(images, train))
 
 
-def named(phase: str, values: dict[str, float]) -> dict[str, float]:
-    return {f"{phase}/{name}": value for name, value in values.items()}
+def with_prefix(origin: str, values: dict[str, float]) -> dict[str, float]:
+    return {f"{origin}/{name}": value for name, value in values.items()}
 
 
-def tuned(model: Model, tuning: Tuning) -> Model:
-    """The model, whose network has the weights that were chosen, sampled as was chosen."""
-    description = replace(model.description, sampling=tuning.sampling, timetables=tuning.timetables)
-    return replace(model, description=description)
-
-
-def class_rows(judge: Evaluator, images: NDArray[np.uint8], names: Sequence[str] | None) -> list[ClassRow]:
-    """The share of each class; none where the judge knows none."""
-    if names is None or judge.class_shares is None:
+def class_rows(evaluator: Evaluator, images: NDArray[np.uint8], names: Sequence[str] | None) -> list[ClassRow]:
+    """The share of each class; empty if the extractor is no classifier."""
+    if names is None or evaluator.class_shares is None:
         return []
-    drawn = judge.shares(judge.extractor.features(images))
-    return [ClassRow(*row) for row in zip(names, drawn.tolist(), judge.class_shares.tolist(), strict=True)]
+    drawn = evaluator.shares(evaluator.extractor.features(images))
+    return [ClassRow(*row) for row in zip(names, drawn.tolist(), evaluator.class_shares.tolist(), strict=True)]
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
-
     with replacing(path) as temporary:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def log(run: StageRun, out: Path, metrics: dict[str, float]) -> None:
+def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float]) -> None:
     """Report to MLflow."""
-    tuning = read_document(out / "tuning.json")
     run.metrics(metrics)
     run.tags(
         {
-            "tuning.ema_width": str(tuning["ema_width"]),
-            "tuning.guidance_scale": str(tuning["sampling"]["guidance_scale"]),
+            "tuning.ema_width": str(tuning.ema_width),
+            "tuning.guidance_scale": str(tuning.sampling.guidance_scale),
         }
     )
     for name in ("grid", "nearest"):

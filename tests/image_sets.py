@@ -11,7 +11,7 @@ from pipeline.artefacts.dataset import SPLITS, Dataset, DatasetInfo, digest_of, 
 from pipeline.artefacts.files import write_json
 from pipeline.artefacts.subset import Subset
 from pipeline.evaluation.evaluator import Evaluator, save_evaluator
-from pipeline.evaluation.extractors import Spec, make_extractor
+from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
 from pipeline.ingestion.manifest import write_manifest
 from pipeline.params import PrepareParams
 from pipeline.reporting.image_set import ImageSet, raw_images
@@ -55,7 +55,9 @@ def _reader(images: ImageSet, rows: pd.DataFrame) -> Callable[[NDArray[np.int64]
 def write_evaluator(folder: Path, prepared: Dataset, num_train: int = 400) -> None:
     """An untrained network as judge: made in milliseconds."""
     folder.mkdir(parents=True)
-    spec = Spec(kind="random", image_size=prepared.info.image_size, channels=prepared.info.channels, num_classes=0)
+    spec = ExtractorConfig(
+        kind="random", image_size=prepared.info.image_size, channels=prepared.info.channels, num_classes=0
+    )
     train, held_out = (Subset(prepared.split(name), np.arange(len(prepared.split(name)))) for name in SPLITS)
     extractor = make_extractor(spec, features_params(), train)
     judge = Evaluator(extractor, held_out, extractor.features(held_out))

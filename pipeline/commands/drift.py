@@ -99,4 +99,4 @@ def _request(line: str) -> dict[str, Any] | None:
 def _findings(path: Path, drift: Drift) -> Iterator[str]:
     for result in drift.alarms:
         test = result.test
-        yield f"{path}: {test.name}: found a difference of {test.value:.4g} (p {result.corrected:.2g}), wanted none"
+        yield f"{path}: {test.name}: found a difference of {test.value:.4g} (p {result.p_value:.2g}), wanted none"

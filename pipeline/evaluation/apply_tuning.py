@@ -1,6 +1,4 @@
-"""The model that is served: what training made, averaged and sampled as the evaluation found best."""
-
-from __future__ import annotations
+"""The model to be registered: the trained weights averaged, and sampled, as the evaluation chose."""
 
 import shutil
 from collections.abc import Mapping
@@ -18,7 +16,9 @@ from pipeline.errors import ArtefactError
 
 
 def apply_tuning(trained: Path, tuning: Path, out: Path) -> Model:
-    """Write to `out` the model in `trained` with what the evaluation has found about sampling it.
+    """Write the model in `trained` to `out` with the EMA length and the sampling of tuning.json.
+
+    Without that file the model stays as training wrote it.
 
     Raises:
         ArtefactError: a file is missing or does not fit.
@@ -27,10 +27,10 @@ def apply_tuning(trained: Path, tuning: Path, out: Path) -> Model:
     model = load_model(trained)
     description, weights = model.description, model.network.state_dict()
     if tuning.exists():
-        found = read_document(tuning)
-        description = tuned_description(description, found, tuning)
-        if "ema_width" in found:
-            weights = averaged(load_tensors(trained / SNAPSHOTS), found["ema_width"])
+        document = read_document(tuning)
+        description = _tuned(description, document, tuning)
+        if "ema_width" in document:
+            weights = average_weights(load_tensors(trained / SNAPSHOTS), document["ema_width"])
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_model(partial, description, weights=weights, schedule=model.schedule)
@@ -40,30 +40,25 @@ def apply_tuning(trained: Path, tuning: Path, out: Path) -> Model:
     return tuned
 
 
-def averaged(snapshots: Mapping[str, Tensor], width: float) -> dict[str, Tensor]:
-    """The weights averaged over the training with this relative width, from the snapshots that training has kept.
+def average_weights(snapshots: Mapping[str, Tensor], width: float) -> dict[str, Tensor]:
+    """Reconstruct the EMA of this relative width from the snapshots of a training.
 
     Args:
-        snapshots: by `<step>/<width>/<weight>`.
-        width: sigma_rel of the average, in (0, 0.28).
+        snapshots: tensors by `<step>/<width>/<weight>`.
+        width: sigma_rel of the EMA, in (0, 0.28).
 
     """
-    taken: dict[tuple[int, float], dict[str, Tensor]] = {}
+    by_profile: dict[tuple[int, float], dict[str, Tensor]] = {}
     for name, tensor in snapshots.items():
         step, track, weight = name.split("/", 2)
-        taken.setdefault((int(step), float(track)), {})[weight] = tensor
-    profiles = [(Profile(step, gamma_of_width(track)), weights) for (step, track), weights in taken.items()]
+        by_profile.setdefault((int(step), float(track)), {})[weight] = tensor
+    profiles = [(Profile(step, gamma_of_width(track)), weights) for (step, track), weights in by_profile.items()]
     end = max(profile.end for profile, _ in profiles)
     return reconstruct(profiles, Profile(end, gamma_of_width(width)))
 
 
-def tuned_description(description: Description, tuning: Mapping[str, Any], path: Path) -> Description:
-    """The description with the sampling and the timetables of a tuning, which was read from `path`.
-
-    Raises:
-        ArtefactError: the tuning does not fit.
-
-    """
+def _tuned(description: Description, tuning: Mapping[str, Any], path: Path) -> Description:
+    """The description with the sampling and the timetables of a tuning, which was read from `path`."""
     timetables = {sampler: dict(by_steps) for sampler, by_steps in description.timetables.items()}
     try:
         for sampler, by_steps in tuning.get("timetables", {}).items():

@@ -1,10 +1,8 @@
-"""How much guidance a model needs: as much as makes its pictures most like real ones.
+"""The choice of the guidance scale, by the Frechet distance of images to training images.
 
-A model that has been trained little needs some, one that has been trained long is better without (docs/benchmarks.md,
+A model after a short training needs guidance, one after a long training is better without (docs/benchmarks.md,
 "Quality after equal time").
 """
-
-from __future__ import annotations
 
 import math
 from collections.abc import Mapping
@@ -14,38 +12,36 @@ from pipeline.artefacts.model import Model, SamplingDefaults
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.metrics import frechet_distance
-from pipeline.evaluation.samples import class_labels
+from pipeline.evaluation.samples import balanced_labels
 from pipeline.inference.draw import draw
 from pipeline.params import EvaluateParams
 
 LEAST_GAIN = 0.05
-"""Share by which guidance must lower the distance: a guided picture takes two network rows a step, another one."""
+"""Share by which guidance must lower the distance, since it takes two network rows per step instead of one."""
 
 
 def choose_guidance(
-    model: Model, sampling: SamplingDefaults, judge: Evaluator, params: EvaluateParams
+    model: Model, sampling: SamplingDefaults, evaluator: Evaluator, params: EvaluateParams
 ) -> tuple[SamplingDefaults, dict[float, float]]:
-    """The sampling with that scale, of those in params, which brings pictures nearest to real ones.
+    """Choose the scale of lowest Frechet distance; returns the sampling with it and the measured distances by scale.
 
-    Also the Frechet distances that were measured, by scale.
-
-    From the smallest scale on, until pictures get worse. Nothing is measured where there is nothing to choose: of one
-    scale, and of a model without classes, whose scale is 1.
+    Scales are tried in ascending order until the distance rises. With a single scale, or for a model without classes,
+    whose scale is 1, nothing is measured.
 
     Args:
         model: not changed.
-        sampling: how pictures are drawn, but for guidance.
-        judge: by training images.
-        params: `guidance_scales`, and `guidance_images` pictures of each, all from the same seeds.
+        sampling: sampler and number of steps.
+        evaluator: compares with training images.
+        params: `guidance_scales`, and `guidance_images` images for each, all from the same seeds.
 
     """
-    classes, scales = judge.real.split.labels, sorted(set(params.guidance_scales))
+    classes, scales = evaluator.real.split.labels, sorted(set(params.guidance_scales))
     if model.null_label is None or classes is None:
         return replace(sampling, guidance_scale=1.0), {}
     if len(scales) == 1:
         return replace(sampling, guidance_scale=scales[0]), {}
-    labels = class_labels(classes, params.guidance_images).tolist()
-    # Other seeds than those of the samples that are judged.
+    labels = balanced_labels(classes, params.guidance_images).tolist()
+    # Other seeds than those of the evaluated samples.
     seeds = [image_seed(params.seed + 1, i) for i in range(params.guidance_images)]
     distances: dict[float, float] = {}
     for scale in scales:
@@ -58,13 +54,13 @@ def choose_guidance(
             guidance_scale=scale,
             progress=True,
         )
-        distances[scale] = frechet_distance(judge.extractor.features(images), judge.reference)
+        distances[scale] = frechet_distance(evaluator.extractor.features(images), evaluator.reference)
         if distances[scale] > min(distances.values()):
             break
     return replace(sampling, guidance_scale=best_scale(distances)), distances
 
 
 def best_scale(distances: Mapping[float, float]) -> float:
-    """That of the least distance, or none (1) where it is hardly better."""
+    """The scale of the lowest distance; 1, no guidance, unless it is lower by LEAST_GAIN."""
     best = min(distances, key=lambda scale: distances[scale])
     return 1.0 if distances.get(1.0, math.inf) * (1 - LEAST_GAIN) <= distances[best] else best

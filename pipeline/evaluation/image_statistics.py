@@ -1,27 +1,34 @@
-"""Numbers of single images, by which whole sets are compared."""
+"""Statistics of single images, such as brightness and sharpness, by which sets of images are compared."""
 
-from __future__ import annotations
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 
 def image_statistics(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Float64 `[n]` by name, of images `[n, height, width, channels]`; brightness and the like are in 0 … 255."""
+    """Compute statistics of images `[n, height, width, channels]`: float64 `[n]` by name.
+
+    Brightness, contrast, sharpness and colours are in grey levels of 0 … 255.
+    """
     x = images.astype(np.float32)
-    # Second differences: blur lowers them, noise raises them.
-    bends = [np.abs(np.diff(x, n=2, axis=axis)).mean(axis=(1, 2, 3)) for axis in (1, 2)]
-    found = {
+    statistics = {
         "brightness": x.mean(axis=(1, 2, 3)),
         "contrast": x.std(axis=(1, 2, 3)),
-        "sharpness": np.mean(bends, axis=0),
+        "sharpness": sharpness(images, axis=(1, 2, 3)),
         "share of black": (images == 0).mean(axis=(1, 2, 3)),
         "share of white": (images == 255).mean(axis=(1, 2, 3)),
     }
     if images.shape[3] == 3:
         grey = x.mean(axis=3)
-        found |= {
+        statistics |= {
             f"{name} over grey": (x[..., channel] - grey).mean(axis=(1, 2))
             for channel, name in enumerate(("red", "green", "blue"))
         }
-    return {name: values.astype(np.float64) for name, values in found.items()}
+    return {name: values.astype(np.float64) for name, values in statistics.items()}
+
+
+def sharpness(images: NDArray[np.uint8], axis: tuple[int, ...] | None = None) -> Any:  # as numpy's mean
+    """Mean absolute second difference between neighbouring pixels, over `axis` or all: blur lowers it, noise raises it."""
+    x = images.astype(np.float32)
+    return np.mean([np.abs(np.diff(x, n=2, axis=side)).mean(axis=axis) for side in (1, 2)], axis=0)

@@ -1,10 +1,8 @@
-"""How far apart two sets of images are, from their features: KID, Frechet distance, precision, recall, density, coverage.
+"""Distances of two sets of images by their features: KID, Frechet distance, precision, recall, density, coverage.
 
 All in float64, in blocks, so that memory grows with the sets and not with their product. `Reference` holds the real
-images; what depends on them alone is computed once for every set that is compared with them.
+images and caches what depends on them alone.
 """
-
-from __future__ import annotations
 
 import math
 from dataclasses import dataclass
@@ -21,29 +19,23 @@ BLOCK_SIZE = 128
 
 @dataclass(frozen=True, eq=False)
 class KernelStatistics:
-    """Of a matrix of kernel values between two sets: what KID and its error need."""
+    """The summary of a matrix of kernel values between two sets that KID and its error need."""
 
     row_means: Tensor
-    """float64 `[m]`: an image's mean kernel with the other set; within one set, with all others."""
+    """float64 `[m]`: mean kernel of each image with the other set; within one set, with all others."""
     column_means: Tensor
     """float64 `[n]`."""
     interaction: float
-    """Mean square of what rows and columns do not explain: of the kernel centred in both arguments; unbiased."""
+    """Unbiased mean square of the kernel centred in both arguments: the part that rows and columns do not explain."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Kid:
-    """The squared kernel distance, and its parts for every image, from which paired comparisons are made."""
+    """The squared kernel distance."""
 
     value: float
     """Unbiased: 0 on average for two sets from one distribution, so it may be below 0."""
     standard_error: float
-    within: Tensor
-    """float64 `[m]`: mean kernel of each image with the other images of its set."""
-    across: Tensor
-    """float64 `[m]`: mean kernel of each image with the reference."""
-    reference_across: Tensor
-    """float64 `[n]`: mean kernel of each reference image with the set."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,18 +63,18 @@ def kid(features: Tensor, reference: Reference) -> Kid:
     All pairs count, not those of random subsets as in other programs: nothing depends on a seed.
 
     The standard error covers the draw of the images on both sides. By Hoeffding's decomposition the estimate is a sum
-    of uncorrelated parts: of the first order, one term h(x) = E k(x, x') - E k(x, y) an image, and of the second, one
-    term a pair, the kernel k~ centred in both arguments:
+    of uncorrelated terms: of the first order, h(x) = E k(x, x') - E k(x, y) for each image, and of the second, the
+    kernel k~ centred in both arguments for each pair:
 
         Var = 4 Var h(x) / m + 4 Var h(y) / n + 2 E k~(x, x')^2 / m^2 + 2 E k~(y, y')^2 / n^2 + 4 E k~(x, y)^2 / (m n)
 
     (but for factors like m / (m - 1) in the last three). For equal distributions h is 0 and only the second order is
     left, so errors that come from the first order alone, as those of a bootstrap over images, are wrong just there.
-    The variance over images of the *estimated* h holds the second order twice, which is taken away again. The error
+    The variance over images of the *estimated* h contains the second order twice, so it is subtracted once. The error
     is never taken to be below its second order: for equal distributions it comes out up to a quarter too large.
 
     Args:
-        features: `[m, f]` of the images to be judged, at least four.
+        features: `[m, f]` of the images to evaluate, at least four.
         reference: the real images.
 
     """
@@ -93,17 +85,11 @@ def kid(features: Tensor, reference: Reference) -> Kid:
     second_order = 2 * xx.interaction / m**2 + 2 * yy.interaction / n**2 + 4 * xy.interaction / (m * n)
     estimated_h = 4 * (xx.row_means - xy.row_means).var() / m + 4 * (yy.row_means - xy.column_means).var() / n
     variance = max(second_order, estimated_h.item() - second_order)
-    return Kid(
-        value=value.item(),
-        standard_error=math.sqrt(variance),
-        within=xx.row_means,
-        across=xy.row_means,
-        reference_across=xy.column_means,
-    )
+    return Kid(value.item(), math.sqrt(variance))
 
 
 def kernel_within(x: Tensor) -> KernelStatistics:
-    """Over all pairs of different rows of `[m, f]`.
+    """Summarise the kernel of all pairs of different rows of `[m, f]`.
 
     The interaction is the U-centred square sum of Szekely and Rizzo 2014, an unbiased estimate of E k~(x, x')^2.
     """
@@ -120,7 +106,7 @@ def kernel_within(x: Tensor) -> KernelStatistics:
 
 
 def kernel_between(x: Tensor, y: Tensor) -> KernelStatistics:
-    """Over all pairs of a row of `[m, f]` and one of `[n, f]`.
+    """Summarise the kernel of all pairs of a row of `[m, f]` and one of `[n, f]`.
 
     The interaction is that of a two-way table without replication: unbiased for E k~(x, y)^2.
     """
@@ -137,6 +123,7 @@ def kernel_between(x: Tensor, y: Tensor) -> KernelStatistics:
 
 
 def kernel(x: Tensor, y: Tensor) -> Tensor:
+    """Kernel of KID for all pairs of rows of `[m, f]` and `[n, f]`."""
     # k(x, y) = (x y / f + 1)^3, Binkowski et al. 2018, section 4
     k: Tensor = x @ y.T / x.shape[1] + 1
     return k * k * k
@@ -157,7 +144,7 @@ def frechet_distance(features: Tensor, reference: Reference) -> float:
 
 
 def square_root(covariance: Tensor) -> Tensor:
-    """Of a symmetric matrix without negative eigenvalues but by rounding, symmetric."""
+    """Symmetric square root of a symmetric matrix; eigenvalues below 0, as rounding makes them, count as 0."""
     values, vectors = torch.linalg.eigh(covariance)
     root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     return root
@@ -167,7 +154,7 @@ def neighbourhoods(features: Tensor, reference: Tensor) -> dict[str, float]:
     """Precision, recall (Kynkaanniemi et al. 2019), density and coverage (Naeem et al. 2020), from balls around images.
 
     Args:
-        features: `[m, f]` of the images to be judged.
+        features: `[m, f]` of the images to evaluate.
         reference: `[n, f]` of real images; take m = n, since balls shrink as their number grows.
 
     """
@@ -192,7 +179,7 @@ def neighbourhoods(features: Tensor, reference: Tensor) -> dict[str, float]:
 
 
 def radii(x: Tensor) -> Tensor:
-    """Distance of every row to its k-th neighbour among the other rows."""
+    """Distance of each row to its k-th neighbour among the other rows."""
     blocks = (torch.cdist(x[start : start + BLOCK_SIZE], x) for start in range(0, len(x), BLOCK_SIZE))
     # The nearest of all is the row itself.
     return torch.cat([block.kthvalue(NEIGHBOURHOOD + 1, dim=1).values for block in blocks])

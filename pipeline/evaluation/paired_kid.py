@@ -1,6 +1,4 @@
-"""Which of two models is nearer to the real images, when both have drawn the same seeds: an interval, by a bootstrap."""
-
-from __future__ import annotations
+"""The difference of two models' KIDs, when both have drawn the same seeds, with a bootstrap interval."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +16,7 @@ BLOCK_SIZE = 250
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """The challenger's KID less the champion's: below 0 the challenger is better."""
+    """The challenger's KID minus the champion's: below 0 the challenger is better."""
 
     value: float
     low: float
@@ -26,17 +24,20 @@ class Difference:
 
 
 @dataclass(frozen=True, eq=False)
-class Parts:
-    """Hoeffding's parts of an estimate that depends on pairs of images and on real images, each of mean 0."""
+class HoeffdingTerms:
+    """Hoeffding's decomposition of the estimate around its value: every term has mean 0 along each of its axes.
 
-    pairs: Tensor
-    """`[m]`: what each pair of images does alone."""
+    estimate - value = mean_i pair_i + mean_j real_j + mean_{i != i'} pair_pair_ii' + mean_{i, j} pair_real_ij
+    """
+
+    pair: Tensor
+    """`[m]`, first order in pairs of images."""
     real: Tensor
-    """`[n]`: what each real image does alone."""
-    among_pairs: Tensor
-    """`[m, m]`: what two pairs do together, 0 on the diagonal."""
-    across: Tensor
-    """`[m, n]`: what a pair and a real image do together."""
+    """`[n]`, first order in real images."""
+    pair_pair: Tensor
+    """`[m, m]`, second order in two pairs; 0 on the diagonal."""
+    pair_real: Tensor
+    """`[m, n]`, second order in a pair and a real image."""
 
 
 def kid_difference(
@@ -55,11 +56,11 @@ def kid_difference(
         KID(x) - KID(y) = mean over i != j of g(z_i, z_j) + mean over i, j of h(z_i, r_j),
         g(z, z') = k(x, x') - k(y, y'),  h(z, r) = 2 k(y, r) - 2 k(x, r).
 
-    What the real images have among themselves cancels. Pairs and real images are drawn again with replacement; an
-    image that is drawn twice makes no pair with itself, so every resample is unbiased. The plain bootstrap is right
-    while the models are far from the data, and up to sqrt(3) too wide where both are perfect: the first-order parts
-    are means that still hold the noise of the second order. So each part is resampled on its own, the first order
-    shrunk to the variance that it has without that noise.
+    The kernel among real images cancels. Pairs and real images are resampled with replacement; an image that is
+    drawn twice makes no pair with itself, so every resample is unbiased. The plain bootstrap is right while the
+    models are far from the data, and up to sqrt(3) too wide where both are perfect: the first-order terms are means
+    that still contain noise of the second order. So each term is resampled on its own, the first order shrunk to the
+    variance that it has without that noise.
 
     Args:
         challenger: `[m, f]` features of its images.
@@ -67,57 +68,70 @@ def kid_difference(
         reference: `[n, f]` of real images.
         confidence: of the interval, in (0, 1); two-sided.
         seed: of the resamples.
-        num_resamples: 2,000 know the ends of an interval of 95 % to a twentieth of its width.
+        num_resamples: 2,000 give the ends of an interval of 95 % to a twentieth of its width.
 
     """
     x, y, r = challenger.double(), champion.double(), reference.double()
-    among_pairs = (kernel(x, x) - kernel(y, y)).fill_diagonal_(0)
-    across = 2 * (kernel(y, r) - kernel(x, r))
-    value = (among_pairs.sum() / (len(x) * (len(x) - 1)) + across.mean()).item()
-    errors = torch.cat(list(_resampled(parts_of(among_pairs, across), num_resamples, np.random.default_rng(seed))))
+    g = (kernel(x, x) - kernel(y, y)).fill_diagonal_(0)
+    h = 2 * (kernel(y, r) - kernel(x, r))
+    value = (g.sum() / (len(x) * (len(x) - 1)) + h.mean()).item()
+    terms = decompose(g, h)
+    errors = torch.cat(list(_resample_errors(terms, num_resamples, np.random.default_rng(seed))))
     tail = (1 - confidence) / 2
     # The estimate is as far from the truth as a resample is from the estimate.
-    highest, lowest = errors.quantile(1 - tail).item(), errors.quantile(tail).item()
-    return Difference(value=value, low=value - highest, high=value - lowest)
+    largest, smallest = errors.quantile(1 - tail).item(), errors.quantile(tail).item()
+    return Difference(value=value, low=value - largest, high=value - smallest)
 
 
-def parts_of(g: Tensor, h: Tensor) -> Parts:
-    """Take apart what depends on pairs of images, `g` `[m, m]` with 0 on the diagonal, and on a real image, `h` `[m, n]`."""
+def decompose(g: Tensor, h: Tensor) -> HoeffdingTerms:
+    """Decompose mean g + mean h, `g` `[m, m]` symmetric with 0 on the diagonal and `h` `[m, n]`.
+
+    The first-order terms are returned without the noise of the second order.
+    """
     m, n = h.shape
-    sums = g.sum(dim=1)
-    # U-centring, Szekely and Rizzo 2014, eq. 3.1: rows sum to 0 without the diagonal.
-    among = g - (sums[:, None] + sums) / (m - 2) + sums.sum() / ((m - 1) * (m - 2))
-    among.fill_diagonal_(0)
-    rows, columns, grand = h.mean(dim=1), h.mean(dim=0), h.mean()
-    across = h - rows[:, None] - columns + grand
-    among_variance = among.square().sum().item() / (m * (m - 3))
-    across_variance = across.square().sum().item() / ((m - 1) * (n - 1))
-    alone = 2 * sums / (m - 1) + rows
-    return Parts(
-        pairs=_without_noise(alone - alone.mean(), 4 * among_variance / m + across_variance / n),
-        real=_without_noise(columns - grand, across_variance / m),
-        among_pairs=among,
-        across=across,
+    g_means, g_mean = g.sum(dim=1) / (m - 1), g.sum() / (m * (m - 1))
+    h_rows, h_columns, h_mean = h.mean(dim=1), h.mean(dim=0), h.mean()
+
+    # U-centring, Szekely and Rizzo 2014, eq. 3.1: each row of g sums to 0 without its diagonal.
+    pair_pair = g - (m - 1) / (m - 2) * (g_means[:, None] + g_means) + m / (m - 2) * g_mean
+    pair_pair.fill_diagonal_(0)
+    pair_real = h - h_rows[:, None] - h_columns + h_mean
+    pair_pair_variance = pair_pair.square().sum().item() / (m * (m - 3))
+    pair_real_variance = pair_real.square().sum().item() / ((m - 1) * (n - 1))
+
+    # A pair is in g twice, as z and as z'.
+    pair = 2 * (g_means - g_mean) + (h_rows - h_mean)
+    return HoeffdingTerms(
+        pair=_shrink(pair, 4 * pair_pair_variance / m + pair_real_variance / n),
+        real=_shrink(h_columns - h_mean, pair_real_variance / m),
+        pair_pair=pair_pair,
+        pair_real=pair_real,
     )
 
 
-def _without_noise(part: Tensor, noise: float) -> Tensor:
-    """Shrink to the variance that is left when that of `noise` is taken away."""
-    variance = part.var().item()
-    return part * math.sqrt(max(0.0, 1 - noise / variance)) if variance else part
+def _shrink(term: Tensor, noise_variance: float) -> Tensor:
+    """Scale a term of mean 0 to the variance that it has without the noise."""
+    variance = term.var().item()
+    return term * math.sqrt(max(0.0, 1 - noise_variance / variance)) if variance else term
 
 
-def _resampled(parts: Parts, num_resamples: int, random: np.random.Generator) -> Iterator[Tensor]:
-    """How far resampled estimates are from the estimate, in blocks of `[resamples]`."""
-    m, n = parts.across.shape
+def _resample_errors(terms: HoeffdingTerms, num_resamples: int, random: np.random.Generator) -> Iterator[Tensor]:
+    """Yield resampled estimates minus the estimate, in blocks of at most BLOCK_SIZE.
+
+    The terms sum to 0 along each axis, so the weights w - 1 give the same sums as the counts w of a resample, with less
+    rounding.
+    """
+    m, n = terms.pair_real.shape
     for start in range(0, num_resamples, BLOCK_SIZE):
-        block = min(BLOCK_SIZE, num_resamples - start)
-        e, f = (_times_drawn(random, block, count) - 1 for count in (m, n))
-        first = e @ parts.pairs / m + f @ parts.real / n
-        yield first + ((e @ parts.among_pairs) * e).sum(dim=1) / m**2 + ((e @ parts.across) * f).sum(dim=1) / (m * n)
+        size = min(BLOCK_SIZE, num_resamples - start)
+        v, w = _multinomial_counts(random, size, m) - 1, _multinomial_counts(random, size, n) - 1
+        first_order = v @ terms.pair / m + w @ terms.real / n
+        pair_pair = ((v @ terms.pair_pair) * v).sum(dim=1) / m**2
+        pair_real = ((v @ terms.pair_real) * w).sum(dim=1) / (m * n)
+        yield first_order + pair_pair + pair_real
 
 
-def _times_drawn(random: np.random.Generator, num_resamples: int, count: int) -> Tensor:
-    """How often each of `count` images is drawn, float64 `[resamples, count]`."""
+def _multinomial_counts(random: np.random.Generator, num_resamples: int, count: int) -> Tensor:
+    """Draw `count` of `count` images with replacement; returns how often each is drawn, float64 `[resamples, count]`."""
     drawn = random.integers(count, size=(num_resamples, count)) + count * np.arange(num_resamples)[:, None]
     return torch.from_numpy(np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape)).double()

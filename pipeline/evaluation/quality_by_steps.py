@@ -1,8 +1,7 @@
-"""How the quality of a model's pictures depends on the number of steps."""
-
-from __future__ import annotations
+"""Quality of a model's images by the number of sampling steps."""
 
 from collections.abc import Iterator
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -18,20 +17,20 @@ from pipeline.params import EvaluateParams
 COLUMNS = ["sampler", "num_steps", "num_images", "kid", "kid_standard_error", "frechet_distance"]
 
 
-def quality_per_num_steps(model: Model, judge: Evaluator, samples: Samples, params: EvaluateParams) -> pd.DataFrame:
-    """A row a number of steps: `sampler`, `num_steps`, `num_images`, `kid`, `kid_standard_error`, `frechet_distance`.
+def quality_per_num_steps(model: Model, evaluator: Evaluator, samples: Samples, params: EvaluateParams) -> pd.DataFrame:
+    """One row with the columns `COLUMNS` per number of steps.
 
-    All of the same number of images, from the same seeds and classes: of the first samples, and of them drawn again.
+    All rows use the same seeds and classes, those of the first samples, which are drawn again with the other numbers.
     """
     sampler, rows = model.description.sampling.sampler, []
-    for num_steps, images in sorted(_drawn(model, samples, params), key=lambda drawn: drawn[0]):
-        features = judge.extractor.features(images)
-        distance, frechet = kid(features, judge.reference), frechet_distance(features, judge.reference)
+    for num_steps, images in sorted(_images_by_steps(model, samples, params), key=itemgetter(0)):
+        features = evaluator.extractor.features(images)
+        distance, frechet = kid(features, evaluator.reference), frechet_distance(features, evaluator.reference)
         rows.append((sampler, num_steps, len(images), distance.value, distance.standard_error, frechet))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _drawn(model: Model, samples: Samples, params: EvaluateParams) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+def _images_by_steps(model: Model, samples: Samples, params: EvaluateParams) -> Iterator[tuple[int, NDArray[np.uint8]]]:
     own, first = model.description.sampling.num_steps, slice(params.compared_images)
     labels = None if samples.labels is None else samples.labels[first].tolist()
     yield own, samples.images[first]

@@ -1,6 +1,4 @@
-"""The images that an evaluation draws, as a file for machines and as pictures for people."""
-
-from __future__ import annotations
+"""The samples of an evaluation: drawn, saved as arrays, and shown as grids."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,37 +24,37 @@ NUM_NEAREST = 20
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Samples:
-    """Images that the model has drawn."""
+    """Images drawn by a model."""
 
     images: NDArray[np.uint8]
     """`[n, height, width, channels]`."""
     labels: NDArray[np.int64] | None
-    """The classes that were asked for; None of a model without classes."""
+    """Requested classes; None for a model without classes."""
     seeds: NDArray[np.int64]
 
 
 def draw_samples(model: Model, train: Split, params: EvaluateParams) -> Samples:
-    """The same seeds every time, as the model is sampled by default; the classes in the shares that they have in training."""
-    labels = None if train.labels is None else class_labels(train.labels, params.num_samples)
+    """Draw the evaluation's fixed seeds with the model's sampling defaults, the classes in their shares of the training set."""
+    labels = None if train.labels is None else balanced_labels(train.labels, params.num_samples)
     seeds = [image_seed(params.seed, i) for i in range(params.num_samples)]
     images = draw(model, seeds, None if labels is None else labels.tolist(), progress=True)
     return Samples(images, labels, np.array(seeds, np.int64))
 
 
-def class_labels(classes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """`count` labels in which each class has the share that it has in `classes`, interleaved as evenly as can be.
+def balanced_labels(classes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`count` labels with the shares of `classes`, interleaved as evenly as possible.
 
     For classes of equal size this is 0, 1, 2, …, 0, 1, 2, …
     """
     labels, sizes = np.unique(classes, return_counts=True)
-    # The j-th of n images of a class stands at (j + 1/2) / n of the way.
+    # The j-th of n images of a class is placed at (j + 1/2) / n of the sequence.
     wanted = np.ceil(sizes * count / sizes.sum()).astype(int)
     places = np.concatenate([(np.arange(many) + 0.5) / size for many, size in zip(wanted, sizes, strict=True)])
     return np.repeat(labels, wanted)[np.argsort(places, kind="stable")][:count]
 
 
 def write_samples(path: Path, samples: Samples) -> None:
-    """Write `images`, `seeds` and, where there are classes, `labels`; the same samples are the same bytes."""
+    """Write `images`, `seeds` and, if there are classes, `labels`; equal samples give equal bytes."""
     arrays: dict[str, NDArray[Any]] = {"images": samples.images, "seeds": samples.seeds}
     if samples.labels is not None:
         arrays["labels"] = samples.labels
@@ -65,7 +63,7 @@ def write_samples(path: Path, samples: Samples) -> None:
 
 
 def write_grid(path: Path, samples: Samples, names: Sequence[str] | None) -> None:
-    """The first images of every class, a row a class."""
+    """Write the first images of each class, one row per class."""
     if samples.labels is None or names is None:
         _save(path, sheet_image(samples.images[: NUM_COLUMNS**2], NUM_COLUMNS))
         return
@@ -78,7 +76,7 @@ def write_grid(path: Path, samples: Samples, names: Sequence[str] | None) -> Non
 
 
 def write_nearest(path: Path, samples: Samples, neighbours: Neighbours, train: Split) -> None:
-    """The images most like a copy, in rows, each above its nearest training image."""
+    """Write the images with the lowest closeness, each above its nearest training image."""
     closest = neighbours.closeness.argsort(stable=True)[:NUM_NEAREST].numpy()
     nearest = train.images(neighbours.indices[closest, 0].numpy())
     pairs = np.stack([samples.images[closest], nearest])

@@ -1,10 +1,8 @@
-"""What is chosen after training: how long the average of the weights is, how much it is guided, at which t it is asked.
+"""Tuning after training: the EMA length of the weights, the guidance scale and the sampling times.
 
-All are chosen on training images, so that the held-out ones judge what was not chosen by them. How much is spent is
-counted in network rows and not in seconds: the same commit makes the same choice on a fast machine and a slow one.
+All are chosen on training images, so that the figures on held-out images stay unbiased. The budget is counted in
+network rows instead of seconds, so that the choice does not depend on the speed of the machine.
 """
-
-from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -22,50 +20,50 @@ from pipeline.diffusion.refinement import refined
 from pipeline.diffusion.sampling import make_plan, sample
 from pipeline.diffusion.seeds import image_seed
 from pipeline.diffusion.timetables import times_for, timetable
-from pipeline.evaluation.apply_tuning import averaged
+from pipeline.evaluation.apply_tuning import average_weights
 from pipeline.evaluation.choose_guidance import choose_guidance
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.inference.losses import level_figures, loss_per_noise_level
 from pipeline.params import EvaluateParams
 
 NUM_FOR_WIDTH, NUM_LEVELS = 128, 12
-"""Training images that are denoised, and at how many levels, for each length of the average."""
+"""Training images and noise levels by which each EMA length is compared."""
 NUM_DRAWN = 32
-"""Images that are drawn with each timetable."""
+"""Images drawn with each timetable."""
 NUM_EXACT_STEPS = 100
-"""Steps of DPM-Solver++(2M) after which an image is taken as what the exact probability flow makes of its noise."""
+"""Steps of DPM-Solver++(2M) that stand for the exact solution of the probability flow."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tuning:
-    """What tuning.json holds."""
+    """The content of tuning.json."""
 
     ema_width: float
-    """Relative width sigma_rel of the average."""
+    """Relative EMA width sigma_rel."""
     sampling: SamplingDefaults
     timetables: Mapping[str, Mapping[str, tuple[int, ...]]]
-    """By sampler and number of steps, those of the model with the refined one in its place."""
+    """By sampler and number of steps: those of the model, with the refined one."""
     ema_losses: Mapping[str, float]
-    """By width, the squared error over the best linear denoiser's."""
+    """By EMA width: the squared error over the best linear denoiser's."""
     guidance_distances: Mapping[str, float]
-    """By scale, the Frechet distance of pictures from training images; none where there was no choice."""
+    """By scale: the Frechet distance to training images; empty if there was no choice."""
     refinement: Mapping[str, float]
-    """Root mean squared difference, in pixels of [-1, 1], from the exact images: `before` and `after`."""
+    """Root mean squared difference, in pixels of [-1, 1], from the exact images, `before` and `after`."""
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def tune(
-    model: Model, snapshots: Mapping[str, Tensor], judge: Evaluator, table: ScheduleTable, params: EvaluateParams
+    model: Model, snapshots: Mapping[str, Tensor], evaluator: Evaluator, table: ScheduleTable, params: EvaluateParams
 ) -> Tuning:
-    """Choose first the average, then the guidance for it, then the times for both; `judge` goes by training images.
+    """Choose the EMA length, then the guidance for it, then the times for both.
 
-    The model's network is left with the weights chosen.
+    `evaluator` compares with training images. Afterwards the model's network has the chosen weights.
     """
-    width, ema_losses = _choose_width(model, snapshots, judge.real, table, params)
-    model.network.load_state_dict(averaged(snapshots, width))
-    sampling, distances = choose_guidance(model, sampling_of(model, params), judge, params)
+    width, ema_losses = _choose_width(model, snapshots, evaluator.real, table, params)
+    model.network.load_state_dict(average_weights(snapshots, width))
+    sampling, distances = choose_guidance(model, default_sampling(model, params), evaluator, params)
     times, refinement = _refine_times(model, sampling, params)
     timetables = {sampler: dict(by_steps) for sampler, by_steps in model.description.timetables.items()}
     timetables.setdefault(sampling.sampler, {})[str(sampling.num_steps)] = times
@@ -79,8 +77,8 @@ def tune(
     )
 
 
-def sampling_of(model: Model, params: EvaluateParams) -> SamplingDefaults:
-    """What params ask for before guidance is chosen, as far as this model can: no more steps than there are t."""
+def default_sampling(model: Model, params: EvaluateParams) -> SamplingDefaults:
+    """The sampler and number of steps of params, at most one step per noise level, without guidance."""
     return SamplingDefaults(
         sampler=params.sampler,
         num_steps=min(params.num_steps, model.schedule.num_timesteps),
@@ -91,11 +89,11 @@ def sampling_of(model: Model, params: EvaluateParams) -> SamplingDefaults:
 def _choose_width(
     model: Model, snapshots: Mapping[str, Tensor], train: Subset, table: ScheduleTable, params: EvaluateParams
 ) -> tuple[float, dict[str, float]]:
-    """Of the widths in params the one whose average denoises training images best, and what each loses."""
+    """Choose the EMA width of lowest denoising error on training images; returns it and the errors by width."""
     images = train.part(slice(NUM_FOR_WIDTH))
     device, losses = best_device().device, {}
     for width in params.ema_widths:
-        model.network.load_state_dict(averaged(snapshots, width))
+        model.network.load_state_dict(average_weights(snapshots, width))
         levels = loss_per_noise_level(
             model.denoiser(device), images, table, num_levels=NUM_LEVELS, seed=params.seed, device=device
         )
@@ -107,34 +105,34 @@ def _choose_width(
 def _refine_times(
     model: Model, sampling: SamplingDefaults, params: EvaluateParams
 ) -> tuple[tuple[int, ...], dict[str, float]]:
-    """Times at which the model's images come nearest to those of the exact probability flow from the same noise.
+    """Refine the times towards the images of the exact probability flow; returns them and the errors.
 
-    Also how near they came. A sampler that adds noise draws no particular image of a first noise: its times stay.
+    The times of DDPM stay: it adds noise, so that its images have no exact counterpart.
     """
     schedule = model.schedule
     times = times_for(model.description.timetables.get(sampling.sampler, {}), sampling.num_steps, schedule)
     if sampling.sampler == "ddpm":
         return times, {}
     exact_times = timetable("log_snr", schedule, min(NUM_EXACT_STEPS, schedule.num_timesteps))
-    exact = _drawn(model, replace(sampling, sampler="dpmpp_2m"), exact_times, params.seed)
-    rows_a_try = NUM_DRAWN * sampling.num_steps * (1 if sampling.guidance_scale == 1 else 2)
-    num_tries = max(1, params.tuning_rows // rows_a_try)
+    exact = _draw(model, replace(sampling, sampler="dpmpp_2m"), exact_times, params.seed)
+    rows_per_try = NUM_DRAWN * sampling.num_steps * (1 if sampling.guidance_scale == 1 else 2)
+    num_tries = max(1, params.tuning_rows // rows_per_try)
     errors: dict[tuple[int, ...], float] = {}
     with tqdm(total=num_tries, desc="times", unit=" tries", mininterval=0.5) as bar:
 
-        def error(tried: tuple[int, ...]) -> float:
+        def error_of(tried: tuple[int, ...]) -> float:
             bar.update()
-            difference = _drawn(model, sampling, tried, params.seed) - exact
+            difference = _draw(model, sampling, tried, params.seed) - exact
             errors[tried] = float(difference.square().mean().sqrt())
             return errors[tried]
 
-        found = refined(times, error, num_tries=num_tries)
-    return found, {"before": errors[times], "after": errors[found]}
+        best = refined(times, error_of, num_tries=num_tries)
+    return best, {"before": errors[times], "after": errors[best]}
 
 
-def _drawn(model: Model, sampling: SamplingDefaults, times: tuple[int, ...], seed: int) -> Tensor:
+def _draw(model: Model, sampling: SamplingDefaults, times: tuple[int, ...], seed: int) -> Tensor:
     device, null = best_device().device, model.null_label
-    # Other seeds than those of the samples that are judged.
+    # Other seeds than those of the evaluated samples.
     return sample(
         model.denoiser(device),
         make_plan(sampling.sampler, model.schedule, times),

@@ -30,7 +30,7 @@ from pipeline.device import best_device
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.copies import nearest
 from pipeline.evaluation.evaluator import copy_figures, load_evaluator
-from pipeline.evaluation.samples import Samples, class_labels, write_samples
+from pipeline.evaluation.samples import Samples, balanced_labels, write_samples
 from pipeline.inference.draw import BATCH_SIZE, draw
 from pipeline.params import EvaluateParams, load_params
 
@@ -54,7 +54,7 @@ def main(model: Path, prepared: Path, features: Path, out: Path) -> None:
 def drawn(model: Model, prepared: Dataset, params: EvaluateParams) -> Samples:
     """The pictures of the trial: the same seeds and classes for every model."""
     classes = prepared.split("train").labels
-    labels = None if classes is None else class_labels(classes, params.num_samples)
+    labels = None if classes is None else balanced_labels(classes, params.num_samples)
     seeds = [image_seed(params.seed, i) for i in range(params.num_samples)]
     asked = [None] * len(seeds) if labels is None else [(prepared.info.class_names or ())[label] for label in labels]
     images = draw(model, seeds, labels_of(model, asked), progress=True)

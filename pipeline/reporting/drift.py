@@ -18,8 +18,8 @@ from pipeline.evaluation.evaluator import load_evaluator
 from pipeline.evaluation.extractors import Extractor
 from pipeline.evaluation.image_statistics import image_statistics
 from pipeline.evaluation.two_sample_tests import (
-    Comparison,
-    Verdict,
+    CorrectedResult,
+    TestResult,
     holm,
     same_distribution,
     same_features,
@@ -66,7 +66,7 @@ class Drift:
     """Probability of any false alarm."""
     reference: str
     """Digest of the prepared images."""
-    results: list[Verdict] = field(default_factory=list)
+    results: list[CorrectedResult] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     charts: list[tuple[str, Chart]] = field(default_factory=list)
@@ -76,9 +76,9 @@ class Drift:
     """The new images that contribute most to the distance of the features."""
 
     @property
-    def alarms(self) -> list[Verdict]:
+    def alarms(self) -> list[CorrectedResult]:
         """Tests that found drift."""
-        return [result for result in self.results if result.drifted]
+        return [result for result in self.results if result.is_significant]
 
     def document(self) -> dict[str, Any]:
         """Content of drift.json."""
@@ -89,7 +89,7 @@ class Drift:
             "counts": self.counts,
             "notes": self.notes,
             "tests": [
-                asdict(result.test) | {"p_corrected": result.corrected, "drifted": result.drifted}
+                asdict(result.test) | {"p_corrected": result.p_value, "drifted": result.is_significant}
                 for result in self.results
             ],
         }
@@ -167,7 +167,7 @@ def drift_of_requests(reference: Reference, requests: Iterable[Mapping[str, Any]
 
 def _compare_images(
     drift: Drift, reference: Reference, new: ImageSet, rows: pd.DataFrame, seed: int
-) -> list[Comparison]:
+) -> list[TestResult]:
     """Test statistics of single images, sizes of their sources, and features; adds charts and thumbnails to `drift`."""
     images = new.pixels(rows)
     statistics, known = image_statistics(images), image_statistics(reference.images)
@@ -176,22 +176,22 @@ def _compare_images(
         sizes = (frame[side].to_numpy(dtype="float64") for frame in (reference.rows, rows))
         tests.append(same_distribution(f"{side} of the sources", *sizes))
     features = reference.extractor.features(images)
-    if rows["class_name"].isna().all() and reference.extractor.spec.num_classes:
+    if rows["class_name"].isna().all() and reference.extractor.config.num_classes:
         old, predicted = (
             pd.Series(reference.extractor.classes(each).numpy()) for each in (reference.features, features)
         )
         tests.append(_compare_shares("mix of predicted classes", old, predicted, seed))
-    shift = same_features("features", reference.features, features, num_permutations=NUM_PERMUTATIONS, seed=seed)
+    difference = same_features("features", reference.features, features, num_permutations=NUM_PERMUTATIONS, seed=seed)
 
     charts = {name: histogram({"new images": statistics[name], "training images": known[name]}, name) for name in known}
     drift.charts = [(name, chart) for name, chart in charts.items() if chart is not None]
     drift.examples = [thumbnail(image, "a training image") for image in reference.images[:NUM_SHOWN]]
-    first = shift.witness.argsort(descending=True)[:NUM_SHOWN].numpy()
+    first = difference.witness.argsort(descending=True)[:NUM_SHOWN].numpy()
     drift.least_similar = thumbnails(images[first], rows["source"].iloc[first].tolist())
-    return [*tests, shift.test]
+    return [*tests, difference.result]
 
 
-def _compare_shares(name: str, old: pd.Series[Any], new: pd.Series[Any], seed: int) -> Comparison:
+def _compare_shares(name: str, old: pd.Series[Any], new: pd.Series[Any], seed: int) -> TestResult:
     counts = ({str(value): int(count) for value, count in column.value_counts().items()} for column in (old, new))
     return same_shares(name, *counts, num_permutations=NUM_PERMUTATIONS, seed=seed)
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.artefacts.subset import Subset
 from pipeline.commands import drift as command
 from pipeline.errors import FoundryError
-from pipeline.evaluation.extractors import Spec, make_extractor
+from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
 from pipeline.params import PrepareParams
 from pipeline.reporting import drift
 from pipeline.reporting.drift import Drift, Reference, drift_of_images, drift_of_requests, read_reference
@@ -97,7 +97,7 @@ def test_false_alarms_are_as_rare_as_they_should_be(
 ) -> None:
     monkeypatch.setattr(drift, "NUM_PERMUTATIONS", 199)
     monkeypatch.setattr(drift, "NUM_SHOWN", 1)
-    spec = Spec(kind="random", image_size=8, channels=1, num_classes=0)
+    spec = ExtractorConfig(kind="random", image_size=8, channels=1, num_classes=0)
     extractor = make_extractor(spec, features_params(), Subset(split_of(digits[0][..., None]), np.arange(10)))
     random, alarms = np.random.default_rng(0), 0
     with raw_images(write_arrays(tmp_path / "raw", *digits), params) as everything:

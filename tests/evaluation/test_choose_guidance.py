@@ -11,7 +11,7 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.evaluation.choose_guidance import best_scale, choose_guidance
 from pipeline.evaluation.evaluator import Evaluator
-from pipeline.evaluation.extractors import Spec, make_extractor
+from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
 from tests.small_sets import evaluate_params, features_params, write_prepared
 
 NAMES = ("left", "right", "above")
@@ -50,8 +50,8 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
     pixels = to_bytes(images).permute(0, 2, 3, 1).numpy()
     prepared = write_prepared(tmp_path_factory.mktemp("set") / "prepared", pixels, labels.numpy(), 100)
     real = Subset(prepared.split("train"), np.arange(800))
-    spec = Spec(kind="random", image_size=8, channels=1, num_classes=0)
-    extractor = make_extractor(spec, features_params(), real)
+    config = ExtractorConfig(kind="random", image_size=8, channels=1, num_classes=0)
+    extractor = make_extractor(config, features_params(), real)
     return Evaluator(extractor, real, extractor.features(real))
 
 

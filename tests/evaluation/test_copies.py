@@ -7,8 +7,8 @@ from sklearn.neighbors import NearestNeighbors
 from pipeline.artefacts.dataset import SHARD_SIZE, Split
 from pipeline.evaluation import copies
 from pipeline.evaluation.copies import (
-    honest_closeness,
     near_copy_share,
+    near_copy_threshold,
     nearest,
     pixels,
     shifted_near_copy_share,
@@ -28,7 +28,7 @@ def sets(digits: tuple[Images, NDArray[np.int64]]) -> tuple[Split, Images, Image
 
 @pytest.fixture(scope="module")
 def honest(sets: tuple[Split, Images, Images]) -> float:
-    return honest_closeness(nearest(sets[1], sets[0]))
+    return near_copy_threshold(nearest(sets[1], sets[0]))
 
 
 def _noisy(images: Images, std: float) -> Images:
@@ -76,7 +76,7 @@ def test_a_copy_of_an_image_that_stands_five_times_in_the_training_set_is_found(
 def test_shifted_copies_are_found_only_by_the_search_that_shifts(digits: tuple[Images, NDArray[np.int64]]) -> None:
     images = np.pad(np.random.default_rng(0).permutation(digits[0])[..., None], ((0, 0), (2, 2), (2, 2), (0, 0)))
     train, others = split_of(images[:1000]), images[1000:1400]
-    honest = honest_closeness(nearest(others, train))
+    honest = near_copy_threshold(nearest(others, train))
     shifted = np.roll(train.shards[0][:100], (1, -1), axis=(1, 2))
     assert near_copy_share(nearest(shifted, train), honest) < 0.1
     assert shifted_near_copy_share(shifted, train, honest) == 1

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.subset import Subset
 from pipeline.errors import ArtefactError
-from pipeline.evaluation.copies import honest_closeness, nearest
+from pipeline.evaluation.copies import near_copy_threshold, nearest
 from pipeline.evaluation.evaluator import (
     REFERENCE,
     Evaluator,
@@ -21,7 +21,7 @@ from pipeline.evaluation.evaluator import (
     sharpness,
     total_variation,
 )
-from pipeline.evaluation.extractors import Spec, make_extractor
+from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
 from tests.small_sets import features_params, write_prepared
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -39,9 +39,9 @@ def prepared(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Datase
 
 @pytest.fixture(scope="module")
 def judge(prepared: Dataset) -> Evaluator:
-    lessons = Subset(prepared.split("train"), np.arange(NUM_LESSONS))
+    training_images = Subset(prepared.split("train"), np.arange(NUM_LESSONS))
     extractor = make_extractor(
-        Spec(kind="classifier", image_size=8, channels=1, num_classes=10), features_params(), lessons
+        ExtractorConfig(kind="classifier", image_size=8, channels=1, num_classes=10), features_params(), training_images
     )
     held_out = Subset(prepared.split("held_out"), np.arange(400))
     return Evaluator(extractor, held_out, extractor.features(held_out))
@@ -108,7 +108,7 @@ def test_each_figure_sees_its_fault(judge: Evaluator, new: Subset) -> None:
 def test_memorisers_are_seen_by_copies_and_by_uniqueness(prepared: Dataset, new: Subset) -> None:
     train = prepared.split("train")
     held_out = prepared.split("held_out").images(slice(None))
-    honest = honest_closeness(nearest(held_out[:200], train))
+    honest = near_copy_threshold(nearest(held_out[:200], train))
 
     def found(images: Images) -> dict[str, float]:
         return copy_figures(images, nearest(images, train), train, honest)
@@ -122,9 +122,9 @@ def test_memorisers_are_seen_by_copies_and_by_uniqueness(prepared: Dataset, new:
 
 
 def test_no_class_is_told_where_the_extractor_knows_none(prepared: Dataset) -> None:
-    spec = Spec(kind="random", image_size=8, channels=1, num_classes=0)
+    config = ExtractorConfig(kind="random", image_size=8, channels=1, num_classes=0)
     held_out = Subset(prepared.split("held_out"), np.arange(60))
-    extractor = make_extractor(spec, features_params(), held_out)
+    extractor = make_extractor(config, features_params(), held_out)
     figures = Evaluator(extractor, held_out, extractor.features(held_out)).figures(
         held_out[:40], np.zeros(40, np.int64)
     )

@@ -13,9 +13,9 @@ from pipeline.evaluation.extractors import (
     WEIGHTS,
     ConvNet,
     Extractor,
+    ExtractorConfig,
     Kind,
-    Spec,
-    chosen_spec,
+    extractor_config,
     load_extractor,
     make_extractor,
     save_extractor,
@@ -36,9 +36,9 @@ def _selection(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = Non
 def _made(kind: Kind, *, size: int = 8, channels: int = 1, seed: int = 0) -> Extractor:
     images = _images(12, size, channels)
     num_classes = 3 if kind == "classifier" else 0
-    spec = Spec(kind=kind, image_size=size, channels=channels, num_classes=num_classes)
-    lessons = _selection(images, np.arange(12) % 3)
-    return make_extractor(spec, features_params(seed=seed, num_images=48), lessons)
+    config = ExtractorConfig(kind=kind, image_size=size, channels=channels, num_classes=num_classes)
+    training_images = _selection(images, np.arange(12) % 3)
+    return make_extractor(config, features_params(seed=seed, num_images=48), training_images)
 
 
 def _info(class_names: tuple[str, ...] | None) -> DatasetInfo:
@@ -48,8 +48,8 @@ def _info(class_names: tuple[str, ...] | None) -> DatasetInfo:
 @pytest.fixture(scope="module")
 def classifier(digits: Digits) -> Extractor:
     images, labels = digits
-    spec = Spec(kind="classifier", image_size=8, channels=1, num_classes=10)
-    return make_extractor(spec, features_params(), _selection(images[:1400, ..., None], labels[:1400]))
+    config = ExtractorConfig(kind="classifier", image_size=8, channels=1, num_classes=10)
+    return make_extractor(config, features_params(), _selection(images[:1400, ..., None], labels[:1400]))
 
 
 def test_a_classifier_knows_most_digits_that_it_has_not_seen(classifier: Extractor, digits: Digits) -> None:
@@ -67,7 +67,7 @@ def test_an_extractor_of_any_size_comes_back_from_its_files(
     save_extractor(tmp_path, made)
     images = _images(5, size, channels)
     again = load_extractor(tmp_path)
-    assert again.spec == made.spec
+    assert again.config == made.config
     assert torch.equal(again.features(images), made.features(images))
     assert made.features(images).shape == (5, made.network.num_features)
     assert made.features(images).std(dim=0).max() > 0
@@ -101,20 +101,20 @@ def test_grey_images_look_to_efficientnet_as_their_rgb_copies() -> None:
 
 def test_auto_is_a_classifier_where_there_are_classes() -> None:
     params = features_params(extractor="auto")
-    assert chosen_spec(params, _info(("a", "b"))).kind == "classifier"
-    assert chosen_spec(params, _info(("a",))).kind == "efficientnet_lite0"
-    assert chosen_spec(params, _info(None)).kind == "efficientnet_lite0"
+    assert extractor_config(params, _info(("a", "b"))).kind == "classifier"
+    assert extractor_config(params, _info(("a",))).kind == "efficientnet_lite0"
+    assert extractor_config(params, _info(None)).kind == "efficientnet_lite0"
 
 
 def test_a_classifier_without_two_classes_is_refused() -> None:
     with pytest.raises(FoundryError, match=r"features\.extractor: classifier needs at least two classes .* has 1"):
-        chosen_spec(features_params(extractor="classifier"), _info(("a",)))
+        extractor_config(features_params(extractor="classifier"), _info(("a",)))
 
 
-def test_only_a_classifier_tells_classes() -> None:
+def test_only_a_classifier_predicts_classes() -> None:
     for kind in ("random", "efficientnet_lite0"):
         extractor = _made(kind)
-        with pytest.raises(FoundryError, match="knows no classes"):
+        with pytest.raises(FoundryError, match="is no classifier"):
             extractor.classes(extractor.features(_images(2)))
 
 

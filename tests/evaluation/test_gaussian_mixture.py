@@ -3,7 +3,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from pipeline.evaluation.gaussian_mixture import draw_baseline, fit, principal_axes
+from pipeline.evaluation.gaussian_mixture import draw_baseline, fit, principal_components
 from tests.small_sets import split_of
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -29,11 +29,11 @@ def test_clusters_far_apart_are_found_with_their_shares() -> None:
     assert shares == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=0.03)
 
 
-def test_axes_are_the_leading_eigenvectors(digits: Digits) -> None:
-    axes = principal_axes(digits[0][..., None], seed=0)
+def test_components_are_the_leading_eigenvectors(digits: Digits) -> None:
+    components = principal_components(digits[0][..., None], seed=0)
     images = digits[0][..., None]
-    assert torch.allclose(axes.directions.T @ axes.directions, torch.eye(64), atol=1e-4)
-    assert (axes.images(axes.points(images), (8, 8, 1)) == images).all()
+    assert torch.allclose(components.directions.T @ components.directions, torch.eye(64), atol=1e-4)
+    assert (components.images(components.points(images), (8, 8, 1)) == images).all()
 
 
 def test_what_is_drawn_has_the_class_that_was_asked_for(digits: Digits) -> None:
@@ -62,5 +62,5 @@ def test_the_seed_decides_what_is_drawn(digits: Digits, labelled: bool) -> None:
 def test_a_class_of_one_image_is_drawn_as_that_image() -> None:
     images = np.random.default_rng(0).integers(0, 256, (5, 4, 4, 3)).astype(np.uint8)
     drawn = draw_baseline(split_of(images, np.arange(5)), np.array([3, 1]), 2, num_components=300, seed=0)
-    # Five images lie in four dimensions, which five principal axes hold.
+    # Five images lie in four dimensions, which five principal components hold.
     assert np.abs(drawn.astype(int) - images[[3, 1]]).max() <= 1

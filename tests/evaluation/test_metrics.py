@@ -89,16 +89,6 @@ def test_the_interaction_of_a_kernel_without_any_is_zero() -> None:
     assert kernel_between(x, 2 * x).interaction == pytest.approx(0, abs=1e-12)
 
 
-def test_the_parts_of_kid_say_what_it_would_be_without_an_image() -> None:
-    # What a paired comparison resamples: the mean of `within` and `across` over images is all of x in KID.
-    x, reference = _normal(0, 30), Reference(_normal(1, 50))
-    found = kid(x, reference)
-    assert found.value == pytest.approx(
-        float(found.within.mean() + reference.kernel.row_means.mean() - 2 * found.across.mean())
-    )
-    assert float(found.reference_across.mean()) == pytest.approx(float(found.across.mean()))
-
-
 @settings(max_examples=25, deadline=None)
 @given(st.floats(0.1, 3), st.floats(-2, 2), st.integers(0, 2**32 - 1))
 def test_frechet_distance_of_scaled_and_moved_images_is_known(scale: float, shift: float, seed: int) -> None:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation.metrics import Reference, kid
-from pipeline.evaluation.paired_kid import kid_difference, parts_of
+from pipeline.evaluation.paired_kid import decompose, kid_difference
 
 NUM_FEATURES = 6
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
@@ -41,7 +41,7 @@ def misses(draw: Draw, truth: float, count: int = 200) -> float:
     [apart(0.5, 0.5), apart(0.1, 0.1), apart(0.0, 0.0), together],
     ids=["far from the data", "near to the data", "perfect", "alike by seed"],
 )
-def test_equal_models_are_told_apart_as_often_as_the_confidence_says(draw: Draw) -> None:
+def test_equal_models_differ_as_rarely_as_the_confidence_allows(draw: Draw) -> None:
     # 10 % are wanted; of 200 intervals 4.4 % to 16 % miss by chance alone (0.5 % on each side).
     assert 0.02 <= misses(draw, truth=0.0) <= 0.16
 
@@ -92,7 +92,7 @@ def test_a_model_against_itself_differs_by_nothing() -> None:
     assert (found.value, found.low, found.high) == (0, 0, 0)
 
 
-def test_changing_sides_turns_the_interval_round() -> None:
+def test_swapping_the_models_mirrors_the_interval() -> None:
     generator = torch.Generator().manual_seed(4)
     x, y, r = normal(generator, 80) + 0.3, normal(generator, 80), normal(generator, 90)
     one, other = (kid_difference(*pair, r, confidence=0.9, seed=0) for pair in ((x, y), (y, x)))
@@ -114,10 +114,10 @@ def test_the_same_seed_gives_the_same_interval() -> None:
     assert kid_difference(x, y, r, confidence=0.9, seed=7) == kid_difference(x, y, r, confidence=0.9, seed=7)
 
 
-def test_the_parts_have_mean_zero() -> None:
+def test_the_terms_have_mean_zero() -> None:
     generator = torch.Generator().manual_seed(7)
     g = torch.randn(30, 30, generator=generator, dtype=torch.float64)
     g = (g + g.T).fill_diagonal_(0)
-    parts = parts_of(g, torch.randn(30, 40, generator=generator, dtype=torch.float64))
-    means = (parts.pairs.mean(), parts.real.mean(), parts.among_pairs.mean(dim=0), parts.across.mean(dim=0))
-    assert max(mean.abs().max().item() for mean in (*means, parts.across.mean(dim=1))) < 1e-12
+    terms = decompose(g, torch.randn(30, 40, generator=generator, dtype=torch.float64))
+    means = (terms.pair.mean(), terms.real.mean(), terms.pair_pair.mean(dim=0), terms.pair_real.mean(dim=0))
+    assert max(mean.abs().max().item() for mean in (*means, terms.pair_real.mean(dim=1))) < 1e-12

@@ -4,17 +4,17 @@ import torch
 from scipy import stats
 
 from pipeline.evaluation.image_statistics import image_statistics
-from pipeline.evaluation.two_sample_tests import Comparison, holm, same_distribution, same_features, same_shares
+from pipeline.evaluation.two_sample_tests import TestResult, holm, same_distribution, same_features, same_shares
 
 SETTINGS = {"num_permutations": 199, "seed": 0}
 
 
-def comparison(p_value: float) -> Comparison:
-    return Comparison("", "", 0.0, p_value)
+def made(p_value: float) -> TestResult:
+    return TestResult("", "", 0.0, p_value)
 
 
 def mmd_squared(x: torch.Tensor, y: torch.Tensor) -> float:
-    """Gretton et al. 2012, eq. 3, as it is written there."""
+    """Gretton et al. 2012, eq. 3, by its formula."""
 
     def k(a: torch.Tensor, b: torch.Tensor) -> float:
         return float((a @ b / len(a) + 1) ** 3)
@@ -26,16 +26,16 @@ def mmd_squared(x: torch.Tensor, y: torch.Tensor) -> float:
 
 
 def test_holm_multiplies_the_smallest_by_the_number_and_never_turns_the_order() -> None:
-    verdicts = holm([comparison(p) for p in (0.04, 0.01, 0.03, 0.005)], alpha=0.05)
-    assert [verdict.corrected for verdict in verdicts] == pytest.approx([0.06, 0.03, 0.06, 0.02])
-    assert [verdict.drifted for verdict in verdicts] == [False, True, False, True]
+    results = holm([made(p) for p in (0.04, 0.01, 0.03, 0.005)], alpha=0.05)
+    assert [result.p_value for result in results] == pytest.approx([0.06, 0.03, 0.06, 0.02])
+    assert [result.is_significant for result in results] == [False, True, False, True]
     assert holm([], alpha=0.05) == []
 
 
 def test_holm_keeps_the_chance_of_any_false_alarm() -> None:
     random = np.random.default_rng(0)
     alarms = sum(
-        any(verdict.drifted for verdict in holm([comparison(p) for p in random.random(8)], alpha=0.05))
+        any(result.is_significant for result in holm([made(p) for p in random.random(8)], alpha=0.05))
         for _ in range(1000)
     )
     # 50 are expected; 75 have a chance of less than 1 in 1,000.
@@ -46,7 +46,7 @@ def test_the_distance_of_features_is_the_unbiased_mmd() -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randn(7, 3, generator=generator).double(), torch.randn(5, 3, generator=generator).double() + 1
     shift = same_features("features", x, y, **SETTINGS)
-    assert shift.test.value == pytest.approx(mmd_squared(x, y))
+    assert shift.result.value == pytest.approx(mmd_squared(x, y))
 
 
 def test_the_permutation_test_of_features_is_level_where_nothing_differs_and_finds_a_shift() -> None:
@@ -54,11 +54,11 @@ def test_the_permutation_test_of_features_is_level_where_nothing_differs_and_fin
     p_values = []
     for _ in range(100):
         z = torch.randn(60, 4, generator=generator)
-        p_values.append(same_features("", z[:40], z[40:], num_permutations=99, seed=0).test.p_value)
+        p_values.append(same_features("", z[:40], z[40:], num_permutations=99, seed=0).result.p_value)
     assert stats.kstest(p_values, "uniform").pvalue > 0.01
     assert sum(p <= 0.1 for p in p_values) < 20
     shifted = same_features("", z[:40], z[40:] + 1.0, **SETTINGS)
-    assert shifted.test.p_value == pytest.approx(1 / 200)
+    assert shifted.result.p_value == pytest.approx(1 / 200)
 
 
 def test_the_witness_is_largest_for_the_image_that_is_least_like_the_reference() -> None:
@@ -77,14 +77,14 @@ def test_shares_agree_with_an_independent_g_test() -> None:
     assert test.value == pytest.approx((abs(0.5 - 0.5) + abs(1 / 3 - 0.25) + abs(1 / 6 - 0.25)) / 2)
 
 
-def test_rare_classes_are_judged_by_permutations_that_agree_with_the_exact_test() -> None:
+def test_rare_classes_are_tested_by_permutations_that_agree_with_the_exact_test() -> None:
     test = same_shares("", {"whole": 97, "broken": 3}, {"whole": 15, "broken": 5}, num_permutations=4999, seed=0)
     exact = stats.fisher_exact(np.array([[97, 3], [15, 5]])).pvalue
     assert test.p_value == pytest.approx(exact, rel=0.5)
     assert same_shares("", {"whole": 9}, {"whole": 3}, **SETTINGS).p_value == 1.0
 
 
-def test_a_class_that_nobody_knew_and_one_that_is_gone_are_shifts() -> None:
+def test_a_new_class_and_a_missing_class_are_significant() -> None:
     reference = dict.fromkeys("abc", 1000)
     assert same_shares("", reference, {"a": 100, "b": 100}, **SETTINGS).p_value < 1e-6
     assert same_shares("", reference, {**dict.fromkeys("abc", 100), "d": 20}, **SETTINGS).p_value < 0.01

@@ -30,7 +30,7 @@ from pipeline.errors import ArtefactError
 from pipeline.evaluate import OUTS, evaluate, read_inputs
 from pipeline.evaluation.choose_guidance import best_scale
 from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES
-from pipeline.evaluation.samples import class_labels
+from pipeline.evaluation.samples import balanced_labels
 from pipeline.features import features
 from tests.command_line import foundry
 from tests.small_sets import PARAMS, evaluate_params, features_params, write_prepared
@@ -86,7 +86,7 @@ def _write_all(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64
 
 def _evaluate(data: Path, out: Path) -> dict[str, float]:
     inputs = read_inputs(*(data / name for name in ("model", "prepared", "schedule", "features")))
-    return evaluate(inputs, out, EVALUATE)
+    return evaluate(inputs, out, EVALUATE)[1]
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +168,7 @@ def test_samples_have_classes_and_seeds_by_which_the_tuned_model_draws_them_agai
         assert np.array_equal(again[0], samples["images"][7])
 
 
-def test_the_tuning_says_how_the_samples_were_drawn_and_what_it_was_chosen_by(out: Path) -> None:
+def test_the_tuning_records_the_sampling_and_the_measurements_behind_it(out: Path) -> None:
     tuning = json.loads((out / "tuning.json").read_text())
     distances = tuning["guidance_distances"]
     assert set(distances) == {"1.5", "2.0"}
@@ -183,7 +183,7 @@ def test_the_tuning_says_how_the_samples_were_drawn_and_what_it_was_chosen_by(ou
     assert 0 < tuning["refinement"]["after"] <= tuning["refinement"]["before"]
 
 
-def test_quality_is_told_of_the_same_images_in_each_number_of_steps_that_the_schedule_has(
+def test_quality_is_measured_on_the_same_images_for_each_number_of_steps_of_the_schedule(
     data: Path, out: Path, tmp_path: Path
 ) -> None:
     from pipeline.evaluation.apply_tuning import apply_tuning
@@ -199,9 +199,9 @@ def test_quality_is_told_of_the_same_images_in_each_number_of_steps_that_the_sch
         images, seeds, labels = (samples[name][:50] for name in ("images", "seeds", "labels"))
     tuned = apply_tuning(data / "model", out / "tuning.json", tmp_path / "tuned")
     drawn = [draw(tuned, seeds.tolist(), labels.tolist(), num_steps=3), images]
-    judge = load_evaluator(data / "features", Dataset.open(data / "prepared"))
+    evaluator = load_evaluator(data / "features", Dataset.open(data / "prepared"))
     for row, pictures in zip(table.itertuples(), drawn, strict=True):
-        figures = judge.figures(pictures, None)
+        figures = evaluator.figures(pictures, None)
         for name in ("kid", "kid_standard_error", "frechet_distance"):
             assert getattr(row, name) == pytest.approx(figures[name], rel=1e-9), name
 
@@ -298,7 +298,7 @@ def test_the_command_reads_params_and_reports_to_mlflow(data: Path, out: Path, w
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 300))
 def test_every_class_is_drawn_in_its_share_from_the_start(sizes: list[int], count: int) -> None:
     classes = np.repeat(np.arange(len(sizes)), sizes)
-    labels = class_labels(classes, count)
+    labels = balanced_labels(classes, count)
     assert len(labels) == count
     wanted = np.array(sizes) / sum(sizes)
     for length in range(1, count + 1):
@@ -307,4 +307,4 @@ def test_every_class_is_drawn_in_its_share_from_the_start(sizes: list[int], coun
 
 
 def test_classes_of_equal_size_are_drawn_in_turn() -> None:
-    assert class_labels(np.repeat(np.arange(4), 9), 10).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]
+    assert balanced_labels(np.repeat(np.arange(4), 9), 10).tolist() == [0, 1, 2, 3, 0, 1, 2, 3, 0, 1]

@@ -80,18 +80,18 @@ def test_the_reference_is_the_held_out_split_in_another_order(prepared: Dataset,
 
 def test_the_floor_is_of_images_that_the_classifier_has_not_learnt_from(prepared: Dataset, out: Path) -> None:
     # A long training knows its own images by heart: if they made the floor, agreement would be perfect.
-    floors = features(prepared, out.parent / "long", features_params(num_images=30_000), num_samples=NUM_SAMPLES)
+    _, floors = features(prepared, out.parent / "long", features_params(num_images=30_000), num_samples=NUM_SAMPLES)
     assert floors["floor/class_agreement"] < 1
 
 
 def test_at_most_a_fifth_of_the_training_images_is_kept_from_a_classifier(prepared: Dataset, tmp_path: Path) -> None:
-    floors = features(prepared, tmp_path, features_params(num_images=1000), num_samples=5000)
+    _, floors = features(prepared, tmp_path, features_params(num_images=1000), num_samples=5000)
     assert floors["floor/num_images"] == prepared.info.num_train // 5
 
 
 def test_a_set_without_labels_has_no_figures_of_classes(digits: Digits, tmp_path: Path) -> None:
     prepared = write_prepared(tmp_path / "prepared", digits[0][:80, ..., None], None, 20)
-    floors = features(prepared, tmp_path / "out", features_params(), num_samples=50)
+    _, floors = features(prepared, tmp_path / "out", features_params(), num_samples=50)
     assert json.loads((tmp_path / "out" / "extractor.json").read_text())["kind"] == "efficientnet_lite0"
     assert not [name for name in floors if "class" in name or "accuracy" in name]
     assert floors["floor/num_images"] == 50
