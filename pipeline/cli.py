@@ -155,6 +155,10 @@ command(
     describe="Download the demo's images, Fashion-MNIST, and check them.",
 )
 command(
+    DATA, "report", "pipeline.commands.data_report:main", folder("prepared"),
+    describe="Print the checks of the prepared data; exit code 3 if one failed.",
+)
+command(
     DATA, "compare", "pipeline.commands.compare_data:main",
     argument("before", type=PATH), argument("after", type=PATH), out("data/comparison"),
     describe="""Show in a page how two versions of the data differ.
