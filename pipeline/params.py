@@ -1,7 +1,10 @@
-"""params.yaml as frozen, checked objects: the only way in, and one section for each stage.
+"""Load params.yaml as frozen, validated objects: one section per stage.
 
-Overrides come from `dvc exp run -S section.key=value`. What does not change the result of a stage (device,
-worker processes, paths) is not here: it would spoil DVC's cache.
+This file is the documentation of params.yaml and has more than 300 lines for that reason. Ranges are those of `Field`:
+`ge` and `le` include the limit, `gt` and `lt` do not; a `Share` is a fraction from 0 to 1.
+
+`dvc exp run -S section.key=value` and `foundry set section.key=value` override values. Settings that do not change the
+result of a stage (device, number of processes, paths) are not params, since a change would re-run the stage.
 """
 
 from __future__ import annotations
@@ -22,41 +25,42 @@ Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
 
 
 class ParamsError(FoundryError):
-    """params.yaml does not say what it must say; one line a finding."""
+    """params.yaml is invalid; the message has one line per finding."""
 
 
 class Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
+    """A frozen section that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-def _no_name_twice(names: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        message = f"names should be used once (got {', '.join(twice)} more than once)"
-        raise ValueError(message)
+def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"names should be unique (got {', '.join(repeated)} more than once)")
     return names
 
 
 class PrepareParams(Section):
     """Stage `prepare`: from raw images to checked, packed pixels."""
 
-    source: Literal["idx", "images", "archive", "arrays"] = Field(description="kind of data/raw, see docs/contracts.md")
+    source: Literal["idx", "images", "archive", "arrays"] = Field(description="kind of data/raw (docs/contracts.md)")
     labelled: bool = Field(description="whether images have classes: sub-folders, label files or the array `labels`")
-    class_names: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_no_name_twice)] | None = Field(
-        description="names of the classes of IDX and arrays, by label; null: their numbers. Folders name their own"
+    class_names: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] | None = Field(
+        description="names of the classes of IDX and arrays, by label; null: the numbers. Folders have names of their own"
     )
-    image_size: int = Field(ge=4, le=512, description="pixels; images are resized and centre-cropped to this square")
-    channels: Literal[1, 3] = Field(description="1 grey, 3 RGB")
+    image_size: int = Field(ge=4, le=512, description="side of the prepared square, in pixels")
+    channels: Literal[1, 3] = Field(description="1: grey, 3: RGB")
     held_out_share: float = Field(
-        gt=0, lt=1, description="share of images held out, chosen by content; IDX brings its own split"
+        gt=0,
+        lt=1,
+        description="share of images held out; ignored for IDX, which has its own split",
     )
-    min_num_images: int = Field(ge=2, description="fewest accepted images")
-    max_broken_share: Share = Field(description="largest share of images that may be quarantined")
-    max_duplicate_share: Share = Field(description="largest share of images that repeat another's pixels")
-    max_blank_share: Share = Field(description="largest share of images of one single value")
-    max_class_ratio: float = Field(ge=1, description="largest class over smallest class, by number of images")
+    min_num_images: int = Field(ge=2, description="check: least number of accepted images")
+    max_broken_share: Share = Field(description="check: largest share of quarantined files")
+    max_duplicate_share: Share = Field(description="check: largest share of images that repeat another's pixels")
+    max_blank_share: Share = Field(description="check: largest share of images with a single pixel value")
+    max_class_ratio: float = Field(ge=1, description="check: largest class over smallest class, in images")
 
 
 class LinearBetas(Section):
@@ -68,7 +72,7 @@ class LinearBetas(Section):
 
 
 class ScaledLinearBetas(Section):
-    """Betas whose square roots are equally spaced (Rombach et al. 2022)."""
+    """Betas with equally spaced square roots (Rombach et al. 2022)."""
 
     kind: Literal["scaled_linear"]
     beta_start: float = Field(default=8.5e-4, gt=0, lt=1)
@@ -93,14 +97,14 @@ class SigmoidBetas(Section):
     max_beta: float = Field(default=0.999, gt=0, le=1)
 
     @model_validator(mode="after")
-    def _end_is_above_start(self) -> SigmoidBetas:
+    def _require_end_above_start(self) -> SigmoidBetas:
         if self.end <= self.start:
             raise ValueError(f"end: should be above start {self.start} (got {self.end})")
         return self
 
 
 class TrainedBetas(Section):
-    """An explicit list, as diffusers' `trained_betas`."""
+    """An explicit list of T betas, like diffusers' `trained_betas`."""
 
     kind: Literal["trained"]
     values: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(min_length=1, max_length=10_000)
@@ -112,7 +116,7 @@ Betas = Annotated[
 
 
 class UniformDensity(Section):
-    """Every t alike."""
+    """Every t with the same probability."""
 
     kind: Literal["uniform"]
 
@@ -137,110 +141,111 @@ Density = Annotated[UniformDensity | LaplaceDensity | NormalDensity, Field(discr
 
 
 class ScheduleParams(Section):
-    """Stage `schedule`: the noise schedule and what follows from it and the data set."""
+    """Stage `schedule`: the noise schedule, its loss weights and density, and the limits it must keep."""
 
-    num_timesteps: int = Field(ge=1, le=10_000, description="T")
-    betas: Betas = Field(description="the variance schedule")
-    zero_terminal_snr: bool = Field(description="rescale so that abar of the last t is 0 (Lin et al. 2023)")
+    num_timesteps: int = Field(ge=1, le=10_000, description="number of noise levels T")
+    betas: Betas = Field(description="the variance schedule, by `kind`")
+    zero_terminal_snr: bool = Field(description="rescale to abar 0 at the last t (Lin et al. 2023)")
     min_snr_gamma: float = Field(
-        gt=0, description="largest of the loss weights min_snr (Hang et al. 2023) and bounded_snr"
+        gt=0, description="upper limit of the loss weights min_snr (Hang et al. 2023) and bounded_snr"
     )
-    snr_floor: float = Field(ge=0, description="smallest of the loss weight bounded_snr")
-    density: Density = Field(description="how often training visits each t")
-    max_prior_kl_bits_per_dim: float = Field(gt=0, description="gate on what the last t still knows of the image")
-    max_terminal_snr: float = Field(gt=0, description="gate on abar/(1-abar) at the last t")
+    snr_floor: float = Field(ge=0, description="lower limit of the loss weight bounded_snr, at most min_snr_gamma")
+    density: Density = Field(description="probability of each t in training, by `kind`")
+    max_prior_kl_bits_per_dim: float = Field(gt=0, description="check: KL divergence to pure noise at the last t")
+    max_terminal_snr: float = Field(gt=0, description="check: abar/(1-abar) at the last t")
 
     @model_validator(mode="after")
-    def _bounds_of_snr_are_in_order(self) -> ScheduleParams:
+    def _require_floor_below_gamma(self) -> ScheduleParams:
         if self.snr_floor > self.min_snr_gamma:
             raise ValueError(f"snr_floor: should be at most min_snr_gamma {self.min_snr_gamma} (got {self.snr_floor})")
         return self
 
 
 class FeaturesParams(Section):
-    """Stage `features`: the network whose features judge pictures."""
+    """Stage `features`: the network whose features measure image quality."""
 
     extractor: Literal["auto", "classifier", "efficientnet_lite0", "random"] = Field(
-        description="auto: classifier where there are labels, else efficientnet_lite0"
+        description="auto: classifier if there are labels, else efficientnet_lite0"
     )
-    num_images: int = Field(ge=1, description="training length of the classifier in images seen")
-    seed: Seed
-    min_accuracy: Share = Field(description="gate on the classifier's accuracy on held-out images")
+    num_images: int = Field(ge=1, description="training length of the classifier, in images seen")
+    seed: Seed = Field(description="seed of the classifier's training and of the choice of images")
+    min_accuracy: Share = Field(description="check: least accuracy of the classifier on held-out images")
 
 
 class TrainParams(Section):
     """Stage `train`: the network that predicts the clean image."""
 
-    seed: Seed
-    num_images: int = Field(ge=1, description="training length in images seen")
-    batch_size: int = Field(ge=1)
-    target: Literal["x0", "eps", "v"] = Field(description="what the network predicts")
+    seed: Seed = Field(description="seed of initial weights, order of images, noise and label dropout")
+    num_images: int = Field(ge=1, description="training length, in images seen")
+    batch_size: int = Field(ge=1, description="images per step, over all processes")
+    target: Literal["x0", "eps", "v"] = Field(description="prediction of the network: clean image, noise or v")
     weighting: Literal["uniform", "min_snr", "bounded_snr", "snr", "vlb"] = Field(
-        description="loss weight, whatever the target: uniform in x0; snr: uniform in eps, as DDPM; "
-        "min_snr: snr up to schedule.min_snr_gamma; bounded_snr: that, and at least schedule.snr_floor; "
-        "vlb: the likelihood's. See pipeline/diffusion/weighting.py"
+        description="loss weight of a noise level, applied to the error of the clean image whichever the target; "
+        "uniform: 1; snr: as DDPM's loss of eps; min_snr: snr up to schedule.min_snr_gamma; bounded_snr: the same, and at "
+        "least schedule.snr_floor; vlb: that of the likelihood bound. See pipeline/diffusion/weighting.py"
     )
-    learning_rate: float = Field(gt=0, description="of the convolutions, by Muon: peak, after warm-up")
-    adam_learning_rate: float = Field(gt=0, description="of all else, by AdamW: peak, after warm-up")
-    warmup_share: Share = Field(description="share of the length over which the learning rates rise")
+    learning_rate: float = Field(gt=0, description="peak learning rate of Muon, which trains the convolutions")
+    adam_learning_rate: float = Field(gt=0, description="peak learning rate of AdamW, which trains all other weights")
+    warmup_share: Share = Field(description="share of the training in which the learning rates rise to their peaks")
     learning_rate_plan: Literal["decay", "constant"] = Field(
-        description="decay: to zero at num_images; constant: with warmup_share 0 a finished run may be extended"
+        description="decay: to 0 at num_images; constant: with warmup_share 0, a finished training can be extended"
     )
-    weight_decay: float = Field(ge=0)
-    gradient_clip: float = Field(gt=0, description="largest norm of the gradient")
-    label_dropout: Share = Field(description="share of images shown without their class, for guidance")
-    horizontal_flip: bool = Field(description="mirror half of the images")
+    weight_decay: float = Field(ge=0, description="decoupled weight decay")
+    gradient_clip: float = Field(gt=0, description="largest L2 norm of the gradient; larger ones are scaled down")
+    label_dropout: Share = Field(description="share of images trained on without their class, for guidance")
+    horizontal_flip: bool = Field(description="mirror half of the images, chosen at random")
     ema_widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
         min_length=2,
         max_length=2,
-        description="relative widths sigma_rel of the two power-function EMA tracks (Karras et al. 2024)",
+        description="relative widths sigma_rel of the two power-function EMAs (Karras et al. 2024)",
     )
-    num_snapshots: int = Field(ge=1, le=64, description="EMA snapshots kept for post-hoc EMA")
-    num_grids: int = Field(ge=0, description="sample grids drawn on the way")
-    network: UNetConfig = Field(description="the U-Net, see pipeline/diffusion/unet.py")
+    num_snapshots: int = Field(ge=1, le=64, description="EMA snapshots stored for post-hoc EMA")
+    num_grids: int = Field(ge=0, description="sample grids drawn during training")
+    network: UNetConfig = Field(description="architecture of the U-Net, see pipeline/diffusion/unet.py")
 
 
 class EvaluateParams(Section):
-    """Stage `evaluate`: the model's pictures and losses against real data and floors."""
+    """Stage `evaluate`: how to sample, and how many images to measure."""
 
-    num_samples: int = Field(ge=100, description="2,000 for a look, 5,000 for a promotion")
-    seed: Seed
-    sampler: Sampler
-    num_steps: int = Field(ge=1, le=1000, description="network calls an image")
+    num_samples: int = Field(ge=100, description="images sampled and measured; 5,000 to decide on a promotion")
+    seed: Seed = Field(description="seed of samples, noise and baseline")
+    sampler: Sampler = Field(description="ancestral DDPM, DDIM or DPM-Solver++ 2M")
+    num_steps: int = Field(ge=1, le=1000, description="network calls per image, at most schedule.num_timesteps")
     guidance_scales: tuple[Annotated[float, Field(ge=0, le=20)], ...] = Field(
-        min_length=1, description="of which the best is chosen; 1: no guidance, as always where there are no classes"
+        min_length=1, description="candidates, of which the best is chosen; 1: no guidance, as always without classes"
     )
-    guidance_images: int = Field(ge=4, description="images at each of guidance_scales, if there is more than one")
+    guidance_images: int = Field(ge=4, description="images sampled per candidate, if there is more than one")
     ema_widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
-        min_length=1, description="relative widths of the post-hoc EMA, of which the best is chosen"
+        min_length=1, description="candidates for the relative width of the post-hoc EMA"
     )
-    tuning_rows: int = Field(ge=0, description="network rows that refining the times may take; 0: leave them")
-    baseline_components: int = Field(ge=1, description="Gaussians in the mixture that a model must beat")
+    tuning_rows: int = Field(
+        ge=0,
+        description="images passed through the network to refine the sampling times; 0: none",
+    )
+    baseline_components: int = Field(ge=1, description="number of Gaussians in the baseline mixture")
     likelihood_num_images: int = Field(ge=2, description="held-out images whose bits/dim are bounded")
     compared_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
-        description="numbers of steps at which KID is measured besides num_steps; [] for none"
+        description="numbers of steps, besides num_steps, at which KID is measured"
     )
-    compared_images: int = Field(ge=4, description="images at each of them, num_samples at most")
+    compared_images: int = Field(ge=4, description="images sampled at each of compared_steps, at most num_samples")
 
 
 class RegisterParams(Section):
-    """`foundry model register`: which registered model, and what a challenger must keep to be champion."""
+    """`foundry model register`: the registered model, and the limits a challenger must keep to become champion."""
 
-    model_name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="MLflow registered model")
+    model_name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="name of the registered model in MLflow")
     confidence: float = Field(ge=0.5, lt=1, description="of the interval of the difference between two models' KID")
-    max_kid_rise: float = Field(
-        ge=0, description="how much worse KID may be where the data are new: share of the champion's"
-    )
-    max_latency_ratio: float = Field(gt=0, description="time for a batch of pictures over the champion's")
-    max_memory_ratio: float = Field(gt=0, description="peak memory while drawing over the champion's")
-    max_size_ratio: float = Field(gt=0, description="bytes of the weights over the champion's")
+    max_kid_rise: float = Field(ge=0, description="how much worse KID may be on new data, as a share of the champion's")
+    max_latency_ratio: float = Field(gt=0, description="largest ratio to the champion's time per batch of samples")
+    max_memory_ratio: float = Field(gt=0, description="largest ratio to the champion's peak memory while sampling")
+    max_size_ratio: float = Field(gt=0, description="largest ratio to the champion's weights in bytes")
     max_class_total_variation: Share = Field(
-        description="distance of the class shares from those of held-out images; a worse champion may be matched"
+        description="largest distance of the class shares from those of held-out images; a champion above it may be matched"
     )
 
 
 class Params(Section):
-    """All of params.yaml."""
+    """The whole of params.yaml."""
 
     prepare: PrepareParams
     schedule: ScheduleParams
@@ -250,32 +255,33 @@ class Params(Section):
     register_: RegisterParams = Field(alias="register")
 
     @model_validator(mode="after")
-    def _noise_is_not_predicted_where_nothing_else_is_left(self) -> Params:
+    def _forbid_eps_at_zero_snr(self) -> Params:
         if self.schedule.zero_terminal_snr and self.train.target == "eps":
             raise ValueError("train.target: should be v or x0 with schedule.zero_terminal_snr (got eps)")
         return self
 
     @model_validator(mode="after")
-    def _no_sampler_takes_more_steps_than_there_are(self) -> Params:
+    def _limit_num_steps(self) -> Params:
         steps, limit = self.evaluate.num_steps, self.schedule.num_timesteps
         if steps > limit:
             raise ValueError(f"evaluate.num_steps: should be at most schedule.num_timesteps {limit} (got {steps})")
         return self
 
     @model_validator(mode="after")
-    def _trained_betas_are_as_many_as_timesteps(self) -> Params:
+    def _require_one_trained_beta_per_timestep(self) -> Params:
         betas, wanted = self.schedule.betas, self.schedule.num_timesteps
         if isinstance(betas, TrainedBetas) and len(betas.values) != wanted:
-            message = f"schedule.betas.values: {len(betas.values)} values for schedule.num_timesteps {wanted}"
-            raise ValueError(message)
+            raise ValueError(
+                f"schedule.betas.values: should be schedule.num_timesteps {wanted} (got {len(betas.values)})"
+            )
         return self
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read and check `path`; every finding is reported at once.
+    """Read and validate `path`.
 
     Raises:
-        ParamsError: the file is missing, is not YAML, or holds a wrong, missing or unknown key.
+        ParamsError: the file is missing or is not YAML, or a key is invalid, missing or unknown; lists all findings.
 
     """
     try:
@@ -284,7 +290,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise ParamsError(f"{path}: not found; run from the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    # JSON mode is strict without refusing lists for tuples: `seed: no` must not become 0.
+    # Strict, so that `seed: no` is an error and not 0; in JSON mode, which accepts a list for a tuple.
     try:
         return Params.model_validate_json(json.dumps(document, allow_nan=True), strict=True)
     except TypeError as error:

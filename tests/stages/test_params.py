@@ -42,12 +42,12 @@ def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [True, "0", 1.5, None])
-def test_a_seed_of_another_type_is_refused(tmp_path: Path, value: object) -> None:
+def test_a_seed_of_another_type_is_rejected(tmp_path: Path, value: object) -> None:
     with pytest.raises(ParamsError, match="train.seed"):
         load_params(_changed(tmp_path, train__seed=value))
 
 
-def test_an_unknown_key_of_the_network_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_key_of_the_network_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match="train.network.heads"):
         load_params(_changed(tmp_path, train__network__heads=3))
 
@@ -57,21 +57,21 @@ def test_the_networks_own_check_is_reported_as_a_finding(tmp_path: Path) -> None
         load_params(_changed(tmp_path, train__network__widths=[30]))
 
 
-def test_a_floor_of_snr_above_its_largest_weight_is_refused(tmp_path: Path) -> None:
+def test_a_floor_of_snr_above_its_largest_weight_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(
         ParamsError, match=r"params.yaml: schedule: snr_floor: .* at most min_snr_gamma 5.0 \(got 6.0\)"
     ):
         load_params(_changed(tmp_path, schedule__snr_floor=6.0))
 
 
-def test_trained_betas_of_another_length_are_refused(tmp_path: Path) -> None:
+def test_trained_betas_of_another_length_are_rejected(tmp_path: Path) -> None:
     path = _changed(tmp_path, schedule__betas={"kind": "trained", "values": [0.1, 0.2]})
-    with pytest.raises(ParamsError, match="2 values for schedule.num_timesteps 1000"):
+    with pytest.raises(ParamsError, match=r"should be schedule.num_timesteps 1000 \(got 2\)"):
         load_params(path)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b\n", "train: [", "a: 2020-01-01\n", "x: .nan\n"])
-def test_a_file_that_is_not_a_mapping_of_sections_is_refused(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_not_a_mapping_of_sections_is_rejected(tmp_path: Path, text: str) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(ParamsError, match=r"params\.yaml"):
@@ -83,8 +83,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_params(tmp_path / "nowhere.yaml")
 
 
-def test_every_option_is_explained_or_speaks_for_itself() -> None:
-    plain = {"seed", "sampler", "batch_size", "weight_decay"}
+def test_every_key_is_documented() -> None:
     for section in Params.model_fields.values():
         for name, field in section.annotation.model_fields.items():  # type: ignore[union-attr]
-            assert field.description or name in plain, name
+            assert field.description, name
