@@ -3,7 +3,6 @@
 import os
 import platform
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,16 +23,6 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 SERVICE = "service.app:Foundry"
 NAME = "diffusion-foundry"
 ROOT = requirements.ROOT
-SOURCES = (
-    "service/**/*",
-    "pipeline/__init__.py",
-    "pipeline/__main__.py",
-    "pipeline/cli.py",
-    "pipeline/errors.py",
-    "pipeline/artefacts/**/*",
-    "pipeline/diffusion/**/*",
-)
-"""The service's code, as the Dockerfile copies it."""
 
 
 def pack(bundle: Bundle) -> str:
@@ -80,7 +69,7 @@ def _stored(tag: str) -> Path | None:
 def _build(tag: str, model: str, bundle: Bundle, packages: list[str]) -> str:
     name, version = tag.split(":")
     with TemporaryDirectory() as folder:
-        for path in _sources():
+        for path in requirements.sources():
             copied = Path(folder) / path
             copied.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / path, copied)
@@ -104,14 +93,8 @@ def _labels(bundle: Bundle) -> dict[str, str]:
 
 def _code_digest(packages: list[str]) -> str:
     """The digest of a Bento's content without its model."""
-    code = [part for path in _sources() for part in (str(path).encode(), (ROOT / path).read_bytes())]
+    code = [part for path in requirements.sources() for part in (str(path).encode(), (ROOT / path).read_bytes())]
     return parts_digest([*code, *(line.encode() for line in packages), _python_version().encode()])
-
-
-def _sources() -> Iterator[Path]:
-    """The files of the service, relative to the project."""
-    found = sorted(path for pattern in SOURCES for path in ROOT.glob(pattern))
-    return (path.relative_to(ROOT) for path in found if path.is_file() and "__pycache__" not in path.parts)
 
 
 def _python_version() -> str:

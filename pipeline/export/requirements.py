@@ -1,4 +1,4 @@
-"""The packages that the service needs: those of pyproject.toml and all that they require, directly or not."""
+"""What the service needs: its source files, the packages of pyproject.toml, and all that these require."""
 
 import tomllib
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,22 @@ from packaging.utils import canonicalize_name
 from pipeline.errors import FoundryError
 
 ROOT = Path(__file__).parents[2]
+SOURCES = (
+    "service/**/*",
+    "pipeline/__init__.py",
+    "pipeline/__main__.py",
+    "pipeline/cli.py",
+    "pipeline/errors.py",
+    "pipeline/artefacts/**/*",
+    "pipeline/diffusion/**/*",
+)
+"""The service's code, as the Dockerfile copies it."""
+
+
+def sources() -> list[Path]:
+    """The files of the service, relative to the project, sorted."""
+    found = sorted(path for pattern in SOURCES for path in ROOT.glob(pattern))
+    return [path.relative_to(ROOT) for path in found if path.is_file() and "__pycache__" not in path.parts]
 
 
 def direct() -> list[Requirement]:
