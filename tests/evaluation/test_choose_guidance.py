@@ -24,7 +24,7 @@ SCHEDULE = NoiseSchedule(cosine_betas(200))
 
 
 class Timid(UNet):
-    """A denoiser of three Gaussian classes that goes but a part of the way from their middle to the one asked for.
+    """A denoiser of three Gaussian classes that goes only part of the way from their mean to the requested one.
 
     Without a class it is the exact denoiser D0 of a Gaussian in the middle, with one D0 + (Dc - D0) / wanted. Guided
     with scale g its images are those of a class g / wanted times as far from the middle; with `wanted` it is exact.
@@ -43,8 +43,8 @@ class Timid(UNet):
 
 
 @pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
-    """By images drawn from the three classes."""
+def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
+    """Compares with images drawn from the three classes."""
     generator, labels = torch.Generator().manual_seed(0), torch.arange(900) % len(NAMES)
     images = MEANS[labels] + STD * torch.randn(900, 1, 8, 8, generator=generator)
     pixels = to_bytes(images).permute(0, 2, 3, 1).numpy()
@@ -62,19 +62,19 @@ def _model(wanted: float, names: tuple[str, ...] | None = NAMES) -> Model:
 
 
 @pytest.mark.parametrize(("wanted", "measured"), [(1.0, 2), (1.25, 3), (1.5, 4), (2.0, 5)])
-def test_the_scale_that_makes_the_denoiser_exact_is_chosen(judge: Evaluator, wanted: float, measured: int) -> None:
+def test_the_scale_that_makes_the_denoiser_exact_is_chosen(evaluator: Evaluator, wanted: float, measured: int) -> None:
     params = evaluate_params(guidance_scales=SCALES, guidance_images=100)
-    sampling, distances = choose_guidance(_model(wanted), SAMPLING, judge, params)
+    sampling, distances = choose_guidance(_model(wanted), SAMPLING, evaluator, params)
     assert sampling == SamplingDefaults(sampler="dpmpp_2m", num_steps=12, guidance_scale=wanted)
     assert list(distances) == sorted(SCALES)[:measured]
     assert distances[wanted] == min(distances.values())
 
 
-def test_where_there_is_nothing_to_choose_nothing_is_drawn(judge: Evaluator) -> None:
+def test_without_a_choice_nothing_is_drawn(evaluator: Evaluator) -> None:
     one, many = evaluate_params(guidance_scales=(1.5,)), evaluate_params(guidance_scales=SCALES)
-    sampling, distances = choose_guidance(_model(1.5), SAMPLING, judge, one)
+    sampling, distances = choose_guidance(_model(1.5), SAMPLING, evaluator, one)
     assert (sampling.guidance_scale, distances) == (1.5, {})
-    sampling, distances = choose_guidance(_model(1.5, names=None), SAMPLING, judge, many)
+    sampling, distances = choose_guidance(_model(1.5, names=None), SAMPLING, evaluator, many)
     assert (sampling.guidance_scale, distances) == (1.0, {})
 
 
@@ -88,5 +88,5 @@ def test_where_there_is_nothing_to_choose_nothing_is_drawn(judge: Evaluator) -> 
         ({0.5: 4.1, 1.0: 4.0}, 1.0),
     ],
 )
-def test_guidance_that_hardly_helps_is_not_worth_its_rows(distances: dict[float, float], best: float) -> None:
+def test_guidance_that_hardly_helps_is_not_chosen(distances: dict[float, float], best: float) -> None:
     assert best_scale(distances) == best

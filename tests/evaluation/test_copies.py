@@ -27,7 +27,7 @@ def sets(digits: tuple[Images, NDArray[np.int64]]) -> tuple[Split, Images, Image
 
 
 @pytest.fixture(scope="module")
-def honest(sets: tuple[Split, Images, Images]) -> float:
+def threshold(sets: tuple[Split, Images, Images]) -> float:
     return near_copy_threshold(nearest(sets[1], sets[0]))
 
 
@@ -36,7 +36,7 @@ def _noisy(images: Images, std: float) -> Images:
     return np.clip(images + noise, 0, 255).round().astype(np.uint8)
 
 
-def test_the_nearest_are_those_of_another_exact_search(
+def test_the_neighbours_agree_with_another_exact_search(
     sets: tuple[Split, Images, Images], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train, images, _ = sets
@@ -58,17 +58,17 @@ def test_the_search_crosses_shards() -> None:
     assert (found.distances[:, 0] == 0).all()
 
 
-def test_copies_are_found_with_some_noise_on_them_too(sets: tuple[Split, Images, Images], honest: float) -> None:
+def test_noisy_copies_are_found(sets: tuple[Split, Images, Images], threshold: float) -> None:
     train = sets[0]
     for images in (train.shards[0][:300], _noisy(train.shards[0][:300], 8)):
-        assert near_copy_share(nearest(images, train), honest) > 0.95
+        assert near_copy_share(nearest(images, train), threshold) > 0.95
 
 
-def test_honest_images_have_about_one_near_copy_in_a_hundred(sets: tuple[Split, Images, Images], honest: float) -> None:
-    assert near_copy_share(nearest(sets[2], sets[0]), honest) < 0.05
+def test_new_images_have_about_one_near_copy_in_a_hundred(sets: tuple[Split, Images, Images], threshold: float) -> None:
+    assert near_copy_share(nearest(sets[2], sets[0]), threshold) < 0.05
 
 
-def test_a_copy_of_an_image_that_stands_five_times_in_the_training_set_is_found() -> None:
+def test_a_copy_of_an_image_that_is_five_times_in_the_training_set_is_found() -> None:
     train = split_of(np.full((9, 4, 4, 1), 77, np.uint8))
     assert near_copy_share(nearest(train.shards[0][:1], train), 0.1) == 1
 
@@ -76,23 +76,23 @@ def test_a_copy_of_an_image_that_stands_five_times_in_the_training_set_is_found(
 def test_shifted_copies_are_found_only_by_the_search_that_shifts(digits: tuple[Images, NDArray[np.int64]]) -> None:
     images = np.pad(np.random.default_rng(0).permutation(digits[0])[..., None], ((0, 0), (2, 2), (2, 2), (0, 0)))
     train, others = split_of(images[:1000]), images[1000:1400]
-    honest = near_copy_threshold(nearest(others, train))
+    threshold = near_copy_threshold(nearest(others, train))
     shifted = np.roll(train.shards[0][:100], (1, -1), axis=(1, 2))
-    assert near_copy_share(nearest(shifted, train), honest) < 0.1
-    assert shifted_near_copy_share(shifted, train, honest) == 1
-    assert shifted_near_copy_share(images[1400:1500], train, honest) < 0.2
+    assert near_copy_share(nearest(shifted, train), threshold) < 0.1
+    assert shifted_near_copy_share(shifted, train, threshold) == 1
+    assert shifted_near_copy_share(images[1400:1500], train, threshold) < 0.2
 
 
 @pytest.mark.parametrize(("num_kept", "least", "most"), [(16, 0.03, 0.05), (400, 0.99, 1.0)])
 def test_only_the_first_of_equal_images_is_unique(
-    num_kept: int, least: float, most: float, sets: tuple[Split, Images, Images], honest: float
+    num_kept: int, least: float, most: float, sets: tuple[Split, Images, Images], threshold: float
 ) -> None:
     train, images, _ = sets
     drawn = images[np.arange(400) % num_kept]
-    assert least <= unique_share(drawn, nearest(drawn, train), honest) <= most
+    assert least <= unique_share(drawn, nearest(drawn, train), threshold) <= most
 
 
-def test_large_images_are_compared_by_their_averages() -> None:
+def test_large_images_are_averaged_down_before_the_comparison() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
     wanted = images.reshape(2, 32, 2, 32, 2, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2) / 255
     assert torch.allclose(pixels(images), torch.from_numpy(wanted).float().flatten(1), atol=1e-6)

@@ -38,7 +38,7 @@ def prepared(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Datase
 
 
 @pytest.fixture(scope="module")
-def judge(prepared: Dataset) -> Evaluator:
+def evaluator(prepared: Dataset) -> Evaluator:
     training_images = Subset(prepared.split("train"), np.arange(NUM_LESSONS))
     extractor = make_extractor(
         ExtractorConfig(kind="classifier", image_size=8, channels=1, num_classes=10), features_params(), training_images
@@ -49,7 +49,7 @@ def judge(prepared: Dataset) -> Evaluator:
 
 @pytest.fixture(scope="module")
 def new(prepared: Dataset) -> Subset:
-    """Real images that the classifier has not seen."""
+    """Real images that are new to the classifier."""
     return Subset(prepared.split("train"), np.arange(NUM_LESSONS, 1200))
 
 
@@ -65,7 +65,7 @@ def _noisy(images: Images, std: float) -> Images:
 
 
 @pytest.mark.parametrize("figure", ["kid", "frechet_distance"])
-def test_bad_generators_come_out_in_the_right_order(judge: Evaluator, new: Subset, figure: str) -> None:
+def test_bad_generators_are_ranked_correctly(evaluator: Evaluator, new: Subset, figure: str) -> None:
     images, labels = new[:], new.labels
     assert labels is not None
     random = np.random.default_rng(0)
@@ -75,43 +75,43 @@ def test_bad_generators_come_out_in_the_right_order(judge: Evaluator, new: Subse
         "half of the classes are missing": images[labels < 5],
         "one class only": images[labels == 3],
     }
-    found = [judge.figures(drawn, None)[figure] for drawn in generators.values()]
+    found = [evaluator.figures(drawn, None)[figure] for drawn in generators.values()]
     assert found == sorted(found)
     spoilt = [images, _noisy(images, 25), _noisy(images, 60), random.integers(0, 256, images.shape).astype(np.uint8)]
-    found = [judge.figures(drawn, None)[figure] for drawn in spoilt]
+    found = [evaluator.figures(drawn, None)[figure] for drawn in spoilt]
     assert found == sorted(found)
-    assert judge.figures(_blurred(images), None)[figure] > 2 * max(0.01, judge.figures(images, None)[figure])
+    assert evaluator.figures(_blurred(images), None)[figure] > 2 * max(0.01, evaluator.figures(images, None)[figure])
 
 
-def test_real_images_have_a_kid_of_zero_within_its_error(judge: Evaluator, new: Subset) -> None:
-    figures = judge.figures(new[:], new.labels)
+def test_real_images_have_a_kid_of_zero_within_its_error(evaluator: Evaluator, new: Subset) -> None:
+    figures = evaluator.figures(new[:], new.labels)
     assert abs(figures["kid"]) < 3 * figures["kid_standard_error"]
     assert figures["class_agreement"] > 0.85
     assert figures["sharpness_ratio"] == pytest.approx(1, abs=0.05)
 
 
-def test_each_figure_sees_its_fault(judge: Evaluator, new: Subset) -> None:
+def test_each_figure_detects_its_fault(evaluator: Evaluator, new: Subset) -> None:
     images, labels = new[:], new.labels
     assert labels is not None
-    real = judge.figures(images, labels)
-    assert judge.figures(images[labels < 5], labels[labels < 5])["class_total_variation"] > 0.4
-    assert judge.figures(images, (labels + 1) % 10)["class_agreement"] < 0.1
-    assert judge.figures(_blurred(images), labels)["sharpness_ratio"] < 0.6
-    assert judge.figures(_noisy(images, 60), labels)["sharpness_ratio"] > 1.2
+    real = evaluator.figures(images, labels)
+    assert evaluator.figures(images[labels < 5], labels[labels < 5])["class_total_variation"] > 0.4
+    assert evaluator.figures(images, (labels + 1) % 10)["class_agreement"] < 0.1
+    assert evaluator.figures(_blurred(images), labels)["sharpness_ratio"] < 0.6
+    assert evaluator.figures(_noisy(images, 60), labels)["sharpness_ratio"] > 1.2
     nonsense = np.random.default_rng(0).integers(0, 256, images.shape).astype(np.uint8)
-    assert judge.figures(nonsense, labels)["precision"] < 0.5 * real["precision"]
+    assert evaluator.figures(nonsense, labels)["precision"] < 0.5 * real["precision"]
     memoriser = images[np.arange(400) % 20]
-    assert judge.figures(memoriser, labels)["coverage"] < 0.5 * real["coverage"]
+    assert evaluator.figures(memoriser, labels)["coverage"] < 0.5 * real["coverage"]
     assert real["black_share"] == (images == 0).mean()
 
 
-def test_memorisers_are_seen_by_copies_and_by_uniqueness(prepared: Dataset, new: Subset) -> None:
+def test_memorising_generators_are_detected_by_copies_and_uniqueness(prepared: Dataset, new: Subset) -> None:
     train = prepared.split("train")
     held_out = prepared.split("held_out").images(slice(None))
-    honest = near_copy_threshold(nearest(held_out[:200], train))
+    threshold = near_copy_threshold(nearest(held_out[:200], train))
 
     def found(images: Images) -> dict[str, float]:
-        return copy_figures(images, nearest(images, train), train, honest)
+        return copy_figures(images, nearest(images, train), train, threshold)
 
     copied, few, new_ones = found(new[:100]), found(held_out[np.arange(100) % 10 + 200]), found(held_out[200:])
     assert copied["near_copy_share"] == copied["near_copy_share_shifted"] == copied["unique_share"] == 1
@@ -121,7 +121,7 @@ def test_memorisers_are_seen_by_copies_and_by_uniqueness(prepared: Dataset, new:
     assert new_ones["unique_share"] > 0.95
 
 
-def test_no_class_is_told_where_the_extractor_knows_none(prepared: Dataset) -> None:
+def test_without_a_classifier_there_are_no_figures_of_classes(prepared: Dataset) -> None:
     config = ExtractorConfig(kind="random", image_size=8, channels=1, num_classes=0)
     held_out = Subset(prepared.split("held_out"), np.arange(60))
     extractor = make_extractor(config, features_params(), held_out)
@@ -131,19 +131,19 @@ def test_no_class_is_told_where_the_extractor_knows_none(prepared: Dataset) -> N
     assert not [name for name in figures if name.startswith("class")]
 
 
-def test_a_judge_comes_back_from_its_files(judge: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path) -> None:
-    save_evaluator(tmp_path, judge, new)
+def test_a_saved_evaluator_loads_the_same(evaluator: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path) -> None:
+    save_evaluator(tmp_path, evaluator, new)
     again = load_evaluator(tmp_path, prepared)
-    assert again.figures(new[:], new.labels) == judge.figures(new[:], new.labels)
+    assert again.figures(new[:], new.labels) == evaluator.figures(new[:], new.labels)
 
 
-def test_a_judge_may_go_by_the_training_images_that_are_kept(
-    judge: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
+def test_an_evaluator_can_compare_with_the_saved_training_images(
+    evaluator: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
 ) -> None:
-    save_evaluator(tmp_path, judge, new)
+    save_evaluator(tmp_path, evaluator, new)
     found, wanted = (
         load_evaluator(tmp_path, prepared, "train"),
-        Evaluator(judge.extractor, new, judge.extractor.features(new)),
+        Evaluator(evaluator.extractor, new, evaluator.extractor.features(new)),
     )
     held_out = prepared.split("held_out").images(slice(None))
     assert found.figures(held_out, None) == wanted.figures(held_out, None)
@@ -172,16 +172,18 @@ def _forget(folder: Path) -> None:
     ],
 )
 def test_a_reference_that_does_not_fit_is_refused(
-    spoil: Callable[[Path], None], message: str, judge: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
+    spoil: Callable[[Path], None], message: str, evaluator: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
 ) -> None:
-    save_evaluator(tmp_path, judge, new)
+    save_evaluator(tmp_path, evaluator, new)
     spoil(tmp_path)
     with pytest.raises(ArtefactError, match=message):
         load_evaluator(tmp_path, prepared)
 
 
-def test_a_judge_of_other_images_is_refused(judge: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path) -> None:
-    save_evaluator(tmp_path, judge, new)
+def test_an_evaluator_of_other_images_is_refused(
+    evaluator: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
+) -> None:
+    save_evaluator(tmp_path, evaluator, new)
     document = json.loads((tmp_path / "extractor.json").read_text())
     assert document["digest"]
     larger = Dataset(type(prepared.info)(**{**prepared.info.document(), "image_size": 16}), prepared.splits)
@@ -196,5 +198,5 @@ def test_sharpness_is_the_mean_second_difference() -> None:
     assert sharpness(stripes) == 100
 
 
-def test_total_variation_is_the_share_that_would_have_to_move() -> None:
+def test_total_variation_is_the_share_that_would_have_to_change_class() -> None:
     assert total_variation(torch.tensor([0.5, 0.5, 0.0]), torch.tensor([0.25, 0.25, 0.5])) == 0.5

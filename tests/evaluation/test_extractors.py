@@ -52,7 +52,7 @@ def classifier(digits: Digits) -> Extractor:
     return make_extractor(config, features_params(), _selection(images[:1400, ..., None], labels[:1400]))
 
 
-def test_a_classifier_knows_most_digits_that_it_has_not_seen(classifier: Extractor, digits: Digits) -> None:
+def test_a_classifier_recognises_most_new_digits(classifier: Extractor, digits: Digits) -> None:
     images, labels = digits
     found = classifier.classes(classifier.features(images[1400:, ..., None]))
     assert (found.numpy() == labels[1400:]).mean() > 0.92
@@ -60,9 +60,7 @@ def test_a_classifier_knows_most_digits_that_it_has_not_seen(classifier: Extract
 
 @pytest.mark.parametrize("kind", ["classifier", "random", "efficientnet_lite0"])
 @pytest.mark.parametrize(("size", "channels"), [(4, 1), (32, 3), (65, 3)])
-def test_an_extractor_of_any_size_comes_back_from_its_files(
-    kind: Kind, size: int, channels: int, tmp_path: Path
-) -> None:
+def test_a_saved_extractor_of_any_size_loads_the_same(kind: Kind, size: int, channels: int, tmp_path: Path) -> None:
     made = _made(kind, size=size, channels=channels)
     save_extractor(tmp_path, made)
     images = _images(5, size, channels)
@@ -74,7 +72,7 @@ def test_an_extractor_of_any_size_comes_back_from_its_files(
 
 
 @pytest.mark.parametrize("kind", ["classifier", "random"])
-def test_the_seed_decides_everything_and_nothing_else_does(kind: Kind) -> None:
+def test_an_extractor_depends_on_the_seed_alone(kind: Kind) -> None:
     images = _images(5)
     first = _made(kind).features(images)
     torch.manual_seed(99)
@@ -90,7 +88,7 @@ def test_features_of_an_image_do_not_depend_on_its_neighbours() -> None:
     assert torch.allclose(extractor.features(images)[[0, 200, 299]], alone, atol=1e-5)
 
 
-def test_grey_images_look_to_efficientnet_as_their_rgb_copies() -> None:
+def test_grey_images_have_the_features_of_their_rgb_copies() -> None:
     grey = _images(2, 16)
     assert torch.allclose(
         _made("efficientnet_lite0", size=16).features(grey),
@@ -99,7 +97,7 @@ def test_grey_images_look_to_efficientnet_as_their_rgb_copies() -> None:
     )
 
 
-def test_auto_is_a_classifier_where_there_are_classes() -> None:
+def test_auto_is_a_classifier_if_there_are_classes() -> None:
     params = features_params(extractor="auto")
     assert extractor_config(params, _info(("a", "b"))).kind == "classifier"
     assert extractor_config(params, _info(("a",))).kind == "efficientnet_lite0"
@@ -118,7 +116,7 @@ def test_only_a_classifier_predicts_classes() -> None:
             extractor.classes(extractor.features(_images(2)))
 
 
-def test_an_untrained_network_neither_shrinks_nor_blows_up_what_it_sees() -> None:
+def test_an_untrained_network_keeps_the_scale_of_its_input() -> None:
     assert 0.1 < float(_made("random", size=28).features(_images(50, 28)).square().mean()) < 10
 
 
@@ -153,6 +151,6 @@ def test_a_description_that_does_not_fit_is_refused(old: str, new: str, message:
         load_extractor(tmp_path)
 
 
-def test_a_missing_extractor_is_named(tmp_path: Path) -> None:
+def test_a_missing_extractor_is_reported_with_its_path(tmp_path: Path) -> None:
     with pytest.raises(ArtefactError, match=r"extractor\.json: No such file"):
         load_extractor(tmp_path)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from pipeline.evaluation.gaussian_mixture import draw_baseline, fit, principal_components
 from tests.small_sets import split_of
@@ -29,6 +30,15 @@ def test_clusters_far_apart_are_found_with_their_shares() -> None:
     assert shares == pytest.approx([1 / 6, 2 / 6, 3 / 6], abs=0.03)
 
 
+def test_the_clusters_do_not_depend_on_the_number_of_threads() -> None:
+    points = torch.randn(9000, 20, generator=torch.Generator().manual_seed(0))
+    mixtures = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads):
+            mixtures.append(fit(points, 12, np.random.default_rng(0)))
+    assert all(torch.equal(mixture.weights, mixtures[0].weights) for mixture in mixtures)
+
+
 def test_components_are_the_leading_eigenvectors(digits: Digits) -> None:
     components = principal_components(digits[0][..., None], seed=0)
     images = digits[0][..., None]
@@ -36,7 +46,7 @@ def test_components_are_the_leading_eigenvectors(digits: Digits) -> None:
     assert (components.images(components.points(images), (8, 8, 1)) == images).all()
 
 
-def test_what_is_drawn_has_the_class_that_was_asked_for(digits: Digits) -> None:
+def test_drawn_images_have_the_requested_class(digits: Digits) -> None:
     images, labels = digits
     asked = np.arange(200) % 10
     drawn = draw_baseline(split_of(images[..., None], labels), asked, 200, num_components=40, seed=1)
@@ -46,7 +56,7 @@ def test_what_is_drawn_has_the_class_that_was_asked_for(digits: Digits) -> None:
 
 
 @pytest.mark.parametrize("labelled", [True, False])
-def test_the_seed_decides_what_is_drawn(digits: Digits, labelled: bool) -> None:  # noqa: FBT001  # a parameter
+def test_the_images_depend_on_the_seed_alone(digits: Digits, labelled: bool) -> None:  # noqa: FBT001  # a parameter
     images, labels = digits
     split = split_of(images[:300, ..., None], labels[:300] if labelled else None)
     asked = np.arange(30) % 10 if labelled else None

@@ -82,7 +82,7 @@ def _true_kid(shift: float, scale: float) -> float:
     return expected(x, x) + expected(y, y) - 2 * expected(x, y)
 
 
-def test_the_interaction_of_a_kernel_without_any_is_zero() -> None:
+def test_a_constant_kernel_has_no_interaction() -> None:
     # In one dimension with equal numbers all kernel values are equal: nothing is left when they are centred.
     x = torch.ones(9, 1, dtype=torch.float64)
     assert kernel_within(x).interaction == pytest.approx(0, abs=1e-12)
@@ -133,7 +133,7 @@ def test_neighbourhoods_are_those_of_the_prdc_package(m: int, n: int, capsys: py
     assert neighbourhoods(x, y) == pytest.approx({name: float(value) for name, value in wanted.items()}, rel=1e-12)
 
 
-def test_lost_and_invented_modes_are_seen_by_recall_and_by_precision() -> None:
+def test_recall_detects_lost_modes_and_precision_invented_ones() -> None:
     near, far = _normal(0, 200), _normal(1, 200, shift=50.0)
     both = torch.cat([near, far])
     assert neighbourhoods(_normal(2, 400), both)["recall"] < 0.6

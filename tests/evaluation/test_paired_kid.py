@@ -16,18 +16,18 @@ def normal(generator: torch.Generator, count: int) -> Tensor:
 
 
 def apart(shift: float, other: float) -> Draw:
-    """Two models that have nothing in common but how far they are from the data."""
+    """Two independent models at these distances from the data."""
     return lambda generator: (normal(generator, 60) + shift, normal(generator, 60) + other)
 
 
 def together(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Two equal models whose pictures of one seed are alike."""
+    """Two equal models whose images of one seed are similar."""
     common = normal(generator, 60)
     return common + 0.3 * normal(generator, 60) + 0.3, common + 0.3 * normal(generator, 60) + 0.3
 
 
 def misses(draw: Draw, truth: float, count: int = 200) -> float:
-    """Share of intervals of 90 % that do not hold the true difference."""
+    """Share of intervals of 90 % that do not contain the true difference."""
     generator, missed = torch.Generator().manual_seed(0), 0
     for seed in range(count):
         real = normal(generator, 80)
@@ -77,7 +77,7 @@ def exact_kid(shift: float) -> float:
     return mean_kernel(shift, shift) + mean_kernel(0, 0) - 2 * mean_kernel(shift, 0)
 
 
-def test_the_value_is_the_difference_of_the_kids_that_evaluate_finds() -> None:
+def test_the_value_is_the_difference_of_the_two_kids() -> None:
     generator = torch.Generator().manual_seed(2)
     x, y, r = normal(generator, 60) + 0.4, normal(generator, 60), normal(generator, 90)
     reference = Reference(r.double())
@@ -85,7 +85,7 @@ def test_the_value_is_the_difference_of_the_kids_that_evaluate_finds() -> None:
     assert found.value == pytest.approx(kid(x, reference).value - kid(y, reference).value, abs=1e-12)
 
 
-def test_a_model_against_itself_differs_by_nothing() -> None:
+def test_a_model_does_not_differ_from_itself() -> None:
     generator = torch.Generator().manual_seed(3)
     x, r = normal(generator, 50), normal(generator, 60)
     found = kid_difference(x, x, r, confidence=0.95, seed=0)
@@ -99,7 +99,7 @@ def test_swapping_the_models_mirrors_the_interval() -> None:
     assert (one.low, one.high) == pytest.approx((-other.high, -other.low))
 
 
-def test_pictures_of_the_same_seed_make_the_interval_narrow() -> None:
+def test_images_of_the_same_seeds_narrow_the_interval() -> None:
     generator = torch.Generator().manual_seed(5)
     x, y = together(generator)
     r = normal(generator, 120)

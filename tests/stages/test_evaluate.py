@@ -91,7 +91,7 @@ def _evaluate(data: Path, out: Path) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def data(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Digits, and a model of them that has learnt nothing."""
+    """Digits, and an untrained model of them."""
     images, labels = digits[0][:1000, ..., None], digits[1][:1000]
     return _write_all(tmp_path_factory.mktemp("labelled"), images, labels, "classifier")
 
@@ -118,7 +118,7 @@ def test_a_second_run_writes_the_same_bytes(data: Path, out: Path, tmp_path: Pat
         assert len(digests) == 1, name
 
 
-def test_each_figure_of_pictures_stands_beside_its_floor_and_the_baselines(metrics: dict[str, float]) -> None:
+def test_each_figure_of_images_has_a_floor_and_a_baseline(metrics: dict[str, float]) -> None:
     assert all(np.isfinite(value) for value in metrics.values())
     names = {
         phase: {name.removeprefix(f"{phase}/") for name in metrics if name.startswith(f"{phase}/")}
@@ -138,7 +138,7 @@ def test_the_table_of_figures_lists_every_figure_and_no_other(metrics: dict[str,
     assert set(CHIEF_FIGURES) <= set(FIGURES)
 
 
-def test_a_model_that_has_learnt_nothing_is_worse_than_real_images_and_than_the_baseline(
+def test_an_untrained_model_is_worse_than_real_images_and_than_the_baseline(
     metrics: dict[str, float],
 ) -> None:
     for figure in ("kid", "frechet_distance"):
@@ -154,7 +154,7 @@ def test_the_figures_are_in_the_contract(metrics: dict[str, float]) -> None:
     assert {name.split("/")[1] for name in metrics} <= listed
 
 
-def test_samples_have_classes_and_seeds_by_which_the_tuned_model_draws_them_again(
+def test_the_tuned_model_draws_the_samples_again_from_their_classes_and_seeds(
     data: Path, out: Path, tmp_path: Path
 ) -> None:
     from pipeline.evaluation.apply_tuning import apply_tuning
@@ -206,13 +206,13 @@ def test_quality_is_measured_on_the_same_images_for_each_number_of_steps_of_the_
             assert getattr(row, name) == pytest.approx(figures[name], rel=1e-9), name
 
 
-def test_the_losses_stand_beside_the_linear_denoisers(out: Path) -> None:
+def test_the_losses_are_listed_with_the_linear_denoisers(out: Path) -> None:
     levels = pd.read_csv(out / "loss_per_noise_level.csv")
     assert list(levels) == ["t", "log_snr", "held_out_mse", "linear_denoiser_mse"]
     assert (levels["linear_denoiser_mse"].diff().dropna() > 0).all()
 
 
-def test_the_report_needs_nothing_else_and_shows_every_class(out: Path, metrics: dict[str, float]) -> None:
+def test_the_report_is_self_contained_and_shows_every_class(out: Path, metrics: dict[str, float]) -> None:
     page = (out / "report.html").read_text()
     assert len(page) < 3_000_000
     assert not re.search(r"https?://|<script|<link|src=\"(?!data:)|href=\"(?!#)|@import|url\(", page)
@@ -229,7 +229,7 @@ def test_the_report_needs_nothing_else_and_shows_every_class(out: Path, metrics:
     ] * 2
 
 
-def test_the_pictures_show_every_class_and_the_suspects(out: Path) -> None:
+def test_the_grids_show_every_class_and_the_suspected_copies(out: Path) -> None:
     with Image.open(out / "grid.png") as grid, Image.open(out / "nearest.png") as nearest:
         assert grid.height == 10 * 57 - 1
         assert nearest.height == 4 * 57 - 1
@@ -266,7 +266,7 @@ def test_a_model_of_another_schedule_is_refused(data: Path, tmp_path: Path) -> N
     "name",
     ["features/floors.json", "features/reference.safetensors", "model/model.json", "model/snapshots.safetensors"],
 )
-def test_a_missing_file_is_named(data: Path, tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_reported_with_its_path(data: Path, tmp_path: Path, name: str) -> None:
     for folder in ("model", "prepared", "schedule", "features"):
         shutil.copytree(data / folder, tmp_path / folder)
     (tmp_path / name).unlink()
@@ -296,7 +296,7 @@ def test_the_command_reads_params_and_reports_to_mlflow(data: Path, out: Path, w
 
 
 @given(st.lists(st.integers(1, 50), min_size=1, max_size=12), st.integers(1, 300))
-def test_every_class_is_drawn_in_its_share_from_the_start(sizes: list[int], count: int) -> None:
+def test_every_prefix_of_the_labels_has_the_shares_of_the_classes(sizes: list[int], count: int) -> None:
     classes = np.repeat(np.arange(len(sizes)), sizes)
     labels = balanced_labels(classes, count)
     assert len(labels) == count

@@ -37,7 +37,7 @@ def out(prepared: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def folder_of(prepared: Dataset) -> Path:
-    """Where the set lies."""
+    """The folder of the data set."""
     shard = prepared.split("train").shards[0]
     assert isinstance(shard, np.memmap)
     return Path(str(shard.filename)).parents[1]
@@ -78,13 +78,15 @@ def test_the_reference_is_the_held_out_split_in_another_order(prepared: Dataset,
     assert len(set(tensors["train_index"].tolist())) == len(tensors["train"]) == NUM_SAMPLES
 
 
-def test_the_floor_is_of_images_that_the_classifier_has_not_learnt_from(prepared: Dataset, out: Path) -> None:
-    # A long training knows its own images by heart: if they made the floor, agreement would be perfect.
+def test_the_floor_is_measured_on_images_that_are_new_to_the_classifier(prepared: Dataset, out: Path) -> None:
+    # After a long training the classifier recognises all of its own images: with them, agreement would be perfect.
     _, floors = features(prepared, out.parent / "long", features_params(num_images=30_000), num_samples=NUM_SAMPLES)
     assert floors["floor/class_agreement"] < 1
 
 
-def test_at_most_a_fifth_of_the_training_images_is_kept_from_a_classifier(prepared: Dataset, tmp_path: Path) -> None:
+def test_at_most_a_fifth_of_the_training_images_is_withheld_from_a_classifier(
+    prepared: Dataset, tmp_path: Path
+) -> None:
     _, floors = features(prepared, tmp_path, features_params(num_images=1000), num_samples=5000)
     assert floors["floor/num_images"] == prepared.info.num_train // 5
 
@@ -105,12 +107,12 @@ def test_too_few_images_are_refused(num_train: int, num_held_out: int, digits: D
         features(prepared, tmp_path / "out", features_params(), num_samples=100)
 
 
-def test_an_accuracy_that_is_not_known_cannot_be_too_low() -> None:
+def test_without_a_classifier_there_is_no_accuracy_to_check() -> None:
     check_accuracy({"floor/kid": 0.0}, features_params(min_accuracy=1.0))
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_classifier_that_knows_too_little_fails_the_stage_and_leaves_the_evidence(
+def test_a_classifier_of_too_low_accuracy_fails_the_stage_after_its_figures_are_written(
     prepared: Dataset, workspace: Path
 ) -> None:
     document = PARAMS.model_dump(mode="json", by_alias=True)
