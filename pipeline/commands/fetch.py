@@ -1,33 +1,29 @@
-"""Put the demo's raw data, Fashion-MNIST, into `data/raw` and check it.
+"""Download the demo's raw data, Fashion-MNIST, into a folder and check it (`foundry data fetch`).
 
 Fashion-MNIST is 60,000 + 10,000 grey images of 28x28 pixels in 10 classes (Xiao et al. 2017, arXiv 1708.07747; MIT
-licence). It comes from the first of these that answers: the files already there, Debian's package
-`dataset-fashion-mnist` (unpacked without root), the data set's own public address. Each compresses the files in its
-own way, so the decompressed files are kept and checked.
+licence). Two sources are tried in order: Debian's package `dataset-fashion-mnist`, for machines that reach only package
+registries, and the dataset's public address. Both compress the files, each in its own way, so the decompressed files are
+stored and compared with SHA-256 digests.
 """
 
 from __future__ import annotations
 
 import gzip
-import hashlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pipeline.artefacts.files import replacing
+from pipeline.artefacts.files import file_digest, replacing
 from pipeline.errors import FoundryError
 
-if TYPE_CHECKING:
-    Source = Callable[[Path, Mapping[str, str]], Path]
-    """Puts the .gz files, and whatever else it needs, into an empty folder, and says where the .gz files are."""
+Source = Callable[[Path, Iterable[str]], Path]
+"""Downloads files by name into an empty folder, and returns the folder that holds them as `<name>.gz`."""
 
 FASHION_MNIST = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -40,130 +36,122 @@ FASHION_MNIST = {
 PACKAGE = "dataset-fashion-mnist"
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
 TIMEOUT_SEC = 60
+MAX_BYTES = 2**26
+"""Largest download, 64 MiB; the largest of the files has 26 MB compressed."""
+COMMAND_TIMEOUT_SEC = 300
 
 
 class SourceError(Exception):
-    """A source does not answer, or not with what was asked for; the next one is tried."""
+    """A source is unavailable or delivers other files; the next one is tried."""
 
 
 def fetch(out: Path, files: Mapping[str, str] = FASHION_MNIST, sources: Mapping[str, Source] | None = None) -> None:
-    """Fill `out` with `files` (name -> SHA-256) from the first of `sources` that answers.
+    """Download the missing ones of `files` (name to SHA-256) into `out` from the first source that has them.
 
     Raises:
-        FoundryError: a file there is another one, or no source answers.
+        FoundryError: an existing file has another digest, or no source has the files.
 
     """
     missing = missing_files(out, files)
     if not missing:
-        say(f"{out}: all {len(files)} files are there and right")
+        _print(f"{out}: all {len(files)} files exist and have the right SHA-256")
         return
     out.mkdir(parents=True, exist_ok=True)
     failures = []
     for name, source in (sources or SOURCES).items():
-        say(f"fetching Fashion-MNIST from {name}")
+        _print(f"fetching Fashion-MNIST from {name}")
         try:
             with tempfile.TemporaryDirectory() as scratch:
-                found = source(Path(scratch), missing)
+                folder = source(Path(scratch), missing)
                 for file, sha256 in missing.items():
-                    decompress(found / f"{file}.gz", out / file, sha256)
+                    decompress(folder / f"{file}.gz", out / file, sha256)
         except SourceError as error:
-            say(f"  no: {error}")
+            _print(f"  failed: {error}")
             failures.append(f"{name}: {error}")
         else:
-            say(f"{out}: {len(missing)} files written, SHA-256 checked")
+            _print(f"{out}: {len(missing)} files written, SHA-256 checked")
             return
-    raise FoundryError("\n".join([f"{out}: no source of Fashion-MNIST answers", *failures]))
+    raise FoundryError("\n".join([f"{out}: no source has Fashion-MNIST", *failures]))
 
 
 def missing_files(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
-    """What is not there yet; a file that is there with other content is refused, never replaced."""
-    there = {name: sha256_of(folder / name) for name in files if (folder / name).exists()}
+    """Return the files that do not exist yet.
+
+    Raises:
+        FoundryError: a file exists with another digest; it is never replaced.
+
+    """
+    found = {name: file_digest(folder / name) for name in files if (folder / name).exists()}
     wrong = [
-        f"{folder / name}: SHA-256 {found}, wanted {files[name]}; remove the file to fetch it again"
-        for name, found in there.items()
-        if found != files[name]
+        f"{folder / name}: SHA-256 {digest}, wanted {files[name]}; remove the file to fetch it again"
+        for name, digest in found.items()
+        if digest != files[name]
     ]
     if wrong:
         raise FoundryError("\n".join(wrong))
-    return {name: sha256 for name, sha256 in files.items() if name not in there}
-
-
-def sha256_of(path: Path) -> str:
-    if not path.is_file():
-        raise FoundryError(f"{path}: is not a file")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {name: sha256 for name, sha256 in files.items() if name not in found}
 
 
 def decompress(compressed: Path, path: Path, sha256: str) -> None:
-    """Gunzip into place, but only when the content is the one wanted."""
+    """Decompress a .gz file to `path`, provided that the content has the digest `sha256`."""
     with replacing(path) as partial:
         try:
             with gzip.open(compressed) as source, partial.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+                shutil.copyfileobj(source, target)
         except (OSError, EOFError, zlib.error) as error:
             raise SourceError(f"{compressed.name}: {error}") from None
-        found = sha256_of(partial)
-        if found != sha256:
+        if (found := file_digest(partial)) != sha256:
             raise SourceError(f"{path.name}: SHA-256 {found}, wanted {sha256}")
 
 
-def debian_package(scratch: Path, _files: Mapping[str, str]) -> Path:
-    """The folder of the .gz files inside of the unpacked package; needs no root."""
+def debian_package(scratch: Path, _names: Iterable[str]) -> Path:
+    """Download and unpack the Debian package without root."""
     try:
         run(["apt-get", "download", PACKAGE], scratch)
     except SourceError as error:
-        # A new machine has no package lists, and refreshing its own takes root: use private ones.
-        say(f"  {error}; refreshing the package lists in a private folder")
-        private = private_apt(scratch / "apt")
+        # A new machine has no package lists and updating its own takes root, so update lists in a private folder.
+        _print(f"  {error}; updating the package lists in a private folder")
+        for folder in ("state/lists/partial", "cache/archives/partial"):
+            (scratch / folder).mkdir(parents=True)
+        private = [
+            f"-oDir::State={scratch}/state",
+            f"-oDir::State::lists={scratch}/state/lists",
+            f"-oDir::Cache={scratch}/cache",
+        ]
         run(["apt-get", *private, "update"], scratch)
         run(["apt-get", *private, "download", PACKAGE], scratch)
-    packages = sorted(scratch.glob(f"{PACKAGE}_*.deb"))
+    packages = list(scratch.glob(f"{PACKAGE}_*.deb"))
     if len(packages) != 1:
-        raise SourceError(f"apt-get download left {len(packages)} packages")
-    run(["dpkg-deb", "-x", str(packages[0]), str(scratch / "unpacked")], scratch)
+        raise SourceError(f"apt-get download left {len(packages)} packages, wanted 1")
+    run(["dpkg-deb", "-x", str(packages[0]), "unpacked"], scratch)
     return scratch / "unpacked/usr/share/datasets/fashion-mnist"
 
 
-def private_apt(folder: Path) -> list[str]:
-    """Options for apt to keep its state and cache in `folder`; its sources stay the machine's."""
-    for name in ("state/lists/partial", "cache/archives/partial"):
-        (folder / name).mkdir(parents=True)
-    options = {
-        "Dir::State": folder / "state",
-        "Dir::State::lists": folder / "state/lists",
-        "Dir::Cache": folder / "cache",
-    }
-    return [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
-
-
-def run(arguments: list[str], folder: Path) -> None:
-    """Run a command of the system quietly; a failure's last line is the reason."""
-    quiet = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+def run(command: list[str], folder: Path) -> None:
+    """Run a system command in `folder`; the last line of its output is the reason of a SourceError."""
+    env = {**os.environ, "LC_ALL": "C.UTF-8", "DEBIAN_FRONTEND": "noninteractive"}
+    limit = COMMAND_TIMEOUT_SEC
     try:
-        subprocess.run(  # noqa: S603 - constant commands
-            arguments, cwd=folder, env=quiet, check=True, capture_output=True, text=True, errors="replace", timeout=300
+        done = subprocess.run(  # noqa: S603 - constant commands
+            command, cwd=folder, env=env, check=False, capture_output=True, text=True, errors="replace", timeout=limit
         )
     except FileNotFoundError:
-        raise SourceError(f"{arguments[0]} is not installed") from None
+        raise SourceError(f"{command[0]} is not installed") from None
     except subprocess.TimeoutExpired:
-        raise SourceError(f"{arguments[0]} took more than 300 s") from None
-    except subprocess.CalledProcessError as error:
-        lines = f"{error.stdout}\n{error.stderr}".strip().splitlines() or ["no message"]
-        raise SourceError(f"{arguments[0]}: {lines[-1]}") from None
+        raise SourceError(f"{command[0]} took more than {limit} s") from None
+    if done.returncode:
+        lines = f"{done.stdout}\n{done.stderr}".strip().splitlines() or ["no message"]
+        raise SourceError(f"{command[0]}: {lines[-1]}")
 
 
-def public_address(scratch: Path, files: Mapping[str, str], address: str = ADDRESS) -> Path:
-    """`scratch` with the .gz files, downloaded; plain HTTP will do, since the content is checked."""
-    for name in files:
+def public_address(scratch: Path, names: Iterable[str], address: str = ADDRESS) -> Path:
+    """Download the files over HTTP, which is safe because their content is checked."""
+    for name in names:
         url = f"{address}/{name}.gz"
         try:
-            with (
-                urllib.request.urlopen(url, timeout=TIMEOUT_SEC) as answer,  # noqa: S310 - a constant http address
-                (scratch / f"{name}.gz").open("wb") as target,
-            ):
-                shutil.copyfileobj(answer, target, 1 << 20)
-        except (OSError, urllib.error.URLError) as error:
+            with urllib.request.urlopen(url, timeout=TIMEOUT_SEC) as response:  # noqa: S310 - a constant http address
+                (scratch / f"{name}.gz").write_bytes(response.read(MAX_BYTES))
+        except OSError as error:
             raise SourceError(f"{url}: {error}") from None
     return scratch
 
@@ -171,5 +159,5 @@ def public_address(scratch: Path, files: Mapping[str, str], address: str = ADDRE
 SOURCES: dict[str, Source] = {f"Debian's package {PACKAGE}": debian_package, ADDRESS: public_address}
 
 
-def say(line: str) -> None:
+def _print(line: str) -> None:
     sys.stderr.write(f"{line}\n")

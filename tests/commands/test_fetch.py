@@ -7,41 +7,38 @@ import http.server
 import shutil
 import subprocess
 import threading
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
-from pipeline.commands.fetch import PACKAGE, SourceError, debian_package, fetch, public_address
+from pipeline.commands.fetch import PACKAGE, Source, SourceError, debian_package, fetch, public_address
 from pipeline.errors import FoundryError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
 
 CONTENT = {"train-images-idx3-ubyte": b"pictures" * 1000, "train-labels-idx1-ubyte": b"labels"}
 FILES = {name: hashlib.sha256(content).hexdigest() for name, content in CONTENT.items()}
 
 
-def good(scratch: Path, files: Mapping[str, str]) -> Path:
-    for name in files:
+def good(scratch: Path, names: Iterable[str]) -> Path:
+    for name in names:
         (scratch / f"{name}.gz").write_bytes(gzip.compress(CONTENT[name]))
     return scratch
 
 
-def wrong(scratch: Path, files: Mapping[str, str]) -> Path:
-    for name in files:
+def wrong(scratch: Path, names: Iterable[str]) -> Path:
+    for name in names:
         (scratch / f"{name}.gz").write_bytes(gzip.compress(b"something else"))
     return scratch
 
 
-def cut_off(scratch: Path, files: Mapping[str, str]) -> Path:
-    for name in files:
+def cut_off(scratch: Path, names: Iterable[str]) -> Path:
+    for name in names:
         (scratch / f"{name}.gz").write_bytes(gzip.compress(CONTENT[name])[:-9])
     return scratch
 
 
-def silent(_scratch: Path, _files: Mapping[str, str]) -> Path:
-    raise SourceError("nobody there")
+def unavailable(_scratch: Path, _names: Iterable[str]) -> Path:
+    raise SourceError("no connection")
 
 
 def test_files_are_stored_decompressed(tmp_path: Path) -> None:
@@ -49,13 +46,13 @@ def test_files_are_stored_decompressed(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in (tmp_path / "raw").iterdir()} == CONTENT
 
 
-def test_files_that_are_there_and_right_need_no_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_source_is_used_if_all_files_exist(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     fetch(tmp_path, FILES, {"good": good})
-    fetch(tmp_path, FILES, {"silent": silent})
-    assert "all 2 files are there and right" in capsys.readouterr().err
+    fetch(tmp_path, FILES, {"unavailable": unavailable})
+    assert "all 2 files exist and have the right SHA-256" in capsys.readouterr().err
 
 
-def test_only_what_is_missing_is_written(tmp_path: Path) -> None:
+def test_only_missing_files_are_written(tmp_path: Path) -> None:
     fetch(tmp_path, FILES, {"good": good})
     (tmp_path / "train-labels-idx1-ubyte").unlink()
     before = (tmp_path / "train-images-idx3-ubyte").stat().st_mtime_ns
@@ -64,7 +61,7 @@ def test_only_what_is_missing_is_written(tmp_path: Path) -> None:
     assert (tmp_path / "train-images-idx3-ubyte").stat().st_mtime_ns == before
 
 
-def test_a_wrong_file_is_refused_with_its_name_the_sum_wanted_and_the_sum_found(tmp_path: Path) -> None:
+def test_a_file_with_another_digest_is_kept_and_reported_with_both_digests(tmp_path: Path) -> None:
     path = tmp_path / "train-labels-idx1-ubyte"
     path.write_bytes(b"other")
     with pytest.raises(FoundryError) as refusal:
@@ -75,16 +72,16 @@ def test_a_wrong_file_is_refused_with_its_name_the_sum_wanted_and_the_sum_found(
     assert not (tmp_path / "train-images-idx3-ubyte").exists()
 
 
-@pytest.mark.parametrize("first", [silent, wrong, cut_off])
-def test_the_next_source_is_asked_when_one_fails(tmp_path: Path, first: object) -> None:
-    fetch(tmp_path, FILES, {"first": first, "good": good})  # type: ignore[dict-item] - all are sources
+@pytest.mark.parametrize("first", [unavailable, wrong, cut_off])
+def test_the_next_source_is_tried_when_one_fails(tmp_path: Path, first: Source) -> None:
+    fetch(tmp_path, FILES, {"first": first, "good": good})
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == CONTENT
 
 
-def test_when_all_sources_fail_each_reason_is_told_and_nothing_is_left(tmp_path: Path) -> None:
-    with pytest.raises(FoundryError, match="no source of Fashion-MNIST answers") as refusal:
-        fetch(tmp_path, FILES, {"quiet": silent, "liar": wrong})
-    assert "quiet: nobody there" in str(refusal.value)
+def test_when_all_sources_fail_each_reason_is_reported_and_no_file_remains(tmp_path: Path) -> None:
+    with pytest.raises(FoundryError, match="no source has Fashion-MNIST") as refusal:
+        fetch(tmp_path, FILES, {"quiet": unavailable, "liar": wrong})
+    assert "quiet: no connection" in str(refusal.value)
     assert "liar: train-images-idx3-ubyte: SHA-256" in str(refusal.value)
     assert not list(tmp_path.iterdir())
 
@@ -107,19 +104,19 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *_: object) -> None: ...
 
 
-def test_the_public_address_is_read_over_http(tmp_path: Path, server: str) -> None:
+def test_files_are_downloaded_over_http(tmp_path: Path, server: str) -> None:
     fetch(tmp_path / "raw", FILES, {"http": functools.partial(public_address, address=server)})
     assert (tmp_path / "raw/train-images-idx3-ubyte").read_bytes() == CONTENT["train-images-idx3-ubyte"]
 
 
-def test_an_address_without_the_file_is_no_source(tmp_path: Path, server: str) -> None:
+def test_a_missing_file_at_the_address_is_a_source_error(tmp_path: Path, server: str) -> None:
     with pytest.raises(SourceError, match="404"):
         public_address(tmp_path, {"t10k-images-idx3-ubyte": ""}, server)
 
 
 @pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg is not installed")
-def test_without_package_lists_private_ones_are_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`apt-get` is a script here that knows the package only after `update` with a state folder of its own."""
+def test_without_package_lists_apt_updates_private_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here `apt-get` is a script that finds the package only after `update` with a private state folder."""
     tree, tools = tmp_path / "tree", tmp_path / "bin"
     data = tree / "usr/share/datasets/fashion-mnist"
     data.mkdir(parents=True)
@@ -132,7 +129,7 @@ def test_without_package_lists_private_ones_are_fetched(tmp_path: Path, monkeypa
     tools.mkdir()
     (tools / "apt-get").write_text(
         f"""#!/bin/sh
-        for part; do case "$part" in Dir::State=*) state="${{part#Dir::State=}}";; esac; done
+        for part; do case "$part" in -oDir::State=*) state="${{part#-oDir::State=}}";; esac; done
         case "$*" in
           *update) touch "$state/known";;
           *download*) [ -e "$state/known" ] && cp {package} . || {{ echo 'E: Unable to locate package' >&2; exit 100; }};;
@@ -145,7 +142,7 @@ def test_without_package_lists_private_ones_are_fetched(tmp_path: Path, monkeypa
     assert (tmp_path / "raw/train-labels-idx1-ubyte").read_bytes() == CONTENT["train-labels-idx1-ubyte"]
 
 
-def test_a_machine_without_apt_is_no_debian(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_apt_is_a_source_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SourceError, match="apt-get is not installed"):
         debian_package(tmp_path, FILES)
