@@ -25,7 +25,7 @@ def _run_to_the_end(store: Path, params: TrainParams) -> Journal:
     return journal
 
 
-def test_a_finished_training_is_extended_to_the_weights_of_a_longer_one_and_says_so(
+def test_an_extended_training_reports_it_and_has_the_weights_of_a_longer_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("one", "other"):
@@ -42,7 +42,9 @@ def test_a_finished_training_is_extended_to_the_weights_of_a_longer_one_and_says
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
 
 
-def test_going_on_after_a_kill_is_not_called_an_extension(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resuming_after_a_kill_is_not_reported_as_an_extension(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
     steps = first.training.steps()
     for _ in range(6):
@@ -54,20 +56,20 @@ def test_going_on_after_a_kill_is_not_called_an_extension(tmp_path: Path, capsys
     assert capsys.readouterr().err == ""
 
 
-def test_the_seconds_of_all_processes_that_went_on_are_counted(tmp_path: Path) -> None:
+def test_the_seconds_of_all_resumed_processes_are_counted(tmp_path: Path) -> None:
     began = time.monotonic()
     first = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
     time.sleep(0.2)
-    told = first.seconds
+    before = first.seconds
     first.save()
     again = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
-    # The time between, while nobody trains, is not.
+    # Not the time between them, when nothing trains.
     time.sleep(0.3)
     again.resume()
-    assert 0.2 < told <= again.seconds < time.monotonic() - began - 0.3
+    assert 0.2 < before <= again.seconds < time.monotonic() - began - 0.3
 
 
-def test_when_all_is_written_one_checkpoint_stays(tmp_path: Path) -> None:
+def test_a_finished_training_keeps_one_checkpoint(tmp_path: Path) -> None:
     store, out = tmp_path / "home" / "key", tmp_path / "out"
     store.mkdir(parents=True)
     out.mkdir()

@@ -8,7 +8,7 @@ from pipeline.training.preview import grid_layout
 
 
 @given(st.integers(1, 3000))
-def test_a_grid_fits_into_one_batch_and_has_equally_many_images_of_classes_in_rows(num_classes: int) -> None:
+def test_a_grid_fits_into_one_batch_and_has_equally_many_images_of_each_class(num_classes: int) -> None:
     labels, columns = grid_layout(num_classes)
     assert labels is not None
     assert len(labels) <= BATCH_SIZE
