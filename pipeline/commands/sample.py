@@ -8,10 +8,8 @@ class it has the same pixels.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artefacts.files import replacing
@@ -19,6 +17,7 @@ from pipeline.artefacts.model import DataSpec, load_model
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.seeds import image_seed
 from pipeline.errors import FoundryError
+from pipeline.evaluation.samples import Samples, write_samples
 from pipeline.inference.draw import draw
 from pipeline.inference.grids import as_image, grid_image
 from pipeline.registry import registry
@@ -41,16 +40,9 @@ def main(
     labels = requested_labels(class_label, loaded.description.data, num_images)
     seeds = [image_seed(seed, i) for i in range(num_images)]
     images = draw(
-        loaded,
-        seeds,
-        labels,
-        sampler=sampler,
-        num_steps=steps,
-        eta=eta,
-        guidance_scale=guidance_scale,
-        progress=True,
+        loaded, seeds, labels, sampler=sampler, num_steps=steps, eta=eta, guidance_scale=guidance_scale, progress=True
     )
-    write(out, images, labels, seeds)
+    write(out, Samples(images, None if labels is None else np.array(labels, np.int64), np.array(seeds, np.int64)))
 
 
 def requested_labels(requested: str | None, data: DataSpec, num_images: int) -> list[int] | None:
@@ -78,21 +70,17 @@ def requested_labels(requested: str | None, data: DataSpec, num_images: int) -> 
     )
 
 
-def write(out: Path, images: NDArray[np.uint8], labels: list[int] | None, seeds: list[int]) -> None:
-    """Write the images in the format of the suffix of `out`."""
+def write(out: Path, samples: Samples) -> None:
+    """Write images in the format of the suffix of `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     match out.suffix.lower():
         case ".npz":
-            arrays: dict[str, NDArray[Any]] = {"images": images, "seeds": np.array(seeds, np.int64)}
-            if labels is not None:
-                arrays["labels"] = np.array(labels, np.int64)
-            with replacing(out) as temporary, temporary.open("wb") as file:
-                np.savez_compressed(file, allow_pickle=False, **arrays)
+            write_samples(out, samples)
         case ".png":
-            _save(grid_image(images), out)
+            _save(grid_image(samples.images), out)
         case "":
             out.mkdir(exist_ok=True)
-            for image, seed in zip(images, seeds, strict=True):
+            for image, seed in zip(samples.images, samples.seeds, strict=True):
                 _save(as_image(image), out / f"{seed}.png")
         case suffix:
             raise FoundryError(f"--out: should end in .npz or .png or name a folder (got {suffix})")

@@ -6,7 +6,7 @@ A model after a short training needs guidance, one after a long training is bett
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from pipeline.artefacts.model import Model, SamplingDefaults
 from pipeline.diffusion.seeds import image_seed
@@ -45,15 +45,7 @@ def choose_guidance(
     seeds = [image_seed(params.seed + 1, i) for i in range(params.guidance_images)]
     distances: dict[float, float] = {}
     for scale in scales:
-        images = draw(
-            model,
-            seeds,
-            labels,
-            sampler=sampling.sampler,
-            num_steps=sampling.num_steps,
-            guidance_scale=scale,
-            progress=True,
-        )
+        images = draw(model, seeds, labels, **asdict(replace(sampling, guidance_scale=scale)), progress=True)
         distances[scale] = frechet_distance(evaluator.extractor.features(images), evaluator.reference)
         if distances[scale] > min(distances.values()):
             break
