@@ -49,7 +49,8 @@ def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path)
     params = load_params()
     inputs = read_inputs(model, prepared, schedule, features)
     with stage_run("evaluate", params=params.model_dump(mode="json", by_alias=True)) as run:
-        run.tags({"model.digest": inputs.model.digest, "extractor.digest": inputs.extractor_digest})
+        run.model(inputs.model.digest)
+        run.tags({"extractor.digest": inputs.extractor_digest})
         tuning, metrics = evaluate(inputs, out, params.evaluate)
         log(run, out, tuning, metrics)
 

@@ -167,7 +167,7 @@ def _write(out: Path, training: Training, journal: Journal, description: Descrip
     digest = save_model(out, description, weights=weights, schedule=training.schedule_table.schedule)
     save_tensors(out / SNAPSHOTS, training.snapshots)
     journal.write(out)
-    run.tags({"model.digest": digest})
+    run.model(digest)
     run.metrics({"train/seconds": journal.seconds})
     run.artifact(out / "curves.csv")
 

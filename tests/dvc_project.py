@@ -21,7 +21,7 @@ class Project:
             "DVC_NO_ANALYTICS": "1",
         }
         self.write(".gitignore", "/mlflow.db*\n/mlartifacts/\n/.foundry/\n/data/registration/\n__pycache__\n")
-        self.write(".dvcignore", ".foundry\nmlartifacts\n__pycache__\n")
+        self.write(".dvcignore", "# not code\n.foundry\nmlartifacts\n__pycache__\n")
         shutil.copyfile(store, folder / "mlflow.db")
         self.run("git", "init", "-q", "-b", "main")
         # In the repository's own file: DVC reads no configuration from the environment.

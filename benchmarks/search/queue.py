@@ -25,7 +25,7 @@ from benchmarks.protocol import ROOT, log_progress, python, run_command
 from benchmarks.systems import OurArm, Workspace, images_per_sec_in_turn, make_training, untrained_model
 from benchmarks.throughput import measure_throughput
 from pipeline import cli
-from pipeline.commands.set_params import override
+from pipeline.commands.set_params import set_params
 from pipeline.params import load_params
 from pipeline.training.distributed import num_workers
 
@@ -90,7 +90,7 @@ def candidate_workspace(candidate: Candidate, scratch: Path) -> Workspace:
     """Return the project's data with the candidate's params."""
     params = scratch / f"{candidate.name}.yaml"
     shutil.copyfile(ROOT / "params.yaml", params)
-    override(params, [*SHARED_CHANGES, *candidate.changes])
+    set_params(params, [*SHARED_CHANGES, *candidate.changes])
     return Workspace(ROOT / "data", scratch, load_params(params))
 
 

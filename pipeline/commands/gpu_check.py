@@ -1,20 +1,18 @@
-"""Try what only a CUDA card can show: a short training and a few pictures there, against the CPU's.
+"""Checks the CUDA path: trains a small model twice and once with a resume, and compares samples with the CPU's.
 
-Not tried on a card yet: see docs/gpu.md.
+Takes less than 5 minutes by design; no device has run it yet (docs/gpu.md).
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.schedule_table import ScheduleTable
-from pipeline.device import best_device
+from pipeline.device import Device, best_device
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.density import uniform_density
@@ -28,60 +26,85 @@ from pipeline.errors import CheckFailedError
 from pipeline.params import load_params
 from pipeline.training.loop import Training
 
-NUM_STEPS = 200
-LARGEST_DIFFERENCE = 1e-3
-"""Of float32 pictures in [-1, 1] after 20 steps, TensorFloat-32 off."""
+BATCH_SIZE, IMAGE_SIZE = 64, 28
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A measured value and the largest value that passes."""
+
+    name: str
+    value: float
+    limit: float
+
+    @property
+    def passed(self) -> bool:
+        return self.value <= self.limit
 
 
 def main() -> None:
-
     if not torch.cuda.is_available():
-        sys.stdout.write("no CUDA card here: nothing was checked\n")
+        sys.stdout.write("no CUDA device: nothing was checked\n")
         return
     sys.stdout.write(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     failed = []
-    for name, found, limit in checks():
-        passed = found <= limit
-        sys.stdout.write(f"{'ok' if passed else 'FAILED':7} {name}: {found:.3g}, at most {limit:g}\n")
-        if not passed:
-            failed.append(name)
+    for check in checks(best_device()):
+        sys.stdout.write(f"{'ok' if check.passed else 'FAILED':7} {check.name}: {check.value:.3g} <= {check.limit:g}\n")
+        failed += [] if check.passed else [check.name]
     if failed:
         raise CheckFailedError(f"gpu-check: {', '.join(failed)}")
 
 
-def checks() -> Iterator[tuple[str, float, float]]:
-    """Name, what was found and the most that is allowed."""
+def checks(device: Device, *, num_steps: int = 200, num_samples: int = 8, sampling_steps: int = 20) -> Iterator[Check]:
+    """Run every check on `device`, one after the other."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    ratios = [_loss_ratio() for _ in range(2)]
-    yield "loss after 200 bfloat16 steps over the first one's", ratios[0], 0.5
-    yield "difference between two runs of the same training", abs(ratios[0] - ratios[1]), 0.02
-    cpu, card = _denoiser("cpu"), _denoiser("cuda")
-    plan = make_plan("dpmpp_2m", cpu.schedule, timetable("trailing", cpu.schedule, 20))
-    pictures: list[Tensor] = [
-        sample(denoiser, plan, range(8), torch.arange(8), (1, 28, 28), device=device).cpu()
-        for denoiser, device in ((cpu, "cpu"), (card, "cuda"))
-    ]
-    yield (
-        "largest difference of a picture from the CPU's",
-        float((pictures[0] - pictures[1]).abs().max()),
-        (LARGEST_DIFFERENCE),
+    first, again = (loss_ratio(device, num_steps) for _ in range(2))
+    yield Check(f"{device.precision} training, last loss / first loss", first, 0.5)
+    yield Check("difference between two runs of that training", abs(first - again), 0.02)
+    resumed = loss_ratio(device, num_steps, resume_after=num_steps // 2)
+    yield Check("difference when it is resumed half-way", abs(first - resumed), 0.02)
+    if device.is_cuda and not device.compile:
+        compiled = loss_ratio(replace(device, compile=True), num_steps)
+        yield Check("difference when the network is compiled", abs(first - compiled), 0.02)
+    cpu = samples(torch.device("cpu"), num_samples, sampling_steps)
+    here = samples(device.device, num_samples, sampling_steps)
+    yield Check(
+        "largest difference of a float32 pixel in [-1, 1] from the CPU's", float((cpu - here).abs().max()), 1e-3
     )
 
 
-def _denoiser(device: str) -> NetworkDenoiser:
-
+def samples(device: torch.device, num_samples: int, num_steps: int) -> torch.Tensor:
+    """Samples of an untrained network, `[num_samples, 1, 28, 28]` on the CPU."""
     torch.manual_seed(0)
-    network = UNet(UNetConfig(), image_size=28, channels=1, num_classes=10)
+    network = UNet(UNetConfig(), image_size=IMAGE_SIZE, channels=1, num_classes=10)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
-    return NetworkDenoiser(network.to(device).eval(), NoiseSchedule(cosine_betas(1000)), "v")
+    denoiser = NetworkDenoiser(network.to(device).eval(), NoiseSchedule(cosine_betas(1000)), "v")
+    plan = make_plan("dpmpp_2m", denoiser.schedule, timetable("trailing", denoiser.schedule, num_steps))
+    labels, shape = torch.arange(num_samples) % 10, (1, IMAGE_SIZE, IMAGE_SIZE)
+    return sample(denoiser, plan, range(num_samples), labels, shape, device=device).cpu()
 
 
-def _loss_ratio() -> float:
-    """Train on a made set of two kinds of images, as the stage does on a card."""
-    params = load_params().train.model_copy(update={"num_images": 64 * NUM_STEPS, "batch_size": 64})
+def loss_ratio(device: Device, num_steps: int, *, resume_after: int | None = None) -> float:
+    """Mean of the last 20 losses over the first loss of a training, which a second process may resume half-way."""
+    training = _training(device, num_steps)
+    losses: list[float] = []
+    for step in training.steps():
+        losses.append(float(step.loss))
+        if len(losses) == resume_after:
+            break
+    if resume_after is not None:
+        resumed = _training(device, num_steps)
+        resumed.restore({name: tensor.cpu() for name, tensor in training.state().items()}, training.num_images)
+        losses += [float(step.loss) for step in resumed.steps()]
+    return float(np.mean(losses[-20:]) / losses[0])
+
+
+def _training(device: Device, num_steps: int) -> Training:
+    """The training of params.yaml, on plain images of two classes, dark and bright."""
+    params = load_params().train.model_copy(update={"num_images": BATCH_SIZE * num_steps, "batch_size": BATCH_SIZE})
     labels = np.arange(256) % 2
-    pixels = np.repeat((60 + 120 * labels).astype(np.uint8), 28 * 28).reshape(256, 28, 28, 1)
+    pixels = np.repeat((60 + 120 * labels).astype(np.uint8), IMAGE_SIZE**2).reshape(256, IMAGE_SIZE, IMAGE_SIZE, 1)
     schedule = NoiseSchedule(cosine_betas(1000))
     bounds = SnrBounds(floor=0.1, gamma=5.0)
     weights = {
@@ -89,8 +112,5 @@ def _loss_ratio() -> float:
     }
     table = ScheduleTable(schedule, uniform_density(schedule), weights, torch.ones_like(schedule.beta))
     torch.manual_seed(0)
-    network = UNet(params.network, image_size=28, channels=1, num_classes=2)
-    losses = [
-        float(step.loss) for step in Training(params, network, table, Split((pixels,), labels), best_device()).steps()
-    ]
-    return float(np.mean(losses[-20:]) / losses[0])
+    network = UNet(params.network, image_size=IMAGE_SIZE, channels=1, num_classes=2)
+    return Training(params, network, table, Split((pixels,), labels), device)

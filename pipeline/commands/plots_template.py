@@ -1,9 +1,7 @@
-"""The page that `dvc plots show` fills, with the drawing library inside: plots are seen with the network cut off.
+"""Writes the HTML template of `dvc plots show` with the Vega library inside, so that plots work without a network.
 
-DVC's own page takes Vega from a CDN and stays blank without it. `plots.html_template` in .dvc/config names this one.
+DVC's own template loads Vega from a CDN. `plots.html_template` in .dvc/config names this one.
 """
-
-from __future__ import annotations
 
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import vl_convert
 from pipeline.artefacts.files import replacing
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
-# Braced names are DVC's places. There is none for scripts: it would be filled with the CDN's.
+# DVC replaces names in braces. There is no {scripts}, which it would replace with the CDN's.
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -32,7 +30,7 @@ LIBRARY
 
 
 def write_template(out: Path) -> None:
-    """Write the page, at once and whole."""
+    """Write the template atomically."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
         temporary.write_text(PAGE.replace("LIBRARY", vl_convert.javascript_bundle(SNIPPET)), encoding="utf-8")

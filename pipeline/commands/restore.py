@@ -8,8 +8,6 @@ params.yaml and dvc.lock that were logged at its registration, and all files of 
 If anything is missing, the command names it and leaves nothing behind.
 """
 
-from __future__ import annotations
-
 import itertools
 import shutil
 import sys

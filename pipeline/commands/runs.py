@@ -1,7 +1,5 @@
 """Lists runs in MLflow, sends what waits in the outbox, completes the list of runs, and shows them in the browser."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime

@@ -1,9 +1,7 @@
-"""Change params.yaml where it stands: `foundry set "train.seed=1 evaluate.num_samples=5000"`.
+"""Changes values of params.yaml and keeps its layout and comments: `foundry set train.seed=1 evaluate.num_samples=5000`.
 
-Layout and comments stay. What params.yaml would not be allowed to say is refused, and nothing is written.
+If params.yaml would become invalid, nothing is written.
 """
-
-from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
@@ -19,26 +17,27 @@ from pipeline.params import load_params
 
 
 def main(changes: Sequence[str]) -> None:
+    # A workflow passes all changes as one word.
     words = [word for change in changes for word in shlex.split(change)]
     if words:
-        override(Path("params.yaml"), words)
+        set_params(Path("params.yaml"), words)
 
 
-def override(path: Path, words: list[str]) -> None:
-    """Write `path` with the values of `words`.
+def set_params(path: Path, changes: list[str]) -> None:
+    """Write `path` with changes like `train.seed=1`.
 
     Raises:
-        FoundryError: a word is no KEY=VALUE, or names a key that is not there.
+        FoundryError: a change is not KEY=VALUE, or its key does not exist.
         ParamsError: a value is not allowed.
 
     """
     yaml = YAML()
     yaml.width = 1000
     document = yaml.load(path.read_text(encoding="utf-8"))
-    for word in words:
-        key, equals, value = word.partition("=")
+    for change in changes:
+        key, equals, value = change.partition("=")
         if not equals:
-            raise FoundryError(f"{word}: should be KEY=VALUE, like train.seed=1")
+            raise FoundryError(f"{change}: should be KEY=VALUE, like train.seed=1")
         _set(document, key, yaml.load(value))
     text = StringIO()
     yaml.dump(document, text)

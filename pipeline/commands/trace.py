@@ -16,11 +16,13 @@ from pipeline.artefacts import passport
 from pipeline.artefacts.passport import Passport, Picture
 from pipeline.errors import CheckFailedError
 from pipeline.provenance.git import commit_line
+from pipeline.provenance.lineage import COMMIT_TAG, LOCK_TAG, RAW_DATA_TAG
 from pipeline.provenance.revisions import commit_of_lock
 from pipeline.registry import versions
 from pipeline.registry.versions import Version
 from pipeline.tracking import store
 from pipeline.tracking.store import tracking_uri
+from pipeline.tracking.tags import DATA_TAG, DIRTY_TAG
 
 
 def main(picture: Path) -> None:
@@ -59,16 +61,16 @@ def _settings(passport: Passport) -> str:
 def _making(version: Version) -> Iterator[tuple[str, str | None]]:
 
     tags = version.tags
-    commit, lock, data = tags.get("git.commit"), tags.get("dvc.lock.md5"), tags.get("data.md5")
+    commit, lock, data = tags.get(COMMIT_TAG), tags.get(LOCK_TAG), tags.get(RAW_DATA_TAG)
     yield "registered", f"{version}" + (f" ({', '.join(version.aliases)})" if version.aliases else "")
     yield "decision", _joined(tags.get("decision"), tags.get("promoted_why"))
     yield "trained by", f"run {version.run_id} in {store.tracking_uri()}"
     yield "git", _joined(commit, commit and commit_line(commit))
-    if tags.get("git.dirty") == "true":
+    if tags.get(DIRTY_TAG) == "true":
         yield "", "with changes that were not committed: git-diff.patch of the parent run"
     yield "dvc.lock", _joined(lock, lock and _whereabouts(commit_of_lock(lock)))
     yield "data/raw", _joined(data, data and _cached(data))
-    yield "prepared", tags.get("data.digest")
+    yield "prepared", tags.get(DATA_TAG)
 
 
 def _joined(*parts: str | None) -> str | None:

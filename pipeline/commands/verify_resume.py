@@ -1,12 +1,10 @@
-"""Prove that a killed training loses nothing: train twice, once killed at random moments, and compare every byte.
+"""Checks that a killed training loses nothing: trains twice, once killed at random moments, and compares every byte.
 
 Reads: data/prepared, data/schedule
 Params: train, with fewer images and grids
 
-Both trainings run in folders of their own; nothing of the project is changed.
+Both trainings run in temporary folders; the project is not changed.
 """
-
-from __future__ import annotations
 
 import os
 import random
@@ -25,30 +23,30 @@ from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.params import load_params
 
 ROOT = Path(__file__).parents[2]
-CHECKPOINT_INTERVAL_SEC, LOOK_INTERVAL_SEC = 0.2, 0.01
+CHECKPOINT_INTERVAL_SEC, POLL_INTERVAL_SEC = 0.2, 0.01
 
 
 def main(prepared: Path, schedule: Path, *, num_images: int, num_kills: int, seed: int | None) -> None:
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     moments = kill_moments(num_images, num_kills, seed)
-    sys.stderr.write(f"moments drawn with --seed {seed}\n")
+    sys.stderr.write(f"moments of the kills: --seed {seed}\n")
     with TemporaryDirectory(prefix="foundry-verify-") as folder:
         digests = {}
         for name, kills in (("whole", []), ("killed", moments)):
-            trial = Trial(Path(folder) / name, prepared, schedule, num_images)
-            trial.train(kills)
-            digests[name] = trial.digests()
+            training = IsolatedTraining(Path(folder) / name, prepared, schedule, num_images)
+            training.run(kills)
+            digests[name] = training.digests()
     sys.stdout.write("".join(f"{line}\n" for line in table(**digests)))
     check_equal(**digests)
 
 
 def kill_moments(num_images: int, num_kills: int, seed: int) -> list[int]:
-    """Numbers of images after which the training is killed: anywhere but at its very ends."""
-    draw = random.Random(seed)  # noqa: S311  # it decides about no secret
+    """Numbers of images after which the training is killed, between 5 and 90 % of it."""
+    draw = random.Random(seed)  # noqa: S311  # not for cryptography
     return sorted(draw.randint(num_images // 20, num_images * 9 // 10) for _ in range(num_kills))
 
 
-class Trial:
+class IsolatedTraining:
     """A training in a folder of its own."""
 
     def __init__(self, folder: Path, prepared: Path, schedule: Path, num_images: int) -> None:
@@ -59,23 +57,23 @@ class Trial:
         self._command = [sys.executable, "-m", "pipeline.train", *inputs, *options]
         write_params(folder / "params.yaml", num_images)
 
-    def train(self, moments: list[int]) -> None:
-        """Train to the end, killed (SIGKILL) and started again at each of `moments`.
+    def run(self, moments: list[int]) -> None:
+        """Train to the end; kill (SIGKILL) and start it again after each number of images in `moments`.
 
         Raises:
-            FoundryError: the training fails, or ends before it was killed.
+            FoundryError: the training fails, or ends before it is killed.
 
         """
         for number, moment in enumerate(moments, start=1):
             process = self._start()
             while process.poll() is None and self._num_images_saved() < moment:
-                time.sleep(LOOK_INTERVAL_SEC)
+                time.sleep(POLL_INTERVAL_SEC)
             process.send_signal(signal.SIGKILL)
             if process.wait() != -signal.SIGKILL:
-                raise FoundryError(f"the training ended before kill {number}: {self._last_words()}")
+                raise FoundryError(f"the training ended before kill {number}: {self._log_tail()}")
             sys.stderr.write(f"killed after {self._num_images_saved()} images, {number} of {len(moments)}\n")
         if self._start().wait():
-            raise FoundryError(f"the training failed: {self._last_words()}")
+            raise FoundryError(f"the training failed: {self._log_tail()}")
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each file of the model folder."""
@@ -83,7 +81,7 @@ class Trial:
         return {path.relative_to(self._out).as_posix(): file_digest(path) for path in paths}
 
     def _start(self) -> subprocess.Popen[bytes]:
-        # Outside of the project: its own resume state, its own tracking store.
+        # With a folder of its own for checkpoints and a tracking store of its own.
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
         environment = clean | {"PYTHONPATH": str(ROOT)}
         with (self._folder / "log").open("wb") as log:
@@ -93,12 +91,12 @@ class Trial:
         names = (path.name for path in (self._folder / ".foundry" / "training").glob("*/[0-9]*-*.safetensors"))
         return max((int(name.split("-")[0]) for name in names), default=0)
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         return (self._folder / "log").read_text(encoding="utf-8", errors="replace").strip()[-1000:]
 
 
 def write_params(path: Path, num_images: int) -> None:
-    """The project's params with a shorter training, which draws less on its way."""
+    """Write the project's params with a shorter training and fewer sample grids."""
     params = load_params()
     train = params.train.model_copy(update={"num_images": num_images, "num_grids": 1})
     document = params.model_copy(update={"train": train}).model_dump(mode="json", by_alias=True)
@@ -106,7 +104,7 @@ def write_params(path: Path, num_images: int) -> None:
 
 
 def table(whole: Mapping[str, str], killed: Mapping[str, str]) -> Iterator[str]:
-    """A line a file: the first digits of both digests, and whether they are equal."""
+    """One line per file: the first digits of both digests, and whether they are equal."""
     yield f"{'file':<24} {'not killed':<16} {'killed':<16}"
     for name in sorted(whole.keys() | killed.keys()):
         found = [digests.get(name, "missing")[:16] for digests in (whole, killed)]
@@ -114,10 +112,10 @@ def table(whole: Mapping[str, str], killed: Mapping[str, str]) -> Iterator[str]:
 
 
 def check_equal(whole: Mapping[str, str], killed: Mapping[str, str]) -> None:
-    """Raise where a file differs.
+    """Compare the digests of all files.
 
     Raises:
-        CheckFailedError: with the names.
+        CheckFailedError: with the names of files that differ.
 
     """
     if others := [name for name in sorted(whole.keys() | killed.keys()) if not _is_equal(name, whole, killed)]:

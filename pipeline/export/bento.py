@@ -16,6 +16,8 @@ from pipeline.artefacts.model import model_digest
 from pipeline.errors import ArtefactError
 from pipeline.export import requirements
 from pipeline.export.bundle import Bundle
+from pipeline.provenance.lineage import COMMIT_TAG
+from pipeline.tracking.tags import DIGEST_TAG
 
 # No telemetry, so that a build waits for no server.
 os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -87,7 +89,7 @@ def _build(tag: str, model: str, bundle: Bundle, packages: list[str]) -> str:
 
 def _labels(bundle: Bundle) -> dict[str, str]:
     """The part of the origin by which Bentos are searched; BentoML limits the length of labels."""
-    wanted = ("mlflow.version", "model.digest", "git.commit", "decision")
+    wanted = ("mlflow.version", DIGEST_TAG, COMMIT_TAG, "decision")
     return {key: bundle.origin[key] for key in wanted if key in bundle.origin}
 
 

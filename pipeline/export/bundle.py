@@ -11,6 +11,7 @@ from pipeline.export.denoiser import ExportError
 from pipeline.export.onnx import check_onnx, write_onnx
 from pipeline.provenance.git import main_worktree
 from pipeline.registry import registry, versions
+from pipeline.tracking.tags import DATA_TAG, DIGEST_TAG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ def fetch(source: str) -> Bundle:
     if ":/" not in source:
         folder, model = _keep(Path(source))
         data = model.description.provenance.get("data_digest")
-        origin = {"model.digest": model.digest, **({"data.digest": str(data)} if data else {})}
+        origin = {DIGEST_TAG: model.digest, **({DATA_TAG: str(data)} if data else {})}
         return Bundle(folder=folder, name="model", tag=model.digest[:16], digest=model.digest, origin=origin)
 
     version = versions.resolve(source)

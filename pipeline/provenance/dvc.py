@@ -1,7 +1,5 @@
 """Runs DVC, and reads the YAML files that it shares with this project."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import subprocess
@@ -50,7 +48,7 @@ def md5_of(path: Path) -> str:
     """
     if not path.is_dir():
         return md5(path.read_bytes())
-    ignored = set(Path(".dvcignore").read_text(encoding="utf-8").split()) if Path(".dvcignore").is_file() else set()
+    ignored = set(Path(".dvcignore").read_text(encoding="utf-8").splitlines() if Path(".dvcignore").is_file() else ())
     files = {file.relative_to(path): file for file in path.rglob("*") if file.is_file()}
     entries = [
         {"md5": md5(files[relative].read_bytes()), "relpath": relative.as_posix()}

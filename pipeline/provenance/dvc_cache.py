@@ -1,7 +1,5 @@
 """Files of another revision in DVC's local cache, used where they are: nothing is checked out."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache

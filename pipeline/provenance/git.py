@@ -1,7 +1,5 @@
 """Runs git: the main worktree, commits, and the differences between them."""
 
-from __future__ import annotations
-
 import os
 import platform
 import subprocess

@@ -1,7 +1,5 @@
 """Facts that every run gets as tags: commit, uncommitted changes, DVC's lock, data, machine, library versions."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import itertools

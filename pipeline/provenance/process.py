@@ -1,9 +1,8 @@
 """Identities of processes, which stay valid when the clock is set and when a process number is used again."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -20,15 +19,15 @@ class ProcessId:
     """Seconds after the boot of the machine, which do not change when the clock is set."""
 
     @classmethod
-    def current(cls) -> ProcessId:
+    def current(cls) -> Self:
         return cls.of(psutil.Process())
 
     @classmethod
-    def of(cls, process: psutil.Process) -> ProcessId:
+    def of(cls, process: psutil.Process) -> Self:
         return cls(process.pid, round(process.create_time() - psutil.boot_time(), 2))
 
     @classmethod
-    def parse(cls, text: str) -> ProcessId:
+    def parse(cls, text: str) -> Self:
         """Parse `PID@CREATED`, the format of `str`."""
         pid, created = text.split("@")
         return cls(int(pid), float(created))
@@ -36,7 +35,7 @@ class ProcessId:
     def __str__(self) -> str:
         return f"{self.pid}@{self.created:.2f}"
 
-    def is_same(self, other: ProcessId) -> bool:
+    def is_same(self, other: Self) -> bool:
         return self.pid == other.pid and abs(self.created - other.created) < CLOCK_TOLERANCE_SEC
 
     def is_alive(self) -> bool:

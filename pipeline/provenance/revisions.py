@@ -1,7 +1,5 @@
 """The states of the project that DVC can restore, each with its dvc.lock: the workspace, commits, experiments."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

@@ -4,8 +4,6 @@ A run gets the key of what it is about to do; an entry of dvc.lock has the key o
 run made the result.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

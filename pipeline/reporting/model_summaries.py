@@ -15,14 +15,14 @@ from pipeline.errors import FoundryError
 from pipeline.provenance import lineage
 from pipeline.provenance.dvc import LOCK, stages_of
 from pipeline.provenance.git import git
-from pipeline.provenance.lineage import LOCK_TAG
+from pipeline.provenance.lineage import COMMIT_TAG, LOCK_TAG
 from pipeline.provenance.revisions import commit_of_lock
 from pipeline.registry import versions
 from pipeline.registry.registry import Registry, download
 from pipeline.registry.versions import Version
 from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.store import StoreError, answering
-from pipeline.tracking.tags import TRAINED_DIGEST_TAG
+from pipeline.tracking.tags import DATA_TAG, TRAINED_DIGEST_TAG
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +79,7 @@ def summarize_work_tree(folders: Folders, decision: Mapping[str, Any] | None) ->
         folder=tuned if is_tuned else folders.model,
         digest=digest,
         data_digest=read_document(folders.prepared / "dataset.json")["digest"],
-        commit=lineage.facts().get("git.commit"),
+        commit=lineage.facts().get(COMMIT_TAG),
         cost=_known_cost(digest),
     )
 
@@ -105,8 +105,8 @@ def summarize_version(version: Version) -> ModelSummary:
             quality=_rows(past.file(evaluated, "quality_per_num_steps.csv")) if evaluated else [],
             folder=download(version.uri),
             digest=digest,
-            data_digest=version.tags.get("data.digest"),
-            commit=version.tags.get("git.commit"),
+            data_digest=version.tags.get(DATA_TAG),
+            commit=version.tags.get(COMMIT_TAG),
             lock_stages=_lock_stages(version, parent, past),
             cost=_cost(trained),
         )

@@ -5,8 +5,6 @@ the entries the server has. Its process holds a lock on it. An outbox that can b
 next stage or `foundry runs sync` may ship it.
 """
 
-from __future__ import annotations
-
 import errno
 import itertools
 import json
@@ -17,7 +15,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pipeline.artefacts.files import naming, replacing, try_lock
 from pipeline.errors import FoundryError
@@ -52,7 +50,7 @@ class Outbox:
         self._numbers = itertools.count()
 
     @classmethod
-    def create(cls, home: Path) -> Outbox:
+    def create(cls, home: Path) -> Self:
         """Create an outbox in a new folder below `home`, locked before any other process can see it."""
         # After all others by name, by which they are shipped, even if the clock has been set back since.
         newest = max((int(folder.name.split("-")[0]) for folder in home.glob("[0-9]*")), default=0)
@@ -66,7 +64,7 @@ class Outbox:
         return cls(home / name, file)
 
     @classmethod
-    def adopt(cls, folder: Path) -> Outbox | None:
+    def adopt(cls, folder: Path) -> Self | None:
         """The outbox in `folder`; None if a process holds it or it is gone."""
         try:
             file = os.open(folder / ENTRIES, os.O_RDWR | os.O_APPEND)

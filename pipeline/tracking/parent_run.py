@@ -3,8 +3,6 @@
 Parallel workers of `dvc queue` are different processes and share nothing; the stages of one run follow each other.
 """
 
-from __future__ import annotations
-
 import json
 import os
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Queries about the runs in the tracking store: a model's stage runs, their parents, curves and files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -7,8 +7,6 @@ the store are *lost*; runs whose result no revision of this repository has are *
 A second call changes nothing.
 """
 
-from __future__ import annotations
-
 import uuid
 from collections import defaultdict
 from collections.abc import Iterable, Mapping

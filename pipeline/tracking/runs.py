@@ -4,8 +4,6 @@ What a stage logs goes to an outbox on disk first (`pipeline.tracking.outbox`) a
 store (`pipeline.tracking.shipper`): logging costs a stage microseconds, and a server that is away costs it nothing.
 """
 
-from __future__ import annotations
-
 import os
 import time
 import uuid
@@ -25,7 +23,16 @@ from pipeline.provenance.stage_key import key_of_running
 from pipeline.tracking import parent_run, store
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.shipper import BackgroundShipper, Shipper
-from pipeline.tracking.tags import DATA_TAG, DIRTY_TAG, KEY_TAG, PROCESS_TAG, SOURCE_TAG, STAGE_TAG, WORKTREE_TAG
+from pipeline.tracking.tags import (
+    DATA_TAG,
+    DIGEST_TAG,
+    DIRTY_TAG,
+    KEY_TAG,
+    PROCESS_TAG,
+    SOURCE_TAG,
+    STAGE_TAG,
+    WORKTREE_TAG,
+)
 
 __all__ = ["StageRun", "main_worktree", "stage_run", "sync"]
 
@@ -59,6 +66,10 @@ class StageRun:
         """Set tags of this run and its parent."""
         for run in (self._child, self._parent):
             self._append("tags", run, tags={key: str(value) for key, value in values.items()})
+
+    def model(self, digest: str) -> None:
+        """Record the model that the run and its parent have trained or evaluated."""
+        self.tags({DIGEST_TAG: digest})
 
     def dataset(self, digest: str) -> None:
         """Record the dataset of the run and its parent."""

@@ -5,8 +5,6 @@ time changes nothing. A run is searched by its own tag before it is created, par
 is known by key and step, an artefact has one path.
 """
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """The MLflow store: its address, its client, its experiment, and a server that shows it."""
 
-from __future__ import annotations
-
 import logging
 import os
 import re

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.search.queue import Candidate, read_candidates
-from pipeline.commands.set_params import override
+from pipeline.commands.set_params import set_params
 from pipeline.params import load_params
 
 SEARCH = Path(__file__).parents[2] / "benchmarks" / "search"
@@ -24,7 +24,7 @@ def test_every_listed_candidate_is_valid_and_only_the_first_changes_nothing(
     candidate: Candidate, root: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
-    override(tmp_path / "params.yaml", list(candidate.changes))
+    set_params(tmp_path / "params.yaml", list(candidate.changes))
     is_as_it_is = load_params(tmp_path / "params.yaml") == load_params(root / "params.yaml")
     assert is_as_it_is == (candidate.name == "as-it-is")
 

@@ -1,15 +1,29 @@
-"""What the check does on a card, here on the CPU: the first card that it meets should find no slip of ours."""
+"""The checks themselves, on the device that this machine has."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from pipeline.commands import gpu_check
+from pipeline.commands.gpu_check import checks, main
+from pipeline.device import best_device
 
-pytestmark = pytest.mark.trains
 
-
-def test_the_training_of_the_check_learns(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_check_passes_on_this_device_and_on_a_cpu_they_are_exact(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(root)
-    monkeypatch.setattr(gpu_check, "NUM_STEPS", 25)
-    assert gpu_check._loss_ratio() < 0.9
+    device = best_device()
+    training, *others = checks(replace(device, compile=False), num_steps=30, num_samples=2, sampling_steps=4)
+    assert 0 < training.value < 0.9, "the training learns"
+    assert all(check.passed for check in others)
+    if device.device.type == "cpu":
+        assert [check.value for check in others] == [0.0, 0.0, 0.0]
+
+
+def test_without_a_cuda_device_the_command_says_that_it_checked_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    main()
+    assert capsys.readouterr().out == "no CUDA device: nothing was checked\n"

@@ -1,23 +1,23 @@
-"""`foundry set`: params.yaml is changed where it stands, or not at all."""
+"""`foundry set`: params.yaml is edited in place, or left unchanged."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 
-from pipeline.commands.set_params import override
+from pipeline.commands.set_params import set_params
 from pipeline.errors import FoundryError
 from pipeline.params import ParamsError, load_params
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_an_override_changes_its_line_and_no_other(tmp_path: Path) -> None:
+def test_a_change_edits_its_line_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     shutil.copyfile(ROOT / "params.yaml", path)
     before = path.read_text().splitlines()
     seed = load_params(path).train.seed + 1
-    override(path, [f"train.seed={seed}", "register.max_kid_rise=0.25"])
+    set_params(path, [f"train.seed={seed}", "register.max_kid_rise=0.25"])
     changed = [(old, new) for old, new in zip(before, path.read_text().splitlines(), strict=True) if old != new]
     assert len(changed) == 2
     assert load_params(path).train.seed == seed
@@ -34,9 +34,9 @@ def test_an_override_changes_its_line_and_no_other(tmp_path: Path) -> None:
         ("train.seed=-1", "train.seed: should be"),
     ],
 )
-def test_an_override_that_is_not_allowed_changes_nothing(word: str, error: str, tmp_path: Path) -> None:
+def test_a_change_that_is_not_allowed_writes_nothing(word: str, error: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     shutil.copyfile(ROOT / "params.yaml", path)
     with pytest.raises((FoundryError, ParamsError), match=error):
-        override(path, [word])
+        set_params(path, [word])
     assert path.read_text() == (ROOT / "params.yaml").read_text()
