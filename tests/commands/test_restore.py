@@ -1,4 +1,4 @@
-"""Real git, real DVC, a real store, and a model that stages copy instead of training it."""
+"""With real git, DVC, store and registry, and a stage that copies a model instead of training it."""
 
 import json
 import os

@@ -31,7 +31,7 @@ def test_the_patch_makes_the_working_tree_of_the_commit(
 
 
 def test_a_change_that_keeps_size_and_time_is_seen(git: Git, workspace: Path) -> None:
-    """DVC leaves experiments an index that takes such a file for the committed one."""
+    """The index that DVC leaves in an experiment's folder has such a file as unchanged."""
     path = workspace / "params.yaml"
     os.utime(path, (1, 1))
     git("update-index", "--refresh")
@@ -51,14 +51,14 @@ def test_a_new_file_is_seen_whether_or_not_it_is_staged(git: Git, workspace: Pat
     assert "+y = 2" in patch
 
 
-def test_looking_for_changes_leaves_the_index_alone(git: Git, workspace: Path) -> None:
+def test_making_the_patch_leaves_the_index_alone(git: Git, workspace: Path) -> None:
     (workspace / "new.py").write_text("x = 1\n")
     before = git("status", "--porcelain")
     lineage.uncommitted()
     assert git("status", "--porcelain") == before == "?? new.py"
 
 
-def test_what_dvc_writes_is_no_change(git: Git, workspace: Path) -> None:
+def test_files_that_dvc_writes_are_not_in_the_patch(git: Git, workspace: Path) -> None:
     (workspace / "metrics.json").write_text("{}")
     git("add", ".")
     git("commit", "--message", "metrics")
@@ -98,7 +98,7 @@ def test_facts_name_commit_branch_lock_and_data(git: Git, workspace: Path) -> No
 
 @pytest.mark.usefixtures("workspace")
 @pytest.mark.parametrize("text", ["<<<<<<< ours", "[]", "\0"])
-def test_a_damaged_file_is_a_fact_left_out(text: str) -> None:
+def test_the_facts_of_a_damaged_file_are_omitted(text: str) -> None:
     for name in ("dvc.lock", "params.yaml", "data/raw.dvc", "data/prepared/dataset.json"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(text)

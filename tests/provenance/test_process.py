@@ -6,7 +6,7 @@ import psutil
 from pipeline.provenance.process import ProcessId
 
 
-def test_a_living_process_is_alive_and_an_ended_one_is_not() -> None:
+def test_a_running_process_is_alive_and_an_ended_one_is_not() -> None:
     process = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     with process:
         other = ProcessId.of(psutil.Process(process.pid))

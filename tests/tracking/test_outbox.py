@@ -20,7 +20,7 @@ def steps(outbox: Outbox) -> list[int]:
 
 
 def leave(outbox: Outbox) -> Path:
-    """What the end of a process does."""
+    """Close an outbox, as the end of its process does."""
     outbox.close()
     return outbox.folder
 
@@ -33,7 +33,7 @@ def test_entries_wait_in_their_order(home: Path) -> None:
     assert {(entry.kind, entry.run) for entry in outbox.waiting()} == {("metrics", "run")}
 
 
-def test_what_was_shipped_does_not_wait(home: Path) -> None:
+def test_shipped_entries_do_not_wait(home: Path) -> None:
     outbox = Outbox.create(home)
     for step in range(5):
         outbox.append("metrics", "run", step=step)
@@ -41,7 +41,7 @@ def test_what_was_shipped_does_not_wait(home: Path) -> None:
     assert steps(outbox) == [3, 4]
 
 
-def test_more_entries_than_are_read_at_once_all_come(home: Path) -> None:
+def test_more_entries_than_one_read_returns_all_arrive(home: Path) -> None:
     outbox = Outbox.create(home)
     for step in range(2500):
         outbox.append("metrics", "run", step=step)
@@ -63,7 +63,7 @@ def test_a_kept_file_is_a_copy(home: Path, tmp_path: Path) -> None:
     assert outbox.kept(name).name == "grid.png"
 
 
-def test_an_outbox_in_use_is_nobody_elses(home: Path) -> None:
+def test_an_outbox_in_use_is_not_ownerless(home: Path) -> None:
     outbox = Outbox.create(home)
     outbox.append("metrics", "run", step=0)
     assert list(ownerless(home)) == []
@@ -115,7 +115,7 @@ def test_half_a_line_is_cut_off_before_more_is_written(home: Path) -> None:
     assert steps(adopted) == [0, 1]
 
 
-def test_an_outbox_is_gone_when_the_server_has_everything(home: Path) -> None:
+def test_an_outbox_is_removed_when_the_server_has_everything(home: Path) -> None:
     outbox = Outbox.create(home)
     outbox.append("metrics", "run", step=0)
     outbox.mark_shipped(outbox.waiting()[-1].end)
@@ -123,7 +123,7 @@ def test_an_outbox_is_gone_when_the_server_has_everything(home: Path) -> None:
     assert list(home.iterdir()) == []
 
 
-def test_what_a_server_refuses_is_laid_aside_with_the_reason(home: Path) -> None:
+def test_a_refused_entry_is_moved_aside_with_the_reason(home: Path) -> None:
     outbox = Outbox.create(home)
     outbox.append("metrics", "run", step=0)
     (entry,) = outbox.waiting()
@@ -142,7 +142,7 @@ def test_a_place_that_cannot_be_written_is_named(home: Path) -> None:
 
 
 def test_a_disk_that_is_full_is_named_and_no_entry_is_torn(home: Path, root: Path) -> None:
-    # The largest size of a file stands for the size of the disk: the kernel writes up to it and no more.
+    # The limit on file sizes acts as the size of the disk: the kernel writes up to it and no further.
     code = f"""
 import resource
 from pathlib import Path

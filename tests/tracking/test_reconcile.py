@@ -1,4 +1,4 @@
-"""Real git, real DVC, a real store; stages that take a moment."""
+"""With real git, DVC and store, and stages that take a moment."""
 
 import json
 import os

@@ -46,10 +46,10 @@ def files(run: Any, folder: str | None = None) -> list[str]:
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_stage_is_a_child_of_its_pipeline_and_both_say_where_they_come_from(workspace: Path) -> None:
+def test_a_stage_is_a_child_of_its_pipeline_and_both_have_the_facts_of_their_origin(workspace: Path) -> None:
     (workspace / "params.yaml").write_text("prepare: {image_size: 28}\ntrain: {target: v}\n")
     with runs.stage_run("train", params=PARAMS) as run:
-        run.tags({"model.digest": "abc"})
+        run.model("abc")
         run.dataset("0123456789" * 4)
     (child,) = stored_runs("train")
     parent = parent_of(child)
@@ -71,7 +71,7 @@ def test_a_stage_is_a_child_of_its_pipeline_and_both_say_where_they_come_from(wo
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_curves_and_results_stand_on_the_stage_and_on_the_pipeline() -> None:
+def test_curves_and_results_are_logged_with_the_stage_and_the_pipeline() -> None:
     with runs.stage_run("train", params=PARAMS) as run:
         for step in range(3):
             run.metrics({"train/loss": 1.0 / (1 + step)}, step=64 * step)
@@ -84,7 +84,7 @@ def test_curves_and_results_stand_on_the_stage_and_on_the_pipeline() -> None:
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_pictures_are_where_the_image_view_looks_for_them(workspace: Path) -> None:
+def test_images_are_named_as_the_image_view_expects(workspace: Path) -> None:
     from PIL import Image
 
     (workspace / "report.html").write_text("report")
@@ -110,7 +110,7 @@ def test_pictures_are_where_the_image_view_looks_for_them(workspace: Path) -> No
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_stage_that_fails_says_so_and_its_error_passes() -> None:
+def test_a_failed_stage_is_marked_as_failed_and_its_error_propagates() -> None:
     with pytest.raises(ValueError, match="broken"), runs.stage_run("train", params=PARAMS):
         raise ValueError("broken")
     (child,) = stored_runs("train")
@@ -119,7 +119,7 @@ def test_a_stage_that_fails_says_so_and_its_error_passes() -> None:
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_stage_that_is_stopped_was_killed() -> None:
+def test_a_stopped_stage_is_marked_as_killed() -> None:
     with pytest.raises(SystemExit), runs.stage_run("train", params=PARAMS):
         sys.exit(143)
     (child,) = stored_runs("train")
@@ -127,7 +127,7 @@ def test_a_stage_that_is_stopped_was_killed() -> None:
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_resumed_training_goes_on_with_its_run_and_doubles_no_point() -> None:
+def test_a_resumed_training_continues_its_run_and_repeats_no_point() -> None:
     with contextlib.suppress(SystemExit), runs.stage_run("train", params=PARAMS) as run:
         for step in range(6):
             run.metrics({"train/loss": float(step)}, step=step)
@@ -181,7 +181,7 @@ def test_sending_everything_again_changes_nothing(workspace: Path) -> None:
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_what_a_killed_stage_left_is_sent_by_the_next_and_its_run_was_killed(workspace: Path, root: Path) -> None:
+def test_the_next_stage_sends_the_outbox_of_a_killed_one_and_ends_its_run(workspace: Path, root: Path) -> None:
     code = """
 from pipeline.tracking import runs
 with runs.stage_run("train", params={"train": {"target": "v"}}) as run:
@@ -205,7 +205,7 @@ with runs.stage_run("train", params={"train": {"target": "v"}}) as run:
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_run_whose_process_is_gone_is_ended_and_one_of_a_living_process_is_not(workspace: Path) -> None:
+def test_runs_of_ended_processes_are_ended_and_those_of_running_ones_are_not(workspace: Path) -> None:
     client = store.connect()
     experiment = store.experiment_id(client)
     gone, here = ProcessId(2**22 + 1, 0.0), ProcessId.current()
@@ -221,7 +221,7 @@ def test_a_run_whose_process_is_gone_is_ended_and_one_of_a_living_process_is_not
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_what_the_server_refuses_is_laid_aside_and_the_rest_arrives(
+def test_refused_entries_are_moved_aside_and_the_rest_arrives(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with runs.stage_run("train", params=PARAMS) as run:
@@ -236,7 +236,7 @@ def test_what_the_server_refuses_is_laid_aside_and_the_rest_arrives(
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_damaged_outbox_is_laid_aside_and_the_others_are_sent(workspace: Path) -> None:
+def test_a_damaged_outbox_is_moved_aside_and_the_others_are_sent(workspace: Path) -> None:
     home = workspace / ".foundry" / "outbox"
     damaged = Outbox.create(home)
     (damaged.folder / "entries.jsonl").write_text("not JSON\n")
@@ -286,17 +286,17 @@ def test_a_deleted_experiment_is_restored() -> None:
     assert client.get_experiment(experiment).lifecycle_stage == "active"
 
 
-def test_processes_that_come_to_a_fresh_store_at_once_all_find_it(raced_store: tuple[Path, list[str]]) -> None:
+def test_processes_that_create_the_store_at_the_same_time_all_find_it(raced_store: tuple[Path, list[str]]) -> None:
     assert raced_store[1] == ["1\n", "1\n"]
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_nothing_but_the_tracking_server_is_told() -> None:
+def test_mlflow_sends_no_telemetry() -> None:
     store.connect()
     assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
 
 
-def test_a_server_that_is_away_fails_nothing_and_is_told_everything_once_when_it_is_back(
+def test_an_unreachable_server_fails_no_stage_and_gets_everything_once_when_it_is_back(
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Away at the start, there, gone in the middle, away at the end, and back."""
