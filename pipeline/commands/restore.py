@@ -99,13 +99,19 @@ def find_origin(name: str) -> Origin:
 
 
 def _lock(past: PastRuns, registration: Any, pipeline: Any, lock_md5: str | None) -> str:
-    """The dvc.lock with this MD5 or with the results of all stages: one that was logged, or one of this repository."""
+    """The logged or committed dvc.lock that has this MD5 (of a version), or the keys of all stages (of a run)."""
     children = past.children(pipeline.info.run_id)
     keys = {run.data.tags[STAGE_TAG]: run.data.tags[KEY_TAG] for run in children if KEY_TAG in run.data.tags}
+
+    def is_wanted(lock: str) -> bool:
+        if lock_md5:
+            return md5(lock.encode()) == lock_md5
+        return bool(keys) and keys.items() <= keys_of(lock).items()
+
     logged = [past.file(run, LOCK) for run in (registration, pipeline) if run]
-    kept = (path.read_text(encoding="utf-8") for path in logged if path)
-    for lock in itertools.chain(kept, (revision.lock for revision in all_revisions())):
-        if md5(lock.encode()) == lock_md5 or (keys and keys.items() <= keys_of(lock).items()):
+    texts = (path.read_text(encoding="utf-8") for path in logged if path)
+    for lock in itertools.chain(texts, (revision.lock for revision in all_revisions())):
+        if is_wanted(lock):
             return lock
     raise FoundryError(
         f"run {pipeline.info.run_id}: no dvc.lock of this repository has its results, and none was logged with it "
