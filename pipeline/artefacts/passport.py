@@ -75,7 +75,7 @@ class Picture:
 
 
 def read(png: bytes, key: bytes | None) -> Picture:
-    """The picture of a PNG.
+    """Read an image and its passport from the bytes of a PNG.
 
     Raises:
         PassportError: it is no PNG, has no passport, or a key was given and the signature is missing or not right.
@@ -90,7 +90,7 @@ def read(png: bytes, key: bytes | None) -> Picture:
 
 
 def load(path: Path, key: bytes | None) -> Picture:
-    """The picture in a file.
+    """Read an image and its passport from a PNG file.
 
     Raises:
         PassportError: as for `read`; the message names the file.

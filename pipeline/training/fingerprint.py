@@ -16,7 +16,7 @@ LIBRARIES = ("torch", "numpy")
 
 
 def training_code() -> list[Path]:
-    """The files that determine weights: training/loop.py, what it imports from training/ and diffusion/, and both below.
+    """The files that determine weights: loop.py, its imports from training/ and diffusion/, device.py, artefacts/dataset.py.
 
     Logging, previews, checkpoints and samplers do not change weights, and the loop imports none of them.
     """
@@ -31,13 +31,14 @@ def training_code() -> list[Path]:
 
 
 def _imported(path: Path) -> list[Path]:
-    nodes = ast.walk(ast.parse(path.read_bytes()))
-    names = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module]
-    return [
-        ROOT / (name.replace(".", "/") + ".py")
-        for name in names
-        if name.startswith(("pipeline.training.", "pipeline.diffusion."))
+    """The modules of training/ and diffusion/ that a file imports, as `from room.module import name` or `from room import module`."""
+    imports = [node for node in ast.walk(ast.parse(path.read_bytes())) if isinstance(node, ast.ImportFrom)]
+    names = [
+        name for node in imports for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
     ]
+    rooms = ("pipeline.training.", "pipeline.diffusion.")
+    files = [ROOT / (name.replace(".", "/") + ".py") for name in names if name and name.startswith(rooms)]
+    return [file for file in files if file.exists()]
 
 
 def provenance(params: TrainParams, dataset: Dataset, schedule_table: ScheduleTable) -> dict[str, str]:
