@@ -1,4 +1,4 @@
-"""Sets of digits on disk with a manifest, raw and prepared, and what judges them."""
+"""Datasets of digits on disk with a manifest, raw and prepared, and an untrained evaluator."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,14 +19,14 @@ from tests.small_sets import features_params
 
 
 def write_arrays(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Path:
-    """Raw data of the kind `arrays`."""
+    """Write raw data of the kind `arrays`."""
     folder.mkdir(parents=True)
     np.savez(folder / "digits.npz", images=images, labels=labels)
     return folder
 
 
 def prepare_arrays(raw: Path, folder: Path, params: PrepareParams) -> Dataset:
-    """Prepare raw data without validating them, which takes seconds."""
+    """Prepare raw data without running the checks, which take seconds."""
     folder.mkdir(parents=True)
     with raw_images(raw, params) as images:
         accepted = images.accepted
@@ -52,13 +52,13 @@ def _reader(images: ImageSet, rows: pd.DataFrame) -> Callable[[NDArray[np.int64]
     return lambda at: images.pixels(by_position.loc[at])
 
 
-def write_evaluator(folder: Path, prepared: Dataset, num_train: int = 400) -> None:
-    """An untrained network as judge: made in milliseconds."""
+def write_evaluator(folder: Path, dataset: Dataset, num_train: int = 400) -> None:
+    """Write an evaluator whose network is untrained: made in milliseconds."""
     folder.mkdir(parents=True)
     spec = ExtractorConfig(
-        kind="random", image_size=prepared.info.image_size, channels=prepared.info.channels, num_classes=0
+        kind="random", image_size=dataset.info.image_size, channels=dataset.info.channels, num_classes=0
     )
-    train, held_out = (Subset(prepared.split(name), np.arange(len(prepared.split(name)))) for name in SPLITS)
+    train, held_out = (Subset(dataset.split(name), np.arange(len(dataset.split(name)))) for name in SPLITS)
     extractor = make_extractor(spec, features_params(), train)
-    judge = Evaluator(extractor, held_out, extractor.features(held_out))
-    save_evaluator(folder, judge, Subset(prepared.split("train"), np.arange(min(num_train, len(train)))))
+    evaluator = Evaluator(extractor, held_out, extractor.features(held_out))
+    save_evaluator(folder, evaluator, Subset(dataset.split("train"), np.arange(min(num_train, len(train)))))

@@ -1,4 +1,4 @@
-"""Prepared sets made of a few given images."""
+"""Small datasets and small params for tests."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from pipeline.params import EvaluateParams, FeaturesParams, load_params
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 
 FEATURES = PARAMS.features.model_copy(update={"num_images": 10_000})
-"""Enough for digits: 2 s."""
+"""Enough for the digits; trains in 2 s."""
 
 
 def split_of(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> Split:
@@ -24,7 +24,7 @@ def split_of(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None)
 def write_prepared(
     folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, num_held_out: int
 ) -> Dataset:
-    """Prepare `images` `[n, size, size, channels]`, of which the last are held out."""
+    """Write a dataset of `images`, uint8 `[n, size, size, channels]`, of which the last are held out."""
     folder.mkdir(parents=True)
     names = None if labels is None else tuple(f"digit {label}" for label in range(int(labels.max()) + 1))
     parts = np.split(np.arange(len(images)), [len(images) - num_held_out])

@@ -1,4 +1,4 @@
-"""Pictures whose prepared pixels are known beforehand, and files that hold none."""
+"""Images whose prepared pixels are known in advance, and files that are no images."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that says how large it is, and holds no pixels."""
+    """A PNG with a header that declares its size, and without pixels."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -54,7 +54,7 @@ def test_every_format_can_be_read(china: Image.Image, file_format: str) -> None:
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF", "PPM"])
-def test_pixels_that_need_no_change_are_not_changed(china: Image.Image, file_format: str) -> None:
+def test_pixels_of_the_wanted_size_and_mode_are_unchanged(china: Image.Image, file_format: str) -> None:
     prepared = decode(encoded(china, file_format), 32, 3)
     np.testing.assert_array_equal(prepared.pixels, np.asarray(china))
     assert prepared.mode == "RGB"
@@ -71,7 +71,7 @@ SIXTEEN_BIT = np.array([[0, 128, 129], [257, 32_768, 40_000], [65_278, 65_535, 3
     SIXTEEN_BIT.astype(">u2"),
     SIXTEEN_BIT[:, :, None],
 ], ids=["png", "tiff", "pgm", "array", "big-endian", "one channel"])  # fmt: skip
-def test_16_bits_become_8_by_rounding(content: bytes | NDArray[np.uint16]) -> None:
+def test_16_bits_are_rounded_to_8(content: bytes | NDArray[np.uint16]) -> None:
     prepared = decode(content, 3, 1)
     np.testing.assert_array_equal(prepared.pixels[:, :, 0], np.round(SIXTEEN_BIT / 257))
 
@@ -80,7 +80,7 @@ def test_16_bits_become_8_by_rounding(content: bytes | NDArray[np.uint16]) -> No
     ([[0.0, 0.5], [1.0, 0.25]], [[0, 128], [255, 64]]),
     ([[0.0, 127.6], [255.0, 1.2]], [[0, 128], [255, 1]]),
 ])  # fmt: skip
-def test_floats_are_shares_of_white_or_bytes(
+def test_floats_are_scaled_from_0_to_1_or_0_to_255(
     values: Sequence[Sequence[float]], wanted: Sequence[Sequence[int]]
 ) -> None:
     prepared = decode(encoded(Image.fromarray(np.array(values, np.float32)), "TIFF"), 2, 1)
@@ -89,13 +89,13 @@ def test_floats_are_shares_of_white_or_bytes(
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.5, 255.5])
-def test_floats_without_a_known_range_are_refused(value: float) -> None:
+def test_floats_without_a_known_range_are_rejected(value: float) -> None:
     image = Image.fromarray(np.array([[0.5, value]], np.float32))
     with pytest.raises(BrokenImageError, match=r"NaN or infinity|wanted 0 … "):
         decode(encoded(image, "TIFF"), 2, 1)
 
 
-def test_integers_beyond_16_bits_are_refused() -> None:
+def test_integers_beyond_16_bits_are_rejected() -> None:
     with pytest.raises(BrokenImageError, match="values 1 … 70000, wanted 0 … 65535"):
         decode(encoded(Image.fromarray(np.array([[1, 70_000]], np.int32)), "TIFF"), 2, 1)
 
@@ -103,14 +103,14 @@ def test_integers_beyond_16_bits_are_refused() -> None:
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
-def test_a_palette_is_looked_up() -> None:
+def test_palette_indices_become_colours() -> None:
     image = Image.new("P", (2, 2))
     image.putpalette([*RED, *GREEN, *BLUE])
     image.putdata([0, 1, 2, 0])
     np.testing.assert_array_equal(decode(encoded(image, "PNG"), 2, 3).pixels, [[RED, GREEN], [BLUE, RED]])
 
 
-def test_a_transparent_colour_of_a_palette_is_white() -> None:
+def test_a_transparent_palette_colour_becomes_white() -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([*RED, *GREEN])
     image.putdata([0, 1])
@@ -119,7 +119,7 @@ def test_a_transparent_colour_of_a_palette_is_white() -> None:
         np.testing.assert_array_equal(decode(content, 2, 3).pixels, [[RED, WHITE]] * 2)
 
 
-def test_transparency_is_laid_over_white() -> None:
+def test_transparency_is_composited_over_white() -> None:
     image = Image.new("RGBA", (2, 2), (*RED, 255))
     image.putpixel((1, 0), (*RED, 0))
     image.putpixel((1, 1), (*RED, 51))
@@ -128,19 +128,19 @@ def test_transparency_is_laid_over_white() -> None:
     np.testing.assert_array_equal(decode(np.asarray(image), 2, 3).pixels, wanted)
 
 
-def test_grey_with_transparency_is_laid_over_white() -> None:
+def test_grey_with_transparency_is_composited_over_white() -> None:
     image = Image.fromarray(np.array([[[100, 255], [0, 0]], [[0, 51], [255, 255]]], np.uint8), "LA")
     np.testing.assert_array_equal(decode(encoded(image, "PNG"), 2, 1).pixels[:, :, 0], [[100, 255], [204, 255]])
 
 
-def test_a_transparent_colour_of_an_rgb_image_is_white() -> None:
+def test_a_transparent_colour_of_an_rgb_image_becomes_white() -> None:
     image = Image.new("RGB", (2, 2), RED)
     image.putpixel((0, 0), GREEN)
     content = encoded(image, "PNG", transparency=GREEN)
     np.testing.assert_array_equal(decode(content, 2, 3).pixels, [[WHITE, RED], [RED, RED]])
 
 
-def test_premultiplied_colours_are_divided_first() -> None:
+def test_premultiplied_colours_are_divided_by_alpha() -> None:
     # Pillow reads such TIFF files but writes none. 338 is ExtraSamples: 2 there is plain alpha, 1 premultiplied.
     content = bytearray(encoded(Image.fromarray(np.array([[[51, 0, 0, 51]]], np.uint8), "RGBA"), "TIFF"))
     entry = content.index(struct.pack("<HHI", 338, 3, 1))
@@ -203,12 +203,12 @@ def test_exif_orientation_is_applied(orientation: int, file_format: str) -> None
     assert (prepared.width, prepared.height) == (width, height)
 
 
-def test_orientations_that_there_are_not_and_damaged_exif_leave_the_image_upright(china: Image.Image) -> None:
+def test_invalid_orientations_and_damaged_exif_leave_the_image_upright(china: Image.Image) -> None:
     exif = Image.Exif()
     exif[0x0112] = 11
     for content in (exif.tobytes(), b"Exif\x00\x00II*\x00\xff\xff\xff\xff", b"Exif\x00\x00nonsense"):
         with warnings.catch_warnings():
-            # As the stage does: Pillow warns of it.
+            # As in the stage, since Pillow warns about it.
             warnings.simplefilter("ignore")
             prepared = decode(encoded(china, "PNG", exif=content), 32, 3)
         np.testing.assert_array_equal(prepared.pixels, np.asarray(china))
@@ -227,11 +227,11 @@ def test_images_are_resized_by_the_short_side_and_their_centre_is_cropped(
 
 def test_reducing_does_not_alias() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
-    # All of one colour, as seen from afar; picking every eighth column would give black or white.
+    # The average is grey; picking every eighth column would give black or white.
     assert np.abs(decode(stripes, 8, 1).pixels.astype(int) - 127.5).max() < 8
 
 
-def test_a_large_jpeg_decoded_small_looks_like_one_decoded_whole(photos: dict[str, Image.Image]) -> None:
+def test_a_large_jpeg_decoded_at_reduced_size_is_close_to_one_decoded_in_full(photos: dict[str, Image.Image]) -> None:
     content = encoded(photos["china"].resize((1280, 854)), "JPEG", quality=95)
     whole = decode(np.asarray(Image.open(io.BytesIO(content))), 32, 3)
     small = decode(content, 32, 3)
@@ -247,7 +247,7 @@ def test_the_smallest_images_fill_the_square(size: tuple[int, int], channels: in
 
 
 @pytest.mark.parametrize("file_format", ["GIF", "PNG", "TIFF", "WEBP"])
-def test_of_an_animation_the_first_frame_is_taken(file_format: str) -> None:
+def test_the_first_frame_of_an_animation_is_used(file_format: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     lossless = {"lossless": True} if file_format == "WEBP" else {}
     content = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **lossless)
@@ -255,8 +255,8 @@ def test_of_an_animation_the_first_frame_is_taken(file_format: str) -> None:
 
 
 @pytest.mark.parametrize("side", [8_193, 20_000, 60_000])
-def test_decompression_bombs_are_refused_by_their_header(side: int) -> None:
-    # There are no pixels in this file: to look for them would be another error.
+def test_decompression_bombs_are_rejected_by_their_header(side: int) -> None:
+    # The file has no pixels, so decoding it would raise a different error.
     with pytest.raises(
         BrokenImageError, match=f"pixels, at most {MAX_PIXELS} are decoded|more than {MAX_PIXELS} pixels"
     ):
@@ -271,13 +271,13 @@ def test_decompression_bombs_are_refused_by_their_header(side: int) -> None:
     (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image in a known format"),
     (bytes(1000), "not an image in a known format"),
 ])  # fmt: skip
-def test_what_is_no_image_is_refused_with_the_reason(content: bytes, reason: str) -> None:
+def test_files_that_are_no_images_are_rejected_with_a_reason(content: bytes, reason: str) -> None:
     with pytest.raises(BrokenImageError, match=f"^{reason}$"):
         decode(content, 8, 3)
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
-def test_a_truncated_image_is_refused_and_its_reason_is_always_the_same(
+def test_a_truncated_image_is_rejected_with_the_same_reason_every_time(
     photos: dict[str, Image.Image], file_format: str
 ) -> None:
     content = encoded(photos["china"].resize((200, 150)), file_format)
@@ -293,7 +293,7 @@ def test_a_truncated_image_is_refused_and_its_reason_is_always_the_same(
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_damaged_files_are_pictures_or_refused_and_nothing_else(data: st.DataObject) -> None:
+def test_damaged_files_are_decoded_or_raise_broken_image_error(data: st.DataObject) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (17, 24), np.uint8))
     file_format = data.draw(st.sampled_from(FORMATS))
     content = bytearray(encoded(image, file_format))
@@ -307,7 +307,7 @@ def test_damaged_files_are_pictures_or_refused_and_nothing_else(data: st.DataObj
             assert prepared.pixels.dtype == np.uint8
 
 
-def test_what_is_left_of_a_truncated_image_can_be_seen(photos: dict[str, Image.Image]) -> None:
+def test_the_intact_part_of_a_truncated_image_is_salvaged(photos: dict[str, Image.Image]) -> None:
     whole = photos["china"].resize((64, 64))
     content = encoded(whole, "PNG")
     seen = salvage(content[: len(content) * 3 // 4], 64)
@@ -317,5 +317,5 @@ def test_what_is_left_of_a_truncated_image_can_be_seen(photos: dict[str, Image.I
         decode(content[: len(content) * 3 // 4], 64, 3)
 
 
-def test_nothing_can_be_seen_of_what_is_no_image() -> None:
+def test_nothing_is_salvaged_from_a_file_that_is_no_image() -> None:
     assert salvage(b"text", 64) is None

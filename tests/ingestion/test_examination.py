@@ -18,7 +18,7 @@ def raw(number: int, side: int = 64) -> RawImage:
     return RawImage("images.npy", number, pixels, pixels.nbytes)
 
 
-def test_images_come_out_in_the_order_in_which_they_went_in() -> None:
+def test_batches_keep_the_order_of_the_images() -> None:
     numbers = range(3 * BATCH_SIZE + 5)
     batches = list(examine_batches((raw(number, 8) for number in numbers), 8, 3))
     assert [row["position"] for batch in batches for row in batch.rows] == list(numbers)
@@ -26,7 +26,7 @@ def test_images_come_out_in_the_order_in_which_they_went_in() -> None:
     np.testing.assert_array_equal(np.concatenate([batch.pixels for batch in batches]), wanted)
 
 
-def test_rows_say_what_numpy_and_hashlib_say() -> None:
+def test_statistics_and_digests_equal_those_of_numpy_and_hashlib() -> None:
     (batch,) = examine_batches([raw(0, 8)], 8, 3)
     (row,) = batch.rows
     pixels = np.asarray(raw(0, 8).content)
@@ -36,12 +36,12 @@ def test_rows_say_what_numpy_and_hashlib_say() -> None:
     assert (row["width"], row["height"], row["mode"]) == (8, 8, "RGB")
 
 
-def test_an_image_of_one_value_has_no_spread_at_all() -> None:
+def test_the_standard_deviation_of_a_constant_image_is_exactly_0() -> None:
     (batch,) = examine_batches([RawImage("a", 0, np.full((8, 8), 83, np.uint8), 64)], 8, 1)
     assert batch.rows[0]["std"] == 0.0
 
 
-def test_broken_images_leave_no_pixels_but_a_row_and_their_bytes() -> None:
+def test_broken_images_have_a_row_and_their_bytes_but_no_pixels() -> None:
     images = [raw(0, 8), RawImage("broken.png", None, b"text", 4), RawImage("link", None, None, 9, reason="a link")]
     (batch,) = examine_batches(images, 8, 3)
     assert [row["state"] for row in batch.rows] == ["accepted", "quarantined", "quarantined"]
@@ -51,12 +51,12 @@ def test_broken_images_leave_no_pixels_but_a_row_and_their_bytes() -> None:
     assert batch.quarantined_bytes == {"broken.png": b"text"}
 
 
-def test_a_batch_of_nothing_but_broken_images_is_one() -> None:
+def test_a_batch_may_have_only_broken_images() -> None:
     (batch,) = examine_batches([RawImage("broken.png", None, b"text", 4)], 8, 3)
     assert batch.pixels.shape == (0, 8, 8, 3)
 
 
-def test_what_the_source_refuses_is_not_decoded() -> None:
+def test_images_with_a_reason_of_the_source_are_not_decoded() -> None:
     buffer = io.BytesIO()
     Image.new("L", (8, 8)).save(buffer, "PNG")
     (batch,) = examine_batches([RawImage("a.png", None, buffer.getvalue(), 9, reason="in no class folder")], 8, 1)

@@ -19,38 +19,38 @@ def manifest(*rows: dict[str, Any], class_names: list[str] | None = None, share:
     return build_manifest(to_frame(rows), class_names, share)
 
 
-def test_rows_stand_in_the_order_of_their_sources_and_positions() -> None:
+def test_rows_are_sorted_by_source_and_position() -> None:
     table, _ = manifest(row("b.idx", "x", position=10), row("b.idx", "y", position=9), row("a.png"))
     assert table["source"].tolist() == ["a.png", "b.idx#9", "b.idx#10"]
     assert table["spool_index"].tolist() == [2, 1, 0]
 
 
-def test_folder_names_are_labelled_in_their_order() -> None:
+def test_folder_names_are_labelled_in_alphabetical_order() -> None:
     table, names = manifest(row("1", class_name="dog"), row("2", class_name="Cat"), row("3", class_name="dog"))
     assert names == ("Cat", "dog")
     assert table["label"].tolist() == [1, 0, 1]
 
 
-def test_a_class_all_of_whose_images_are_broken_keeps_its_number() -> None:
+def test_a_class_with_only_broken_images_keeps_its_label() -> None:
     broken = {"state": "quarantined", "reason": "r", "pixels_sha256": None}
     _, names = manifest(row("1", class_name="dog"), row("2", class_name="cat", **broken))
     assert names == ("cat", "dog")
 
 
-def test_numbers_get_the_names_that_are_given() -> None:
+def test_labels_get_the_given_names() -> None:
     table, names = manifest(row("1", label=2), row("2", label=0), class_names=["a", "b", "c"])
     assert names == ("a", "b", "c")
     assert table["class_name"].tolist() == ["c", "a"]
     assert table["label"].tolist() == [2, 0]
 
 
-def test_numbers_without_names_are_their_own_names_without_gaps() -> None:
+def test_labels_without_names_are_renumbered_and_named_by_their_number() -> None:
     table, names = manifest(row("1", label=26), row("2", label=3), row("3", label=26))
     assert names == ("3", "26")
     assert table["label"].tolist() == [1, 0, 1]
 
 
-def test_without_classes_there_are_none() -> None:
+def test_without_classes_labels_and_names_are_null() -> None:
     table, names = manifest(row("1"), row("2"))
     assert names is None
     assert table["label"].isna().all()
@@ -62,14 +62,14 @@ def test_a_duplicate_names_the_first_image_with_its_pixels() -> None:
     assert table.set_index("source")["duplicate_of"].dropna().to_dict() == {"c": "a", "d": "a"}
 
 
-def test_broken_images_repeat_nothing_and_have_no_split() -> None:
+def test_broken_images_are_no_duplicates_and_have_no_split() -> None:
     broken = {"state": "quarantined", "reason": "r", "pixels_sha256": None}
     table, _ = manifest(row("a", **broken), row("b", **broken), row("c"), row("d"))
     assert table["duplicate_of"].isna().all()
     assert table.loc[:1, ["split", "index", "spool_index"]].isna().all(axis=None)
 
 
-def test_a_split_that_the_source_brings_is_kept() -> None:
+def test_the_split_of_the_source_is_kept() -> None:
     table, _ = manifest(*(row(f"t{k}", split="train") for k in range(9)), row("h", split="held_out"), share=0.9)
     assert table["split"].tolist() == ["held_out", *["train"] * 9]
     assert table["index"].tolist() == [0, *range(9)]
@@ -79,13 +79,13 @@ def names(*numbers: int) -> pd.Series[str]:
     return pd.Series([hashlib.sha256(str(number).encode()).hexdigest() for number in numbers], dtype="str")
 
 
-def test_the_held_out_share_is_the_one_asked_for() -> None:
+def test_the_held_out_share_is_close_to_the_param() -> None:
     held_out = (split_of(names(*range(20_000)), 0.1) == "held_out").mean()
     # Five standard deviations of a binomial share.
     assert abs(held_out - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
 
 
-def test_more_images_move_no_other() -> None:
+def test_adding_images_does_not_move_others_to_another_split() -> None:
     few, many = split_of(names(*range(500)), 0.2), split_of(names(*range(2000)), 0.2)
     assert few.tolist() == many[:500].tolist()
 
@@ -101,7 +101,7 @@ def test_no_split_is_empty(share: float, num_images: int) -> None:
     assert set(split_of(names(*range(num_images)), share)) == {"train", "held_out"}
 
 
-def test_the_file_has_the_columns_and_types_of_the_contract_whatever_is_in_it(tmp_path: Path) -> None:
+def test_the_file_has_the_columns_and_types_of_the_contract_even_if_all_values_are_null(tmp_path: Path) -> None:
     table, _ = manifest(row("a"), row("b"))
     write_manifest(tmp_path / "manifest.parquet", table)
     read = pd.read_parquet(tmp_path / "manifest.parquet")
