@@ -60,7 +60,7 @@ def test_a_picture_is_verified_and_replays(
     assert original.is_verified == (key is not None)
     assert original.passport.determinism == "exact"
     monkeypatch.setenv("FOUNDRY_BACKEND", backend)
-    drawn = replay.drawn_here(DATA / "model", original.passport)
+    drawn = replay.draw_locally(DATA / "model", original.passport)
     # On another machine, or with other libraries, rounding may move a pixel by one level.
     same_machine = drawn.passport.repro_id == original.passport.repro_id
     assert np.abs(drawn.image.astype(int) - original.image).max() <= (0 if same_machine else 1)
