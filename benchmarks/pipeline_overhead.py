@@ -1,4 +1,4 @@
-"""Measure the pipeline's overhead: `dvc repro` without changes, start of a stage, logging, and preparing images.
+"""Measure the pipeline's overhead: `dvc repro` without changes, start of the command line, logging, and preparing images.
 
     python -m benchmarks.pipeline_overhead --out benchmarks/results/pipeline_overhead.json
 
@@ -146,10 +146,10 @@ def _outs() -> Iterator[str]:
 
 
 def start_up_seconds(folder: Path, effort: OverheadEffort) -> dict[str, float]:
-    """Return the median time of `--help` of each stage, seconds."""
+    """Return the median time of `foundry STAGE --help`, seconds."""
 
     def time_help(stage: str) -> Callable[[], float]:
-        command = python("-m", f"pipeline.{stage}", "--help")
+        command = python("-m", "pipeline", stage, "--help")
         return lambda: run_command(command, folder=folder, environment=scratch_environment(folder)).seconds
 
     seconds = in_turn({stage: time_help(stage) for stage in STAGES}, effort.rounds)
@@ -225,7 +225,7 @@ def report(document: dict[str, Any]) -> str:
     lines: list[Sequence[object]] = []
     if "repro" in document:
         lines.append(["dvc repro without changes, s", document["repro"]])
-    lines += [[f"python -m pipeline.{stage} --help, s", value] for stage, value in document.get("start-up", {}).items()]
+    lines += [[f"foundry {stage} --help, s", value] for stage, value in document.get("start-up", {}).items()]
     if "logging" in document:
         lines.append(["logging one row of curves, µs", document["logging"]])
     parts = [table(["overhead", ""], lines)] if lines else []
