@@ -14,7 +14,7 @@ from pipeline.evaluation.evaluator import Evaluator, save_evaluator
 from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
 from pipeline.ingestion.manifest import write_manifest
 from pipeline.params import PrepareParams
-from pipeline.reporting.image_set import ImageSet, raw_images
+from pipeline.reporting.image_set import ImageSet, open_raw
 from tests.small_sets import features_params
 
 
@@ -28,7 +28,7 @@ def write_arrays(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int
 def prepare_arrays(raw: Path, folder: Path, params: PrepareParams) -> Dataset:
     """Prepare raw data without running the checks, which take seconds."""
     folder.mkdir(parents=True)
-    with raw_images(raw, params) as images:
+    with open_raw(raw, params) as images:
         accepted = images.accepted
         write_manifest(folder / "manifest.parquet", images.manifest)
         for split in SPLITS:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.params import PrepareParams, load_params
 from pipeline.reporting.data_change import ShownChange, change_between, with_images
-from pipeline.reporting.image_set import opened
+from pipeline.reporting.image_set import open_images
 from pipeline.reporting.pages import write_page
 
 
@@ -32,7 +32,7 @@ def compare(before: Path, after: Path, params: PrepareParams, out: Path) -> Show
 
     """
     with ExitStack() as stack:
-        old, new = (stack.enter_context(opened(folder, params)) for folder in (before, after))
+        old, new = (stack.enter_context(open_images(folder, params)) for folder in (before, after))
         change = with_images(change_between(old, new), old, new)
     out.mkdir(parents=True, exist_ok=True)
     write_page(out / "comparison.html", "comparison.html", it=change, before=before, after=after)

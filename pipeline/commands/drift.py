@@ -20,7 +20,7 @@ from pipeline.artefacts.files import write_json
 from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.params import PrepareParams, load_params
 from pipeline.reporting.drift import Drift, Reference, drift_of_images, drift_of_requests, read_reference
-from pipeline.reporting.image_set import raw_images
+from pipeline.reporting.image_set import open_raw
 from pipeline.reporting.pages import write_page
 
 
@@ -57,7 +57,7 @@ def compare(reference: Reference, new: Sequence[Path], params: PrepareParams, *,
     found, wanted = (params.image_size, params.channels), reference.shape
     if found != wanted:
         raise FoundryError(f"params.yaml: prepare makes size and channels {found}, the prepared images have {wanted}")
-    with raw_images(new[0], params) as images:
+    with open_raw(new[0], params) as images:
         return drift_of_images(reference, images, alpha=alpha, seed=seed)
 
 

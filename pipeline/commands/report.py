@@ -23,7 +23,7 @@ from pipeline.params import load_params
 from pipeline.provenance import git
 from pipeline.provenance.dvc_cache import link_outs
 from pipeline.reporting.data_change import ShownChange, change_between, with_images
-from pipeline.reporting.image_set import prepared_images
+from pipeline.reporting.image_set import open_prepared
 from pipeline.reporting.model_summaries import (
     Folders,
     ModelSummary,
@@ -101,7 +101,7 @@ def _data(prepared: Path, champion: ModelSummary | None, challenger: ModelSummar
         place = Path(stack.enter_context(TemporaryDirectory()))
         try:
             link_outs(champion.lock_stages, "data/prepared", place)
-            before, after = prepared_images(place), prepared_images(prepared)
+            before, after = open_prepared(place), open_prepared(prepared)
         except FoundryError as error:
             return None, f"The images changed, but the champion's cannot be read: {error}"
         return with_images(change_between(before, after), before, after), ""

@@ -26,7 +26,7 @@ from pipeline.evaluation.two_sample_tests import (
     same_shares,
 )
 from pipeline.reporting.charts import Chart, histogram
-from pipeline.reporting.image_set import ImageSet, prepared_images
+from pipeline.reporting.image_set import ImageSet, open_prepared
 from pipeline.reporting.pages import Thumbnail, thumbnail, thumbnails
 
 MAX_IMAGES = 2000
@@ -102,7 +102,7 @@ def read_reference(prepared: Path, features: Path, seed: int) -> Reference:
         ArtefactError: a file is missing or damaged, or does not fit the others.
 
     """
-    data, images = Dataset.open(prepared), prepared_images(prepared)
+    data, images = Dataset.open(prepared), open_prepared(prepared)
     evaluator = load_evaluator(features, data, "train")
     chosen = _random_subset(len(evaluator.real), seed)
     return Reference(

@@ -1,4 +1,4 @@
-"""A set of images with its manifest, prepared or raw, as the pages look at it."""
+"""Image sets with their manifests, prepared or raw, for comparison."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MANIFEST = "manifest.parquet"
 
 @dataclass(frozen=True, eq=False, slots=True)
 class ImageSet:
-    """Rows of a manifest, and the pixels of those that are accepted."""
+    """A manifest and the prepared pixels of its accepted images."""
 
     name: str
     shape: tuple[int, int]
     """Size and channels of the prepared pixels."""
     manifest: pd.DataFrame
     pixels: Callable[[pd.DataFrame], NDArray[np.uint8]]
-    """Of accepted rows, in their order: `[n, size, size, channels]`."""
+    """Reads the images of accepted rows, in their order: `[n, size, size, channels]`."""
     quarantined_bytes: Mapping[str, bytes]
     """Content of quarantined image files by source; empty for a prepared set, whose raw files are not read."""
 
@@ -42,25 +42,25 @@ class ImageSet:
 
 
 @contextmanager
-def opened(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
-    """The set in a prepared folder, or in one of raw data of the kind that `params` say, prepared as they say.
+def open_images(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
+    """Open a prepared folder, or raw data, which are prepared according to `params`.
 
     Raises:
         FoundryError: the folder holds neither.
 
     """
     if (folder / MANIFEST).exists():
-        yield prepared_images(folder)
+        yield open_prepared(folder)
     else:
-        with raw_images(folder, params) as images:
+        with open_raw(folder, params) as images:
             yield images
 
 
-def prepared_images(folder: Path) -> ImageSet:
-    """What the stage `prepare` wrote.
+def open_prepared(folder: Path) -> ImageSet:
+    """Open the output of the stage `prepare`.
 
     Raises:
-        ArtefactError: a file is missing or does not fit.
+        ArtefactError: a file is missing, or the manifest and the images do not agree.
 
     """
     prepared, manifest = Dataset.open(folder), _read_manifest(folder / MANIFEST)
@@ -69,17 +69,17 @@ def prepared_images(folder: Path) -> ImageSet:
     if counts != wanted:
         raise ArtefactError(f"{folder / MANIFEST}: found {counts} images, dataset.json wants {wanted}")
     shape = (prepared.info.image_size, prepared.info.channels)
-    return ImageSet(str(folder), shape, manifest, lambda rows: _packed(prepared, rows), {})
+    return ImageSet(str(folder), shape, manifest, lambda rows: _read_packed(prepared, rows), {})
 
 
 @contextmanager
-def raw_images(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
-    """Raw data, examined as the stage `prepare` does it; the pixels wait in a file that is gone afterwards.
+def open_raw(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
+    """Examine raw data as the stage `prepare` does; the pixels are kept in a temporary file.
 
-    Labels may be any: new data may show classes that nobody knows yet.
+    Labels are not checked: new data may contain classes that the training images do not have.
 
     Raises:
-        FoundryError: the folder does not hold what `params.source` says.
+        FoundryError: the folder does not hold a source of the kind `params.source`.
 
     """
     size, channels = params.image_size, params.channels
@@ -102,7 +102,7 @@ def _names(params: PrepareParams, rows: pd.DataFrame) -> list[str] | None:
     return [*params.class_names, *(str(number) for number in range(len(params.class_names), highest + 1))]
 
 
-def _packed(prepared: Dataset, rows: pd.DataFrame) -> NDArray[np.uint8]:
+def _read_packed(prepared: Dataset, rows: pd.DataFrame) -> NDArray[np.uint8]:
     size, channels = prepared.info.image_size, prepared.info.channels
     out = np.empty((len(rows), size, size, channels), np.uint8)
     for split in SPLITS:

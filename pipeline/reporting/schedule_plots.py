@@ -1,4 +1,4 @@
-"""Pictures of the noise schedule; the same input gives the same bytes."""
+"""Plots of the noise schedule and of the forward process; the same input gives the same bytes."""
 
 from __future__ import annotations
 
@@ -24,47 +24,47 @@ CURVES = ["t", "beta", "abar", "sqrt_abar", "sqrt_one_minus_abar", "log_snr", "p
 CURVES += ["linear_denoiser_mse"]
 
 NUM_SHOWN = 6
-"""Images whose way to noise is shown, of different classes where there are classes."""
+"""Images shown in the forward process, of different classes if there are classes."""
 
 NUM_LEVELS = 8
-"""Noise levels shown of the forward process."""
+"""Noise levels shown in the forward process."""
 
 GAP = 2
 """Pixels between images."""
 
 SMALLEST_SHOWN = 1e-8
-"""Where logarithmic axes end."""
+"""Lower end of logarithmic axes."""
 
 
 def write_curves_csv(path: Path, table: ScheduleTable) -> None:
-    """Columns of the table for `dvc plots`; what is infinite is left empty, since JSON knows no infinity."""
+    """Write columns of the table for `dvc plots`; infinite values are left empty, because JSON has no infinity."""
     frame = table.frame()[CURVES].replace(float("-inf"), None)
     with replacing(path) as temporary:
         frame.to_csv(temporary, index=False, float_format="%.9g", lineterminator="\n")
 
 
 def write_curves(path: Path, table: ScheduleTable, moments: Moments) -> None:
-    """The schedule, the loss weights, the density and the data's spectrum."""
+    """Plot the schedule, the loss weights, the density of t and the spectrum of the data."""
     schedule, t = table.schedule, np.arange(table.schedule.num_timesteps)
     figure = Figure(figsize=(12, 6.5), layout="constrained")
     signal, snr, error, weights, density, spectrum = figure.subplots(2, 3).flat
-    _lines(signal, t, {"√abar": schedule.abar.sqrt(), "√(1 - abar)": schedule.one_minus_abar.sqrt()})
-    _lines(snr, t, {"log SNR": torch.where(schedule.log_snr.isinf(), torch.nan, schedule.log_snr)})
-    _lines(error, t, {"squared error of x0, best linear denoiser": table.linear_denoiser_mse.clamp(min=SMALLEST_SHOWN)})
-    _lines(weights, t, {f"weight of v, {name}": _relative(table.weight("v", name)) for name in WEIGHTINGS})
-    _lines(density, t, {"density in training x T": table.density * len(t)})
+    _plot(signal, t, {"√abar": schedule.abar.sqrt(), "√(1 - abar)": schedule.one_minus_abar.sqrt()})
+    _plot(snr, t, {"log SNR": torch.where(schedule.log_snr.isinf(), torch.nan, schedule.log_snr)})
+    _plot(error, t, {"squared error of x0, best linear denoiser": table.linear_denoiser_mse.clamp(min=SMALLEST_SHOWN)})
+    _plot(weights, t, {f"weight of v, {name}": _relative(table.weight("v", name)) for name in WEIGHTINGS})
+    _plot(density, t, {"density in training x T": table.density * len(t)})
     rank = 1 + np.arange(len(moments.eigenvalues))
-    _lines(spectrum, rank, {"variance along an axis of the data": moments.eigenvalues.clamp(min=SMALLEST_SHOWN)})
+    _plot(spectrum, rank, {"variance along an axis of the data": moments.eigenvalues.clamp(min=SMALLEST_SHOWN)})
     for axes in (error, weights, spectrum):
         axes.set_yscale("log")
     spectrum.set(xscale="log", xlabel="axis")
     _save(path, figure)
 
 
-def write_forward(path: Path, prepared: Dataset, schedule: NoiseSchedule) -> None:
-    """The forward process: real images of several classes, each in a row at increasing t, with one noise a row."""
-    shown = _several(prepared.split("train"))
-    images, names = prepared.split("train").images(shown), _names(prepared, shown)
+def write_forward(path: Path, dataset: Dataset, schedule: NoiseSchedule) -> None:
+    """Show training images of several classes with increasing noise, one row per image, with one noise per row."""
+    shown = _choose(dataset.split("train"))
+    images, names = dataset.split("train").images(shown), _names(dataset, shown)
     levels = np.linspace(0, schedule.num_timesteps - 1, min(NUM_LEVELS, schedule.num_timesteps)).round().astype(int)
     x0 = to_unit_range(torch.from_numpy(images)).permute(0, 3, 1, 2)
     eps = normal_rows([image_generator(row) for row in range(len(x0))], (x0.shape[1], x0.shape[2], x0.shape[3]))
@@ -74,19 +74,19 @@ def write_forward(path: Path, prepared: Dataset, schedule: NoiseSchedule) -> Non
 
     figure = Figure(figsize=(1.3 * num_columns + 1.5, 1.3 * rows + 0.8), layout="constrained")
     axes = figure.subplots()
-    axes.imshow(_sheet(to_bytes(columns).numpy()), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axes.imshow(_arrange(to_bytes(columns).numpy()), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
     centres = (size - 1) / 2 + (size + GAP) * np.arange(max(rows, num_columns))
     titles = ["image"] + [f"t = {level}\nSNR {schedule.snr[level]:.2g}" for level in levels]
     axes.set_xticks(centres[:num_columns], titles)
-    # Names are not mathematics, whatever signs are in them.
+    # Class names may contain dollar signs.
     axes.set_yticks(centres[:rows], names, parse_math=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     _save(path, figure)
 
 
-def _several(split: Split) -> NDArray[np.int64]:
-    """Indices of a few images, of different classes where there are classes."""
+def _choose(split: Split) -> NDArray[np.int64]:
+    """Return indices of a few images, of different classes if there are classes."""
     firsts = np.arange(min(NUM_SHOWN, len(split)))
     if split.labels is not None:
         firsts = np.unique(split.labels, return_index=True)[1]
@@ -94,22 +94,22 @@ def _several(split: Split) -> NDArray[np.int64]:
     return shown
 
 
-def _names(prepared: Dataset, indices: NDArray[np.int64]) -> list[str]:
-    """Class names, or numbers where there are no classes, of training images."""
-    names, labels = prepared.info.class_names, prepared.split("train").labels
+def _names(dataset: Dataset, indices: NDArray[np.int64]) -> list[str]:
+    """Return the class names of training images, or their numbers if there are no classes."""
+    names, labels = dataset.info.class_names, dataset.split("train").labels
     if names is None or labels is None:
         return [f"image {index}" for index in indices]
     return [names[label] for label in labels[indices]]
 
 
-def _sheet(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images `[rows, columns, c, h, w]` side by side on white: `[height, width, c]`."""
+def _arrange(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Arrange images `[rows, columns, c, h, w]` side by side on white: `[height, width, c]`."""
     room = ((0, 0), (0, 0), (0, 0), (0, GAP), (0, GAP))
     rows, columns, c, h, w = (padded := np.pad(images, room, constant_values=255)).shape
     return padded.transpose(0, 3, 1, 4, 2).reshape(rows * h, columns * w, c)[:-GAP, :-GAP]
 
 
-def _lines(axes: Axes, x: NDArray[np.int64], lines: Mapping[str, torch.Tensor]) -> None:
+def _plot(axes: Axes, x: NDArray[np.int64], lines: Mapping[str, torch.Tensor]) -> None:
     for label, y in lines.items():
         axes.plot(x, y.numpy(), label=label, marker="." if len(x) < 50 else None)
     axes.set_xlabel("t")
@@ -118,12 +118,12 @@ def _lines(axes: Axes, x: NDArray[np.int64], lines: Mapping[str, torch.Tensor]) 
 
 
 def _relative(weight: torch.Tensor) -> torch.Tensor:
-    """A weight over its maximum; what vanishes is left out of a logarithmic axis."""
+    """Divide a weight by its maximum; values near zero become NaN, which a logarithmic axis omits."""
     relative = weight / weight.max().clamp(min=SMALLEST_SHOWN)
     return torch.where(relative > SMALLEST_SHOWN, relative, torch.nan)
 
 
 def _save(path: Path, figure: Figure) -> None:
     with replacing(path) as temporary:
-        # No name and version of the program: it would change the file without changing the picture.
+        # Without the name and version of matplotlib, which would change the file but not the picture.
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})

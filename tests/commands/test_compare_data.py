@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pipeline.commands.compare_data import compare
 from pipeline.params import PrepareParams
 from pipeline.reporting.data_change import change_between
-from pipeline.reporting.image_set import raw_images
+from pipeline.reporting.image_set import open_raw
 from tests.image_sets import prepare_arrays, write_arrays
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -37,7 +37,7 @@ def test_sets_of_another_size_are_compared_by_their_sources(
     photo_folder: Path, prepare_params: Callable[..., PrepareParams]
 ) -> None:
     small, large = prepare_params(), prepare_params(image_size=16)
-    with raw_images(photo_folder, small) as before, raw_images(photo_folder, large) as after:
+    with open_raw(photo_folder, small) as before, open_raw(photo_folder, large) as after:
         counts = change_between(before, after).counts()
         # The split of an image follows from its prepared pixels, which differ.
         assert {kind for kind, count in counts.items() if count} <= {"moved"}

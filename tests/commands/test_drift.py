@@ -15,7 +15,7 @@ from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
 from pipeline.params import PrepareParams
 from pipeline.reporting import drift
 from pipeline.reporting.drift import Drift, Reference, drift_of_images, drift_of_requests, read_reference
-from pipeline.reporting.image_set import ImageSet, raw_images
+from pipeline.reporting.image_set import ImageSet, open_raw
 from tests.image_sets import prepare_arrays, write_arrays, write_evaluator
 from tests.small_sets import features_params, split_of
 
@@ -52,7 +52,7 @@ def reference(folders: Path) -> Reference:
 @pytest.fixture
 def drift_of(tmp_path: Path, reference: Reference, params: PrepareParams) -> Callable[..., Drift]:
     def made(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Drift:
-        with raw_images(write_arrays(tmp_path / "new", images, labels), params) as new:
+        with open_raw(write_arrays(tmp_path / "new", images, labels), params) as new:
             return drift_of_images(reference, new, alpha=0.01, seed=0)
 
     return made
@@ -100,7 +100,7 @@ def test_false_alarms_are_as_rare_as_they_should_be(
     spec = ExtractorConfig(kind="random", image_size=8, channels=1, num_classes=0)
     extractor = make_extractor(spec, features_params(), Subset(split_of(digits[0][..., None]), np.arange(10)))
     random, alarms = np.random.default_rng(0), 0
-    with raw_images(write_arrays(tmp_path / "raw", *digits), params) as everything:
+    with open_raw(write_arrays(tmp_path / "raw", *digits), params) as everything:
         rows = everything.accepted.drop_duplicates("pixels_sha256").assign(split="train")
         for _ in range(40):
             order = random.permutation(len(rows))

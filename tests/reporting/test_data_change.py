@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.reporting.data_change import DataChange, change_between, with_images
-from pipeline.reporting.image_set import opened
+from pipeline.reporting.image_set import open_images
 from tests.image_sets import write_arrays
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -21,7 +21,7 @@ def change(tmp_path: Path, prepare_params):  # type: ignore[no-untyped-def]
         params = prepare_params(source="arrays", channels=1)
         old = write_arrays(tmp_path / "before", *before)
         new = write_arrays(tmp_path / "after", *after)
-        with opened(old, params) as one, opened(new, params) as other:
+        with open_images(old, params) as one, open_images(new, params) as other:
             return change_between(one, other)
 
     return between
@@ -65,7 +65,7 @@ def test_only_newly_broken_files_are_a_change(tmp_path: Path, photo_folder: Path
     whole = (after / "flower" / "02.jpg").read_bytes()
     (after / "flower" / "02.jpg").write_bytes(whole[: len(whole) // 2])
     (after / "china" / "00.jpg").rename(after / "flower" / "moved.jpg")
-    with opened(photo_folder, prepare_params()) as one, opened(after, prepare_params()) as other:
+    with open_images(photo_folder, prepare_params()) as one, open_images(after, prepare_params()) as other:
         found = change_between(one, other)
         assert found.broken["source"].tolist() == ["flower/02.jpg"]
         assert found.removed["source"].tolist() == ["flower/02.jpg"]
@@ -75,10 +75,10 @@ def test_only_newly_broken_files_are_a_change(tmp_path: Path, photo_folder: Path
 
 
 def test_a_folder_that_is_neither_prepared_nor_raw_is_rejected(tmp_path: Path, prepare_params) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(FoundryError, match="not a folder"), opened(tmp_path / "none", prepare_params()):
+    with pytest.raises(FoundryError, match="not a folder"), open_images(tmp_path / "none", prepare_params()):
         pass
     (tmp_path / "manifest.parquet").write_bytes(b"no table")
-    with pytest.raises(ArtefactError, match=r"dataset\.json: not found"), opened(tmp_path, prepare_params()):
+    with pytest.raises(ArtefactError, match=r"dataset\.json: not found"), open_images(tmp_path, prepare_params()):
         pass
 
 
@@ -86,7 +86,7 @@ def test_a_change_is_shown_with_images_and_statistics(tmp_path: Path, digits: Di
     params = prepare_params(source="arrays", channels=1)
     old = write_arrays(tmp_path / "old", digits[0][:120], digits[1][:120])
     new = write_arrays(tmp_path / "new", digits[0][20:170], digits[1][20:170])
-    with opened(old, params) as before, opened(new, params) as after:
+    with open_images(old, params) as before, open_images(new, params) as after:
         shown = with_images(change_between(before, after), before, after)
     assert [(sheet.title, sheet.count, len(sheet.thumbnails)) for sheet in shown.sheets] == [
         ("added", 50, 24),

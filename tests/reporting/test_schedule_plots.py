@@ -39,7 +39,7 @@ def test_curves_of_zero_snr_and_of_data_without_variance_can_be_drawn(tmp_path: 
     assert matplotlib.image.imread(tmp_path / "curves.png").shape == (650, 1200, 4)
 
 
-def test_pictures_hold_neither_time_nor_program(tmp_path: Path, digits: tuple[NDArray[np.uint8], object]) -> None:
+def test_plots_contain_neither_time_nor_program(tmp_path: Path, digits: tuple[NDArray[np.uint8], object]) -> None:
     colour = np.repeat(digits[0][:3, ..., None], 3, axis=3)
     info = DatasetInfo(image_size=8, channels=3, class_names=None, num_train=3, num_held_out=3, digest="")
     write_forward(tmp_path / "forward.png", Dataset(info, {"train": Split((colour,), None)}), ZERO_SNR)
