@@ -8,6 +8,6 @@ import os
 
 # libgomp and ONNX Runtime read these when they are loaded, so they are set before anything imports torch or onnxruntime.
 # By default threads that wait for each other spin without end: beside one other busy process on two cores training fell
-# to 10 images/s, with 1,000 spins it kept 109 (DECISIONS.md). ONNX Runtime sends telemetry unless it is told not to.
+# to 10 images/s, with 1,000 spins it kept 109 (DECISIONS.md). ONNX Runtime sends telemetry unless this disables it.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
