@@ -42,6 +42,7 @@ class NoLimit(float):
     metrics={"enabled": False, "namespace": "bentoml_service"},
     logging={"access": {"enabled": False}},
 )
+@bentoml.asgi_app(api)
 class Foundry:
     """Draws images."""
 

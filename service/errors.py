@@ -6,11 +6,14 @@ INTERNAL_ERROR = "internal error; see the server's log"
 
 
 class ServiceError(Exception):
-    """Base of all errors that become an HTTP response; the message is sent to the client."""
+    """An HTTP response with this status and code, whose message is sent to the client; itself an unexpected error."""
 
     status = 500
     code = "internal_error"
     """Stable across versions; clients may compare it."""
+
+    def __init_subclass__(cls, *, status: int, code: str) -> None:
+        cls.status, cls.code = status, code
 
     def __init__(
         self, message: str = INTERNAL_ERROR, *, param: str | None = None, retry_after_sec: int | None = None
@@ -20,125 +23,85 @@ class ServiceError(Exception):
         self.retry_after_sec = retry_after_sec
 
 
-class InvalidRequestError(ServiceError):
-    """422: a field is unknown, has a wrong type or value, or does not fit the model."""
-
-    status, code = 422, "invalid_request"
+class InvalidRequestError(ServiceError, status=422, code="invalid_request"):
+    """A field is unknown, has a wrong type or value, or does not fit the model."""
 
 
-class MalformedBodyError(ServiceError):
-    """400: the body is not JSON."""
-
-    status, code = 400, "malformed_json"
+class MalformedBodyError(ServiceError, status=400, code="malformed_json"):
+    """The body is not JSON."""
 
 
-class UnauthorizedError(ServiceError):
-    """401: the API key is missing or wrong."""
-
-    status, code = 401, "invalid_api_key"
+class UnauthorizedError(ServiceError, status=401, code="invalid_api_key"):
+    """The API key is missing or wrong."""
 
 
-class NotFoundError(ServiceError):
-    """404: the path, model or request does not exist, or the request belongs to another key."""
-
-    status, code = 404, "not_found"
+class NotFoundError(ServiceError, status=404, code="not_found"):
+    """The path, model or request does not exist, or the request belongs to another key."""
 
 
-class MethodNotAllowedError(ServiceError):
-    """405: the path does not support the method; `Allow` lists those it supports."""
-
-    status, code = 405, "method_not_allowed"
+class MethodNotAllowedError(ServiceError, status=405, code="method_not_allowed"):
+    """The path does not support the method; `Allow` lists those it supports."""
 
     def __init__(self, path: str, allowed: Collection[str]) -> None:
         self.allow = ", ".join(sorted(allowed))
         super().__init__(f"{path} supports {self.allow}")
 
 
-class DuplicateIdError(ServiceError):
-    """409: the client has an open request with this id."""
-
-    status, code = 409, "duplicate_request_id"
+class DuplicateIdError(ServiceError, status=409, code="duplicate_request_id"):
+    """The client has an open request with this id."""
 
 
-class CancelledError(ServiceError):
-    """409: the request was cancelled with /v1/images/cancel."""
-
-    status, code = 409, "cancelled"
+class CancelledError(ServiceError, status=409, code="cancelled"):
+    """The request was cancelled with /v1/images/cancel."""
 
 
-class SlowBodyError(ServiceError):
-    """408: the body did not arrive in time."""
-
-    status, code = 408, "request_timeout"
+class SlowBodyError(ServiceError, status=408, code="request_timeout"):
+    """The body did not arrive in time."""
 
 
-class BodyTooLargeError(ServiceError):
-    """413: the body is larger than FOUNDRY_MAX_BODY_BYTES."""
-
-    status, code = 413, "body_too_large"
+class BodyTooLargeError(ServiceError, status=413, code="body_too_large"):
+    """The body is larger than FOUNDRY_MAX_BODY_BYTES."""
 
 
-class UnsupportedMediaTypeError(ServiceError):
-    """415: the Content-Type is not application/json."""
-
-    status, code = 415, "unsupported_media_type"
+class UnsupportedMediaTypeError(ServiceError, status=415, code="unsupported_media_type"):
+    """The Content-Type is not application/json."""
 
 
-class ClientGoneError(ServiceError):
-    """499, as in nginx: the client has disconnected. Nobody reads the response, but BentoML waits for one."""
-
-    status, code = 499, "client_gone"
+class ClientGoneError(ServiceError, status=499, code="client_gone"):
+    """As in nginx: the client has disconnected. Nobody reads the response, but BentoML waits for one."""
 
 
-class QueueFullError(ServiceError):
-    """429: the queue is full."""
-
-    status, code = 429, "queue_full"
+class QueueFullError(ServiceError, status=429, code="queue_full"):
+    """The queue is full."""
 
 
-class KeyShareError(ServiceError):
-    """429: the key has reached its share of the queue."""
-
-    status, code = 429, "key_share_exceeded"
+class KeyShareError(ServiceError, status=429, code="key_share_exceeded"):
+    """The key has reached its share of the queue."""
 
 
-class TooManyConnectionsError(ServiceError):
-    """429: too many requests or streams are open."""
-
-    status, code = 429, "too_many_connections"
+class TooManyConnectionsError(ServiceError, status=429, code="too_many_connections"):
+    """Too many requests or streams are open."""
 
 
-class NotReadyError(ServiceError):
-    """503: the service is starting, or its engine is not alive."""
-
-    status, code = 503, "not_ready"
+class NotReadyError(ServiceError, status=503, code="not_ready"):
+    """The service is starting, or its engine is not alive."""
 
 
-class DrainingError(ServiceError):
-    """503: the service is draining and refuses new requests."""
-
-    status, code = 503, "draining"
+class DrainingError(ServiceError, status=503, code="draining"):
+    """The service is draining and refuses new requests."""
 
 
-class StoppedError(ServiceError):
-    """503: the engine stopped while the request was open."""
-
-    status, code = 503, "stopped"
+class StoppedError(ServiceError, status=503, code="stopped"):
+    """The engine stopped while the request was open."""
 
 
-class DeadlineUnattainableError(ServiceError):
-    """503: the deadline cannot be met, or would break one that was accepted before."""
-
-    status, code = 503, "deadline_unattainable"
+class DeadlineUnattainableError(ServiceError, status=503, code="deadline_unattainable"):
+    """The deadline cannot be met, or would break one that was accepted before."""
 
 
-class DeadlineExceededError(ServiceError):
-    """504: the deadline, or the longest time of a request, has passed."""
-
-    status, code = 504, "deadline_exceeded"
+class DeadlineExceededError(ServiceError, status=504, code="deadline_exceeded"):
+    """The deadline, or the longest time of a request, has passed."""
 
 
-class NumericalError(ServiceError):
-    """500: the network's output for an image was not finite."""
-
-    status, code = 500, "numerical_error"
+class NumericalError(ServiceError, status=500, code="numerical_error"):
+    """The network's output for an image was not finite."""

@@ -21,7 +21,7 @@ def main(model: Path, name: str | None, host: str, port: int) -> None:
     _check_address(host, port)
     settings = load_settings()
     _check_keys(host, settings)
-    _check_model(settings)
+    load_stepper(settings, model)
     command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
     os.execv(sys.executable, command)  # noqa: S606, no shell is needed
 
@@ -58,9 +58,3 @@ def _check_keys(host: str, settings: Settings) -> None:
         raise FoundryError(
             f"--host {host}: other machines can reach it; set FOUNDRY_API_KEYS, or FOUNDRY_ALLOW_ANONYMOUS=1 to serve anybody"
         )
-
-
-def _check_model(settings: Settings) -> None:
-    if settings.model is None:
-        raise FoundryError("--model: is required, unless FOUNDRY_MODEL names a model folder")
-    load_stepper(settings, settings.model)

@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -61,7 +62,9 @@ async def generate(body: schemas.GenerationRequest, http: Request) -> Response:
     if body.stream or body.response_format != "b64_json":
         message = "stream, response_format: should be false and b64_json; use /v1/images/generations for others"
         raise InvalidRequestError(message, param="response_format")
-    return await generations(body, http)
+    response = await generations(body, http)
+    response.headers["server"] = "BentoML Service/diffusion-foundry"  # As on every endpoint of BentoML's own.
+    return response
 
 
 @router.get("/v1/images/status", summary="Progress of a request", responses=openapi.errors(401, 404, 422, 429, 503))
@@ -103,14 +106,10 @@ async def models(http: Request) -> schemas.ModelList:
 @router.get("/v1/queue", summary="The engine's open work", responses=openapi.errors(401, 429, 503))
 async def queue(http: Request) -> schemas.Queue:
     engine = _runtime(http).engine
-    load, limits = engine.load(), engine.limits
     return schemas.Queue(
-        active_units=load.active_units,
-        waiting_units=load.waiting_units,
-        row_steps=load.row_steps,
-        backlog_sec=load.backlog_sec,
-        max_units=limits.open_images,
-        max_row_steps=limits.open_row_steps,
+        **asdict(engine.load()),
+        max_units=engine.limits.open_images,
+        max_row_steps=engine.limits.open_row_steps,
         draining=engine.is_draining,
     )
 

@@ -11,15 +11,8 @@ from service.http.schemas import ErrorDetail, ErrorResponse
 
 def error_body(error: ServiceError, request_id: str) -> ErrorResponse:
     """The JSON body of an error."""
-    match error.status:
-        case 401:
-            kind = "authentication_error"
-        case 429:
-            kind = "rate_limit_error"
-        case status if status < 500:
-            kind = "invalid_request_error"
-        case _:
-            kind = "server_error"
+    other = "server_error" if error.status >= 500 else "invalid_request_error"
+    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(error.status, other)
     detail = {"message": str(error), "type": kind, "code": error.code, "param": error.param, "request_id": request_id}
     return ErrorResponse(error=ErrorDetail.model_validate(detail))
 

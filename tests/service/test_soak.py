@@ -1,4 +1,4 @@
-"""Ten minutes of everything at once: good requests, bad ones, clients that leave, that do not read, that flood.
+"""Ten minutes of mixed traffic: valid and invalid requests, clients that disconnect, do not read, or flood.
 
 FOUNDRY_SOAK_SEC sets another length.
 """
@@ -26,7 +26,7 @@ MOST_GROWTH_MIB = 16
 
 
 class Guest:
-    """Comes again and again until the end."""
+    """Sends requests until the end."""
 
     def __init__(self, server: Server, seed: int, end: float) -> None:
         self.server, self.end = server, end
@@ -34,7 +34,7 @@ class Guest:
         self.answers: Counter[tuple[int, str]] = Counter()
         self.faults: list[str] = []
 
-    def stay(self) -> None:
+    def run(self) -> None:
         with self.server.client() as client:
             while time.monotonic() < self.end:
                 try:
@@ -53,7 +53,7 @@ class Guest:
 
 
 class Visitor(Guest):
-    """Asks for images, some of them impossible, and sometimes does not wait for them."""
+    """Requests images, some with invalid parameters, and sometimes disconnects early."""
 
     def visit(self, client: httpx.Client) -> None:
         draw = self.draw
@@ -71,7 +71,7 @@ class Visitor(Guest):
 
 
 class Vandal(Guest):
-    """Sends what is no request."""
+    """Sends invalid requests."""
 
     def visit(self, client: httpx.Client) -> None:
         draw = self.draw
@@ -86,7 +86,7 @@ class Vandal(Guest):
 
 
 class Leaver(Guest):
-    """Begins a stream, reads some of it or nothing, and goes or stays silent."""
+    """Starts a stream, reads some of it or nothing, and disconnects or stays silent."""
 
     def visit(self, client: httpx.Client) -> None:
         del client
@@ -104,7 +104,7 @@ class Leaver(Guest):
 
 
 class Flood(Guest):
-    """Headers and bodies without end."""
+    """Sends endless headers and bodies."""
 
     def visit(self, client: httpx.Client) -> None:
         del client
@@ -120,14 +120,14 @@ class Flood(Guest):
             for _ in range(300):
                 connection.sendall(content)
         self.answers[0, "flooded"] += 1
-        # Not as fast as it can: a parser in Python would have no time for others, which a proxy is there for.
+        # Not at full speed: the HTTP parser, in Python, would have no time for others; a proxy prevents that.
         time.sleep(0.5)
 
 
 @pytest.fixture(scope="module")
 def abused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("abused")
-    # So little patience that every limit is met in a short run too.
+    # Short limits, so that a short run reaches all of them.
     with serving(write_model(home / "model"), home, FOUNDRY_READER_SEC="2", FOUNDRY_BODY_SEC="2") as server:
         yield server
 
@@ -141,7 +141,7 @@ def test_after_long_abuse_every_answer_had_a_reason_and_nothing_is_left(abused: 
     end = time.monotonic() + SOAK_SEC
     crowd = [Visitor] * 6 + [Vandal] * 2 + [Leaver] * 3 + [Flood]
     guests = [kind(abused, seed, end) for seed, kind in enumerate(crowd)]
-    threads = [threading.Thread(target=guest.stay) for guest in guests]
+    threads = [threading.Thread(target=guest.run) for guest in guests]
     for thread in threads:
         thread.start()
     memory_mib = []
