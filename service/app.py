@@ -1,23 +1,22 @@
 """The BentoML service: a class that owns the engine, and the HTTP API in front of it.
 
-`foundry serve --model data/model` sets the environment and runs `bentoml serve service.app:Foundry`.
+`foundry serve --model data/model` sets the environment and runs `bentoml serve service.app:Foundry`. BentoML's supervisor
+and its worker both import this module. API and engine are imported in functions that only the worker calls, since
+torch would make the supervisor's start 1.6 s longer, and the worker starts after it.
 """
 
 import asyncio
+import functools
 from pathlib import Path
 from typing import Any
 
 import bentoml
+from starlette.types import ASGIApp
 
 from pipeline.errors import FoundryError
 from service import drain
-from service.http.api import build_api
-from service.http.middleware import HttpMiddleware
 from service.http.schemas import GenerationRequest, ImagesResponse
-from service.runtime import Runtime
 from service.settings import load_settings
-
-api = build_api()
 
 # BentoML's decorators have no types.
 # mypy: disable-error-code="untyped-decorator"
@@ -42,23 +41,23 @@ class NoLimit(float):
     metrics={"enabled": False, "namespace": "bentoml_service"},
     logging={"access": {"enabled": False}},
 )
-@bentoml.asgi_app(api)
 class Foundry:
     """Draws images."""
 
-    runtime: Runtime
     bento_service: Any
     """BentoML's object for this class, set by BentoML."""
 
     @bentoml.on_startup
     async def start(self) -> None:
         """Start to load the model; /readyz answers 503 until it is loaded."""
+        from service.runtime import Runtime  # noqa: PLC0415, the worker only
+
         settings = load_settings()
         folder = settings.model
         if folder is None:
             folder, name = _model_of(self.bento_service.bento)
             settings = settings.model_copy(update={"model_name": name} if settings.is_nameless else {})
-        self.runtime = api.state.runtime = Runtime(settings, folder)
+        self.runtime = _api().state.runtime = Runtime(settings, folder)
         self.drain_server = await drain.listen(settings.port, self.runtime.engine.drain)
         self.runtime.start()
 
@@ -91,5 +90,19 @@ def _model_of(bento: bentoml.Bento | None) -> tuple[Path, str]:
     return Path(models[0].to_model().resolve().path), models[0].tag.name
 
 
+@functools.cache
+def _api() -> Any:
+    from service.http.api import build_api  # noqa: PLC0415, the worker only
+
+    return build_api()
+
+
+def http_middleware(app: ASGIApp) -> ASGIApp:
+    """The API in front of BentoML's application; BentoML calls this when its worker starts."""
+    from service.http.middleware import HttpMiddleware  # noqa: PLC0415, the worker only
+
+    return HttpMiddleware(app, api=_api())
+
+
 # mypy ignores what a class decorator returns.
-Foundry.add_asgi_middleware(HttpMiddleware, api=api)  # type: ignore[attr-defined]
+Foundry.add_asgi_middleware(http_middleware)  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ class HttpMiddleware:
             self._check_connections(scope["path"], runtime.settings.max_connections)
             owner = owner_of(scope, runtime.settings)
             scope.setdefault("state", {}).update(request_id=response.request_id, owner=owner)
-            # The API is called directly: BentoML would parse /generate a second time before the mounted API gets it.
+            # Not mounted in BentoML's application, which would answer /generate itself and parse its body again.
             app = self._bentoml if scope["path"] in BENTOML_PATHS else self._api
             await app(scope, receive, response.send)
         except ServiceError as error:

@@ -231,6 +231,13 @@ def _post_and_forget(server: Server) -> threading.Thread:
     return thread
 
 
+def test_bentomls_supervisor_loads_neither_torch_nor_the_api() -> None:
+    """It imports the service before it starts the worker."""
+    code = "import sys, service.app; print({'torch', 'fastapi'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def test_bentoml_keeps_no_timer_per_request() -> None:
     """It sets one for each request, and never cancels it, where its time limit is true."""
     code = """
