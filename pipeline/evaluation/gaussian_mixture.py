@@ -6,6 +6,7 @@ are classes, each has clusters of its own, so that a drawn image has a class too
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +70,18 @@ class Mixture:
         return z
 
 
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Limit torch to one thread: sums are rounded differently with others, and k-means amplifies that."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+@one_thread()
 def draw_baseline(
     split: Split, labels: NDArray[np.int64] | None, count: int, *, num_components: int, seed: int
 ) -> NDArray[np.uint8]:
