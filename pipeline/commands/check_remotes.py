@@ -5,7 +5,6 @@ this checkout only.
 """
 
 import os
-from collections.abc import Mapping
 
 from pipeline.errors import FoundryError
 from pipeline.provenance.dvc import dvc
@@ -16,20 +15,17 @@ SERVERS = ("http://", "https://", "databricks", "postgresql", "mysql", "mssql")
 def main() -> None:
     if url := os.environ.get("DVC_REMOTE"):
         dvc("remote", "add", "--quiet", "--local", "--force", "--default", "storage", url)
-    if problems := [*tracking_problems(os.environ), *remote_problems(dvc("config", "core.remote"))]:
-        raise FoundryError("\n".join(problems))
+    if missing := problems(os.environ.get("MLFLOW_TRACKING_URI", ""), dvc("config", "core.remote")):
+        raise FoundryError("\n".join(missing))
 
 
-def tracking_problems(environment: Mapping[str, str]) -> list[str]:
-    """A line if the tracking server is missing."""
-    uri = environment.get("MLFLOW_TRACKING_URI", "")
-    if uri.startswith(SERVERS):
-        return []
-    return [f"MLFLOW_TRACKING_URI: should be the address of a server, which outlives this machine (got {uri!r})"]
-
-
-def remote_problems(remote: str) -> list[str]:
-    """A line if DVC has no default remote."""
-    if remote:
-        return []
-    return ["DVC_REMOTE: should be the URL of a remote for `dvc push`, unless .dvc/config names one in core.remote"]
+def problems(uri: str, remote: str) -> list[str]:
+    """A line if the tracking URI names no server, and one if DVC has no default remote."""
+    found = []
+    if not uri.startswith(SERVERS):
+        found += [f"MLFLOW_TRACKING_URI: should be the address of a server, which outlives this machine (got {uri!r})"]
+    if not remote:
+        found += [
+            "DVC_REMOTE: should be the URL of a remote for `dvc push`, unless .dvc/config names one in core.remote"
+        ]
+    return found

@@ -37,7 +37,7 @@ from pipeline.tracking.tags import DATA_TAG, DIGEST_TAG, DIRTY_TAG, KEY_TAG, STA
 
 def main(run: str, out: Path | None) -> None:
     origin = find_origin(run)
-    out = out or main_worktree() / ".foundry" / "checkouts" / origin.run_id[:12]
+    out = out or main_worktree() / ".foundry" / "checkouts" / origin.pipeline.info.run_id[:12]
     for line in restore(origin, out):
         sys.stderr.write(f"{line}\n")
     sys.stdout.write(f"{out.resolve()}\n")
@@ -47,21 +47,16 @@ def main(run: str, out: Path | None) -> None:
 class Origin:
     """What a run was made from."""
 
-    name: str
-    """As the user wrote it."""
-    run_id: str
-    """Of the run of the whole pipeline."""
-    commit: str
+    pipeline: Any
+    """MLflow's run of the whole pipeline."""
+    version: Version | None
+    """None if a run is restored, not a version."""
     patch: Path | None
     """None if all was committed."""
     params: Path | None
-    """params.yaml of the registration; None for a run, whose params follow from commit and patch."""
+    """params.yaml of the registration of the version."""
     lock: str
-    """The text of the dvc.lock that the run led to."""
-    data_digest: str | None
-    model_digest: str | None
-    """Of the model as training made it."""
-    version: Version | None
+    """Text of the dvc.lock that the run led to."""
 
 
 def find_origin(name: str) -> Origin:
@@ -77,25 +72,14 @@ def find_origin(name: str) -> Origin:
         past = PastRuns()
         run = past.run(version.run_id if version else name)
         pipeline = past.parent(run) or run
-        tags, run_id = pipeline.data.tags, pipeline.info.run_id
         patch = past.file(pipeline, PATCH)
-        if COMMIT_TAG not in tags:
-            raise FoundryError(f"{name}: run {run_id} has no tag {COMMIT_TAG}: it was made outside of git")
-        if tags.get(DIRTY_TAG) == "true" and patch is None:
-            raise FoundryError(f"{name}: run {run_id} was made with uncommitted changes, but has no {PATCH}")
+        if pipeline.data.tags.get(DIRTY_TAG) == "true" and patch is None:
+            raise FoundryError(f"run {pipeline.info.run_id} was made with uncommitted changes, but has no {PATCH}")
         lock_md5 = version.tags.get(LOCK_TAG) if version else None
         registration = past.registration(lock_md5) if lock_md5 else None
-        return Origin(
-            name=name,
-            run_id=run_id,
-            commit=tags[COMMIT_TAG],
-            patch=patch,
-            params=past.file(registration, "params.yaml") if registration else None,
-            lock=_lock(past, registration, pipeline, lock_md5),
-            data_digest=tags.get(DATA_TAG),
-            model_digest=version.tags.get(TRAINED_DIGEST_TAG) if version else tags.get(DIGEST_TAG),
-            version=version,
-        )
+        params = past.file(registration, "params.yaml") if registration else None
+        lock = _lock(past, registration, pipeline, lock_md5)
+        return Origin(pipeline=pipeline, version=version, patch=patch, params=params, lock=lock)
 
 
 def _lock(past: PastRuns, registration: Any, pipeline: Any, lock_md5: str | None) -> str:
@@ -126,33 +110,33 @@ def restore(origin: Origin, out: Path) -> Iterator[str]:
         FoundryError: something is missing or differs; nothing is left behind.
 
     """
-    if out.exists():
-        raise FoundryError(f"{out}: already exists, wanted a new folder (`git worktree remove` removes one)")
-    if not has_commit(origin.commit):
-        raise FoundryError(f"{origin.name}: commit {origin.commit} is not in this repository (`git fetch` gets it)")
-    with _worktree(out.resolve(), origin.commit):
+    tags, version = origin.pipeline.data.tags, origin.version
+    with _worktree(out.resolve(), tags.get(COMMIT_TAG)):
+        yield f"code      {tags[COMMIT_TAG]}{f' and {PATCH}' if origin.patch else ''}"
         if origin.patch is not None:
             _apply(origin.patch, out)
         if origin.params is not None:
             shutil.copyfile(origin.params, out / "params.yaml")
-        yield f"code      {origin.commit}{f' and {PATCH}' if origin.patch else ''}"
         (out / LOCK).write_text(origin.lock, encoding="utf-8")
         _check_out(out)
         yield from _restore_metrics(origin.lock, out)
-        data = str(read_document(out / "data" / "prepared" / "dataset.json")["digest"])
-        yield f"data      {_checked(out / 'data' / 'prepared', data, origin.data_digest)}"
-        model = out / "data" / "model"
-        yield f"model     {_checked(model, model_digest(model), origin.model_digest)}"
-        if origin.version is not None:
+        data, model = out / "data" / "prepared", out / "data" / "model"
+        yield f"data      {_checked(data, str(read_document(data / 'dataset.json')['digest']), tags.get(DATA_TAG))}"
+        wanted = version.tags.get(TRAINED_DIGEST_TAG) if version else tags.get(DIGEST_TAG)
+        yield f"model     {_checked(model, model_digest(model), wanted)}"
+        if version is not None:
             registered = out / "data" / "registration" / "model"
-            shutil.copytree(download(origin.version.uri), registered)
-            _checked(registered, model_digest(registered), origin.version.digest)
-            yield f"          registered as {origin.version}: {registered}"
+            shutil.copytree(download(version.uri), registered)
+            yield f"          {_checked(registered, model_digest(registered), version.digest)}, registered as {version}"
 
 
 @contextmanager
-def _worktree(out: Path, commit: str) -> Iterator[None]:
+def _worktree(out: Path, commit: str | None) -> Iterator[None]:
     """A new worktree, which is removed if the block fails."""
+    if out.exists():
+        raise FoundryError(f"{out}: already exists, wanted a new folder (`git worktree remove` removes one)")
+    if commit is None or not has_commit(commit):
+        raise FoundryError(f"{out}: commit {commit} of the run is not in this repository (`git fetch` gets it)")
     out.parent.mkdir(parents=True, exist_ok=True)
     git("worktree", "add", "--detach", str(out), commit, folder=main_worktree())
     try:
@@ -182,7 +166,7 @@ def _check_out(out: Path) -> None:
 
 
 def _restore_metrics(lock: str, out: Path) -> Iterator[str]:
-    """Restore the metrics, which DVC leaves to git, from the commit of this dvc.lock; a line for each missing one."""
+    """Restore the metrics, which DVC leaves to git, from the commit of this dvc.lock; yield a line for each missing one."""
     commit = commit_of_lock(md5(lock.encode()))
     for entry in (entry for stage in stages_of(lock).values() for entry in stage.get("outs", [])):
         path, wanted = out / entry["path"], str(entry.get("md5"))

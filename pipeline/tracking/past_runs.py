@@ -18,22 +18,21 @@ class PastRuns:
 
     def stage_run(self, stage: str, digest: str) -> Any:
         """The newest finished run of a stage with this model digest, or None."""
-        wanted = (
-            f"tags.`{DIGEST_TAG}` = '{digest}' and tags.`{STAGE_TAG}` = '{stage}' and attributes.status = 'FINISHED'"
-        )
-        found = self._client.search_runs([self._experiment], wanted, max_results=1)
-        return found[0] if found else None
+        tags = f"tags.`{DIGEST_TAG}` = '{digest}' and tags.`{STAGE_TAG}` = '{stage}'"
+        return self._newest(f"{tags} and attributes.status = 'FINISHED'")
 
     def registration(self, lock_md5: str) -> Any:
         """The newest run of `foundry model register` that logged the dvc.lock with this MD5, or None."""
-        wanted = f"tags.`{LOCK_TAG}` = '{lock_md5}' and tags.`{SOURCE_TAG}` = 'pipeline.register'"
-        found = self._client.search_runs([self._experiment], wanted, max_results=1)
-        return found[0] if found else None
+        return self._newest(f"tags.`{LOCK_TAG}` = '{lock_md5}' and tags.`{SOURCE_TAG}` = 'pipeline.register'")
 
     def pipelines(self, limit: int) -> list[Any]:
         """The newest runs of pipelines, newest first."""
         wanted = f"tags.`{SOURCE_TAG}` = 'pipeline'"
         return list(self._client.search_runs([self._experiment], wanted, max_results=limit))
+
+    def _newest(self, wanted: str) -> Any:
+        found = self._client.search_runs([self._experiment], wanted, max_results=1)
+        return found[0] if found else None
 
     def run(self, run_id: str) -> Any:
         return self._client.get_run(run_id)

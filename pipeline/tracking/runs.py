@@ -58,14 +58,11 @@ class StageRun:
 
         The parent gets them too: MLflow's charts compare pipelines by their parent runs and hide the children.
         """
-        numbers = {key: float(value) for key, value in values.items()}
-        for run in (self._child, self._parent):
-            self._append("metrics", run, metrics=numbers, step=step or 0)
+        self._append_to_both("metrics", metrics={key: float(value) for key, value in values.items()}, step=step or 0)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of this run and its parent."""
-        for run in (self._child, self._parent):
-            self._append("tags", run, tags={key: str(value) for key, value in values.items()})
+        self._append_to_both("tags", tags={key: str(value) for key, value in values.items()})
 
     def model(self, digest: str) -> None:
         """Record the model that the run and its parent have trained or evaluated."""
@@ -74,8 +71,7 @@ class StageRun:
     def dataset(self, digest: str) -> None:
         """Record the dataset of the run and its parent."""
         self.tags({DATA_TAG: digest})
-        for run in (self._child, self._parent):
-            self._append("dataset", run, digest=digest)
+        self._append_to_both("dataset", digest=digest)
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Log a copy of a file or folder as it is now."""
@@ -88,10 +84,9 @@ class StageRun:
         """
         with TemporaryDirectory() as folder:
             files = [self._outbox.keep(path) for path in _image_files(Path(folder), key, image, step or 0)]
-        for run in (self._child, self._parent):
-            for file in files:
-                self._append("artifact", run, file=file, folder="images")
-            self._append("tags", run, tags={"mlflow.loggedImages": "True"})
+        for file in files:
+            self._append_to_both("artifact", file=file, folder="images")
+        self.tags({"mlflow.loggedImages": "True"})
 
     def _open(self, stage: str, params: Mapping[str, Any]) -> None:
         patch = lineage.uncommitted()
@@ -122,8 +117,11 @@ class StageRun:
     def _end(self, status: str, reason: str | None) -> None:
         if reason:
             self._append("tags", self._child, tags={"error": reason})
+        self._append_to_both("end", status=status)
+
+    def _append_to_both(self, kind: str, **content: Any) -> None:
         for run in (self._child, self._parent):
-            self._append("end", run, status=status)
+            self._append(kind, run, **content)
 
     def _append(self, kind: str, run: str, **content: Any) -> None:
         self._outbox.append(kind, run, time=time.time_ns() // 1_000_000, **content)

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.check_remotes import remote_problems, tracking_problems
+from pipeline.commands.check_remotes import problems
 from tests.deploy.environment import environment
 
 
 @pytest.mark.parametrize("uri", ["", "sqlite:///mlflow.db", "mlruns", "file:///somewhere"])
 def test_a_champion_is_not_trusted_to_a_machine_that_goes_away(uri: str) -> None:
-    assert "outlives" in tracking_problems({"MLFLOW_TRACKING_URI": uri} if uri else {})[0]
-    assert remote_problems("") != []
+    server, remote = problems(uri, "")
+    assert "outlives" in server
+    assert "dvc push" in remote
 
 
 def test_a_tracking_server_and_a_dvc_remote_are_enough() -> None:
-    assert tracking_problems({"MLFLOW_TRACKING_URI": "https://mlflow.example"}) == []
-    assert remote_problems("storage") == []
+    assert problems("https://mlflow.example", "storage") == []
 
 
 def test_the_command_names_all_that_is_missing_and_takes_a_remote_from_the_environment(tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ def test_a_folder_or_a_missing_commit_is_named(here: Project, tmp_path: Path) ->
     commit = client.get_run(parent).data.tags["git.commit"]
     client.set_tag(parent, "git.commit", "1" * 40)
     try:
-        with pytest.raises(FoundryError, match="commit 1{40} is not in this repository"):
+        with pytest.raises(FoundryError, match="commit 1{40} of the run is not in this repository"):
             foundry("runs", "restore", parent, "--out", tmp_path / "out")
     finally:
         client.set_tag(parent, "git.commit", commit)
