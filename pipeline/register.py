@@ -1,53 +1,51 @@
-"""Register the evaluated model and decide whether it is champion; not a DVC stage, for a registry is a side effect.
+"""Register the evaluated model and decide whether it becomes champion; not a DVC stage, because a registry is a side effect.
 
 Reads: data/model, data/evaluation, data/prepared, data/features
-Writes: data/registration (docs/contracts.md lists it file by file), and a version of the registered model with its aliases
+Writes: data/registration (docs/contracts.md lists its files), and a version of the registered model
 Params: register, evaluate
 
-Where there is a champion, it and this model draw the same seeds and are judged by the extractor and the held-out images
-of now, each in a process of its own; what was once written down about the champion counts for nothing. The same model
-twice makes no second version.
+If there is a champion, both models are sampled with the same seeds and measured with the current extractor and held-out
+images, each in a process of its own; earlier figures of the champion count for nothing. A model that is registered
+already gets no second version.
 """
-
-from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
-from dataclasses import asdict, replace
 from pathlib import Path
 
 from pipeline.artefacts.files import locked, read_document, replacing, write_json
-from pipeline.artefacts.model import model_digest
+from pipeline.artefacts.model import load_model
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.params import load_params
 from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree
-from pipeline.registry.aliases import ChampionChangedError, Decision
-from pipeline.registry.comparison import EvaluationSetup
+from pipeline.registry import promotion
+from pipeline.registry.aliases import ChampionChangedError
+from pipeline.registry.comparison import Champion, EvaluationSetup, as_document, compare
 from pipeline.registry.model_card import model_card
-from pipeline.registry.registry import Candidate, Registry, download
-from pipeline.registry.verdict import Verdict, verdict
+from pipeline.registry.promotion import ComparisonResult, Decision
+from pipeline.registry.registry import Candidate, Registry
+from pipeline.registry.versions import download
 from pipeline.tracking import store
+from pipeline.tracking.tags import DATA_TAG, TRAINED_DIGEST_TAG
 
-LASTING_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
-MOST_ATTEMPTS = 3
-"""Each may find that another registration was quicker."""
+VERSION_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
+MAX_ATTEMPTS = 3
+"""Each may find that another registration has changed the champion meanwhile."""
 
 
 def main(model: Path, evaluation: Path, prepared: Path, features: Path, out: Path) -> None:
     refuse_experiments()
-
     params = load_params()
-    arena = EvaluationSetup(prepared=prepared, features=features, params=params)
+    setup = EvaluationSetup(prepared=prepared, features=features, params=params)
     with locked(main_worktree() / ".foundry" / "register.lock"):
-        said = register(params.register_.model_name, model, evaluation, out, arena)
-    sys.stdout.write(f"{said}\n")
+        outcome = register(params.register_.model_name, model, evaluation, out, setup)
+    sys.stdout.write(f"{outcome}\n")
 
 
 def refuse_experiments() -> None:
-    """Experiments never promote.
+    """Refuse to register the model of a DVC experiment.
 
     Raises:
         FoundryError: this is one.
@@ -59,46 +57,69 @@ def refuse_experiments() -> None:
         )
 
 
-def register(name: str, trained: Path, evaluation: Path, out: Path, arena: EvaluationSetup) -> str:
-    """Register the model in `trained`, tuned as `evaluation` says; returns in one line what has become of it.
+def register(name: str, trained: Path, evaluation: Path, out: Path, setup: EvaluationSetup) -> str:
+    """Register the model in `trained`, tuned as `evaluation` found best; returns the outcome in one line.
 
     Raises:
         ArtefactError: a file is missing or does not fit.
-        StoreError: the registry does not answer; what was made of the model stays in `out`.
+        StoreError: the registry does not answer; `out` keeps the tuned model and decision.json.
 
     """
-    candidate = make_candidate(trained, evaluation, out)
-    for _ in range(MOST_ATTEMPTS - 1):
-        with suppress(ChampionChangedError):
-            return _register(name, candidate, arena)
-        sys.stderr.write(f"{name}: another registration has made its model champion meanwhile; deciding again\n")
-    return _register(name, candidate, arena)
+    candidate = tune(trained, evaluation, out / "model")
+    for _ in range(MAX_ATTEMPTS - 1):
+        try:
+            return _register(name, candidate, setup, out)
+        except ChampionChangedError as error:
+            sys.stderr.write(f"{error}; deciding again\n")
+    return _register(name, candidate, setup, out)
 
 
-def make_candidate(trained: Path, evaluation: Path, out: Path) -> Candidate:
-    """What the registry is to be given; the tuned model is written into `out`."""
-    metrics, trained_digest = read_metrics(evaluation / "metrics.json"), model_digest(trained)
-    model = apply_tuning(trained, evaluation / "tuning.json", out / "model")
+def _register(name: str, candidate: Candidate, setup: EvaluationSetup, out: Path) -> str:
+    digest = candidate.model.digest
+    try:
+        with store.answering():
+            registry = Registry(name)
+            registry.repair(digest)
+            version, champion = registry.version_of(digest), registry.aliases.champion()
+    except store.StoreError:
+        write_decision(out, Decision(decision="undecided", model_digest=digest))
+        raise
+    if version:
+        write_decision(out, Decision(decision="unchanged", champion=champion, challenger=version, model_digest=digest))
+        return f"{name} version {version} is this model already; the champion is version {champion}"
+
+    rival = Champion.load(download(f"models:/{name}/{champion}"), champion) if champion else None
+    comparison = compare(candidate, rival, setup, out)
+    decision = decide(candidate, rival, comparison, setup)
+    card = describe(name, candidate, decision, setup)
+    return publish(registry, candidate, decision, card, out)
+
+
+def tune(trained: Path, evaluation: Path, out: Path) -> Candidate:
+    """Apply the tuning of the evaluation to the trained model, and write the result to `out`.
+
+    Raises:
+        ArtefactError: a file is missing or does not fit.
+
+    """
+    metrics, model = read_metrics(evaluation / "metrics.json"), load_model(trained)
+    tuned = apply_tuning(model, trained, evaluation / "tuning.json", out)
+    facts = {key: value for key, value in lineage.facts().items() if key in VERSION_FACTS}
+    data_digest = str(tuned.description.provenance.get("data_digest", "unknown"))
     return Candidate(
-        folder=out / "model",
-        model=model,
-        trained_digest=trained_digest,
+        folder=out,
+        model=tuned,
+        trained_digest=model.digest,
         metrics=metrics,
-        evidence=out / "decision.json",
-        card="",
-        tags={
-            **{key: value for key, value in lineage.facts().items() if key in LASTING_FACTS},
-            "model.trained_digest": trained_digest,
-            "data.digest": str(model.description.provenance.get("data_digest", "unknown")),
-        },
+        tags={**facts, TRAINED_DIGEST_TAG: model.digest, DATA_TAG: data_digest},
     )
 
 
 def read_metrics(path: Path) -> dict[str, float]:
-    """The evaluation's numbers by name.
+    """The metrics of the evaluation by name.
 
     Raises:
-        ArtefactError: the file is missing, or holds something else.
+        ArtefactError: the file is missing, or a value is not a number.
 
     """
     document = read_document(path)
@@ -108,68 +129,60 @@ def read_metrics(path: Path) -> dict[str, float]:
     return numbers
 
 
-def _register(name: str, candidate: Candidate, arena: EvaluationSetup) -> str:
-
-    try:
-        with store.answering():
-            registry = Registry(name)
-            registry.succession.complete()
-            registry.discard_half_made(candidate.model.digest)
-            version, champion = registry.version_of(candidate.model.digest), registry.aliases().get("champion")
-            folder = download(f"models:/{name}/{champion}") if champion and not version else None
-    except store.StoreError:
-        _write_decision(candidate, "undecided")
-        raise
-    if version:
-        _write_decision(candidate, "unchanged", champion=champion, challenger=version)
-        return f"{name} version {version} is this model already; the champion is version {champion}"
-
-    found = verdict(candidate.metrics, candidate.folder, folder, arena, candidate.evidence.parent)
-    word = "accept" if found.is_accepted else "reject"
-    _write_decision(candidate, word, verdict=found, champion=champion)
-    card = _write_card(name, candidate, arena)
-    with store.answering():
-        decided = replace(candidate, tags={**candidate.tags, "decision": word}, card=card)
-        version = registry.add(decided, Decision(accepted=found.is_accepted, against=champion, why=found.why))
-    return f"{name} version {version} is {'champion' if found.is_accepted else 'challenger'}: {found.why}"
+def decide(
+    candidate: Candidate, champion: Champion | None, comparison: ComparisonResult | None, setup: EvaluationSetup
+) -> Decision:
+    """Apply the rules for a first model, for one whose images are unlike the champion's, or for a comparison."""
+    if champion is None:
+        rules = promotion.first_rules(candidate.metrics)
+    elif comparison is None:
+        rules = promotion.unlike_rules(candidate.metrics, candidate.image_format, champion.image_format)
+    else:
+        rules = promotion.rules(candidate.metrics, comparison, setup.params.register_)
+    return Decision(
+        decision=promotion.outcome(rules),
+        rules=rules,
+        comparison=as_document(comparison, setup) if comparison else None,
+        champion=champion.version if champion else None,
+        model_digest=candidate.model.digest,
+    )
 
 
-def _write_decision(
-    candidate: Candidate,
-    word: str,
-    *,
-    verdict: Verdict | None = None,
-    champion: str | None = None,
-    challenger: str | None = None,
-) -> None:
-
-    document = {
-        "decision": word,
-        "rules": [asdict(rule) for rule in verdict.rules] if verdict else [],
-        "comparison": verdict.comparison if verdict else None,
-        "champion": champion,
-        "challenger": challenger,
-        "model_digest": candidate.model.digest,
-    }
-    write_json(candidate.evidence, document)
-
-
-def _write_card(name: str, candidate: Candidate, arena: EvaluationSetup) -> str:
-
-    # A first model may be registered where its data are not.
-    validation = arena.prepared / "validation.json"
-    card = model_card(
+def describe(name: str, candidate: Candidate, decision: Decision, setup: EvaluationSetup) -> str:
+    """The model card."""
+    # A first model may be registered on a machine without its data.
+    validation = setup.prepared / "validation.json"
+    return model_card(
         name,
         description=candidate.model.description,
         digest=candidate.model.digest,
         metrics=candidate.metrics,
-        params=arena.params,
+        params=setup.params,
         validation=read_document(validation) if validation.exists() else {},
-        decision=read_document(candidate.evidence),
+        decision=decision,
     )
-    with replacing(candidate.evidence.with_name("MODEL_CARD.md")) as temporary:
+
+
+def publish(registry: Registry, candidate: Candidate, decision: Decision, card: str, out: Path) -> str:
+    """Write the decision and the card, and create the version; returns the outcome in one line.
+
+    Raises:
+        ChampionChangedError: another registration changed the champion after the comparison.
+        StoreError: the registry does not answer; the files stay.
+
+    """
+    write_decision(out, decision)
+    with replacing(out / "MODEL_CARD.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
-    return card
+    with store.answering():
+        version = registry.add(candidate, decision, card)
+    return (
+        f"{registry.name} version {version} is {'champion' if decision.is_accepted else 'challenger'}: {decision.why}"
+    )
+
+
+def write_decision(out: Path, decision: Decision) -> None:
+    write_json(out / "decision.json", decision.document())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Models of digits that need no training, one as good as wanted, and the arena where they meet."""
+"""Untrained models of digits whose quality can be chosen, and a setup in which they are compared."""
 
 from pathlib import Path
 
@@ -21,22 +21,22 @@ Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 NUM_SAMPLES = 120
 CLASSES = tuple(f"digit {number}" for number in range(10))
 GOOD, FAIR, BAD = (0.4, -0.6), (0.02, -0.4), (0.02, 0.9)
-"""Contrast and brightness of patterns by lot: KID 75, 160 and 2,400."""
+"""Contrast and brightness of random patterns: KID 75, 160 and 2,400."""
 
 
-def write_arena(folder: Path, digits: Digits, *, num_images: int = 1200) -> Path:
-    """`prepared` and `features` of some digits."""
+def write_setup(folder: Path, digits: Digits, *, num_images: int = 1200) -> Path:
+    """Write `prepared` and `features` of some digits."""
     order = np.random.default_rng(0).permutation(len(digits[0]))[:num_images]
     prepared = write_prepared(folder / "prepared", digits[0][order, ..., None], digits[1][order], num_images // 3)
     features(prepared, folder / "features", features_params(), num_samples=NUM_SAMPLES)
     return folder
 
 
-def open_arena(folder: Path) -> EvaluationSetup:
-    """With params.yaml in the working folder, where the trials look for it."""
+def open_setup(folder: Path) -> EvaluationSetup:
+    """Write params.yaml into the working folder, where the evaluation processes read it."""
     document = yaml.safe_load((ROOT / "params.yaml").read_text())
     document["evaluate"] |= {"num_samples": NUM_SAMPLES, "num_steps": 4}
-    # Models of a few thousand weights are over before a clock or a meter can tell them apart.
+    # Networks of a few thousand weights are too fast and too small for precise measurements.
     document["register"] |= {"max_latency_ratio": 5.0, "max_memory_ratio": 2.0}
     Path("params.yaml").write_text(yaml.safe_dump(document))
     return EvaluationSetup(prepared=folder / "prepared", features=folder / "features", params=load_params())
@@ -52,7 +52,7 @@ def write_rival(
     image_size: int = 8,
     num_steps: int = 4,
 ) -> Path:
-    """A model that makes of its noise a pattern of that quality."""
+    """Write a model that draws a pattern of this quality."""
     description = Description(
         data=DataSpec(image_size=image_size, channels=1, class_names=classes, sigma_data=0.5),
         network=UNetConfig(widths=(8,), num_blocks=1),

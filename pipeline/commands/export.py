@@ -13,7 +13,7 @@ from pipeline.export.denoiser import ExportError
 from pipeline.export.diffusers import write_diffusers
 from pipeline.export.onnx import write_onnx
 from pipeline.export.torch_export import write_torch_export
-from pipeline.registry import registry
+from pipeline.registry import versions
 
 FORMATS = {
     "onnx": (".onnx", write_onnx),
@@ -28,7 +28,7 @@ def main(to: str, model: str, out: Path) -> None:
     suffix, write = FORMATS[to]
     if suffix and out.suffix != suffix:
         raise ExportError(f"--out: should end in {suffix} (got {out})")
-    loaded = load_model(registry.model_folder(model))
+    loaded = load_model(versions.model_folder(model))
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         write(loaded, out)

@@ -27,8 +27,7 @@ from pipeline.provenance.lineage import COMMIT_TAG, LOCK_TAG, OMITTED
 from pipeline.provenance.revisions import all_revisions, commit_of_lock
 from pipeline.provenance.stage_key import keys_of
 from pipeline.registry import versions
-from pipeline.registry.registry import download
-from pipeline.registry.versions import Version
+from pipeline.registry.versions import Version, download
 from pipeline.tracking import store
 from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.runs import PATCH

@@ -20,7 +20,7 @@ from pipeline.errors import FoundryError
 from pipeline.evaluation.samples import Samples, write_samples
 from pipeline.inference.draw import draw
 from pipeline.inference.grids import as_image, grid_image
-from pipeline.registry import registry
+from pipeline.registry import versions
 
 
 def main(
@@ -36,7 +36,7 @@ def main(
     guidance_scale: float | None,
 ) -> None:
     """Run `foundry sample`."""
-    loaded = load_model(registry.model_folder(model))
+    loaded = load_model(versions.model_folder(model))
     labels = requested_labels(class_label, loaded.description.data, num_images)
     seeds = [image_seed(seed, i) for i in range(num_images)]
     images = draw(

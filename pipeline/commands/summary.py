@@ -1,6 +1,4 @@
-"""Say where the last pipeline left its results: the grid, the metrics beside their floors, the registered version."""
-
-from __future__ import annotations
+"""`foundry summary`: the figures of the last pipeline beside their floors, and where its results are."""
 
 import json
 import sys
@@ -19,7 +17,6 @@ next:  make ui      compare runs in the browser
 
 
 def main(evaluation: Path, registration: Path) -> None:
-
     metrics = _read(evaluation / "metrics.json")
     decision = _read(registration / "decision.json")
     sys.stdout.write(f"\n{table(metrics)}\n")
@@ -32,7 +29,7 @@ def main(evaluation: Path, registration: Path) -> None:
 
 
 def table(metrics: dict[str, float]) -> str:
-    """The chief figures: the model's, real images' at the same number, the mixture of Gaussians'."""
+    """The chief figures of the model, of as many real images, and of the mixture of Gaussians."""
     lines = [f"{'':24} {'model':>9} {'real':>9} {'baseline':>9}"]
     for name in CHIEF_FIGURES:
         if f"evaluate/{name}" in metrics:
@@ -43,7 +40,6 @@ def table(metrics: dict[str, float]) -> str:
 
 
 def _read(path: Path) -> Any:
-
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

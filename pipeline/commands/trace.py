@@ -1,12 +1,8 @@
-"""Tell a picture's history: its passport, the model that drew it, the run that trained that model, the code, the data.
+"""`foundry model trace`: where an image comes from: passport, model, training run, commit, data.
 
-    foundry model trace picture.png
-
-FOUNDRY_PASSPORT_KEY holds the key that the passport was signed with, where it was signed; with it, a picture that was
-changed is refused. Exit code 3: no registered model has the digest that the passport names.
+FOUNDRY_PASSPORT_KEY holds the key that the passport was signed with, if any; with it, a changed image is refused. Exit
+code 3: no registered model has the digest in the passport.
 """
-
-from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
@@ -26,24 +22,26 @@ from pipeline.tracking.tags import DATA_TAG, DIRTY_TAG
 
 
 def main(picture: Path) -> None:
-
-    drawn = passport.load(picture, passport.environment_key())
-    _say(_drawing(drawn))
-    found = versions.holding(drawn.passport.model_digest)
+    loaded = passport.load(picture, passport.environment_key())
+    _write(_sampling_facts(loaded))
+    found = versions.holding(loaded.passport.model_digest)
     for version in found:
-        _say(_making(version))
+        _write(_training_facts(version))
     if not found:
-        raise CheckFailedError(f"{tracking_uri()}: no registered model has the digest {drawn.passport.model_digest}")
+        raise CheckFailedError(f"{tracking_uri()}: no registered model has the digest {loaded.passport.model_digest}")
 
 
-def _say(lines: Iterator[tuple[str, str | None]]) -> None:
+def _write(lines: Iterator[tuple[str, str | None]]) -> None:
     for name, value in lines:
         sys.stdout.write(f"{name:<12}{value or 'not known'}\n")
 
 
-def _drawing(picture: Picture) -> Iterator[tuple[str, str | None]]:
+def _sampling_facts(picture: Picture) -> Iterator[tuple[str, str | None]]:
     passport = picture.passport
-    yield "passport", "its signature fits" if picture.is_verified else "not checked: FOUNDRY_PASSPORT_KEY is not set"
+    yield (
+        "passport",
+        "its signature is valid" if picture.is_verified else "not checked: FOUNDRY_PASSPORT_KEY is not set",
+    )
     yield "drawn", _settings(passport)
     yield "bits", f"{passport.determinism}, repro_id {passport.repro_id}"
     yield "model", passport.model_digest
@@ -58,8 +56,7 @@ def _settings(passport: Passport) -> str:
     )
 
 
-def _making(version: Version) -> Iterator[tuple[str, str | None]]:
-
+def _training_facts(version: Version) -> Iterator[tuple[str, str | None]]:
     tags = version.tags
     commit, lock, data = tags.get(COMMIT_TAG), tags.get(LOCK_TAG), tags.get(RAW_DATA_TAG)
     yield "registered", f"{version}" + (f" ({', '.join(version.aliases)})" if version.aliases else "")
@@ -67,8 +64,8 @@ def _making(version: Version) -> Iterator[tuple[str, str | None]]:
     yield "trained by", f"run {version.run_id} in {store.tracking_uri()}"
     yield "git", _joined(commit, commit and commit_line(commit))
     if tags.get(DIRTY_TAG) == "true":
-        yield "", "with changes that were not committed: git-diff.patch of the parent run"
-    yield "dvc.lock", _joined(lock, lock and _whereabouts(commit_of_lock(lock)))
+        yield "", "with uncommitted changes: git-diff.patch of the parent run"
+    yield "dvc.lock", _joined(lock, lock and _commit_of(commit_of_lock(lock)))
     yield "data/raw", _joined(data, data and _cached(data))
     yield "prepared", tags.get(DATA_TAG)
 
@@ -77,11 +74,11 @@ def _joined(*parts: str | None) -> str | None:
     return ": ".join(part for part in parts if part) or None
 
 
-def _whereabouts(commit: str | None) -> str:
+def _commit_of(commit: str | None) -> str:
     return f"committed in {commit}" if commit else "in no commit of this repository"
 
 
 def _cached(md5: str) -> str:
-    """Whether DVC has the data here."""
+    """Whether DVC's local cache holds the data."""
     path = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
     return "in the cache here" if path.exists() else "not in the cache here; `dvc pull` gets it from the remote"

@@ -15,16 +15,19 @@ from pipeline.diffusion.ema import Profile, gamma_of_width, reconstruct
 from pipeline.errors import ArtefactError
 
 
-def apply_tuning(trained: Path, tuning: Path, out: Path) -> Model:
-    """Write the model in `trained` to `out` with the EMA length and the sampling of tuning.json.
+def apply_tuning(model: Model, trained: Path, tuning: Path, out: Path) -> Model:
+    """Write a model to `out` with the EMA length and the sampling of its evaluation, and load it from there.
 
-    Without that file the model stays as training wrote it.
+    Args:
+        model: as training wrote it.
+        trained: its folder, which holds the snapshots of its weights.
+        tuning: tuning.json; without this file the model stays as it is.
+        out: a folder, replaced if it exists.
 
     Raises:
         ArtefactError: a file is missing or does not fit.
 
     """
-    model = load_model(trained)
     description, weights = model.description, model.network.state_dict()
     if tuning.exists():
         document = read_document(tuning)

@@ -10,7 +10,7 @@ from pipeline.errors import ArtefactError, FoundryError
 from pipeline.export.denoiser import ExportError
 from pipeline.export.onnx import check_onnx, write_onnx
 from pipeline.provenance.git import main_worktree
-from pipeline.registry import registry, versions
+from pipeline.registry import versions
 from pipeline.tracking.tags import DATA_TAG, DIGEST_TAG
 
 
@@ -44,7 +44,7 @@ def fetch(source: str) -> Bundle:
         return Bundle(folder=folder, name="model", tag=model.digest[:16], digest=model.digest, origin=origin)
 
     version = versions.resolve(source)
-    folder, model = _keep(registry.download(version.uri))
+    folder, model = _keep(versions.download(version.uri))
     if model.digest != version.digest:
         raise ArtefactError(
             f"{version.uri}: holds a model with digest {model.digest}, the registry wants {version.digest}"

@@ -1,188 +1,150 @@
-"""Who is champion of a registered model, who was, and what was decided: aliases that move together or not at all.
+"""Who is champion of a registered model: one alias, moved by one call to the registry after a last check.
 
-They move under a claim (`pipeline.registry.lock`), so one move at a time. Before the first one the registered model's
-tag `aliases_moving` says what they were and are to be; the entry in the ledger, which follows them, decides. Whoever
-comes next, most often who has moved them, completes a move whose entry is there, and takes back one without.
+Each move is recorded first (`pipeline.registry.history`). MLflow cannot compare and set an alias in one step: two
+machines that promote within the same instant can both pass the check. Both decisions are then in the history, and the
+champion is the version whose call came last.
 """
 
-from __future__ import annotations
-
-import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from pipeline.errors import FoundryError
-from pipeline.provenance import lineage
-from pipeline.registry.history import Ledger
-from pipeline.registry.lock import claimed
-from pipeline.registry.promotion import aliases_after, aliases_after_rollback
+from pipeline.registry import history
+from pipeline.registry.history import NOBODY, Entry, Event
+from pipeline.tracking import store
 
-COMPLETE_TAG, MOVING_TAG = "registered_at", "aliases_moving"
-MOST_LETTERS = 2000
-"""Of a reason; the note that holds it must fit into a tag of 5,000."""
-NOBODY = "none"
+LEDGER_TAG = "foundry.ledger"
+"""Tag of the run in which release 0.1 recorded the decisions about a model: its name."""
 
 
 class ChampionChangedError(FoundryError):
-    """Another registration was quicker: what was decided against the old champion does not hold."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """Whether a version becomes champion."""
-
-    accepted: bool
-    against: str | None
-    """The version that was champion when it was decided."""
-    why: str
+    """The champion is no longer the version that a decision was made against."""
 
 
 class Aliases:
-    """The aliases of one registered model."""
+    """The champion of one registered model, and the decisions that led to it."""
 
     def __init__(self, client: Any, experiment: str, name: str) -> None:
-        self.name = name
-        self._client = client
-        self._ledger = Ledger(client, experiment, name)
+        self._client, self._experiment, self._name = client, experiment, name
 
-    def aliases(self) -> dict[str, str]:
-        """Version by alias."""
-        registered = self._registered_model()
-        return {} if registered is None else {alias: str(version) for alias, version in registered.aliases.items()}
-
-    def history(self) -> list[dict[str, str]]:
-        """What was decided, oldest first: `at`, `by`, `champion_before`, `event`, `git.commit`, `version`, `why`."""
-        return self._ledger.entries()
-
-    def complete(self) -> None:
-        """Complete the last move, or take it back where it was killed on the way."""
-        if self._note() is not None:
-            with self._ours():
-                pass
-
-    def decide(self, version: str, decision: Decision) -> None:
-        """Make a new version champion, or challenger; `complete` does the rest.
-
-        Raises:
-            ChampionChangedError: the champion is not the one that was decided against.
-
-        """
-        with self._ours() as before:
-            if before.get("champion") != decision.against:
-                raise ChampionChangedError(
-                    f"{self.name}: decided against champion {decision.against or NOBODY}, "
-                    f"but now that is {before.get('champion', NOBODY)}"
-                )
-            event, against = "accept" if decision.accepted else "reject", decision.against or NOBODY
-            entry = _entry(event, version=version, against=against, why=decision.why)
-            self._move(before, aliases_after(before, version, accepted=decision.accepted), entry)
-
-    def roll_back(self, why: str) -> tuple[str, str]:
-        """Let champion and previous change places; returns who is champion now, and who was.
-
-        Raises:
-            FoundryError: there is no previous champion.
-
-        """
-        with self._ours() as before:
-            after = aliases_after_rollback(before)
-            if after is None:
-                raise FoundryError(f"{self.name}: no previous champion to go back to (found the aliases {before})")
-            again, was = before["previous"], before["champion"]
-            self._move(before, after, _entry("rollback", version=again, against=was, why=why))
-        self.complete()
-        return again, was
-
-    @contextmanager
-    def _ours(self) -> Iterator[dict[str, str]]:
-        """Hold the claim, with whatever a killed move has left tidied; gives the aliases as they are."""
-        with claimed(self._client, self.name):
-            if note := self._note():
-                if note["entry"] in self._ledger.entries():
-                    self._tell(note["entry"])
-                else:
-                    self._take_back(note)
-            yield self.aliases()
-
-    def _move(self, before: Mapping[str, str], after: Mapping[str, str | None], entry: dict[str, str]) -> None:
-        note = {"before": before, "after": after, "entry": entry}
-        self._client.set_registered_model_tag(self.name, MOVING_TAG, json.dumps(note))
+    def champion(self) -> str | None:
+        """The version that is champion now."""
         try:
-            self._set(after)
-            self._ledger.append(entry)
-        except BaseException:
-            # A store that went away cannot be tidied now; who comes next does it.
-            with suppress(Exception):
-                self._take_back(note)
-            raise
-
-    def _take_back(self, note: Mapping[str, Any]) -> None:
-        self._set({alias: note["before"].get(alias) for alias in note["after"]})
-        self._client.delete_registered_model_tag(self.name, MOVING_TAG)
-
-    def _tell(self, entry: Mapping[str, str]) -> None:
-        """Let versions and the artefact say what the ledger says."""
-        for version, tags in _tags_of(entry).items():
-            for key, value in tags.items():
-                self._client.set_model_version_tag(self.name, version, key, value)
-        self._ledger.write_file()
-        self._client.delete_registered_model_tag(self.name, MOVING_TAG)
-
-    def _set(self, wanted: Mapping[str, str | None]) -> None:
-        found = self.aliases()
-        for alias, version in wanted.items():
-            if version == found.get(alias):
-                continue
-            if version is None:
-                self._client.delete_registered_model_alias(self.name, alias)
-            else:
-                self._client.set_registered_model_alias(self.name, alias, version)
-
-    def _note(self) -> dict[str, Any] | None:
-        registered = self._registered_model()
-        note = None if registered is None else registered.tags.get(MOVING_TAG)
-        return None if note is None else dict(json.loads(note))
-
-    def _registered_model(self) -> Any:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return self._client.get_registered_model(self.name)
-        except MlflowException as error:
+            registered = self._client.get_registered_model(self._name)
+        except store.mlflow().exceptions.MlflowException as error:
             if error.error_code == "RESOURCE_DOES_NOT_EXIST":
                 return None
             raise
+        version = registered.aliases.get("champion")
+        return None if version is None else str(version)
 
+    def current(self) -> dict[str, str]:
+        """Version by alias: `champion`, and `previous` and `challenger` as they follow from the history."""
+        versions, champion = self._versions(), self.champion()
+        line = self._line(champion, versions)
+        challenger = history.challenger(self._entries(versions))
+        found = {"champion": champion, "previous": line[-2] if len(line) > 1 else None, "challenger": challenger}
+        return {alias: version for alias, version in found.items() if version in versions}
 
-def _entry(event: str, *, version: str, against: str, why: str) -> dict[str, str]:
-    facts = lineage.facts()
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        # In CI the machine's user says nothing.
-        "by": os.environ.get("GITHUB_ACTOR") or facts.get("mlflow.user", "unknown"),
-        "champion_before": against,
-        "event": event,
-        "git.commit": facts.get("git.commit", "unknown"),
-        "version": version,
-        "why": why[:MOST_LETTERS],
-    }
+    def history(self) -> list[Entry]:
+        """All decisions, oldest first."""
+        return self._entries(self._versions())
 
+    def promote(self, version: str, why: str) -> str | None:
+        """Make a version champion because a person wants it; returns the champion before.
 
-def _tags_of(entry: Mapping[str, str]) -> dict[str, dict[str, str]]:
-    """What an entry means to versions: from whom, by whom, why and when."""
-    told = {key: entry[key] for key in ("at", "by", "why")}
-    promoted = {f"promoted_{key}": value for key, value in {**told, "from": entry["champion_before"]}.items()}
-    # The mark of being whole comes last.
-    registered = {COMPLETE_TAG: entry["at"]}
-    match entry["event"]:
-        case "accept":
-            return {entry["version"]: promoted | registered}
-        case "reject":
-            return {entry["version"]: registered}
-        case _:
-            taken_back = {f"rolled_back_{key}": value for key, value in told.items()}
-            return {entry["version"]: promoted, entry["champion_before"]: taken_back}
+        Raises:
+            FoundryError: it is champion already.
+            ChampionChangedError: another process moved `champion` meanwhile.
+
+        """
+        before = self.champion()
+        if before == version:
+            raise FoundryError(f"{self._name}: version {version} is the champion already")
+        self._record_and_move("promote", version, before, why)
+        return before
+
+    def roll_back(self, why: str) -> tuple[str, str]:
+        """Make the champion before the present one champion; returns both, the new one first.
+
+        After a rollback this goes one champion further back.
+
+        Raises:
+            FoundryError: there is no earlier champion.
+            ChampionChangedError: another process moved `champion` meanwhile.
+
+        """
+        champion = self.champion()
+        line = self._line(champion, self._versions())
+        if champion is None or len(line) < 2:
+            raise FoundryError(
+                f"{self._name}: no earlier champion to go back to (the champion is version {champion or NOBODY}); "
+                "`foundry model history` lists the versions, `foundry model promote` takes any of them"
+            )
+        self._record_and_move("rollback", line[-2], champion, why)
+        return line[-2], champion
+
+    def check_champion(self, wanted: str | None) -> None:
+        """Check that the champion is still the version that a decision was made against.
+
+        Raises:
+            ChampionChangedError: it is another.
+
+        """
+        if (found := self.champion()) != wanted:
+            raise ChampionChangedError(
+                f"{self._name}: decided against champion {wanted or NOBODY}, but now that is {found or NOBODY}"
+            )
+
+    def make_champion(self, version: str, before: str | None) -> None:
+        """Move the alias `champion` to a version, if it is still at `before`.
+
+        Raises:
+            ChampionChangedError: it is not.
+
+        """
+        self.check_champion(before)
+        self._client.set_registered_model_alias(self._name, "champion", version)
+
+    def show(self) -> None:
+        """Write `previous` and `challenger` as MLflow aliases, for people: nothing in this project reads them."""
+        versions = self.current()
+        for alias in ("previous", "challenger"):
+            # Of two writers at once one can fail; the next decision writes both aliases again.
+            with suppress(store.mlflow().exceptions.MlflowException):
+                if alias in versions:
+                    self._client.set_registered_model_alias(self._name, alias, versions[alias])
+                else:
+                    self._client.delete_registered_model_alias(self._name, alias)
+
+    def _record_and_move(self, event: Event, version: str, before: str | None, why: str) -> None:
+        [(key, value)] = history.record(event, champion_before=before, why=why).items()
+        self._client.set_model_version_tag(self._name, version, key, value)
+        try:
+            self.make_champion(version, before)
+        except BaseException:
+            with suppress(Exception):
+                # The answer may be lost of a call that took effect.
+                if self.champion() != version:
+                    self._client.delete_model_version_tag(self._name, version, key)
+            raise
+        self.show()
+
+    def _line(self, champion: str | None, versions: Mapping[str, Any]) -> list[str]:
+        """The champions that a rollback can return to, and the present one at the end."""
+        if champion is None:
+            return []
+        return [
+            version for version in history.line_of_champions(self._entries(versions), champion) if version in versions
+        ]
+
+    def _entries(self, versions: Mapping[str, Any]) -> list[Entry]:
+        wanted = f"tags.`{LEDGER_TAG}` = '{self._name}'"
+        runs = self._client.search_runs([self._experiment], wanted, max_results=1)
+        return history.entries(versions.values(), runs[0].data.tags if runs else {})
+
+    def _versions(self) -> dict[str, Any]:
+        """The versions that exist, by number."""
+        found = self._client.search_model_versions(f"name = '{self._name}'")
+        return {str(version.version): version for version in found}

@@ -1,6 +1,4 @@
-"""A challenger against the champion: each draws and is judged in a process of its own, then both are timed in turns."""
-
-from __future__ import annotations
+"""Compare a challenger with the champion: each is evaluated in a process of its own, then both are timed in turns."""
 
 import json
 import statistics
@@ -21,21 +19,21 @@ from pipeline.errors import ArtefactError, FoundryError
 from pipeline.evaluation.evaluator import NUM_SHIFTED, REFERENCE
 from pipeline.evaluation.paired_kid import kid_difference
 from pipeline.params import Params
-from pipeline.registry.promotion import Comparison, Trial
+from pipeline.registry.promotion import ComparisonResult, ModelResult, margin
 
 NUM_TURNS = 9
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSetup:
-    """What both are judged by: the prepared set and extractor of now, whatever either model was trained with."""
+    """The current data set, extractor and params: both models are measured with these, whatever trained them."""
 
     prepared: Path
     features: Path
     params: Params
 
     def facts(self) -> dict[str, Any]:
-        """What decision.json says of it."""
+        """The fields of decision.json that identify the setup."""
         return {
             "data_digest": DatasetInfo.read(self.prepared / "dataset.json").digest,
             "extractor_digest": read_document(self.features / "extractor.json")["digest"],
@@ -44,32 +42,115 @@ class EvaluationSetup:
         }
 
 
-def contest(challenger: Path, champion: Path, arena: EvaluationSetup, out: Path) -> Comparison:
-    """Compare two model folders; leaves `out`/challenger and `out`/champion with figures and pictures of both.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoadedModel:
+    """A model folder and its content."""
+
+    folder: Path
+    model: Model
+
+    @property
+    def image_format(self) -> str:
+        """Size and channels of its images, in words."""
+        channels, height, width = self.model.description.data.shape
+        return f"{width}x{height} pixels, channels: {channels}"
+
+    @property
+    def data_digest(self) -> str | None:
+        """Digest of the data set that it was trained on, if known."""
+        digest: str | None = self.model.description.provenance.get("data_digest")
+        return digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Champion(LoadedModel):
+    """The champion, downloaded from the registry."""
+
+    version: str
+
+    @classmethod
+    def load(cls, folder: Path, version: str) -> Self:
+        return cls(folder=folder, model=load_model(folder), version=version)
+
+
+def compare(
+    challenger: LoadedModel, champion: Champion | None, setup: EvaluationSetup, out: Path
+) -> ComparisonResult | None:
+    """Compare a challenger with the champion; their figures and samples stay in `out`/challenger and `out`/champion.
+
+    Returns None if there is no champion, or if its images have another size or other channels.
 
     Raises:
-        ArtefactError: the challenger was not trained on the prepared set.
-        FoundryError: a model cannot be drawn from or judged.
+        ArtefactError: the challenger was not trained on the data set of `setup`.
+        FoundryError: a model cannot be sampled or measured.
 
     """
-    models = [load_model(folder) for folder in (challenger, champion)]
-    _check_data(models[0], challenger, arena)
+    if champion is None or champion.image_format != challenger.image_format:
+        return None
+    _check_data(challenger, setup)
+    models: dict[str, LoadedModel] = {"challenger": challenger, "champion": champion}
     with ExitStack() as stack:
-        # One after the other: each has the machine for itself.
+        # One after the other: each has the machine to itself.
         processes = [
-            stack.enter_context(TrialProcess(folder, arena, out / name))
-            for folder, name in ((challenger, "challenger"), (champion, "champion"))
+            stack.enter_context(EvaluationProcess(each.folder, setup, out / name)) for name, each in models.items()
         ]
         turns = _time_in_turns(processes)
-    return _comparison(models, processes, turns, arena)
+    batches = zip(models.values(), processes, zip(*turns, strict=True), strict=True)
+    results = [_result(each, process, seconds) for each, process, seconds in batches]
+    ours, theirs = (load_tensors(process.out / "features.safetensors")["features"] for process in processes)
+    difference = kid_difference(
+        ours,
+        theirs,
+        load_tensors(setup.features / REFERENCE)["held_out"],
+        confidence=setup.params.register_.confidence,
+        seed=setup.params.evaluate.seed,
+    )
+    return ComparisonResult(
+        challenger=results[0],
+        champion=results[1],
+        kid_difference=difference.value,
+        kid_low=difference.low,
+        kid_high=difference.high,
+        latency_ratio=statistics.median(one / other for one, other in turns),
+        data_is_new=challenger.data_digest != champion.data_digest,
+        floor_error=read_document(setup.features / "floors.json")["floor/kid_standard_error"],
+    )
 
 
-class TrialProcess:
-    """`foundry trial`: when this is made it has drawn and judged, and waits to be timed."""
+def as_document(comparison: ComparisonResult, setup: EvaluationSetup) -> dict[str, Any]:
+    """The field `comparison` of decision.json."""
+    params = setup.params.register_
+    models = {"challenger": comparison.challenger, "champion": comparison.champion}
+    return {
+        **setup.facts(),
+        "data_is_new": comparison.data_is_new,
+        "kid_difference": {
+            "value": comparison.kid_difference,
+            "low": comparison.kid_low,
+            "high": comparison.kid_high,
+            "confidence": params.confidence,
+            "margin": margin(comparison, params),
+        },
+        **{
+            name: {"classes": list(each.classes), "figures": dict(each.figures), "model_bytes": each.model_bytes}
+            for name, each in models.items()
+        },
+        "measured": {
+            "latency_ratio": comparison.latency_ratio,
+            **{
+                name: {"batch_ms": each.batch_ms, "peak_memory_mib": each.peak_memory_mib}
+                for name, each in models.items()
+            },
+        },
+    }
 
-    def __init__(self, model: Path, arena: EvaluationSetup, out: Path) -> None:
+
+class EvaluationProcess:
+    """A process that runs `foundry trial`; once entered, it has evaluated its model and waits to be timed."""
+
+    def __init__(self, model: Path, setup: EvaluationSetup, out: Path) -> None:
         self.model, self.out = model, out
-        folders = {"model": model, "prepared": arena.prepared, "features": arena.features, "out": out}
+        folders = {"model": model, "prepared": setup.prepared, "features": setup.features, "out": out}
         options = [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
         self._process = subprocess.Popen(  # noqa: S603  # the words are ours
             [sys.executable, "-m", "pipeline", "trial", *options],
@@ -81,7 +162,7 @@ class TrialProcess:
     def __enter__(self) -> Self:
         try:
             self.peak_memory_mib = self._answer("peak_memory_mib")
-            self._answer("judged")
+            self._answer("num_evaluated")
         except BaseException:
             self._end(now=True)
             raise
@@ -95,85 +176,54 @@ class TrialProcess:
     def _end(self, *, now: bool) -> None:
         if now:
             self._process.kill()
-        # Closes its standard input, which is how it knows that it is done.
+        # Closes its standard input, at whose end it exits.
         self._process.communicate()
 
-    def seconds_for_a_batch(self) -> float:
-        """Let it draw one batch now."""
-        # Where it has died, reading tells.
+    def time_batch(self) -> float:
+        """Let it draw one batch now; returns the seconds that it took."""
+        # If the process has died, the read below reports it.
         with suppress(BrokenPipeError):
-            asking = cast("IO[str]", self._process.stdin)
-            asking.write("\n")
-            asking.flush()
+            requests = cast("IO[str]", self._process.stdin)
+            requests.write("\n")
+            requests.flush()
         return self._answer("seconds")
 
     def _answer(self, key: str) -> float:
         line = cast("IO[str]", self._process.stdout).readline()
         if not line:
-            raise FoundryError(f"{self.model}: its trial ended with exit code {self._process.wait()}, as said above")
+            raise FoundryError(f"{self.model}: its evaluation ended with exit code {self._process.wait()}, see above")
         return float(json.loads(line)[key])
 
 
-def _check_data(challenger: Model, folder: Path, arena: EvaluationSetup) -> None:
-    trained, prepared = challenger.description.provenance.get("data_digest"), arena.facts()["data_digest"]
+def _check_data(challenger: LoadedModel, setup: EvaluationSetup) -> None:
+    trained, prepared = challenger.data_digest, setup.facts()["data_digest"]
     if trained != prepared:
         raise ArtefactError(
-            f"{folder}: was trained on the images {trained}, {arena.prepared} holds {prepared}: run `dvc repro` first"
+            f"{challenger.folder}: trained on the images {trained}, but {setup.prepared} holds {prepared}: "
+            "run `dvc repro` first"
         )
 
 
-def _time_in_turns(processes: Sequence[TrialProcess]) -> list[tuple[float, float]]:
-    """Seconds for a batch of challenger and champion, side by side in time; who goes first changes each turn."""
-    one, other = processes
+def _time_in_turns(processes: Sequence[EvaluationProcess]) -> list[tuple[float, float]]:
+    """Seconds for one batch of challenger and champion, one pair per turn; who goes first alternates."""
+    challenger, champion = processes
     for process in processes:
-        process.seconds_for_a_batch()  # the first is slower
+        process.time_batch()  # the first is slower
     turns = []
     for turn in range(NUM_TURNS):
-        first, second = (one, other) if turn % 2 else (other, one)
-        seconds = {first: first.seconds_for_a_batch(), second: second.seconds_for_a_batch()}
-        turns.append((seconds[one], seconds[other]))
+        first, second = (challenger, champion) if turn % 2 else (champion, challenger)
+        seconds = {first: first.time_batch(), second: second.time_batch()}
+        turns.append((seconds[challenger], seconds[champion]))
     return turns
 
 
-def _comparison(
-    models: Sequence[Model],
-    processes: Sequence[TrialProcess],
-    turns: Sequence[tuple[float, float]],
-    arena: EvaluationSetup,
-) -> Comparison:
-    params, floors = arena.params, read_document(arena.features / "floors.json")
-    ours, theirs = (load_tensors(process.out / "features.safetensors")["features"] for process in processes)
-    difference = kid_difference(
-        ours,
-        theirs,
-        load_tensors(arena.features / REFERENCE)["held_out"],
-        confidence=params.register_.confidence,
-        seed=params.evaluate.seed,
-    )
-    trials = [
-        _trial(model, process, [turn[place] for turn in turns])
-        for place, (model, process) in enumerate(zip(models, processes, strict=True))
-    ]
-    digests = [model.description.provenance.get("data_digest") for model in models]
-    return Comparison(
-        challenger=trials[0],
-        champion=trials[1],
-        kid_difference=difference.value,
-        kid_low=difference.low,
-        kid_high=difference.high,
-        latency_ratio=statistics.median(one / other for one, other in turns),
-        data_is_new=digests[0] != digests[1],
-        floor_error=floors["floor/kid_standard_error"],
-    )
-
-
-def _trial(model: Model, process: TrialProcess, seconds: Sequence[float]) -> Trial:
+def _result(model: LoadedModel, process: EvaluationProcess, seconds: Sequence[float]) -> ModelResult:
     figures = read_document(process.out / "figures.json")
-    return Trial(
+    return ModelResult(
         figures=figures,
         num_shifted=min(NUM_SHIFTED, int(figures["num_images"])),
-        classes=model.description.data.class_names or (),
-        model_bytes=(process.model / WEIGHTS).stat().st_size,
+        classes=model.model.description.data.class_names or (),
+        model_bytes=(model.folder / WEIGHTS).stat().st_size,
         batch_ms=1000 * statistics.median(seconds),
         peak_memory_mib=process.peak_memory_mib,
     )

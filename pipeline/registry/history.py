@@ -1,54 +1,92 @@
-"""What was decided about a registered model, one entry after the other, never changed: `promotions.jsonl`.
-
-Each entry is a tag of one MLflow run, which the store writes whole or not at all; the artefact `promotions.jsonl` of
-that run is written anew from all of them.
-"""
-
-from __future__ import annotations
+"""The decisions about a registered model, each recorded in a tag of its own, and what follows from all of them."""
 
 import json
-from collections.abc import Iterable, Mapping
-from typing import Any
+import os
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Literal
 
-LEDGER_TAG, ENTRY_TAG = "foundry.ledger", "promotion."
-FILE = "promotions.jsonl"
+from pipeline.provenance import lineage
 
+Entry = dict[str, str]
+"""`at`, `by`, `champion_before`, `event`, `git.commit`, `version`, `why`; docs/contracts.md has the values."""
+Event = Literal["accept", "reject", "rollback", "promote"]
 
-class Ledger:
-    """The entries of one registered model; who writes holds the claim on it."""
-
-    def __init__(self, client: Any, experiment: str, name: str) -> None:
-        self._client, self._experiment, self._name = client, experiment, name
-
-    def entries(self) -> list[dict[str, Any]]:
-        """Oldest first."""
-        run = self._run()
-        tags = {} if run is None else run.data.tags
-        return [json.loads(tags[key]) for key in sorted(tags) if key.startswith(ENTRY_TAG)]
-
-    def append(self, entry: Mapping[str, Any]) -> None:
-        """Add an entry, at once and whole."""
-        number = len(self.entries()) + 1
-        self._client.set_tag(self._run_id(), f"{ENTRY_TAG}{number:06}", json.dumps(entry, sort_keys=True))
-
-    def write_file(self) -> None:
-        """Let the artefact say what the entries say."""
-        self._client.log_text(self._run_id(), as_lines(self.entries()), FILE)
-
-    def _run(self) -> Any:
-        wanted = f"tags.`{LEDGER_TAG}` = '{self._name}'"
-        found = self._client.search_runs([self._experiment], wanted, order_by=["attributes.start_time"], max_results=1)
-        return found[0] if found else None
-
-    def _run_id(self) -> str:
-        run = self._run()
-        if run is None:
-            tags = {LEDGER_TAG: self._name, "mlflow.source.name": "pipeline.register"}
-            run = self._client.create_run(self._experiment, tags=tags, run_name="promotions")
-            self._client.set_terminated(run.info.run_id, "FINISHED")
-        return str(run.info.run_id)
+RECORD_TAG = "decision."
+"""Prefix of the tags of a version that record decisions; a random id follows, so that no writer replaces another's."""
+OLD_RECORD_TAG = "promotion."
+"""Prefix of the tags of the run in which release 0.1 recorded decisions."""
+NOBODY = "none"
+"""`champion_before`, when there was no champion."""
+MAX_REASON_LENGTH = 2000
 
 
-def as_lines(entries: Iterable[Mapping[str, Any]]) -> str:
-    """A line of JSON an entry."""
+def record(event: Event, *, champion_before: str | None, why: str) -> dict[str, str]:
+    """A tag that records a decision; the version that gets it is the one which was decided about."""
+    facts = lineage.facts()
+    entry = {
+        "at": datetime.now(UTC).isoformat(timespec="microseconds"),
+        # In CI the user of the machine identifies nobody.
+        "by": os.environ.get("GITHUB_ACTOR") or facts.get("mlflow.user", "unknown"),
+        "champion_before": champion_before or NOBODY,
+        "event": event,
+        "git.commit": facts.get("git.commit", "unknown"),
+        "why": why[:MAX_REASON_LENGTH],
+    }
+    return {f"{RECORD_TAG}{uuid.uuid4().hex}": json.dumps(entry, sort_keys=True)}
+
+
+def entries(versions: Iterable[Any], old_tags: Mapping[str, str]) -> list[Entry]:
+    """All recorded decisions, oldest first.
+
+    Args:
+        versions: the model versions of MLflow.
+        old_tags: of the run in which release 0.1 recorded decisions.
+
+    """
+    old = [json.loads(value) for key, value in old_tags.items() if key.startswith(OLD_RECORD_TAG)]
+    new = [
+        json.loads(value) | {"version": str(version.version)}
+        for version in versions
+        for key, value in version.tags.items()
+        if key.startswith(RECORD_TAG)
+    ]
+    return sorted([*old, *new], key=lambda entry: str(entry["at"]))
+
+
+def line_of_champions(entries: Iterable[Entry], champion: str) -> tuple[str, ...]:
+    """The champions that a rollback can return to, oldest first, and `champion` at the end.
+
+    A promotion extends the line of the champion that it replaced, a rollback cuts it. Each entry continues from its
+    own `champion_before`, not from the entry before it: of two promotions at once, which both replaced the same
+    champion, only the one that took effect counts.
+    """
+    lines: dict[str, tuple[str, ...]] = {NOBODY: ()}
+    for entry in entries:
+        version, before = entry["version"], entry["champion_before"]
+        line = lines.get(before, (before,))
+        if entry["event"] == "rollback" and version in line[:-1]:
+            lines[version] = _cut_after(line[:-1], version)
+        elif entry["event"] != "reject":
+            lines[version] = (*line, version)
+    return lines.get(champion, (champion,))
+
+
+def challenger(entries: Sequence[Entry]) -> str | None:
+    """The version that was rejected last, unless a version was promoted since."""
+    for entry in reversed(entries):
+        if entry["event"] != "rollback":
+            return entry["version"] if entry["event"] == "reject" else None
+    return None
+
+
+def as_lines(entries: Iterable[Entry]) -> str:
+    """JSON, one entry per line."""
     return "".join(f"{json.dumps(entry, sort_keys=True)}\n" for entry in entries)
+
+
+def _cut_after(line: tuple[str, ...], version: str) -> tuple[str, ...]:
+    while line[-1] != version:
+        line = line[:-1]
+    return line

@@ -1,20 +1,18 @@
-"""The model card of a registered version: what it is for, what it learnt from, how good it is, what it cannot do.
+"""The model card of a registered version: intended use, training data, figures, limits, licence.
 
-After Mitchell et al. 2019, "Model Cards for Model Reporting". It says only what the files say, and is the same for the
-same files.
+After Mitchell et al. 2019, "Model Cards for Model Reporting". The same files give the same card.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pipeline.artefacts.model import Description
 from pipeline.evaluation.figures import FIGURES, ORIGINS, Z
 from pipeline.params import Params
+from pipeline.registry.promotion import Decision
 
 LARGEST_NEAR_COPY_SHARE, SMALLEST_CLASS_AGREEMENT = 0.02, 0.9
-"""Against those of real images: beyond them the card warns."""
+"""Share above, and ratio below, that of real images at which the card warns."""
 
 
 def model_card(
@@ -25,18 +23,18 @@ def model_card(
     metrics: Mapping[str, float],
     params: Params,
     validation: Mapping[str, Any],
-    decision: Mapping[str, Any],
+    decision: Decision,
 ) -> str:
-    """Markdown.
+    """Write the card as Markdown.
 
     Args:
         name: of the registered model.
         description: model.json of the model that is registered.
         digest: of that model.
         metrics: metrics.json of its evaluation.
-        params: what it was made with.
-        validation: validation.json of its data.
-        decision: decision.json.
+        params: params.yaml of its training and evaluation.
+        validation: validation.json of its data; empty if unknown.
+        decision: whether it becomes champion, and by which rules.
 
     """
     sections = {
@@ -84,7 +82,7 @@ def _data(description: Description, params: Params, validation: Mapping[str, Any
     yield f"`data/raw` (`{params.prepare.source}`); {counts.get('quarantined', 0):,} were broken and left out,"
     yield f"{counts.get('duplicates', 0):,} are copies of others."
     yield f"{sum(bool(check.get('success')) for check in checks.values())} of {len(checks)} data checks passed."
-    yield "Where the images come from, and whose they are, is said in `data/README.md`."
+    yield "`data/README.md` names the source and the licence of the images."
     yield ""
     yield f"Data digest: `{description.provenance.get('data_digest', 'not known')}`"
 
@@ -98,7 +96,7 @@ def _training(params: Params) -> Iterator[str]:
 
 def _figures(metrics: Mapping[str, float], params: Params) -> Iterator[str]:
     yield f"{int(metrics.get('evaluate/num_images', 0)):,} images drawn with {params.evaluate.num_steps} steps of"
-    yield f"`{params.evaluate.sampler}`, seed {params.evaluate.seed}, judged against held-out images. *Real images* are held to the"
+    yield f"`{params.evaluate.sampler}`, seed {params.evaluate.seed}, compared with held-out images. *Real images* are held to the"
     yield "same measure; *baseline* is a mixture of Gaussians. ± is half a 95 % interval."
     yield ""
     yield "| figure | model | real images | baseline |"
@@ -110,42 +108,37 @@ def _figures(metrics: Mapping[str, float], params: Params) -> Iterator[str]:
 
 
 def _limits(metrics: Mapping[str, float], description: Description) -> Iterator[str]:
-    yield "- It draws what its training images show, with their biases and gaps; it knows nothing else."
+    yield "- It draws what its training images show, with their biases and gaps, and nothing else."
     yield f"- Size and channels are fixed: {description.data.image_size} pixels, {_plural(description.data.channels, 'channel')}."
-    yield "- Figures are of one judge's features and one number of images: compare them at equal numbers only."
+    yield "- Figures depend on the feature extractor and on the number of images: compare them only if both are equal."
     yield from (f"- {warning}" for warning in _warnings(metrics))
 
 
 def _warnings(metrics: Mapping[str, float]) -> Iterator[str]:
-    """What the figures themselves say against the model."""
+    """Limits that follow from the figures."""
     kid, floor, baseline = (metrics.get(f"{origin}/kid") for origin in ORIGINS)
     error = metrics.get("evaluate/kid_standard_error", 0.0)
     if kid is not None and floor is not None and kid - Z * error > max(floor, 0.0):
-        yield "Its images can be told from real ones: KID is above that of real images."
+        yield "Its images differ measurably from real ones: KID is above that of real images."
     if kid is not None and baseline is not None and kid >= baseline:
         yield "**It is no better than a mixture of Gaussians** by KID: do not use it for anything but tests."
     agreement, real = metrics.get("evaluate/class_agreement"), metrics.get("floor/class_agreement")
     if agreement is not None and real is not None and agreement < SMALLEST_CLASS_AGREEMENT * real:
-        yield f"It does not always draw the class asked for: {agreement:.0%} of its images show it, {real:.0%} of real ones."
+        yield f"It does not always draw the requested class: {agreement:.0%} of its images show it, {real:.0%} of real ones."
     copies, honest = metrics.get("evaluate/near_copy_share"), metrics.get("floor/near_copy_share")
     if copies is not None and honest is not None and copies > honest + LARGEST_NEAR_COPY_SHARE:
         yield f"**It repeats training images**: {copies:.1%} of its images are near-copies ({honest:.1%} of real ones are)."
 
 
-def _decision(decision: Mapping[str, Any]) -> Iterator[str]:
-    yield f"`{decision.get('decision', 'not decided')}`, by {_plural(len(_rules(decision)), 'rule')}."
-    for rule in _rules(decision):
-        yield f"- {'passed' if rule.get('passed') else '**failed**'}: {_escaped(str(rule.get('name')))}"
-
-
-def _rules(decision: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    rules: Sequence[Mapping[str, Any]] = decision.get("rules", [])
-    return rules
+def _decision(decision: Decision) -> Iterator[str]:
+    yield f"`{decision.decision}`, by {_plural(len(decision.rules), 'rule')}."
+    for rule in decision.rules:
+        yield f"- {'passed' if rule.passed else '**failed**'}: {_escaped(rule.name)}"
 
 
 def _licence() -> Iterator[str]:
-    yield "The program that made it is under Apache-2.0. The weights are derived from the training images: their licence"
-    yield "(`data/README.md` for the demo's: MIT) says what may be done with them."
+    yield "The program that made it is under Apache-2.0. The weights are derived from the training images, whose licence"
+    yield "(in `data/README.md`; MIT for the demo's) governs their use."
 
 
 def _measured(metrics: Mapping[str, float], origin: str, key: str) -> str:
@@ -160,5 +153,5 @@ def _plural(count: int, noun: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    """A foreign name as plain text in Markdown."""
+    """Escape a foreign name for Markdown."""
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in " ".join(text.split()))

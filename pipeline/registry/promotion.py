@@ -1,128 +1,143 @@
-"""Which model is champion: pure functions that decide; nothing here reads, draws or asks a registry."""
-
-from __future__ import annotations
+"""The rules by which a model becomes champion, as pure functions of metrics and of a comparison."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from pipeline.params import RegisterParams
 
 KID = "evaluate/kid"
-COPIES = {"near_copies": "near_copy_share", "shifted_near_copies": "near_copy_share_shifted"}
-NUM_ERRORS = 2.0
-"""Standard errors by which a share of pictures may be worse before that is no chance any more."""
+NUM_STANDARD_ERRORS = 2.0
+"""How far a share of images may lie above the champion's before the difference counts as more than chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One condition that a challenger must meet."""
+    """One condition on a challenger, and its outcome."""
 
     name: str
     passed: bool
     found: float | str | None
     wanted: str
     measured: bool = False
-    """What was found was timed or metered: another run finds a little more or less."""
+    """`found` is a time or a memory size: it varies a little from run to run."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Trial:
-    """What a model has shown, alone in its process."""
+class ModelResult:
+    """The measurements of one model of a comparison, made alone in its process."""
 
     figures: Mapping[str, float]
-    """As evaluate's, of the pictures that it drew for the trial."""
+    """Figures of its samples, named as in metrics.json without the prefix `evaluate/`."""
     num_shifted: int
-    """How many of them were searched for shifted copies."""
+    """How many samples were searched for shifted copies of training images."""
     classes: tuple[str, ...]
-    """It can draw; none where it knows no classes."""
+    """Names of the classes that the model can draw; empty without classes."""
     model_bytes: int
     batch_ms: float
-    """One batch of 64 pictures with the sampler that it recommends: median."""
+    """Median time of one batch of 64 images with the sampler that the model recommends."""
     peak_memory_mib: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Comparison:
-    """Two trials on the same held-out images, with the same seeds and as many pictures."""
+class ComparisonResult:
+    """A challenger and the champion on the same held-out images, with the same seeds and number of samples."""
 
-    challenger: Trial
-    champion: Trial
+    challenger: ModelResult
+    champion: ModelResult
     kid_difference: float
-    """The challenger's less the champion's."""
+    """KID of the challenger minus that of the champion."""
     kid_low: float
     kid_high: float
     latency_ratio: float
-    """The challenger's time for a batch over the champion's, taken in turns: median."""
+    """Median ratio of the challenger's time for a batch to the champion's, timed in turns."""
     data_is_new: bool
-    """The challenger was trained on other images than the champion."""
+    """Whether the two models were trained on different images."""
     floor_error: float
-    """Standard error of the KID of real images: what chance alone does."""
+    """Standard error of the KID of real images: the size of differences by chance."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """What happens to a model that was to be registered, and why; decision.json holds it."""
+
+    decision: Literal["accept", "reject", "unchanged", "undecided"]
+    rules: Sequence[Rule] = ()
+    comparison: Mapping[str, Any] | None = None
+    """The comparison as decision.json holds it; None if there was none."""
+    champion: str | None = None
+    """The version that was champion when this was decided."""
+    challenger: str | None = None
+    """The version that already holds this model."""
+    model_digest: str
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.decision == "accept"
+
+    @property
+    def why(self) -> str:
+        """The rules that failed, or all rules if none did, on one line."""
+        failed = [rule for rule in self.rules if not rule.passed]
+        return "; ".join(
+            f"{rule.name}: found {_short(rule.found)}, wanted {rule.wanted}" for rule in failed or self.rules
+        )
+
+    def document(self) -> dict[str, Any]:
+        """The content of decision.json."""
+        return asdict(self)
 
 
 def first_rules(metrics: Mapping[str, float]) -> list[Rule]:
-    """Evaluator a model where there is no champion, by its own evaluation."""
+    """The rules for a model when there is no champion: its own evaluation decides."""
     return [_kid_is_known(metrics), Rule("champion", passed=True, found=None, wanted="no champion, or a worse one")]
 
 
 def unlike_rules(metrics: Mapping[str, float], challenger: str, champion: str) -> list[Rule]:
-    """Evaluator a model that draws other pictures than the champion: nothing can be compared."""
+    """The rules that refuse a model whose images have another size or other channels than the champion's.
+
+    Args:
+        metrics: metrics.json of the challenger.
+        challenger: size and channels of its images, in words.
+        champion: size and channels of the champion's images.
+
+    """
     wanted = f"the champion's {champion}; another kind of picture is another model: change register.model_name"
     return [_kid_is_known(metrics), Rule("same_pictures", passed=False, found=challenger, wanted=wanted)]
 
 
-def rules(metrics: Mapping[str, float], comparison: Comparison, params: RegisterParams) -> list[Rule]:
-    """Evaluator a challenger against the champion."""
-    one, other = comparison.challenger, comparison.champion
+def rules(metrics: Mapping[str, float], comparison: ComparisonResult, params: RegisterParams) -> list[Rule]:
+    """The rules for a challenger that was compared with the champion."""
+    challenger, champion = comparison.challenger, comparison.champion
+    memory_ratio = challenger.peak_memory_mib / champion.peak_memory_mib
     return [
         _kid_is_known(metrics),
         _kid(comparison, params),
-        _classes_are_kept(one, other),
-        _class_balance(one, other, params),
-        *_no_more_copies(one, other),
-        _ratio("model_size", one.model_bytes / other.model_bytes, params.max_size_ratio),
+        _classes_are_kept(challenger, champion),
+        _class_balance(challenger, champion, params),
+        _no_more_copies("near_copies", "near_copy_share", challenger, champion, int(challenger.figures["num_images"])),
+        _no_more_copies("shifted_near_copies", "near_copy_share_shifted", challenger, champion, challenger.num_shifted),
+        _ratio("model_size", challenger.model_bytes / champion.model_bytes, params.max_size_ratio),
         _ratio("latency", comparison.latency_ratio, params.max_latency_ratio, measured=True),
-        _ratio("memory", one.peak_memory_mib / other.peak_memory_mib, params.max_memory_ratio, measured=True),
+        _ratio("memory", memory_ratio, params.max_memory_ratio, measured=True),
     ]
 
 
-def is_accepted(judged: Sequence[Rule]) -> bool:
-    """All rules are met, and there are some."""
-    return bool(judged) and all(rule.passed for rule in judged)
+def outcome(rules: Sequence[Rule]) -> Literal["accept", "reject"]:
+    """`accept` if there are rules and all of them passed."""
+    return "accept" if rules and all(rule.passed for rule in rules) else "reject"
 
 
-def reason(judged: Sequence[Rule]) -> str:
-    """The rules that failed, or all where none did, in one line."""
-    failed = [rule for rule in judged if not rule.passed]
-    return "; ".join(f"{rule.name}: found {_short(rule.found)}, wanted {rule.wanted}" for rule in failed or judged)
+def margin(comparison: ComparisonResult, params: RegisterParams) -> float:
+    """How much the KID may rise: 0 on the same data.
 
-
-def margin(comparison: Comparison, params: RegisterParams) -> float:
-    """How much worse the KID may be: nothing, but where the data are new.
-
-    Then a share of the champion's, or, where that is near 0, what chance does to the KID of real images.
+    On new data it is a share of the champion's KID, but at least the standard error of the KID of real images: near a
+    KID of 0 a share alone would refuse every challenger.
     """
     if not comparison.data_is_new:
         return 0.0
     return max(params.max_kid_rise * comparison.champion.figures["kid"], comparison.floor_error)
-
-
-def aliases_after(before: Mapping[str, str], version: str, *, accepted: bool) -> dict[str, str | None]:
-    """Who is called what, from now on: None takes the alias away.
-
-    A winner pushes the champion to `previous`, and there is no challenger any more; a loser is the challenger.
-    """
-    if not accepted:
-        return {"challenger": version}
-    previous = before.get("champion", before.get("previous"))
-    return {"previous": previous, "challenger": None, "champion": version}
-
-
-def aliases_after_rollback(before: Mapping[str, str]) -> dict[str, str | None] | None:
-    """Champion and previous change places; None where one of them is missing."""
-    if not {"champion", "previous"} <= before.keys():
-        return None
-    return {"champion": before["previous"], "previous": before["champion"]}
 
 
 def _kid_is_known(metrics: Mapping[str, float]) -> Rule:
@@ -131,8 +146,8 @@ def _kid_is_known(metrics: Mapping[str, float]) -> Rule:
     return Rule("kid_is_known", passed, kid if passed else str(kid), f"a finite {KID}")
 
 
-def _kid(comparison: Comparison, params: RegisterParams) -> Rule:
-    """Better beyond chance; or, with new data, not worse than the margin beyond chance."""
+def _kid(comparison: ComparisonResult, params: RegisterParams) -> Rule:
+    """Lower by more than chance; on new data, not higher than the margin by more than chance."""
     high, kid = comparison.kid_high, comparison.champion.figures["kid"]
     interval = f"the upper end of the {params.confidence:.0%} interval of its KID less the champion's {kid:.6g}"
     if comparison.data_is_new:
@@ -141,29 +156,27 @@ def _kid(comparison: Comparison, params: RegisterParams) -> Rule:
     return Rule("kid_is_lower", high < 0, high, f"below 0: {interval}")
 
 
-def _classes_are_kept(challenger: Trial, champion: Trial) -> Rule:
+def _classes_are_kept(challenger: ModelResult, champion: ModelResult) -> Rule:
     lost = [name for name in champion.classes if name not in challenger.classes]
     found = f"lost {', '.join(lost)}" if lost else "none lost"
     wanted = "every class that the champion draws; without one it is another model: change register.model_name"
     return Rule("classes_are_kept", not lost, found, wanted)
 
 
-def _class_balance(challenger: Trial, champion: Trial, params: RegisterParams) -> Rule:
-    """Within the budget, or no worse than a champion that is not."""
-    ours, theirs = (trial.figures.get("class_total_variation", 0.0) for trial in (challenger, champion))
+def _class_balance(challenger: ModelResult, champion: ModelResult, params: RegisterParams) -> Rule:
+    """Within the budget, or no worse than a champion that exceeds it."""
+    ours, theirs = (model.figures.get("class_total_variation", 0.0) for model in (challenger, champion))
     most = max(params.max_class_total_variation, theirs)
     return Rule("class_balance", ours <= most, ours, f"at most {most:.6g} of total variation")
 
 
-def _no_more_copies(challenger: Trial, champion: Trial) -> Iterator[Rule]:
-    """Memorisation is not worse by more than chance: p' <= p + 2 sqrt(2 p (1 - p) / n)."""
-    counts = {"near_copies": challenger.figures["num_images"], "shifted_near_copies": challenger.num_shifted}
-    for name, figure in COPIES.items():
-        ours, theirs, count = challenger.figures[figure], champion.figures[figure], counts[name]
-        # A champion without any copy knows its share no better than to one picture.
-        p = max(theirs, 1 / count)
-        most = p + NUM_ERRORS * math.sqrt(2 * p * (1 - p) / count)
-        yield Rule(name, ours <= most, ours, f"at most {most:.6g}: the champion's {theirs:.6g} and what is chance")
+def _no_more_copies(name: str, figure: str, challenger: ModelResult, champion: ModelResult, num_images: int) -> Rule:
+    """No more copies of training images than chance explains: p' <= p + 2 sqrt(2 p (1 - p) / n)."""
+    ours, theirs = challenger.figures[figure], champion.figures[figure]
+    # A share of 0 is known no better than to one image.
+    p = max(theirs, 1 / num_images)
+    most = p + NUM_STANDARD_ERRORS * math.sqrt(2 * p * (1 - p) / num_images)
+    return Rule(name, ours <= most, ours, f"at most {most:.6g}: the champion's {theirs:.6g} and what chance adds")
 
 
 def _ratio(name: str, found: float, most: float, *, measured: bool = False) -> Rule:

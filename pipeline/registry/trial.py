@@ -1,23 +1,20 @@
-"""Let one model draw and be judged, alone in its process; the gate compares two such trials.
+"""`foundry trial`: evaluate one model of a comparison, alone in its process.
 
 Reads: a model folder, data/prepared, data/features
 Writes: figures.json, samples.npz, features.safetensors
 Params: evaluate
 
-It draws with the sampler that the model recommends, for the classes of the prepared set: those that the model does not
-know it draws as it likes. Then a line of JSON on standard output tells the peak of memory, and for every line on
-standard input one batch is drawn and another line tells the seconds, so that two models can be timed in turns.
+The model is sampled as it recommends, with the classes of the prepared set; a class that it does not know is sampled
+without a class. Standard output then carries one JSON object per line: the peak of memory, the number of evaluated
+samples, and for each line on standard input the seconds for one more batch, so that two models can be timed in turns.
 """
-
-from __future__ import annotations
 
 import json
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -38,61 +35,60 @@ MIB = 1 << 20
 
 
 def main(model: Path, prepared: Path, features: Path, out: Path) -> None:
-
     params, dataset = load_params().evaluate, Dataset.open(prepared)
     loaded = load_model(model)
-    samples = drawn(loaded, dataset, params)
-    # Before the judging, which may need more than the drawing.
-    tell({"peak_memory_mib": peak_memory_mib()})
+    samples = draw_samples(loaded, dataset, params)
+    # Before the evaluation, which may need more memory than the sampling.
+    report({"peak_memory_mib": peak_memory_mib()})
     out.mkdir(parents=True, exist_ok=True)
-    judge(samples, dataset, features, out)
-    tell({"judged": len(samples.images)})
+    evaluate(samples, dataset, features, out)
+    report({"num_evaluated": len(samples.images)})
     for _ in sys.stdin:
-        tell({"seconds": seconds_for_a_batch(loaded, samples)})
+        report({"seconds": time_batch(loaded, samples)})
 
 
-def drawn(model: Model, prepared: Dataset, params: EvaluateParams) -> Samples:
-    """The pictures of the trial: the same seeds and classes for every model."""
-    classes = prepared.split("train").labels
+def draw_samples(model: Model, dataset: Dataset, params: EvaluateParams) -> Samples:
+    """Draw the samples to compare: the same seeds and classes for every model."""
+    classes = dataset.split("train").labels
     labels = None if classes is None else balanced_labels(classes, params.num_samples)
     seeds = [image_seed(params.seed, i) for i in range(params.num_samples)]
-    asked = [None] * len(seeds) if labels is None else [(prepared.info.class_names or ())[label] for label in labels]
-    images = draw(model, seeds, labels_of(model, asked), progress=True)
+    names = [None] * len(seeds) if labels is None else [(dataset.info.class_names or ())[label] for label in labels]
+    images = draw(model, seeds, model_labels(model, names), progress=True)
     return Samples(images, labels, np.array(seeds, np.int64))
 
 
-def labels_of(model: Model, names: Sequence[str | None]) -> list[int] | None:
-    """Classes as the model numbers them; its null class for none, and for one that it does not know."""
+def model_labels(model: Model, names: Sequence[str | None]) -> list[int] | None:
+    """Class indices of the model by class name: its null class for None and for unknown names."""
     null = model.null_label
     if null is None:
         return None
-    numbers: dict[str | None, int] = {
+    indices: dict[str | None, int] = {
         name: label for label, name in enumerate(model.description.data.class_names or ())
     }
-    return [numbers.get(name, null) for name in names]
+    return [indices.get(name, null) for name in names]
 
 
-def judge(samples: Samples, prepared: Dataset, features: Path, out: Path) -> None:
-    """Write what is to be said of the pictures, and their features."""
-    loaded, train = load_evaluator(features, prepared), prepared.split("train")
+def evaluate(samples: Samples, dataset: Dataset, features: Path, out: Path) -> None:
+    """Write the samples, their features and their figures."""
+    evaluator, train = load_evaluator(features, dataset), dataset.split("train")
     honest = read_document(features / "floors.json")["features/honest_closeness"]
-    copied = copy_figures(samples.images, nearest(samples.images, train), train, honest)
+    copies = copy_figures(samples.images, nearest(samples.images, train), train, honest)
     write_samples(out / "samples.npz", samples)
-    save_tensors(out / "features.safetensors", {"features": loaded.extractor.features(samples.images)})
-    write_json(out / "figures.json", loaded.figures(samples.images, samples.labels) | copied)
+    save_tensors(out / "features.safetensors", {"features": evaluator.extractor.features(samples.images)})
+    write_json(out / "figures.json", evaluator.figures(samples.images, samples.labels) | copies)
 
 
-def seconds_for_a_batch(model: Model, samples: Samples) -> float:
-    """One full batch of the first seeds, as a service would draw it."""
+def time_batch(model: Model, samples: Samples) -> float:
+    """Seconds for one full batch of the first seeds without a class, drawn as a service would."""
     seeds = samples.seeds[:BATCH_SIZE].tolist()
-    labels = labels_of(model, [None] * len(seeds))
+    labels = model_labels(model, [None] * len(seeds))
     start = time.perf_counter()
     draw(model, seeds, labels)
     return time.perf_counter() - start
 
 
 def peak_memory_mib() -> float:
-    """Of the card where there is one, else of this process."""
+    """Peak memory of the GPU if there is one, of this process if not."""
     if best_device().is_cuda:
         return torch.cuda.max_memory_allocated() / MIB
     return process_peak_mib()
@@ -105,10 +101,9 @@ def process_peak_mib() -> float:
         # getrusage's peak is inherited from the process that started this one.
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
-
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
 
 
-def tell(message: dict[str, Any]) -> None:
+def report(message: Mapping[str, float]) -> None:
     sys.stdout.write(f"{json.dumps(message)}\n")
     sys.stdout.flush()

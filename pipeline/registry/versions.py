@@ -1,23 +1,23 @@
-"""Versions of registered models, as others look for them: by name, or by the digest of the model that they hold."""
-
-from __future__ import annotations
+"""Look up and download versions of registered models, by URI or by the digest of their model."""
 
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FoundryError
-from pipeline.registry.aliases import COMPLETE_TAG
 from pipeline.tracking import store
 from pipeline.tracking.tags import DIGEST_TAG
 
-NAMED = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
+COMPLETE_TAG = "registered_at"
+"""Tag that a version gets last; without it the registration was killed on the way."""
+URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A version of a registered model and what was written down when it was made."""
+    """A version of a registered model, with the tags that describe its origin."""
 
     name: str
     number: str
@@ -25,24 +25,24 @@ class Version:
     run_id: str
     """The run that trained it."""
     tags: Mapping[str, str]
-    """Its own and those of its run, which knows best what code it ran."""
+    """Its own tags and those of its run; for `git.` tags the run has precedence, as it knows which code it ran."""
 
     def __str__(self) -> str:
         return f"{self.name} version {self.number}"
 
     @property
     def uri(self) -> str:
-        """Names this version whatever happens to the aliases."""
+        """A URI that does not depend on aliases."""
         return f"models:/{self.name}/{self.number}"
 
     @property
     def digest(self) -> str:
-        """Of the model that it should hold."""
+        """Digest of the model that it should hold."""
         return self.tags[DIGEST_TAG]
 
     @property
     def origin(self) -> dict[str, str]:
-        """Where it comes from, in the words of tags; what is not known is left out."""
+        """The tags that describe its origin; unknown ones are omitted."""
         facts = {"mlflow.name": self.name, "mlflow.version": self.number, "mlflow.run_id": self.run_id, **self.tags}
         return {key: facts[key] for key in ORIGIN if facts.get(key)}
 
@@ -63,14 +63,14 @@ ORIGIN = (
 
 
 def resolve(uri: str) -> Version:
-    """The version that `models:/NAME@ALIAS` or `models:/NAME/NUMBER` means now.
+    """The version that `models:/NAME@ALIAS` or `models:/NAME/NUMBER` refers to now.
 
     Raises:
-        FoundryError: the URI is not like that.
+        FoundryError: the URI has another form.
         StoreError: the registry does not have it, or does not answer.
 
     """
-    named = NAMED.fullmatch(uri)
+    named = URI.fullmatch(uri)
     if named is None:
         raise FoundryError(f"--model: should be a folder, models:/NAME@ALIAS or models:/NAME/VERSION (got {uri})")
     with store.answering():
@@ -81,7 +81,7 @@ def resolve(uri: str) -> Version:
 
 
 def holding(digest: str) -> list[Version]:
-    """The versions, of whatever name, that hold the model with this digest.
+    """The versions of any registered model that hold the model with this digest.
 
     Raises:
         StoreError: the registry does not answer.
@@ -90,7 +90,6 @@ def holding(digest: str) -> list[Version]:
     with store.answering():
         client = store.connect()
         found = client.search_model_versions(f"tag.`{DIGEST_TAG}` = '{digest}'")
-        # A killed registration leaves a version that is not complete.
         return [_version(client, version) for version in found if COMPLETE_TAG in version.tags]
 
 
@@ -106,6 +105,23 @@ def of_runs(run_ids: Container[str]) -> list[Version]:
         found = client.search_model_versions(order_by=["creation_timestamp"])
         complete = [each for each in found if each.run_id in run_ids and COMPLETE_TAG in each.tags]
         return [_version(client, each) for each in complete]
+
+
+def model_folder(path_or_uri: str) -> Path:
+    """The model folder at a path or at a URI like `models:/fashion-mnist@champion`; read-only.
+
+    Raises:
+        StoreError: the registry does not have it, or does not answer.
+
+    """
+    return download(path_or_uri) if ":/" in path_or_uri else Path(path_or_uri)
+
+
+def download(uri: str) -> Path:
+    """The model folder of a registered model, given as `models:/NAME@ALIAS` or `models:/NAME/VERSION`; read-only."""
+    with store.answering():
+        store.connect()
+        return Path(store.mlflow().artifacts.download_artifacts(uri)) / "artifacts" / "model"
 
 
 def _version(client: Any, found: Any) -> Version:

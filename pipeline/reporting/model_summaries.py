@@ -18,8 +18,8 @@ from pipeline.provenance.git import git
 from pipeline.provenance.lineage import COMMIT_TAG, LOCK_TAG
 from pipeline.provenance.revisions import commit_of_lock
 from pipeline.registry import versions
-from pipeline.registry.registry import Registry, download
-from pipeline.registry.versions import Version
+from pipeline.registry.registry import Registry
+from pipeline.registry.versions import Version, download
 from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.store import StoreError, answering
 from pipeline.tracking.tags import DATA_TAG, TRAINED_DIGEST_TAG
@@ -127,11 +127,11 @@ def version_to_compare(
     if against:
         return versions.resolve(against)
     with answering():
-        aliases = Registry(name).aliases()
+        aliases = Registry(name).aliases.current()
     number = decision.get("champion") if decision else aliases.get("champion")
     found = versions.resolve(f"models:/{name}/{number}") if number else None
     if found is not None and found.digest == model_digest:
-        return versions.resolve(f"models:/{name}@previous") if "previous" in aliases else None
+        return versions.resolve(f"models:/{name}/{aliases['previous']}") if "previous" in aliases else None
     return found
 
 

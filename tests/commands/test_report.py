@@ -15,7 +15,7 @@ from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import ArtefactError
-from pipeline.registry.aliases import COMPLETE_TAG
+from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.reporting import retraining
 from pipeline.reporting.model_summaries import Folders, ModelSummary
 from pipeline.tracking import runs, store

@@ -120,6 +120,6 @@ def test_with_a_key_only_a_signed_picture_is_traced(
     signed = draw(tmp_path / "signed.png", model_digest(small_model), b"secret")
     assert told(signed, capsys)["passport"] == "not checked: FOUNDRY_PASSPORT_KEY is not set"
     monkeypatch.setenv("FOUNDRY_PASSPORT_KEY", "secret")
-    assert told(signed, capsys)["passport"] == "its signature fits"
+    assert told(signed, capsys)["passport"] == "its signature is valid"
     with pytest.raises(PassportError, match=r"a picture é\.png: the passport is not signed"):
         told(picture, capsys)

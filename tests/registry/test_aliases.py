@@ -1,4 +1,3 @@
-import contextlib
 import json
 import os
 import subprocess
@@ -11,14 +10,12 @@ import psutil
 import pytest
 
 from pipeline.commands.history import line
+from pipeline.commands.promote import promote
 from pipeline.commands.rollback import rollback
 from pipeline.errors import FoundryError
 from pipeline.provenance.process import ProcessId
-from pipeline.registry import lock
-from pipeline.registry.aliases import MOVING_TAG, Aliases, ChampionChangedError, Decision
-from pipeline.registry.history import FILE, LEDGER_TAG, as_lines
-from pipeline.registry.lock import claimed, is_abandoned, marks
-from pipeline.registry.registry import Registry
+from pipeline.registry.aliases import LEDGER_TAG, Aliases, ChampionChangedError
+from pipeline.registry.registry import Registry, is_abandoned, process_tags
 from pipeline.tracking import store
 
 NAME = "tiny"
@@ -26,7 +23,7 @@ NAME = "tiny"
 
 @pytest.fixture
 def client(tracking_store: Path) -> Any:
-    """A store where `tiny` has four versions of nothing."""
+    """A store in which `tiny` has four versions without a model."""
     assert tracking_store.exists()
     client = store.connect()
     client.create_registered_model(NAME)
@@ -36,218 +33,239 @@ def client(tracking_store: Path) -> Any:
 
 
 @pytest.fixture
-def succession(client: Any) -> Aliases:
+def aliases(client: Any) -> Aliases:
     return Aliases(client, store.experiment_id(client), NAME)
 
 
-def accept(succession: Aliases, version: str, against: str | None, why: str = "better") -> None:
-    succession.decide(version, Decision(accepted=True, against=against, why=why))
-    succession.complete()
+def mlflow_aliases(client: Any) -> dict[str, str]:
+    return {alias: str(version) for alias, version in client.get_registered_model(NAME).aliases.items()}
 
 
-def tags(client: Any, version: str) -> dict[str, str]:
-    return dict(client.get_model_version(NAME, version).tags)
+def events() -> list[tuple[str, str, str]]:
+    return [(entry["event"], entry["version"], entry["champion_before"]) for entry in Registry(NAME).aliases.history()]
 
 
-def test_a_succession_is_told_by_aliases_tags_and_the_ledger(client: Any, succession: Aliases) -> None:
-    accept(succession, "1", None)
-    accept(succession, "2", "1", why="KID is lower")
-    succession.decide("3", Decision(accepted=False, against="2", why="slower"))
-    succession.complete()
-    assert succession.aliases() == {"champion": "2", "previous": "1", "challenger": "3"}
-    assert {key: tags(client, "2")[f"promoted_{key}"] for key in ("from", "why")} == {
-        "from": "1",
-        "why": "KID is lower",
-    }
-    assert {"promoted_by", "promoted_at", "registered_at"} <= tags(client, "2").keys()
-    assert tags(client, "3").keys() == {"registered_at"}
-    told = [(entry["event"], entry["version"], entry["champion_before"]) for entry in succession.history()]
-    assert told == [("accept", "1", "none"), ("accept", "2", "1"), ("reject", "3", "2")]
-    assert "slower" in line(succession.history()[-1])
+def test_a_promotion_is_recorded_and_shown_as_aliases_for_people(client: Any, aliases: Aliases) -> None:
+    assert promote(NAME, "1", "to begin with") == "tiny version 1 is champion, the first: to begin with"
+    assert promote(NAME, "2", "nicer") == "tiny version 2 is champion, in place of version 1: nicer"
+    assert aliases.champion() == "2"
+    assert aliases.current() == mlflow_aliases(client) == {"champion": "2", "previous": "1"}
+    assert events() == [("promote", "1", "none"), ("promote", "2", "1")]
+    assert "nicer" in line(aliases.history()[-1])
 
 
-def test_the_ledger_is_a_file_in_the_artefact_store(client: Any, succession: Aliases) -> None:
-    accept(succession, "1", None)
-    accept(succession, "2", "1")
-    (run,) = client.search_runs([store.experiment_id(client)], f"tags.`{LEDGER_TAG}` = '{NAME}'")
-    text = Path(client.download_artifacts(run.info.run_id, FILE)).read_text()
-    assert text == as_lines(succession.history())
-    assert [json.loads(each)["version"] for each in text.splitlines()] == ["1", "2"]
+def test_a_promotion_of_the_champion_or_of_no_version_is_refused_and_not_recorded(aliases: Aliases) -> None:
+    promote(NAME, "1", "to begin with")
+    with pytest.raises(FoundryError, match="version 1 is the champion already"):
+        promote(NAME, "1", "again")
+    with pytest.raises(store.StoreError, match="version=9"):
+        promote(NAME, "9", "none")
+    assert aliases.champion() == "1"
+    assert len(events()) == 1
 
 
-def test_a_rollback_takes_one_call_and_two_are_none(client: Any, succession: Aliases) -> None:
-    accept(succession, "1", None)
-    accept(succession, "2", "1")
-    assert rollback(NAME, "pictures of version 2 are grey") == (
-        "tiny version 1 is champion again; version 2 is previous: pictures of version 2 are grey"
+def test_a_rollback_goes_one_champion_back_and_the_next_one_further(client: Any, aliases: Aliases) -> None:
+    for version in "123":
+        promote(NAME, version, "newer")
+    assert rollback(NAME, "version 3 is grey") == (
+        "tiny version 2 is champion again in place of version 3: version 3 is grey "
+        "(another rollback goes further back, to version 1)"
     )
-    assert succession.aliases() == {"champion": "1", "previous": "2"}
-    assert tags(client, "2")["rolled_back_why"] == "pictures of version 2 are grey"
-    assert tags(client, "1")["promoted_from"] == "2"
-    assert succession.history()[-1]["event"] == "rollback"
-    rollback(NAME, "no, they are fine")
-    assert succession.aliases() == {"champion": "2", "previous": "1"}
+    assert aliases.current() == mlflow_aliases(client) == {"champion": "2", "previous": "1"}
+    assert rollback(NAME, "so is version 2").endswith("so is version 2 (no earlier champion is left)")
+    assert mlflow_aliases(client) == {"champion": "1"}
+    with pytest.raises(FoundryError, match="no earlier champion to go back to .*version 1.*foundry model promote"):
+        rollback(NAME, "one more")
+    assert events()[3:] == [("rollback", "2", "3"), ("rollback", "1", "2")]
 
 
-def test_without_a_previous_champion_there_is_no_rollback(succession: Aliases) -> None:
-    with pytest.raises(FoundryError, match="no previous champion"):
+def test_a_rollback_passes_over_a_version_that_was_deleted(client: Any, aliases: Aliases) -> None:
+    for version in "12":
+        promote(NAME, version, "newer")
+    promote(NAME, "1", "the first was better")
+    promote(NAME, "3", "newer")
+    client.delete_model_version(NAME, "2")
+    rollback(NAME, "grey")
+    assert aliases.current() == {"champion": "1"}
+
+
+def test_without_a_champion_there_is_no_rollback(aliases: Aliases) -> None:
+    with pytest.raises(FoundryError, match="no earlier champion"):
         rollback(NAME, "why not")
-    accept(succession, "1", None)
-    with pytest.raises(FoundryError, match="no previous champion to go back to .*'champion': '1'"):
-        rollback(NAME, "why not")
-    assert [entry["event"] for entry in succession.history()] == ["accept"]
+    assert aliases.current() == {}
 
 
 @pytest.mark.parametrize("words", [[], ["--reason", " "]])
-def test_a_rollback_wants_a_reason(words: list[str], root: Path) -> None:
-    command = [sys.executable, "-m", "pipeline", "model", "rollback", *words]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("command", [["rollback"], ["promote", "1"]])
+def test_a_person_has_to_give_a_reason(command: list[str], words: list[str], root: Path) -> None:
+    words = [sys.executable, "-m", "pipeline", "model", *command, *words]
+    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--reason" in done.stderr
 
 
-def test_a_decision_against_another_champion_changes_nothing(succession: Aliases) -> None:
-    accept(succession, "1", None)
-    for against in (None, "2"):
+def test_a_decision_against_another_champion_changes_nothing(aliases: Aliases) -> None:
+    promote(NAME, "1", "to begin with")
+    for before in (None, "2"):
         with pytest.raises(ChampionChangedError, match="now that is 1"):
-            succession.decide("3", Decision(accepted=True, against=against, why="better"))
-    assert succession.aliases() == {"champion": "1"}
-    assert len(succession.history()) == 1
+            aliases.make_champion("3", before)
+    assert aliases.current() == {"champion": "1"}
 
 
-class Brittle:
-    """A client that fails for good at the n-th call that changes something: a store that goes away."""
+def test_aliases_changed_by_hand_in_mlflow_mislead_nobody(client: Any, aliases: Aliases) -> None:
+    for version in "12":
+        promote(NAME, version, "newer")
+    client.set_registered_model_alias(NAME, "previous", "4")
+    client.set_registered_model_alias(NAME, "challenger", "4")
+    assert aliases.current() == {"champion": "2", "previous": "1"}
+    rollback(NAME, "grey")
+    assert mlflow_aliases(client) == {"champion": "1"}
 
-    def __init__(self, client: Any, fails_at: int, *, killed: bool) -> None:
-        self._client, self._left, self._killed = client, fails_at, killed
+
+def test_the_history_of_0_1_is_read_and_continued(client: Any, aliases: Aliases) -> None:
+    """0.1 wrote each decision into a tag of a run, and the three aliases."""
+    run = client.create_run(store.experiment_id(client), tags={LEDGER_TAG: NAME}, run_name="promotions")
+    for number, (event, version, before) in enumerate([("accept", "1", "none"), ("accept", "2", "1")], 1):
+        entry = {"at": f"2026-11-24T10:00:0{number}+00:00", "by": "ada", "champion_before": before, "event": event}
+        entry |= {"git.commit": "cafe", "version": version, "why": "better"}
+        client.set_tag(run.info.run_id, f"promotion.{number:06}", json.dumps(entry, sort_keys=True))
+    client.set_registered_model_alias(NAME, "champion", "2")
+    client.set_registered_model_alias(NAME, "previous", "1")
+    assert aliases.current() == {"champion": "2", "previous": "1"}
+    rollback(NAME, "grey")
+    assert events() == [("accept", "1", "none"), ("accept", "2", "1"), ("rollback", "1", "2")]
+
+
+class Unreliable:
+    """A client that fails at a call: before it takes effect, or after, as if only the answer were lost."""
+
+    def __init__(self, client: Any, call: str, *, takes_effect: bool) -> None:
+        self._client, self._call, self._takes_effect = client, call, takes_effect
 
     def __getattr__(self, name: str) -> Any:
         call = getattr(self._client, name)
-        if not name.startswith(("set_", "delete_", "create_", "log_")):
+        if name != self._call:
             return call
 
-        def changing(*arguments: Any, **options: Any) -> Any:
-            self._left -= 1
-            if self._left == 0 or (self._killed and self._left < 0):
-                raise ConnectionError("gone")
-            return call(*arguments, **options)
+        def fail(*arguments: Any, **options: Any) -> None:
+            if self._takes_effect:
+                call(*arguments, **options)
+            raise ConnectionError("gone")
 
-        return changing
+        return fail
 
 
-@pytest.mark.parametrize("killed", [False, True], ids=["one call fails", "all calls fail from then on"])
-@pytest.mark.parametrize("fails_at", range(1, 9))
-def test_whatever_call_fails_the_aliases_move_together_or_not_at_all(
+@pytest.mark.parametrize(
+    ("call", "takes_effect", "moved"),
+    [
+        ("set_model_version_tag", False, False),
+        ("set_registered_model_alias", False, False),
+        ("set_registered_model_alias", True, True),
+        ("delete_registered_model_alias", False, True),
+    ],
+)
+def test_whichever_call_fails_champion_and_history_agree(
     client: Any,
-    succession: Aliases,
-    fails_at: int,
-    killed: bool,  # noqa: FBT001
+    aliases: Aliases,
+    call: str,
+    takes_effect: bool,  # noqa: FBT001
+    moved: bool,  # noqa: FBT001
 ) -> None:
-    accept(succession, "1", None)
-    accept(succession, "2", "1")
-    old, new = {"champion": "2", "previous": "1"}, {"champion": "3", "previous": "2"}
-    brittle = Aliases(Brittle(client, fails_at, killed=killed), store.experiment_id(client), NAME)
-    with contextlib.suppress(ConnectionError):
-        brittle.decide("3", Decision(accepted=True, against="2", why="better"))
-    # Whoever comes next finds everything or nothing.
-    succession.complete()
-    assert MOVING_TAG not in client.get_registered_model(NAME).tags
-    moved = succession.history()[-1]["version"] == "3"
-    assert succession.aliases() == (new if moved else old)
-    assert ("promoted_at" in tags(client, "3")) == moved
-    accept(succession, "4", "3" if moved else "2")
-    assert succession.aliases()["champion"] == "4"
+    promote(NAME, "1", "to begin with")
+    unreliable = Aliases(Unreliable(client, call, takes_effect=takes_effect), store.experiment_id(client), NAME)
+    with pytest.raises(ConnectionError):
+        unreliable.promote("2", "nicer")
+    assert aliases.champion() == ("2" if moved else "1")
+    assert len(events()) == (2 if moved else 1)
 
 
-def test_enough_calls_were_tried_for_both_outcomes(client: Any, succession: Aliases) -> None:
-    accept(succession, "1", None)
-    accept(succession, "2", "1")
-    outcomes = set()
-    for fails_at in (2, 50):
-        brittle = Aliases(Brittle(client, fails_at, killed=True), store.experiment_id(client), NAME)
-        try:
-            brittle.decide("3", Decision(accepted=True, against="2", why="better"))
-        except ConnectionError:
-            outcomes.add("failed")
-        else:
-            outcomes.add("moved")
-        succession.complete()
-    assert outcomes == {"failed", "moved"}
-
-
-PROMOTES = """
+WAIT = """
+def wait():
+    Path(sys.argv[1] + ".ready").touch()
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
+PROMOTE = f"""
 import sys, time
 from pathlib import Path
 from pipeline.tracking import store
-from pipeline.registry.aliases import ChampionChangedError, Decision, Aliases
+from pipeline.registry.aliases import ChampionChangedError, Aliases
+{WAIT}
+class LateClient:
+    "Waits before it moves the champion: after the last check."
+    def __init__(self, client):
+        self.client = client
+    def __getattr__(self, name):
+        if name == "set_registered_model_alias" and sys.argv[2] == "after the check":
+            wait()
+        return getattr(self.client, name)
 client = store.connect()
-succession = Aliases(client, store.experiment_id(client), "tiny")
-Path(sys.argv[1] + ".ready").touch()
-while not Path("go").exists():
-    time.sleep(0.01)
+aliases = Aliases(LateClient(client), store.experiment_id(client), "tiny")
+if sys.argv[2] == "before the check":
+    wait()
 try:
-    succession.decide(sys.argv[1], Decision(accepted=True, against="1", why="better than version 1"))
-    succession.complete()
+    aliases._record_and_move("accept", sys.argv[1], "1", "better than version 1")
     print("promoted")
 except ChampionChangedError:
     print("too late")
 """
 
 
-def test_of_two_processes_at_once_one_promotes(client: Any, succession: Aliases, root: Path) -> None:
-    accept(succession, "1", None)
+def run_two(code: str, root: Path, *words: str) -> list[str]:
+    """Run the code for versions 2 and 3 in a process each, which go on together when both are ready; their output."""
     environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": store.tracking_uri()}
     processes = [
-        subprocess.Popen([sys.executable, "-c", PROMOTES, version], env=environment, stdout=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [sys.executable, "-c", code, version, *words], env=environment, stdout=subprocess.PIPE, text=True
+        )
         for version in ("2", "3")
     ]
     while not (Path("2.ready").exists() and Path("3.ready").exists()):
         assert all(process.poll() is None for process in processes)
         time.sleep(0.05)
     Path("go").touch()
-    said = [process.communicate()[0].strip() for process in processes]
-    assert sorted(said) == ["promoted", "too late"]
-    winner = ("2", "3")[said.index("promoted")]
-    assert succession.aliases() == {"champion": winner, "previous": "1"}
-    assert [entry["version"] for entry in succession.history()] == ["1", winner]
-    assert [found.name for found in client.search_registered_models()] == [NAME], "the claim is gone"
+    return [process.communicate()[0].strip() for process in processes]
 
 
-def test_a_claim_that_is_held_makes_others_wait_and_then_names_its_holder(
-    client: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("when", ["before the check", "after the check"])
+def test_of_two_promotions_at_once_none_is_lost_and_the_last_is_champion(
+    when: str, client: Any, aliases: Aliases, root: Path
 ) -> None:
-    monkeypatch.setattr(lock, "PATIENCE_SEC", 0.3)
-    client.create_registered_model(
-        f"{NAME}.claim", tags={"foundry.process": "7@1.00", "foundry.worktree": "another machine:/work"}
-    )
-    with (
-        pytest.raises(FoundryError, match=r"tiny\.claim: held .* 7@1\.00 in another machine:/work"),
-        claimed(client, NAME),
-    ):
-        pytest.fail("claimed")
+    promote(NAME, "1", "to begin with")
+    outcomes = run_two(PROMOTE, root, when)
+    promoted = [version for version, outcome in zip("23", outcomes, strict=True) if outcome == "promoted"]
+    # Both have passed the check, or one of them has found the other's champion.
+    assert len(promoted) == 2 if when == "after the check" else len(promoted) >= 1
+    assert set(outcomes) <= {"promoted", "too late"}
+    assert aliases.champion() in promoted
+    assert sorted(events()[1:]) == [("accept", version, "1") for version in promoted]
+    rollback(NAME, "neither")
+    assert aliases.current() == mlflow_aliases(client) == {"champion": "1"}
 
 
-@pytest.mark.parametrize("why", ["its process has died", "it is old"])
-def test_a_forgotten_claim_is_taken_over(why: str, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = marks()
-    if why == "it is old":
-        mine["foundry.worktree"] = "another machine:/work"
-        monkeypatch.setattr(lock, "STALE_SEC", 0.0)
-    client.create_registered_model(f"{NAME}.claim", tags={**mine, "foundry.process": "999999@1.00"})
-    with claimed(client, NAME):
-        assert client.get_registered_model(f"{NAME}.claim").tags["foundry.process"] == marks()["foundry.process"]
-    assert [found.name for found in client.search_registered_models()] == [NAME]
+RECORD = f"""
+import sys, time
+from pathlib import Path
+from pipeline.registry import history
+from pipeline.tracking import store
+{WAIT}
+client = store.connect()
+wait()
+for number in range(20):
+    for key, value in history.record("reject", champion_before="1", why=str(number)).items():
+        client.set_model_version_tag("tiny", "4", key, value)
+"""
 
 
-def test_only_a_process_of_this_machine_can_be_known_to_be_gone() -> None:
-    gone = {**marks(), "foundry.process": "999999@1.00"}
-    assert is_abandoned(gone)
-    assert is_abandoned(marks()), "this process is at something else"
-    assert not is_abandoned({**marks(), "foundry.process": str(ProcessId.of(psutil.Process(1)))})
-    assert not is_abandoned({**gone, "foundry.worktree": "another machine:/work"})
+def test_two_processes_that_record_at_once_lose_no_decision(aliases: Aliases, root: Path) -> None:
+    run_two(RECORD, root)
+    assert sorted(int(entry["why"]) for entry in aliases.history()) == sorted([*range(20), *range(20)])
+
+
+def test_only_a_process_of_this_machine_can_be_known_to_have_ended() -> None:
+    ended = {**process_tags(), "foundry.process": "999999@1.00"}
+    assert is_abandoned(ended)
+    assert is_abandoned(process_tags()), "this process has begun something else"
+    assert not is_abandoned({**process_tags(), "foundry.process": str(ProcessId.of(psutil.Process(1)))})
+    assert not is_abandoned({**ended, "foundry.worktree": "another machine:/work"})
     assert not is_abandoned({})
-
-
-def test_the_registry_knows_its_succession(succession: Aliases) -> None:
-    accept(succession, "1", None)
-    assert Registry(NAME).aliases() == {"champion": "1"}

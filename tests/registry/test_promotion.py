@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from pipeline.params import load_params
 from pipeline.registry.promotion import (
     KID,
-    Comparison,
-    Trial,
-    aliases_after,
-    aliases_after_rollback,
+    ComparisonResult,
+    Decision,
+    ModelResult,
+    Rule,
     first_rules,
-    is_accepted,
     margin,
-    reason,
+    outcome,
     rules,
     unlike_rules,
 )
@@ -33,14 +32,16 @@ FIGURES = {
 KNOWN = {KID: 1.0}
 
 
-def trial(*, classes: tuple[str, ...] = ("cat", "dog"), size: int = 100, **figures: float) -> Trial:
-    return Trial(
+def result(*, classes: tuple[str, ...] = ("cat", "dog"), size: int = 100, **figures: float) -> ModelResult:
+    return ModelResult(
         figures=FIGURES | figures, num_shifted=300, classes=classes, model_bytes=size, batch_ms=1, peak_memory_mib=100
     )
 
 
-def comparison(challenger: Trial | None = None, champion: Trial | None = None, **changes: Any) -> Comparison:
-    """A challenger that is better beyond chance and equal in all else, but for what is given."""
+def comparison(
+    challenger: ModelResult | None = None, champion: ModelResult | None = None, **changes: Any
+) -> ComparisonResult:
+    """A challenger that is better by more than chance and equal in everything else, except for `changes`."""
     defaults = {
         "kid_difference": -0.2,
         "kid_low": -0.3,
@@ -49,11 +50,19 @@ def comparison(challenger: Trial | None = None, champion: Trial | None = None, *
         "data_is_new": False,
         "floor_error": 0.02,
     }
-    return Comparison(challenger=challenger or trial(), champion=champion or trial(), **(defaults | changes))
+    return ComparisonResult(challenger=challenger or result(), champion=champion or result(), **(defaults | changes))
 
 
-def failed(found: Comparison) -> list[str]:
+def failed(found: ComparisonResult) -> list[str]:
     return [rule.name for rule in rules(KNOWN, found, PARAMS) if not rule.passed]
+
+
+def is_accepted(applied: list[Rule]) -> bool:
+    return outcome(applied) == "accept"
+
+
+def reason(applied: list[Rule]) -> str:
+    return Decision(decision=outcome(applied), rules=applied, model_digest="d1g3st").why
 
 
 def test_the_first_model_is_accepted() -> None:
@@ -62,9 +71,9 @@ def test_the_first_model_is_accepted() -> None:
 
 @pytest.mark.parametrize("kid", [math.nan, math.inf, -math.inf])
 def test_a_model_whose_kid_is_not_a_number_is_refused_even_as_the_first(kid: float) -> None:
-    judged = first_rules({KID: kid})
-    assert not is_accepted(judged)
-    assert "kid_is_known" in reason(judged)
+    applied = first_rules({KID: kid})
+    assert not is_accepted(applied)
+    assert "kid_is_known" in reason(applied)
     assert not is_accepted(first_rules({}))
     assert not is_accepted(rules({KID: kid}, comparison(), PARAMS))
 
@@ -87,21 +96,21 @@ def test_with_new_data_not_worse_than_the_margin_is_enough() -> None:
 
 @pytest.mark.parametrize("kid", [0.0, -0.01])
 def test_near_a_perfect_champion_the_margin_is_what_chance_does_to_real_images(kid: float) -> None:
-    found = comparison(champion=trial(kid=kid), data_is_new=True)
+    found = comparison(champion=result(kid=kid), data_is_new=True)
     assert margin(found, PARAMS) == found.floor_error
     assert margin(replace(found, data_is_new=False), PARAMS) == 0
 
 
 def test_a_model_that_has_lost_a_class_is_refused_however_good() -> None:
-    assert failed(comparison(challenger=trial(classes=("dog",)))) == ["classes_are_kept"]
-    assert failed(comparison(challenger=trial(classes=("dog", "cow", "cat")))) == []
-    assert "lost cat" in reason(rules(KNOWN, comparison(challenger=trial(classes=("dog",))), PARAMS))
+    assert failed(comparison(challenger=result(classes=("dog",)))) == ["classes_are_kept"]
+    assert failed(comparison(challenger=result(classes=("dog", "cow", "cat")))) == []
+    assert "lost cat" in reason(rules(KNOWN, comparison(challenger=result(classes=("dog",))), PARAMS))
 
 
 def test_classes_may_be_out_of_balance_within_the_budget_or_as_much_as_the_champions() -> None:
     most = PARAMS.max_class_total_variation
-    assert failed(comparison(challenger=trial(class_total_variation=most))) == []
-    worse = trial(class_total_variation=most + 0.1)
+    assert failed(comparison(challenger=result(class_total_variation=most))) == []
+    worse = result(class_total_variation=most + 0.1)
     assert failed(comparison(challenger=worse)) == ["class_balance"]
     assert failed(comparison(challenger=worse, champion=worse)) == []
 
@@ -110,22 +119,22 @@ def test_classes_may_be_out_of_balance_within_the_budget_or_as_much_as_the_champ
 def test_more_copies_are_refused_where_chance_would_seldom_make_them(name: str, count: int) -> None:
     chance = 2 * math.sqrt(2 * 0.01 * 0.99 / count)
     rule = {"near_copy_share": "near_copies", "near_copy_share_shifted": "shifted_near_copies"}[name]
-    assert failed(comparison(challenger=trial(**{name: 0.01 + 0.99 * chance}))) == []
-    assert failed(comparison(challenger=trial(**{name: 0.01 + 1.01 * chance}))) == [rule]
+    assert failed(comparison(challenger=result(**{name: 0.01 + 0.99 * chance}))) == []
+    assert failed(comparison(challenger=result(**{name: 0.01 + 1.01 * chance}))) == [rule]
 
 
 def test_a_champion_without_a_copy_does_not_refuse_one_copy() -> None:
-    none = trial(near_copy_share=0.0)
-    assert failed(comparison(challenger=trial(near_copy_share=1 / 2000), champion=none)) == []
-    assert failed(comparison(challenger=trial(near_copy_share=10 / 2000), champion=none)) == ["near_copies"]
+    none = result(near_copy_share=0.0)
+    assert failed(comparison(challenger=result(near_copy_share=1 / 2000), champion=none)) == []
+    assert failed(comparison(challenger=result(near_copy_share=10 / 2000), champion=none)) == ["near_copies"]
 
 
 def test_each_budget_refuses_alone() -> None:
     assert failed(comparison(latency_ratio=PARAMS.max_latency_ratio)) == []
     assert failed(comparison(latency_ratio=PARAMS.max_latency_ratio * 1.01)) == ["latency"]
-    heavy = replace(trial(), peak_memory_mib=101 * PARAMS.max_memory_ratio)
+    heavy = replace(result(), peak_memory_mib=101 * PARAMS.max_memory_ratio)
     assert failed(comparison(challenger=heavy)) == ["memory"]
-    assert failed(comparison(challenger=trial(size=151))) == ["model_size"]
+    assert failed(comparison(challenger=result(size=151))) == ["model_size"]
 
 
 def test_only_clocks_and_meters_are_called_measured() -> None:
@@ -141,10 +150,10 @@ def test_with_the_same_data_two_models_never_beat_each_other(value: float, half:
 
 
 def test_a_model_of_other_pictures_is_refused_with_the_way_out() -> None:
-    judged = unlike_rules(KNOWN, "16x16", "28x28")
-    assert not is_accepted(judged)
-    assert "same_pictures: found 16x16, wanted the champion's 28x28" in reason(judged)
-    assert "register.model_name" in reason(judged)
+    applied = unlike_rules(KNOWN, "16x16", "28x28")
+    assert not is_accepted(applied)
+    assert "same_pictures: found 16x16, wanted the champion's 28x28" in reason(applied)
+    assert "register.model_name" in reason(applied)
 
 
 def test_no_rules_accept_nothing() -> None:
@@ -155,27 +164,3 @@ def test_a_reason_names_what_failed_with_its_numbers() -> None:
     text = reason(rules(KNOWN, comparison(kid_high=0.123456789), PARAMS))
     assert text.startswith("kid_is_lower: found 0.123457, wanted below 0: the upper end of the 95% interval")
     assert "latency" not in text
-
-
-def test_the_first_champion_has_no_previous() -> None:
-    assert aliases_after({}, "1", accepted=True) == {"previous": None, "challenger": None, "champion": "1"}
-
-
-def test_a_winner_moves_the_champion_to_previous() -> None:
-    after = aliases_after({"champion": "1", "challenger": "2"}, "3", accepted=True)
-    assert after == {"previous": "1", "challenger": None, "champion": "3"}
-
-
-def test_a_loser_is_the_challenger_and_the_champion_stays() -> None:
-    assert aliases_after({"champion": "1", "previous": "0"}, "2", accepted=False) == {"challenger": "2"}
-
-
-def test_a_rollback_changes_places_and_twice_is_none() -> None:
-    before = {"champion": "2", "previous": "1", "challenger": "3"}
-    after = aliases_after_rollback(before)
-    assert after == {"champion": "1", "previous": "2"}
-    assert aliases_after_rollback({key: value for key, value in after.items() if value}) == {
-        "champion": "2",
-        "previous": "1",
-    }
-    assert aliases_after_rollback({"champion": "2"}) is None

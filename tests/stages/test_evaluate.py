@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artefacts.dataset import Dataset
-from pipeline.artefacts.model import SNAPSHOTS, DataSpec, Description, SamplingDefaults, build_network, save_model
+from pipeline.artefacts.model import (
+    SNAPSHOTS,
+    DataSpec,
+    Description,
+    SamplingDefaults,
+    build_network,
+    load_model,
+    save_model,
+)
 from pipeline.artefacts.schedule_table import ScheduleTable, write_schedule_table
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.diffusion.betas import cosine_betas
@@ -160,7 +168,7 @@ def test_the_tuned_model_draws_the_samples_again_from_their_classes_and_seeds(
     from pipeline.evaluation.apply_tuning import apply_tuning
     from pipeline.inference.draw import draw
 
-    tuned = apply_tuning(data / "model", out / "tuning.json", tmp_path / "tuned")
+    tuned = apply_tuning(load_model(data / "model"), data / "model", out / "tuning.json", tmp_path / "tuned")
     with np.load(out / "samples.npz") as samples:
         assert sorted(samples) == ["images", "labels", "seeds"]
         assert samples["images"].shape == (EVALUATE.num_samples, 8, 8, 1)
@@ -197,7 +205,7 @@ def test_quality_is_measured_on_the_same_images_for_each_number_of_steps_of_the_
     ]
     with np.load(out / "samples.npz") as samples:
         images, seeds, labels = (samples[name][:50] for name in ("images", "seeds", "labels"))
-    tuned = apply_tuning(data / "model", out / "tuning.json", tmp_path / "tuned")
+    tuned = apply_tuning(load_model(data / "model"), data / "model", out / "tuning.json", tmp_path / "tuned")
     drawn = [draw(tuned, seeds.tolist(), labels.tolist(), num_steps=3), images]
     evaluator = load_evaluator(data / "features", Dataset.open(data / "prepared"))
     for row, pictures in zip(table.itertuples(), drawn, strict=True):

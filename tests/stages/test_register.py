@@ -17,6 +17,8 @@ from pipeline.artefacts.model import (
     model_digest,
     save_model,
 )
+from pipeline.commands.promote import promote
+from pipeline.commands.rollback import rollback
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
@@ -24,20 +26,22 @@ from pipeline.errors import FoundryError
 from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.inference.draw import draw
 from pipeline.params import load_params
-from pipeline.register import make_candidate, read_metrics, refuse_experiments, register
+from pipeline.register import decide, read_metrics, refuse_experiments, register, tune
 from pipeline.registry import promotion
-from pipeline.registry.aliases import COMPLETE_TAG, ChampionChangedError, Decision
-from pipeline.registry.comparison import EvaluationSetup
-from pipeline.registry.registry import Registry, download
-from pipeline.registry.verdict import verdict
+from pipeline.registry.aliases import ChampionChangedError
+from pipeline.registry.comparison import Champion, EvaluationSetup, compare
+from pipeline.registry.promotion import Decision
+from pipeline.registry.registry import Registry
+from pipeline.registry.versions import COMPLETE_TAG, download
 from pipeline.tracking import runs, store
-from tests.rivals import BAD, FAIR, GOOD, Digits, open_arena, write_arena, write_rival
+from tests.mlflow_server import free_port, serving
+from tests.rivals import BAD, FAIR, GOOD, Digits, open_setup, write_rival, write_setup
 
 NAME = "tiny"
 NOWHERE = EvaluationSetup(
     prepared=Path("none"), features=Path("none"), params=load_params(Path(__file__).parents[2] / "params.yaml")
 )
-"""For a first champion, which meets nobody."""
+"""For a first champion, which is compared with none."""
 
 
 def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None = ("cat", "dog")) -> Path:
@@ -64,7 +68,7 @@ def write_evaluation(folder: Path, kid: float, tuning: dict[str, Any] | None = N
 
 
 def registered(seed: int, kid: float, out: str = "registration") -> str:
-    """Make a model, say how good it is, and register it."""
+    """Write a model and an evaluation with this KID, and register it."""
     folder = Path(f"model-{seed}")
     return register(NAME, write_model(folder, seed), write_evaluation(Path("evaluation"), kid), Path(out), NOWHERE)
 
@@ -82,7 +86,7 @@ def versions() -> dict[str, Any]:
 def test_the_first_model_is_champion_with_its_evidence() -> None:
     said = registered(seed=1, kid=0.1)
     assert said.startswith("tiny version 1 is champion")
-    assert Registry(NAME).aliases() == {"champion": "1"}
+    assert Registry(NAME).aliases.current() == {"champion": "1"}
     card = Path("registration/MODEL_CARD.md").read_text()
     assert card.startswith("# Model card: tiny")
     assert versions()["1"].description == card
@@ -112,9 +116,11 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     tags = versions()["1"].tags
     assert tags["model.digest"] == decision()["model_digest"]
     assert tags["data.digest"] == "d1g3st"
-    assert (tags["decision"], tags["promoted_from"]) == ("accept", "none")
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", tags["promoted_at"])
+    assert tags["decision"] == "accept"
     assert "no champion" in tags["promoted_why"]
+    [entry] = Registry(NAME).aliases.history()
+    assert (entry["event"], entry["version"], entry["champion_before"]) == ("accept", "1", "none")
+    assert entry["why"] == tags["promoted_why"]
     assert Registry(NAME).metrics("1") == read_metrics(Path("evaluation/metrics.json"))
 
 
@@ -173,39 +179,39 @@ def test_the_same_model_twice_makes_no_second_version() -> None:
 
 
 @pytest.fixture(scope="module")
-def arena_folder(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_arena(tmp_path_factory.mktemp("arena"), digits)
+def setup_folder(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_setup(tmp_path_factory.mktemp("setup"), digits)
 
 
-def challenge(arena: EvaluationSetup, quality: tuple[float, float], **changes: Any) -> str:
-    """Register a model of this quality; all tell the same lie about their KID."""
-    digest = changes.pop("data_digest", arena.facts()["data_digest"])
+def challenge(setup: EvaluationSetup, quality: tuple[float, float], **changes: Any) -> str:
+    """Register a model of this quality; metrics.json holds the same wrong KID for all."""
+    digest = changes.pop("data_digest", setup.facts()["data_digest"])
     model = write_rival(Path(f"rival-{quality}"), digest, quality=quality, **changes)
-    return register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), arena)
+    return register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), setup)
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_models_meet_on_the_same_pictures_and_the_better_one_is_champion(arena_folder: Path) -> None:
-    arena = open_arena(arena_folder)
-    challenge(arena, FAIR, data_digest="older")
-    assert challenge(arena, GOOD).startswith("tiny version 2 is champion: ")
-    assert Registry(NAME).aliases() == {"champion": "2", "previous": "1"}
+def test_models_are_compared_on_the_same_seeds_and_the_better_one_is_champion(setup_folder: Path) -> None:
+    setup = open_setup(setup_folder)
+    challenge(setup, FAIR, data_digest="older")
+    assert challenge(setup, GOOD).startswith("tiny version 2 is champion: ")
+    assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1"}
     accepted = decision()
     assert (accepted["decision"], accepted["champion"]) == ("accept", "1")
     assert accepted["comparison"]["data_is_new"]
     assert accepted["comparison"]["kid_difference"]["high"] < 0 < accepted["comparison"]["kid_difference"]["margin"]
     tags = versions()["2"].tags
-    assert (tags["decision"], tags["promoted_from"]) == ("accept", "1")
-    assert {"promoted_by", "promoted_at", "promoted_why", COMPLETE_TAG} <= tags.keys()
+    assert tags["decision"] == "accept"
+    assert {"promoted_why", COMPLETE_TAG} <= tags.keys()
 
-    assert "kid_is_lower: found" in challenge(arena, BAD)
-    assert Registry(NAME).aliases() == {"champion": "2", "previous": "1", "challenger": "3"}
+    assert "kid_is_lower: found" in challenge(setup, BAD)
+    assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1", "challenger": "3"}
     rejected = decision()
     assert (rejected["decision"], rejected["champion"]) == ("reject", "2")
     assert rejected["comparison"]["kid_difference"]["low"] > 0
     assert versions()["3"].tags["decision"] == "reject"
-    assert "promoted_at" not in versions()["3"].tags
-    history = Registry(NAME).succession.history()
+    assert "promoted_why" not in versions()["3"].tags
+    history = Registry(NAME).aliases.history()
     assert [(entry["event"], entry["version"], entry["champion_before"]) for entry in history] == [
         ("accept", "1", "none"), ("accept", "2", "1"), ("reject", "3", "2"),
     ]  # fmt: skip
@@ -216,49 +222,47 @@ def test_models_meet_on_the_same_pictures_and_the_better_one_is_champion(arena_f
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_decision_is_the_same_twice_but_for_what_was_measured(arena_folder: Path) -> None:
-    arena, found = open_arena(arena_folder), []
-    challenge(arena, GOOD)
+def test_a_decision_is_the_same_twice_but_for_what_was_measured(setup_folder: Path) -> None:
+    setup, found = open_setup(setup_folder), []
+    challenge(setup, GOOD)
+    champion = Champion.load(download(f"models:/{NAME}@champion"), "1")
+    equal = write_rival(Path("equal"), setup.facts()["data_digest"], seed=1)
+    candidate = tune(equal, write_evaluation(Path("evaluation"), 0.1), Path("tuned"))
     for name in ("one", "other"):
-        candidate = make_candidate(
-            write_rival(Path("equal"), arena.facts()["data_digest"], seed=1),
-            write_evaluation(Path("evaluation"), 0.1),
-            Path(name),
-        )
-        champion = download(f"models:/{NAME}@champion")
-        judged = verdict(candidate.metrics, candidate.folder, champion, arena, Path(name))
-        assert judged.comparison is not None
-        assert judged.comparison["measured"]["champion"]["batch_ms"] > 0
-        found.append(([rule for rule in judged.rules if not rule.measured], {**judged.comparison, "measured": None}))
+        decided = decide(candidate, champion, compare(candidate, champion, setup, Path(name)), setup)
+        assert decided.comparison is not None
+        assert decided.comparison["measured"]["champion"]["batch_ms"] > 0
+        rules = [rule for rule in decided.rules if not rule.measured]
+        found.append((rules, {**decided.comparison, "measured": None}))
     assert found[0] == found[1]
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_model_of_other_pictures_or_fewer_classes_is_no_champion(arena_folder: Path) -> None:
-    arena = open_arena(arena_folder)
-    challenge(arena, FAIR)
-    assert "same_pictures" in challenge(arena, GOOD, image_size=16)
+def test_a_model_of_other_pictures_or_fewer_classes_is_no_champion(setup_folder: Path) -> None:
+    setup = open_setup(setup_folder)
+    challenge(setup, FAIR)
+    assert "same_pictures" in challenge(setup, GOOD, image_size=16)
     assert "classes_are_kept: found lost digit 9" in challenge(
-        arena, GOOD, classes=tuple(f"digit {i}" for i in range(9))
+        setup, GOOD, classes=tuple(f"digit {i}" for i in range(9))
     )
-    assert Registry(NAME).aliases()["champion"] == "1"
+    assert Registry(NAME).aliases.current()["champion"] == "1"
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_model_of_other_data_than_the_prepared_is_refused_before_it_draws(arena_folder: Path) -> None:
-    arena = open_arena(arena_folder)
-    challenge(arena, FAIR)
+def test_a_model_of_other_data_than_the_prepared_is_refused_before_it_draws(setup_folder: Path) -> None:
+    setup = open_setup(setup_folder)
+    challenge(setup, FAIR)
     with pytest.raises(FoundryError, match="run `dvc repro` first"):
-        challenge(arena, GOOD, data_digest="stale")
+        challenge(setup, GOOD, data_digest="stale")
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_a_trial_that_fails_is_named_and_nothing_is_registered(arena_folder: Path) -> None:
-    arena = open_arena(arena_folder)
-    challenge(arena, FAIR)
+def test_an_evaluation_process_that_fails_is_named_and_nothing_is_registered(setup_folder: Path) -> None:
+    setup = open_setup(setup_folder)
+    challenge(setup, FAIR)
     # More steps than the model has noise levels.
-    with pytest.raises(FoundryError, match=r"model: its trial ended with exit code 2"):
-        challenge(arena, GOOD, num_steps=99)
+    with pytest.raises(FoundryError, match=r"model: its evaluation ended with exit code 2"):
+        challenge(setup, GOOD, num_steps=99)
     assert list(versions()) == ["1"]
 
 
@@ -281,13 +285,12 @@ def test_a_version_leads_to_the_run_that_trained_it_and_its_registration_lies_be
 @pytest.mark.usefixtures("tracking_store")
 def test_when_the_champion_has_changed_meanwhile_nothing_half_made_stays() -> None:
     registered(seed=1, kid=0.1)
-    candidate = make_candidate(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"))
-    Path("candidate/decision.json").write_text("{}")
-    stale = Decision(accepted=True, against="7", why="better than version 7")
+    candidate = tune(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"))
+    stale = Decision(decision="accept", champion="7", model_digest=candidate.model.digest)
     for name, before in ((NAME, {"champion": "1"}), ("another", {})):
         with pytest.raises(ChampionChangedError, match="decided against champion 7, but now that is"):
-            Registry(name).add(candidate, stale)
-        assert Registry(name).aliases() == before
+            Registry(name).add(candidate, stale, "a card")
+        assert Registry(name).aliases.current() == before
     assert list(versions()) == ["1"]
     client = store.connect()
     assert [found.name for found in client.search_registered_models()] == [NAME]
@@ -306,8 +309,34 @@ def test_what_a_killed_registration_left_is_taken_away_by_the_next() -> None:
     registered(seed=1, kid=0.1)
     assert list(versions()) == ["2"]
     assert COMPLETE_TAG in versions()["2"].tags
-    assert Registry(NAME).aliases() == {"champion": "2"}
+    assert Registry(NAME).aliases.current() == {"champion": "2"}
     assert len(client.search_logged_models([store.experiment_id(client)])) == 1
+
+
+def test_a_real_server_registers_promotes_and_rolls_back(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server checks more than a local database does."""
+    port = free_port()
+    with serving(workspace, port):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+        registered(seed=1, kid=0.1)
+        assert Registry(NAME).metrics("1")[promotion.KID] == 0.1
+        assert model_digest(download(f"models:/{NAME}@champion")) == decision()["model_digest"]
+        store.connect().create_model_version(NAME, f"models:/{NAME}/1")
+        promote(NAME, "2", "a copy")
+        assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1"}
+        rollback(NAME, "the original again")
+        assert Registry(NAME).aliases.current() == {"champion": "1"}
+        assert [entry["event"] for entry in Registry(NAME).aliases.history()] == ["accept", "promote", "rollback"]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_registration_that_was_killed_after_it_moved_the_champion_is_completed_by_the_next() -> None:
+    registered(seed=1, kid=0.1)
+    store.connect().delete_model_version_tag(NAME, "1", COMPLETE_TAG)
+    assert "this model already" in registered(seed=1, kid=0.1)
+    assert list(versions()) == ["1"]
+    assert COMPLETE_TAG in versions()["1"].tags
+    assert Registry(NAME).aliases.current() == {"champion": "1"}
 
 
 @pytest.mark.usefixtures("workspace")
@@ -329,7 +358,7 @@ def test_what_the_evaluation_found_about_sampling_goes_into_the_model() -> None:
     tuning = {"timetables": {"ddim": {"3": [9, 5, 1]}}, "sampling": {"num_steps": 3, "sampler": "ddim"}}
     evaluation = write_evaluation(Path("evaluation"), 0.1, tuning)
     trained = write_model(Path("model"))
-    tuned = apply_tuning(trained, evaluation / "tuning.json", Path("out"))
+    tuned = apply_tuning(load_model(trained), trained, evaluation / "tuning.json", Path("out"))
     assert tuned.description.timetables == {"ddim": {"2": (9, 4), "3": (9, 5, 1)}}
     assert (tuned.description.sampling.sampler, tuned.description.sampling.num_steps) == ("ddim", 3)
     assert tuned.description.sampling.guidance_scale == DEFAULT_SAMPLING.guidance_scale
@@ -344,7 +373,7 @@ def test_what_the_evaluation_found_about_sampling_goes_into_the_model() -> None:
 def test_a_tuning_that_does_not_fit_is_named(tuning: dict[str, Any]) -> None:
     write_evaluation(Path("evaluation"), 0.1, tuning)
     with pytest.raises(FoundryError, match=r"evaluation/tuning\.json: "):
-        apply_tuning(write_model(Path("model")), Path("evaluation/tuning.json"), Path("out"))
+        tune(write_model(Path("model")), Path("evaluation"), Path("out"))
     assert not Path("out").exists()
 
 
