@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 MAX_INSTALLED_MB = 1300
 # nvidia_ml_py alone is wanted: BentoML looks for GPUs with it, and it contains no CUDA.
 FOREIGN, HARMLESS = re.compile("mlflow|dvc|pandas|great_expectations|nvidia|triton|cuda"), "nvidia_ml_py"
-IMPORTS = "import service.app, service.serve, service.drain, service.replay; print(service.app.__file__)"
+IMPORTS = "import service.app, service.http.middleware, service.serve, service.drain, service.replay; print(service.app.__file__)"
 
 
 def arguments_of(instruction: str) -> list[str]:
