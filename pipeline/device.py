@@ -1,7 +1,5 @@
 """The compute device of this machine, and the numeric precision used on it."""
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 

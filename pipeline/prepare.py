@@ -9,8 +9,6 @@ Writes: data/prepared (docs/contracts.md lists it file by file)
 Params: prepare
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -12,8 +12,6 @@ The steps, in this order:
   cropping the centre.
 """
 
-from __future__ import annotations
-
 import io
 import re
 import struct

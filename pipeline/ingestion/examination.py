@@ -5,8 +5,6 @@ batch of small images at once. At most `DEPTH` batches per thread exist at a tim
 of images.
 """
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import os

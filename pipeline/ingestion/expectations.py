@@ -4,8 +4,6 @@ Thresholds come from params.yaml; the other checks hold what later stages rely o
 Expectations, and only the stage `prepare` imports this one: the import takes two to three seconds.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal

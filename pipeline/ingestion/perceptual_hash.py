@@ -5,8 +5,6 @@ bit for each of the 64 lowest frequencies of a 32x32 grey thumbnail, set if the 
 written to the manifest's column `phash`; the Hamming distance of two hashes measures how similar two images are.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray

@@ -1,7 +1,5 @@
 """A temporary file for prepared pixels, which wait there until all images are examined and their splits are known."""
 
-from __future__ import annotations
-
 import os
 import tempfile
 from collections.abc import Iterable

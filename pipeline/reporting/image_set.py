@@ -1,7 +1,5 @@
 """Image sets with their manifests, prepared or raw, for comparison."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Summaries of the two models of a retraining report: the one in the work tree, and the champion it competed with."""
 
-from __future__ import annotations
-
 import csv
 import json
 from collections.abc import Mapping, Sequence

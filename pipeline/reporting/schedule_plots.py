@@ -1,7 +1,5 @@
 """Plots of the noise schedule and of the forward process; the same input gives the same bytes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

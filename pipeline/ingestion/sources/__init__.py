@@ -5,8 +5,6 @@ cannot be an image (a link out of the folder, a device, an archive member that i
 of its content, so that it appears in the manifest. A source that cannot be used at all raises FoundryError.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """Source `archive`: a zip or tar of a folder of images, read member by member in memory; nothing is extracted to disk."""
 
-from __future__ import annotations
-
 import lzma
 import stat
 import tarfile

@@ -1,7 +1,5 @@
 """Source `arrays`: `images.npy` with `labels.npy`, or both in one .npz; read image by image and never unpickled."""
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator

@@ -1,7 +1,5 @@
 """The class of an image file by the folder it is in."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 
 

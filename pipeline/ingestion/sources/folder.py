@@ -1,7 +1,5 @@
 """Source `images`: a folder of image files at any depth."""
 
-from __future__ import annotations
-
 import os
 import stat
 from collections.abc import Iterator

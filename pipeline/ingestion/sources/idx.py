@@ -1,7 +1,5 @@
 """Source `idx`: the format of MNIST and its relatives, a big-endian header followed by unsigned bytes."""
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Iterator

@@ -1,7 +1,5 @@
 """The raw image, and functions that several kinds of sources share."""
 
-from __future__ import annotations
-
 import zipfile
 import zlib
 from collections.abc import Iterator
