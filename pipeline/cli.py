@@ -213,7 +213,7 @@ command(
 command(
     MODEL, "promote", "pipeline.commands.promote:main", argument("version", type=click.IntRange(min=1)),
     option("--reason", required=True, metavar="TEXT", help="Kept in the history."),
-    describe="""Make a registered version champion, whatever the rules decided.
+    describe="""Make a registered version champion without applying the rules.
 
     VERSION is a number of the registered model `register.model_name`.""",
 )

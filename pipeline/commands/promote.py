@@ -1,4 +1,4 @@
-"""`foundry model promote`: make a registered version champion, whatever the rules decided."""
+"""`foundry model promote`: make a registered version champion without applying the rules."""
 
 import sys
 

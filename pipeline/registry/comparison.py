@@ -26,7 +26,7 @@ NUM_TURNS = 9
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationSetup:
-    """The current data set, extractor and params: both models are measured with these, whatever trained them."""
+    """The current data set, extractor and params: both models are measured with these, also a champion that was trained with others."""
 
     prepared: Path
     features: Path

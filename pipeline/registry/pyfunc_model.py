@@ -1,10 +1,10 @@
-"""The registered model: MLflow logs this file as it stands and runs it to load the model (models from code).
+"""The code of the registered model, which MLflow stores with each version and runs to load it ("models from code").
 
-`mlflow.pyfunc.load_model("models:/fashion-mnist@champion").predict(frame, params)` draws an image for each row of a
-data frame. Weights are safetensors and code is this file, so nothing is unpickled.
+`mlflow.pyfunc.load_model("models:/fashion-mnist@champion").predict(frame, params)` draws one image per row of a data
+frame. Weights are safetensors and code is this file, so nothing is unpickled.
 
-Columns: `seed` (integer, 0 … 2^63 - 1) and `label` (class index; null or left out: no class).
-Params: `steps`, `sampler`, `guidance_scale`; where not given, the model's own.
+Columns: `seed` (integer, 0 … 2^63 - 1) and `label` (class index; null or no such column: no class).
+Params: `steps`, `sampler`, `guidance_scale`; by default those that the model recommends.
 Returns: uint8 `[n, height, width, channels]`.
 """
 
@@ -37,7 +37,7 @@ class RegisteredModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]  # mlflo
         )
 
     def _labels(self, frame: pd.DataFrame) -> list[int] | None:
-        """Class indices, the null class where none is given; None for a model without classes."""
+        """Class indices, the null class for rows without a label; None for a model without classes."""
         null_label = self.model.null_label
         if null_label is None or "label" not in frame:
             return None if null_label is None else [null_label] * len(frame)

@@ -84,8 +84,8 @@ def versions() -> dict[str, Any]:
 
 @pytest.mark.usefixtures("tracking_store")
 def test_the_first_model_is_champion_with_its_evidence() -> None:
-    said = registered(seed=1, kid=0.1)
-    assert said.startswith("tiny version 1 is champion")
+    outcome = registered(seed=1, kid=0.1)
+    assert outcome.startswith("tiny version 1 is champion")
     assert Registry(NAME).aliases.current() == {"champion": "1"}
     card = Path("registration/MODEL_CARD.md").read_text()
     assert card.startswith("# Model card: tiny")
