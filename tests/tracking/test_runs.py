@@ -2,12 +2,8 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,7 @@ from pipeline.tracking import runs, store
 from pipeline.tracking.outbox import Outbox, ownerless
 from pipeline.tracking.shipper import Shipper
 from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, STAGE_TAG, WORKTREE_TAG
+from tests.mlflow_server import free_port, serving, wait_until
 
 PARAMS = {"train": {"learning_rate": 0.001, "network": {"widths": [32, 64]}, "target": "v"}}
 
@@ -189,7 +186,7 @@ with runs.stage_run("train", params={"train": {"target": "v"}}) as run:
     print("ready", flush=True)
     input()
 """
-    environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{_free_port()}"}
+    environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
     process = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, cwd=workspace, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -300,7 +297,7 @@ def test_an_unreachable_server_fails_no_stage_and_gets_everything_once_when_it_i
     workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Away at the start, there, gone in the middle, away at the end, and back."""
-    port = _free_port()
+    port = free_port()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
     (workspace / "report.html").write_text("report")
 
@@ -313,14 +310,14 @@ def test_an_unreachable_server_fails_no_stage_and_gets_everything_once_when_it_i
     assert len(list((workspace / ".foundry" / "outbox").iterdir())) == 1
 
     with runs.stage_run("train", params=PARAMS) as run:
-        with _server(workspace, port):
+        with serving(workspace, port):
             run.metrics({"train/loss": 0.0}, step=0)
-            _wait_until(lambda: [curve(found, "train/loss") for found in stored_runs("train")] == [[(0, 0.0)]])
+            wait_until(lambda: [curve(found, "train/loss") for found in stored_runs("train")] == [[(0, 0.0)]])
         for step in range(1, 50):
             run.metrics({"train/loss": float(step)}, step=step)
     assert capsys.readouterr().err.count("sync` sends the rest") == 1
 
-    with _server(workspace, port):
+    with serving(workspace, port):
         assert runs.sync() == 1
         assert runs.sync() == 0
         (prepare,), (train,) = stored_runs("prepare"), stored_runs("train")
@@ -334,38 +331,3 @@ def test_an_unreachable_server_fails_no_stage_and_gets_everything_once_when_it_i
 
 def _everything() -> list[Any]:
     return [(run.data.to_dictionary(), curve(run, "train/loss"), files(run, "images")) for run in stored_runs()]
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-@contextlib.contextmanager
-def _server(workspace: Path, port: int) -> Iterator[None]:
-    """A real `mlflow server` while the block lasts."""
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(port)]
-    places = ["--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "served"]
-    environment = {**os.environ, **store.DEFAULTS}
-    del environment["MLFLOW_TRACKING_URI"]
-    with subprocess.Popen([*command, *places], cwd=workspace, env=environment, start_new_session=True) as process:
-        try:
-            _wait_until(lambda: _answers(port))
-            yield
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-
-
-def _answers(port: int) -> bool:
-    try:
-        return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1).status == 200)
-    except OSError:
-        return False
-
-
-def _wait_until(done: Any, timeout_sec: float = 60.0) -> None:
-    end = time.monotonic() + timeout_sec
-    while not done():
-        assert time.monotonic() < end, "it takes too long"
-        time.sleep(0.1)
