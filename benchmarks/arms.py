@@ -4,8 +4,6 @@ ARM=serial bentoml serve benchmarks.arms:Foundry
 bentoml serve benchmarks.arms:Adaptive
 """
 
-from __future__ import annotations
-
 import base64
 import os
 from dataclasses import replace

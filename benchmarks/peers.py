@@ -142,7 +142,6 @@ def import_ddp() -> Any:
 
     Raises:
         FoundryError: it is not installed.
-
     """
     _import_torchvision()
     try:

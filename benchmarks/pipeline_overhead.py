@@ -88,7 +88,6 @@ def repro_seconds(folder: Path, effort: OverheadEffort) -> float:
 
     Raises:
         FoundryError: a stage has run.
-
     """
     copy_project(folder)
     environment = scratch_environment(folder) | {"PATH": f"{Path(python()[0]).parent}{os.pathsep}{os.environ['PATH']}"}

@@ -75,7 +75,6 @@ def run_command(command: Sequence[str], *, folder: Path, environment: Mapping[st
 
     Raises:
         FoundryError: the exit code is not 0; the message contains the end of the output.
-
     """
     with TemporaryFile() as output, _sigterm_raised():
         start = time.perf_counter()

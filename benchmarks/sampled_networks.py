@@ -130,7 +130,6 @@ def trained_networks(workspace: Workspace, models: Path, minutes: float, seed: i
 
     Raises:
         ArtefactError: the folder has no training of ours.
-
     """
     folders = {name: models / Task(name, minutes, seed).folder for name in ARMS}
     networks = [ComparedNetwork("ours", load_model(folders["ours"] / "model"), workspace.params.evaluate.sampler)]

@@ -1,7 +1,5 @@
 """Tables of the results of `benchmarks.serving`, and the targets with their verdicts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import mean

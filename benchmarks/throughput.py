@@ -24,7 +24,6 @@ class Throughput:
 
         Raises:
             FoundryError: the one with more images was not slower.
-
         """
         images, seconds = longer[0] - shorter[0], longer[1] - shorter[1]
         if images <= 0 or seconds <= 0:
@@ -38,7 +37,6 @@ class Throughput:
 
         Raises:
             FoundryError: less than one.
-
         """
         count = math.floor((seconds - self.overhead_sec) * self.images_per_sec)
         if count < 1:

@@ -105,7 +105,6 @@ def _document(arguments: argparse.Namespace, params: Params) -> dict[str, Any]:
 
     Raises:
         FoundryError: the earlier run used another machine, other params or another number of samples.
-
     """
     throughput = {name: asdict(QUICK_THROUGHPUT) for name in ARMS} if arguments.quick else {}
     facts = {

@@ -76,7 +76,6 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
 
     Raises:
         ArtefactError: a file is missing or damaged, or does not fit the others.
-
     """
     dataset, loaded, table = Dataset.open(prepared), load_model(model), read_schedule_table(schedule / "table.parquet")
     data, info = loaded.description.data, dataset.info

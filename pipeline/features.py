@@ -48,7 +48,6 @@ def features(dataset: Dataset, out: Path, params: FeaturesParams, *, num_samples
 
     Raises:
         FoundryError: there are too few images, or too few classes for a classifier.
-
     """
     check_size(dataset)
     config = extractor_config(params, dataset.info)
@@ -109,7 +108,6 @@ def check_accuracy(floors: Mapping[str, float], params: FeaturesParams) -> None:
 
     Raises:
         CheckFailedError: it recognises fewer held-out images than `params` require.
-
     """
     found = floors.get("features/accuracy")
     if found is not None and found < params.min_accuracy:

@@ -282,7 +282,6 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
     Raises:
         ParamsError: the file is missing or is not YAML, or a key is invalid, missing or unknown; lists all findings.
-
     """
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))

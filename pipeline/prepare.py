@@ -52,7 +52,6 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> tuple[ValidationRepo
 
     Raises:
         FoundryError: `raw` does not hold a source of the kind `params.source`.
-
     """
     remove_outputs(out, OUTS)
     num_classes = len(params.class_names) if params.class_names else None

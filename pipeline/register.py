@@ -49,7 +49,6 @@ def refuse_experiments() -> None:
 
     Raises:
         FoundryError: this is one.
-
     """
     if experiment := os.environ.get("DVC_EXP_NAME"):
         raise FoundryError(
@@ -63,7 +62,6 @@ def register(name: str, trained: Path, evaluation: Path, out: Path, setup: Evalu
     Raises:
         ArtefactError: a file is missing or does not fit.
         StoreError: the registry does not answer; `out` keeps the tuned model and decision.json.
-
     """
     candidate = tune(trained, evaluation, out / "model")
     for _ in range(MAX_ATTEMPTS - 1):
@@ -100,7 +98,6 @@ def tune(trained: Path, evaluation: Path, out: Path) -> Candidate:
 
     Raises:
         ArtefactError: a file is missing or does not fit.
-
     """
     metrics, model = read_metrics(evaluation / "metrics.json"), load_model(trained)
     tuned = apply_tuning(model, trained, evaluation / "tuning.json", out)
@@ -120,7 +117,6 @@ def read_metrics(path: Path) -> dict[str, float]:
 
     Raises:
         ArtefactError: the file is missing, or a value is not a number.
-
     """
     document = read_document(path)
     numbers = {key: float(value) for key, value in document.items() if isinstance(value, int | float)}
@@ -169,7 +165,6 @@ def publish(registry: Registry, candidate: Candidate, decision: Decision, card: 
     Raises:
         ChampionChangedError: another registration changed the champion after the comparison.
         StoreError: the registry does not answer; the files stay.
-
     """
     write_decision(out, decision)
     with replacing(out / "MODEL_CARD.md") as temporary:

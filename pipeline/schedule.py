@@ -61,7 +61,6 @@ def schedule(dataset: Dataset, out: Path, params: ScheduleParams, run: StageRun 
 
     Raises:
         CheckFailedError: the schedule does not fall from image to noise as far as `params` require.
-
     """
     remove_outputs(out, OUTS)
     noise = noise_schedule(params, out, run)
@@ -95,7 +94,6 @@ def noise_schedule(params: ScheduleParams, out: Path, run: StageRun | None = Non
 
     Raises:
         CheckFailedError: abar does not fall strictly from image to noise.
-
     """
     try:
         return NoiseSchedule(make_betas(params))
@@ -179,7 +177,6 @@ def check_gates(params: ScheduleParams, statistics: dict[str, float], out: Path)
 
     Raises:
         CheckFailedError: one line per limit.
-
     """
     if findings := [f"{out / 'statistics.json'}: {finding}" for finding in failed_gates(params, statistics)]:
         raise CheckFailedError("\n".join(findings))

@@ -51,7 +51,6 @@ def draw_locally(folder: Path | None, original: Passport) -> Picture:
 
     Raises:
         FoundryError: the folder does not hold the model that drew it, or the model cannot use its parameters.
-
     """
     settings = load_settings()
     model = folder or settings.model
@@ -75,7 +74,6 @@ def draw_remotely(url: str, original: Passport) -> Picture:
 
     Raises:
         ReplayError: the service does not answer, refuses the request, or serves another model.
-
     """
     key = os.environ.get("FOUNDRY_API_KEY")
     fields = parameter_fields(_params(original), is_exact=original.determinism == "exact")

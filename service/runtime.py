@@ -19,7 +19,6 @@ def load_stepper(settings: Settings, folder: Path) -> Stepper:
 
     Raises:
         FoundryError: as for `Stepper.load`.
-
     """
     return Stepper.load(
         folder,

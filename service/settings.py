@@ -88,7 +88,6 @@ def load_settings() -> Settings:
 
     Raises:
         SettingsError: variables are invalid; the message names all of them.
-
     """
     try:
         return Settings()

@@ -62,7 +62,6 @@ class DatasetInfo:
 
         Raises:
             ArtefactError: the file is missing, or a key is missing, unknown or of the wrong type.
-
         """
         return cls(**_checked(path, read_document(path, stage="prepare")))
 
@@ -99,7 +98,6 @@ class Split:
 
         Raises:
             IndexError: an index is not in 0 … len - 1.
-
         """
         if isinstance(indices, slice):
             indices = np.arange(*indices.indices(len(self)))
@@ -130,7 +128,6 @@ class Dataset:
 
         Raises:
             ArtefactError: a file is missing, truncated, modified, unexpected, or inconsistent with dataset.json.
-
         """
         info = DatasetInfo.read(folder / "dataset.json")
         splits = {name: _open_split(folder / name, info, info.num_images(name)) for name in SPLITS}

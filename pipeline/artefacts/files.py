@@ -22,7 +22,6 @@ def file_digest(path: Path) -> str:
 
     Raises:
         ArtefactError: the file cannot be read.
-
     """
     try:
         with path.open("rb") as file:
@@ -50,7 +49,6 @@ def read_document(path: Path, *, stage: str | None = None) -> dict[str, Any]:
 
     Raises:
         ArtefactError: the file is missing, or its content is not a JSON object.
-
     """
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
@@ -80,7 +78,6 @@ def remove_outputs(folder: Path, names: Iterable[str]) -> None:
 
     Raises:
         UnwritableError: the folder cannot be written.
-
     """
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +94,6 @@ def naming(path: Path) -> Iterator[None]:
 
     Raises:
         UnwritableError: instead of an OSError.
-
     """
     try:
         yield
@@ -112,7 +108,6 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         UnwritableError: the disk is full, or the folder cannot be written.
-
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")
     with naming(path):

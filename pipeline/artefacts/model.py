@@ -107,7 +107,6 @@ def build_network(description: Description, *, seed: int) -> UNet:
 
     Raises:
         FoundryError: the image size does not divide into the network's patches and levels.
-
     """
     data = description.data
     with torch.random.fork_rng(devices=[]):
@@ -142,7 +141,6 @@ def load_model(folder: Path) -> Model:
 
     Raises:
         ArtefactError: a file is missing, unreadable or changed, or inconsistent with the others.
-
     """
     document = _read_description(folder)
     _check_files(folder, document)
@@ -250,7 +248,6 @@ def plan_for(model: Model, sampler: Sampler, num_steps: int, *, eta: float = 0.0
 
     Raises:
         FoundryError: the number of steps is not in 1 … T, or eta is invalid for the sampler.
-
     """
     times = times_for(model.description.timetables.get(sampler, {}), num_steps, model.schedule)
     return make_plan(sampler, model.schedule, times, eta=eta)

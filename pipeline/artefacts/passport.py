@@ -79,7 +79,6 @@ def read(png: bytes, key: bytes | None) -> Picture:
 
     Raises:
         PassportError: it is no PNG, has no passport, or a key was given and the signature is missing or not right.
-
     """
     image, chunks = _decode(png)
     if (text := chunks.get(TEXT)) is None:
@@ -94,7 +93,6 @@ def load(path: Path, key: bytes | None) -> Picture:
 
     Raises:
         PassportError: as for `read`; the message names the file.
-
     """
     try:
         return read(path.read_bytes(), key)

@@ -54,7 +54,6 @@ def read_schedule_table(path: Path) -> ScheduleTable:
 
     Raises:
         ArtefactError: the file is missing or damaged, lacks a column, or its columns are inconsistent.
-
     """
     frame = _read_frame(path)
     table = ScheduleTable(

@@ -33,7 +33,6 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         ArtefactError: the file is missing or incomplete, or its tensors do not match its digest, if it has one.
-
     """
     try:
         # Not as a memory map: a file that is cut short while its tensors are used would end the process (SIGBUS).

@@ -29,7 +29,6 @@ def compare(before: Path, after: Path, params: PrepareParams, out: Path) -> Show
 
     Raises:
         FoundryError: a folder holds neither prepared nor raw images.
-
     """
     with ExitStack() as stack:
         old, new = (stack.enter_context(open_images(folder, params)) for folder in (before, after))

@@ -14,7 +14,6 @@ def main(prepared: Path) -> None:
 
     Raises:
         CheckFailedError: a check did not pass.
-
     """
     report = ValidationReport.read(prepared / "validation.json")
     rows = [("check", "found", "wanted", "passed")]

@@ -50,7 +50,6 @@ def compare(reference: Reference, new: Sequence[Path], params: PrepareParams, *,
 
     Raises:
         FoundryError: the data do not exist or are of another kind.
-
     """
     if len(new) > 1 or new[0].is_file():
         return drift_of_requests(reference, read_requests(new), alpha=alpha, seed=seed)
@@ -66,7 +65,6 @@ def read_requests(logs: Sequence[Path]) -> Iterator[dict[str, Any]]:
 
     Raises:
         FoundryError: a file is missing or contains no requests.
-
     """
     for path in logs:
         try:

@@ -50,7 +50,6 @@ def fetch(out: Path, files: Mapping[str, str] = FASHION_MNIST, sources: Mapping[
 
     Raises:
         FoundryError: an existing file has another digest, or no source has the files.
-
     """
     missing = missing_files(out, files)
     if not missing:
@@ -79,7 +78,6 @@ def missing_files(folder: Path, files: Mapping[str, str]) -> dict[str, str]:
 
     Raises:
         FoundryError: a file exists with another digest; it is never replaced.
-
     """
     found = {name: file_digest(folder / name) for name in files if (folder / name).exists()}
     wrong = [

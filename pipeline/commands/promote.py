@@ -19,7 +19,6 @@ def promote(name: str, version: str, reason: str) -> str:
     Raises:
         FoundryError: it is the champion already.
         StoreError: there is no such version, or the registry does not answer.
-
     """
     with store.answering():
         before = Registry(name).aliases.promote(version, reason)
@@ -32,7 +31,6 @@ def parse_reason(text: str) -> str:
 
     Raises:
         FoundryError: it is empty.
-
     """
     reason = " ".join(text.split())
     if not reason:

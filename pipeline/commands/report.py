@@ -46,7 +46,6 @@ def report(folders: Folders, out: Path, *, against: str | None = None) -> tuple[
 
     Raises:
         ArtefactError: the work tree's results are missing or damaged.
-
     """
     params = load_params()
     path = folders.registration / "decision.json"

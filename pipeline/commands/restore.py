@@ -64,7 +64,6 @@ def find_origin(name: str) -> Origin:
     Raises:
         StoreError: the store does not have it, or does not answer.
         FoundryError: the store lacks something that is needed to restore it.
-
     """
     version = versions.resolve(name) if name.startswith("models:/") else None
     with store.answering():
@@ -107,7 +106,6 @@ def restore(origin: Origin, out: Path) -> Iterator[str]:
 
     Raises:
         FoundryError: something is missing or differs; nothing is left behind.
-
     """
     tags, version = origin.pipeline.data.tags, origin.version
     with _worktree(out.resolve(), tags.get(COMMIT_TAG)):

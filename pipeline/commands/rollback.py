@@ -19,7 +19,6 @@ def rollback(name: str, reason: str) -> str:
     Raises:
         FoundryError: there is no earlier champion.
         StoreError: the registry does not answer.
-
     """
     with store.answering():
         aliases = Registry(name).aliases

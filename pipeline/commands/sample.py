@@ -50,7 +50,6 @@ def requested_labels(requested: str | None, data: DataSpec, num_images: int) -> 
 
     Raises:
         FoundryError: the model has no such class.
-
     """
     names = data.class_names
     if names is None:

@@ -29,7 +29,6 @@ def set_params(path: Path, changes: list[str]) -> None:
     Raises:
         FoundryError: a change is not KEY=VALUE, or its key does not exist.
         ParamsError: a value is not allowed.
-
     """
     yaml = YAML()
     yaml.width = 1000

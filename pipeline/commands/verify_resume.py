@@ -62,7 +62,6 @@ class IsolatedTraining:
 
         Raises:
             FoundryError: the training fails, or ends before it is killed.
-
         """
         for number, moment in enumerate(moments, start=1):
             process = self._start()
@@ -116,7 +115,6 @@ def check_equal(whole: Mapping[str, str], killed: Mapping[str, str]) -> None:
 
     Raises:
         CheckFailedError: with the names of files that differ.
-
     """
     if others := [name for name in sorted(whole.keys() | killed.keys()) if not _is_equal(name, whole, killed)]:
         raise CheckFailedError(f"the killed training wrote other bytes: {', '.join(others)}")

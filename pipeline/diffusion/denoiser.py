@@ -31,7 +31,6 @@ class NetworkDenoiser:
 
     Raises:
         FoundryError: x0 cannot be computed from the target on this schedule.
-
     """
 
     network: Callable[[Tensor, Tensor, Tensor | None], Tensor]

@@ -53,7 +53,6 @@ class GuidedDenoiser:
 
         Raises:
             FoundryError: there are no labels.
-
         """
         if labels is None:
             raise FoundryError(f"guidance_scale: should be 1 for images without a class (got {self.scale})")

@@ -62,7 +62,6 @@ def bits_per_dim(
 
     Raises:
         ValueError: fewer than two images.
-
     """
     std = schedule.beta[0].sqrt().item() if decoder_std is None else decoder_std
     terms = [torch.empty(0, 3, dtype=torch.float64)]

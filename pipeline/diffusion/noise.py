@@ -25,7 +25,6 @@ class NoiseSchedule:
     Raises:
         ValueError: beta is not float64 `[T]` on the CPU with T in 1 … 10,000, has an entry outside of (0, 1], a 1
             that is not the last, or so large or small entries that abar does not fall strictly and stay above 0.
-
     """
 
     beta: Float[Tensor, " T"]

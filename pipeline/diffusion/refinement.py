@@ -15,7 +15,6 @@ def refined(times: Times, loss: Callable[[Times], float], *, num_tries: int) -> 
         times: strictly falling.
         loss: of a timetable; deterministic.
         num_tries: most evaluations of the loss, including that of `times`.
-
     """
     lowest, share, best = loss(times), 0.25, times
     while num_tries > 1 and share * max(_gaps(times), default=0) >= 0.5:

@@ -78,7 +78,6 @@ def make_plan(
 
     Raises:
         FoundryError: `times` or `eta` is invalid.
-
     """
     t = _checked_times(times, schedule)
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
@@ -195,7 +194,6 @@ def sample(
 
     Raises:
         FoundryError: guidance without classes.
-
     """
     if guidance_scale != 1:
         if null_label is None:

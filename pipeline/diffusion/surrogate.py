@@ -69,7 +69,6 @@ def _final_variance(
         start: variance of the first x.
         drawn: variance of D z.
         error: variance of e, which is independent of everything before.
-
     """
     variance = start
     covariance, variance_prev = torch.zeros_like(start), torch.zeros_like(start)  # of x with x0_prev; of x0_prev

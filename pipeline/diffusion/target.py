@@ -57,7 +57,6 @@ def check_target(target: Target, schedule: NoiseSchedule) -> None:
 
     Raises:
         FoundryError: the target is eps and the terminal SNR zero, so that x at the last t is noise without x0.
-
     """
     if target == "eps" and schedule.abar[-1] == 0:
         raise FoundryError(

@@ -29,7 +29,6 @@ def timetable(grid: Grid, schedule: NoiseSchedule, num_steps: int) -> tuple[int,
 
     Raises:
         FoundryError: the number of steps is not in 1 … T.
-
     """
     _check_num_steps(num_steps, schedule)
     return tuple(_distinct(GRIDS[grid](schedule, num_steps), schedule.num_timesteps).tolist())
@@ -42,7 +41,6 @@ def stretched(times: Sequence[int], num_steps: int, schedule: NoiseSchedule) -> 
 
     Raises:
         FoundryError: the number of steps is not in 1 … T.
-
     """
     _check_num_steps(num_steps, schedule)
     return tuple(_stretched(torch.tensor(list(times)), num_steps, schedule.num_timesteps).tolist())
@@ -119,7 +117,6 @@ def optimise_each(
 
     Raises:
         FoundryError: a number of steps is not in 1 … T.
-
     """
     loss, T = _loss(sampler, schedule, eigenvalues), schedule.num_timesteps
     found: Int[Tensor, " steps"] | None = None
@@ -205,7 +202,6 @@ def times_for(known: Mapping[str, tuple[int, ...]], num_steps: int, schedule: No
 
     Raises:
         FoundryError: the number of steps is not in 1 … T.
-
     """
     if str(num_steps) in known:
         return known[str(num_steps)]

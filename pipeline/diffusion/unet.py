@@ -104,7 +104,6 @@ class UNet(nn.Module):
 
         Raises:
             ValueError: the image size does not divide into the patches and levels.
-
         """
         super().__init__()
         divisor = config.patch_size * 2 ** (len(config.widths) - 1)
@@ -160,7 +159,6 @@ class UNet(nn.Module):
             x: noisy images `[b, c, h, w]`.
             t: noise levels, int64 `[b]`.
             labels: class indices, int64 `[b]`, `num_classes` for no class; None for an unconditional network.
-
         """
         embedding = self.time(time_features(t).to(x.dtype))
         if self.label is not None:

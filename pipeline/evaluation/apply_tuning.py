@@ -26,7 +26,6 @@ def apply_tuning(model: Model, trained: Path, tuning: Path, out: Path) -> Model:
 
     Raises:
         ArtefactError: a file is missing or does not fit.
-
     """
     description, weights = model.description, model.network.state_dict()
     if tuning.exists():
@@ -49,7 +48,6 @@ def average_weights(snapshots: Mapping[str, Tensor], width: float) -> dict[str, 
     Args:
         snapshots: tensors by `<step>/<width>/<weight>`.
         width: sigma_rel of the EMA, in (0, 0.28).
-
     """
     by_profile: dict[tuple[int, float], dict[str, Tensor]] = {}
     for name, tensor in snapshots.items():

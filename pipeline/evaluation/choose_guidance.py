@@ -33,7 +33,6 @@ def choose_guidance(
         sampling: sampler and number of steps.
         evaluator: compares with training images.
         params: `guidance_scales`, and `guidance_images` images for each, all from the same seeds.
-
     """
     classes, scales = evaluator.real.split.labels, sorted(set(params.guidance_scales))
     if model.null_label is None or classes is None:

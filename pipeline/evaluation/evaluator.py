@@ -53,7 +53,6 @@ class Evaluator:
         Args:
             images: uint8 `[n, height, width, channels]`.
             labels: requested classes, for the figures of classes; these also need a classifier as the extractor.
-
         """
         features = self.extractor.features(images)
         distance = kid(features, self.reference)
@@ -98,7 +97,6 @@ def load_evaluator(folder: Path, prepared: Dataset, split: str = "held_out") -> 
 
     Raises:
         ArtefactError: a file is missing or damaged, or does not fit the others or the prepared images.
-
     """
     extractor, tensors = load_extractor(folder), load_tensors(folder / REFERENCE)
     info, config, images = prepared.info, extractor.config, prepared.split(split)

@@ -79,7 +79,6 @@ class ConvNet(FeatureNetwork):
 
         Raises:
             FoundryError: the network is no classifier.
-
         """
         if self.head is None:
             raise FoundryError("features.extractor: this extractor is no classifier")
@@ -158,7 +157,6 @@ class Extractor:
 
         Raises:
             FoundryError: the extractor is no classifier.
-
         """
         if not isinstance(self.network, ConvNet):
             raise FoundryError(f"features.extractor: {self.config.kind} is no classifier")
@@ -170,7 +168,6 @@ def extractor_config(params: FeaturesParams, info: DatasetInfo) -> ExtractorConf
 
     Raises:
         FoundryError: a classifier is requested for fewer than two classes.
-
     """
     kind = params.extractor
     if kind == "auto":
@@ -226,7 +223,6 @@ def load_extractor(folder: Path) -> Extractor:
 
     Raises:
         ArtefactError: a file is missing or damaged, or does not fit the other.
-
     """
     document = _read_description(folder / DESCRIPTION)
     found, wanted = file_digest(folder / WEIGHTS), document["digest"]

@@ -76,7 +76,6 @@ def kid(features: Tensor, reference: Reference) -> Kid:
     Args:
         features: `[m, f]` of the images to evaluate, at least four.
         reference: the real images.
-
     """
     x, y = features.double(), reference.features
     xx, yy, xy = kernel_within(x), reference.kernel, kernel_between(x, y)
@@ -156,7 +155,6 @@ def neighbourhoods(features: Tensor, reference: Tensor) -> dict[str, float]:
     Args:
         features: `[m, f]` of the images to evaluate.
         reference: `[n, f]` of real images; take m = n, since balls shrink as their number grows.
-
     """
     x, y = features.double(), reference.double()
     radius_x, radius_y = radii(x), radii(y)

@@ -69,7 +69,6 @@ def kid_difference(
         confidence: of the interval, in (0, 1); two-sided.
         seed: of the resamples.
         num_resamples: 2,000 give the ends of an interval of 95 % to a twentieth of its width.
-
     """
     x, y, r = challenger.double(), champion.double(), reference.double()
     g = (kernel(x, x) - kernel(y, y)).fill_diagonal_(0)

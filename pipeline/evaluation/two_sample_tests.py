@@ -102,7 +102,6 @@ def same_features(name: str, reference: Tensor, new: Tensor, *, num_permutations
         new: features `[n, f]`.
         num_permutations: the smallest possible p-value is 1 / (num_permutations + 1).
         seed: of the permutations.
-
     """
     m, n = len(reference), len(new)
     z = torch.cat([reference, new]).double()

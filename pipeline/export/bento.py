@@ -33,7 +33,6 @@ def pack(bundle: Bundle) -> str:
     Raises:
         ArtefactError: the store has another model under the model's tag.
         FoundryError: a package of the service is not installed.
-
     """
     model = _store_model(bundle)
     packages = requirements.pinned()

@@ -35,7 +35,6 @@ def fetch(source: str) -> Bundle:
     Raises:
         ArtefactError: its files do not fit together, or it is not the model that the registry describes.
         StoreError: the registry does not have it, or does not answer.
-
     """
     if ":/" not in source:
         folder, model = _keep(Path(source))
@@ -58,7 +57,6 @@ def add_onnx(bundle: Bundle) -> None:
 
     Raises:
         FoundryError: it cannot be written; the message gives the reason.
-
     """
     model, path = load_model(bundle.folder), bundle.folder / ONNX
     try:
@@ -73,7 +71,6 @@ def copy(bundle: Bundle, out: Path) -> None:
 
     Raises:
         FoundryError: `out` exists.
-
     """
     if out.exists():
         raise FoundryError(f"{out}: already exists")

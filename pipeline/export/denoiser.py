@@ -46,7 +46,6 @@ def trace(model: Model) -> torch.export.ExportedProgram:
 
     Raises:
         ExportError: torch cannot trace the network.
-
     """
     rows = torch.export.Dim("rows", min=1)
     example = _random_inputs(model, 2)
@@ -63,7 +62,6 @@ def attempt(export: Callable[[], Result]) -> Result:
 
     Raises:
         ExportError: for whatever the exporter raises, but for a missing package.
-
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -100,7 +98,6 @@ def check_denoiser(model: Model, exported: Denoise) -> None:
 
     Raises:
         ExportError: a pixel differs by more than the tolerance.
-
     """
     denoiser = model.denoiser()
     for rows in (1, 3):

@@ -34,7 +34,6 @@ def write_diffusers(model: Model, out: Path) -> None:
 
     Raises:
         ExportError: `out` exists, or the pipeline's images differ from the model's.
-
     """
     if out.exists():
         raise ExportError(f"{out}: already exists")

@@ -15,7 +15,6 @@ def write_onnx(model: Model, out: Path) -> None:
 
     Raises:
         ExportError: ONNX cannot express the network, or the file differs from the model.
-
     """
     program = attempt(lambda: torch.onnx.export(trace(model), output_names=["denoised"], verbose=False))
     if program is None:
@@ -34,7 +33,6 @@ def check_onnx(model: Model, path: Path) -> None:
 
     Raises:
         ExportError: it differs from the model.
-
     """
     check_denoiser(model, _load(path))
 

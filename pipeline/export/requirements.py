@@ -40,7 +40,6 @@ def served() -> dict[str, Distribution]:
 
     Raises:
         FoundryError: one is not installed.
-
     """
     found: dict[str, Distribution] = {}
     _collect(direct(), found)

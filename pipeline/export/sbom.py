@@ -24,7 +24,6 @@ def write_sbom(path: Path) -> None:
 
     Raises:
         FoundryError: a package of the service is not installed.
-
     """
     packages = requirements.served()
     components = {name: _component(name, package) for name, package in packages.items()}

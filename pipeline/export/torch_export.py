@@ -14,7 +14,6 @@ def write_torch_export(model: Model, out: Path) -> None:
 
     Raises:
         ExportError: torch cannot trace the network, or the program differs from the model.
-
     """
     program = trace(model)
     # They would be pickled.

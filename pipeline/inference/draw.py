@@ -42,7 +42,6 @@ def draw(
 
     Raises:
         FoundryError: the arguments are invalid for this model.
-
     """
     defaults = model.description.sampling
     plan = plan_for(model, sampler or defaults.sampler, num_steps or defaults.num_steps, eta=eta)

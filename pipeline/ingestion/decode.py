@@ -68,7 +68,6 @@ def decode(content: bytes | NDArray[Any], size: int, channels: int) -> DecodedIm
 
     Raises:
         BrokenImageError: the content is damaged, too large, or in no known format or range.
-
     """
     if isinstance(content, bytes):
         return _decode(content, size, channels)

@@ -57,7 +57,6 @@ def build_manifest(
     Returns:
         The manifest, sorted by source, with one more column than the file, `spool_index` (the position of an accepted
         image in the `PixelSpool`); and the class names by label, or None where images have no classes.
-
     """
     accepted = rows["state"] == "accepted"
     rows = rows.assign(spool_index=(accepted.cumsum() - 1).where(accepted).astype("Int64"))

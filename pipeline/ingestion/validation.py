@@ -68,7 +68,6 @@ class ValidationReport:
 
         Raises:
             ArtefactError: the file is missing or is not such a report.
-
         """
         document = read_document(path, stage="prepare")
         try:

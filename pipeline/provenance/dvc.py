@@ -23,7 +23,6 @@ def dvc(*arguments: str, folder: Path | None = None) -> str:
 
     Raises:
         DvcError: with all that DVC printed, in one line.
-
     """
     done = subprocess.run(  # noqa: S603  # the arguments are ours
         [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
@@ -44,7 +43,6 @@ def md5_of(path: Path) -> str:
 
     Raises:
         OSError: the path cannot be read.
-
     """
     if not path.is_dir():
         return md5(path.read_bytes())
@@ -63,7 +61,6 @@ def parse_yaml(text: str) -> dict[str, Any]:
 
     Raises:
         ValueError: the text holds something else.
-
     """
     try:
         document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506  # both are safe

@@ -19,7 +19,6 @@ def link_outs(stages: Mapping[str, Any], below: str, folder: Path) -> None:
 
     Raises:
         NotCachedError: a file is not in the local cache.
-
     """
     cache = cache_folder()
     for stage in stages.values():

@@ -28,7 +28,6 @@ def git(*arguments: str, folder: Path | None = None, index: Path | None = None) 
 
     Raises:
         GitError: with the reason that git printed.
-
     """
     environment = {name: value for name, value in os.environ.items() if name not in HOOK_VARIABLES}
     try:

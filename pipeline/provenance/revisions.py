@@ -29,7 +29,6 @@ def shown_revisions() -> list[Revision]:
 
     Raises:
         GitError: this is no git repository.
-
     """
     head = git("rev-parse", "HEAD", folder=main_worktree()).strip()
     found = [_workspace(), _at("HEAD", head), *_experiments()]

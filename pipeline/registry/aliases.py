@@ -57,7 +57,6 @@ class Aliases:
         Raises:
             FoundryError: it is champion already.
             ChampionChangedError: another process moved `champion` meanwhile.
-
         """
         before = self.champion()
         if before == version:
@@ -73,7 +72,6 @@ class Aliases:
         Raises:
             FoundryError: there is no earlier champion.
             ChampionChangedError: another process moved `champion` meanwhile.
-
         """
         champion = self.champion()
         line = self._line(champion, self._versions())
@@ -90,7 +88,6 @@ class Aliases:
 
         Raises:
             ChampionChangedError: it is another.
-
         """
         if (found := self.champion()) != wanted:
             raise ChampionChangedError(
@@ -102,7 +99,6 @@ class Aliases:
 
         Raises:
             ChampionChangedError: it is not.
-
         """
         self.check_champion(before)
         self._client.set_registered_model_alias(self._name, "champion", version)

@@ -83,7 +83,6 @@ def compare(
     Raises:
         ArtefactError: the challenger was not trained on the data set of `setup`.
         FoundryError: a model cannot be sampled or measured.
-
     """
     if champion is None or champion.image_format != challenger.image_format:
         return None

@@ -43,7 +43,6 @@ def entries(versions: Iterable[Any], old_tags: Mapping[str, str]) -> list[Entry]
     Args:
         versions: the model versions of MLflow.
         old_tags: of the run in which release 0.1 recorded decisions.
-
     """
     old = [json.loads(value) for key, value in old_tags.items() if key.startswith(OLD_RECORD_TAG)]
     new = [

@@ -35,7 +35,6 @@ def model_card(
         params: params.yaml of its training and evaluation.
         validation: validation.json of its data; empty if unknown.
         decision: whether it becomes champion, and by which rules.
-
     """
     sections = {
         f"Model card: {name}": _summary(description, digest, params),

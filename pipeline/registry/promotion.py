@@ -101,7 +101,6 @@ def unlike_rules(metrics: Mapping[str, float], challenger: str, champion: str) -
         metrics: metrics.json of the challenger.
         challenger: size and channels of its images, in words.
         champion: size and channels of the champion's images.
-
     """
     wanted = f"the champion's {champion}; another kind of picture is another model: change register.model_name"
     return [_kid_is_known(metrics), Rule("same_pictures", passed=False, found=challenger, wanted=wanted)]

@@ -89,7 +89,6 @@ class Registry:
 
         Raises:
             ChampionChangedError: the champion is no longer the one that was decided against.
-
         """
         training = self._training_run(candidate.trained_digest)
         with self._run(training) as run_id:

@@ -68,7 +68,6 @@ def resolve(uri: str) -> Version:
     Raises:
         FoundryError: the URI has another form.
         StoreError: the registry does not have it, or does not answer.
-
     """
     named = URI.fullmatch(uri)
     if named is None:
@@ -85,7 +84,6 @@ def holding(digest: str) -> list[Version]:
 
     Raises:
         StoreError: the registry does not answer.
-
     """
     with store.answering():
         client = store.connect()
@@ -98,7 +96,6 @@ def of_runs(run_ids: Container[str]) -> list[Version]:
 
     Raises:
         StoreError: the registry does not answer.
-
     """
     with store.answering():
         client = store.connect()
@@ -112,7 +109,6 @@ def model_folder(path_or_uri: str) -> Path:
 
     Raises:
         StoreError: the registry does not have it, or does not answer.
-
     """
     return download(path_or_uri) if ":/" in path_or_uri else Path(path_or_uri)
 

@@ -62,7 +62,6 @@ def line_chart(
 
     Returns:
         None if no curve has a point.
-
     """
     curves = {name: _drawable(points, log_y=log_y) for name, points in lines.items()}
     curves = {name: points for name, points in curves.items() if len(points)}

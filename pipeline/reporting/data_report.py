@@ -45,7 +45,6 @@ def write_report(
         validation: results of the data checks.
         pixels: reads prepared images.
         quarantined_bytes: contents of quarantined files by source, as many as were kept.
-
     """
     accepted = manifest[manifest["state"] == "accepted"]
     duplicates = _duplicate_groups(accepted)

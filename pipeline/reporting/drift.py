@@ -100,7 +100,6 @@ def read_reference(prepared: Path, features: Path, seed: int) -> Reference:
 
     Raises:
         ArtefactError: a file is missing or damaged, or does not fit the others.
-
     """
     data, images = Dataset.open(prepared), open_prepared(prepared)
     evaluator = load_evaluator(features, data, "train")
@@ -147,7 +146,6 @@ def drift_of_requests(reference: Reference, requests: Iterable[Mapping[str, Any]
 
     Raises:
         FoundryError: the training images have no classes.
-
     """
     names = reference.class_names
     if names is None:

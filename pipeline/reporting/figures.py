@@ -34,7 +34,6 @@ def compare_figures(challenger: Mapping[str, float], champion: Mapping[str, floa
     Args:
         challenger: its metrics, by the names of metrics.json.
         champion: its metrics; empty if there is no champion.
-
     """
     groups = [
         (group, [_row(name, figure, challenger, champion) for name, figure in figures.items()])

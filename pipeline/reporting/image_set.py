@@ -45,7 +45,6 @@ def open_images(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
 
     Raises:
         FoundryError: the folder holds neither.
-
     """
     if (folder / MANIFEST).exists():
         yield open_prepared(folder)
@@ -59,7 +58,6 @@ def open_prepared(folder: Path) -> ImageSet:
 
     Raises:
         ArtefactError: a file is missing, or the manifest and the images do not agree.
-
     """
     prepared, manifest = Dataset.open(folder), _read_manifest(folder / MANIFEST)
     counts = {split: int((manifest["split"] == split).sum()) for split in SPLITS}
@@ -78,7 +76,6 @@ def open_raw(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
 
     Raises:
         FoundryError: the folder does not hold a source of the kind `params.source`.
-
     """
     size, channels = params.image_size, params.channels
     source = read_raw(folder, params.source, labelled=params.labelled, num_classes=None)

@@ -63,7 +63,6 @@ def summarize_work_tree(folders: Folders, decision: Mapping[str, Any] | None) ->
 
     Raises:
         ArtefactError: the evaluation or the model is missing or damaged.
-
     """
     digest, tuned = model_digest(folders.model), folders.registration / "model"
     is_tuned = decision is not None and tuned.is_dir() and model_digest(tuned) == decision.get("model_digest")
@@ -87,7 +86,6 @@ def summarize_version(version: Version) -> ModelSummary:
 
     Raises:
         StoreError: the registry does not answer.
-
     """
     with answering():
         past = PastRuns()
@@ -120,7 +118,6 @@ def version_to_compare(
 
     Raises:
         StoreError: the registry does not answer.
-
     """
     if against:
         return versions.resolve(against)

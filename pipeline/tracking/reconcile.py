@@ -58,7 +58,6 @@ def reconcile() -> Findings:
     Raises:
         StoreError: the store does not answer.
         GitError: this is no git repository.
-
     """
     shown = revisions.shown_revisions()
     with store.answering(), locked(main_worktree() / ".foundry" / "ship.lock"):

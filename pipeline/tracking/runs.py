@@ -136,7 +136,6 @@ def stage_run(stage: str, *, params: Mapping[str, Any], resume_run_id: str | Non
         params: by section, like `{"train": params.train.model_dump(mode="json")}`. The run gets the section of its
             stage, the parent all of params.yaml.
         resume_run_id: `run_id` of an earlier, killed run of this stage, to continue it and its parent.
-
     """
     if resume_run_id:
         parent, child = resume_run_id.split(".")
@@ -166,7 +165,6 @@ def sync() -> int:
 
     Raises:
         StoreError: the store does not answer.
-
     """
     with store.answering():
         shipper = Shipper(_home())

@@ -72,7 +72,6 @@ def answering() -> Iterator[None]:
 
     Raises:
         StoreError: with the address of the store.
-
     """
     errors = mlflow().exceptions.MlflowException
     # These come with MLflow, and are as slow.

@@ -63,7 +63,6 @@ class Batches:
             null_label: the class index that replaces a dropped label.
             device: of the batches.
             workers: the place of this process among those that share each batch.
-
         """
         self.split, self.params, self.density, self.null_label = split, params, density, null_label
         self.device, self.workers = device, workers

@@ -47,7 +47,6 @@ def exclusive(folder: Path) -> Iterator[None]:
 
     Raises:
         FoundryError: another living process has locked it.
-
     """
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)

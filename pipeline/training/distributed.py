@@ -54,7 +54,6 @@ class Workers:
 
         Raises:
             FoundryError: another process has ended.
-
         """
         if self.size == 1:
             return
@@ -90,7 +89,6 @@ def num_workers(batch_size: int) -> int:
 
     Raises:
         FoundryError: `NPROC` is not a whole number from 1 on.
-
     """
     if requested := os.environ.get("NPROC"):
         if not requested.isdecimal() or int(requested) < 1:

@@ -166,7 +166,6 @@ def check_finite(step: TrainStep, num_images_saved: int | None) -> None:
 
     Raises:
         CheckFailedError: the loss or the gradient is NaN or infinite.
-
     """
     loss, norm = float(step.loss), float(step.grad_norm)
     if math.isfinite(loss) and math.isfinite(norm):

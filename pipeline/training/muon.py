@@ -34,7 +34,6 @@ class Muon(Optimizer):
             lr: about how much an update changes the output of a unit input, whatever the shape of the weight.
             momentum: share of the old average of gradients in the new one.
             weight_decay: times `lr`, the share by which weights shrink in each step.
-
         """
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 

@@ -28,7 +28,6 @@ def backend_for(model: Model, folder: Path, name: BackendName, *, threads: int) 
 
     Raises:
         FoundryError: the file for ONNX Runtime is missing, or does not belong to this model.
-
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     file = folder / ONNX

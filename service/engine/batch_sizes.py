@@ -38,7 +38,6 @@ def measure_batch_sizes(model: Model, denoiser: Denoiser, rows: int, device: tor
 
     Raises:
         FoundryError: even at one size a row's bits depend on its position, so that exact mode is unavailable.
-
     """
     experiment = _experiment(model, denoiser, rows * NUM_BATCHES, device)
     expected, _ = experiment.run(rows)

@@ -59,7 +59,6 @@ class Engine:
             max_request_sec: longest time that a request may take.
             stuck_sec: time without a tick after which the engine counts as dead.
             clock: monotonic clock, in seconds.
-
         """
         self._build = build
         self.limits = limits
@@ -116,7 +115,6 @@ class Engine:
 
         Raises:
             NotReadyError: the engine is still starting.
-
         """
         return _started(self._stepper)
 
@@ -130,7 +128,6 @@ class Engine:
 
         Raises:
             ServiceError: the request is refused; the class says why.
-
         """
         with self._lock:
             if self.is_draining:
@@ -157,7 +154,6 @@ class Engine:
 
         Raises:
             NotFoundError: the owner has no such request.
-
         """
         with self._lock:
             return self._requests.find(owner, request_id)

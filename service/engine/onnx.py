@@ -24,7 +24,6 @@ class OnnxDenoiser:
 
         Raises:
             FoundryError: ONNX Runtime is not installed, or the file is missing, not an ONNX model, or not this model's.
-
         """
         try:
             content = path.read_bytes()

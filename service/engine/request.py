@@ -182,7 +182,6 @@ class Job:
 
         Raises:
             RuntimeError: the job is closed already, or `state` is an open one.
-
         """
         if not self.is_open or state in OPEN:
             raise RuntimeError(f"a job that is {self.state} cannot become {state}")

@@ -27,7 +27,6 @@ class RequestTable:
 
         Raises:
             DuplicateIdError: there is one.
-
         """
         if (owner, request_id) in self._open:
             raise DuplicateIdError(f"request {request_id} is still open; use another id")
@@ -48,7 +47,6 @@ class RequestTable:
 
         Raises:
             NotFoundError: the owner has no such request.
-
         """
         request = self._open.get((owner, request_id)) or self._closed.get((owner, request_id))
         if request is None:

@@ -114,7 +114,6 @@ class Scheduler:
             QueueFullError: there is too much open work.
             KeyShareError: this owner has too much open work.
             DeadlineUnattainableError: this request, or an admitted one, would miss its deadline.
-
         """
         self._check_room(request)
         self._check_deadlines(request, now)

@@ -89,7 +89,6 @@ class Stepper:
 
         Raises:
             FoundryError: the folder does not hold a complete model, or exact mode is unavailable here.
-
         """
         torch.set_num_threads(threads)
         model = load_model(folder)
@@ -104,7 +103,6 @@ class Stepper:
 
         Raises:
             FoundryError: the model cannot use these parameters.
-
         """
         [job] = Request(request_id="", owner="", images=(params,)).jobs
         self.enter(job)
@@ -121,7 +119,6 @@ class Stepper:
 
         Raises:
             FoundryError: the model cannot use the job's parameters.
-
         """
         params = job.params
         times, coefficients = self._plan(params.sampler, params.num_steps, params.eta)

@@ -22,7 +22,6 @@ def owner_of(scope: Scope, settings: Settings) -> str:
 
     Raises:
         UnauthorizedError: the key is missing or wrong, or there are no keys and the request is not local.
-
     """
     if scope["path"] in PUBLIC_PATHS:
         return ANONYMOUS

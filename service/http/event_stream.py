@@ -27,7 +27,6 @@ class EventStream(StreamingResponse):
 
     Raises:
         ServiceError: the engine refuses the request, or too many streams are open.
-
     """
 
     media_type = "text/event-stream"

@@ -58,7 +58,6 @@ async def read_json(request: Request, settings: Settings) -> Any:
         SlowBodyError: it is not complete after `body_sec`.
         ClientGoneError: the client disconnected before its end.
         MalformedBodyError: it is not JSON.
-
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":

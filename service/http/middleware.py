@@ -94,7 +94,6 @@ class _Response:
 
         Raises:
             TimeoutError: the client did not read it within `reader_sec`.
-
         """
         if message["type"] == "http.response.start":
             self.has_begun = True

@@ -32,7 +32,6 @@ def submitted(runtime: Runtime, request: Request, listener: Listener) -> Iterato
 
     Raises:
         ServiceError: the engine refuses the request.
-
     """
     runtime.engine.submit(request, listener)
     try:
@@ -50,7 +49,6 @@ async def draw(runtime: Runtime, request: Request, receive: Receive) -> list[NDA
 
     Raises:
         ServiceError: the engine refuses the request or it fails, or the client disconnects first.
-
     """
     events = EventQueue(wants_progress=False)
     with submitted(runtime, request, events):

@@ -21,7 +21,6 @@ def engine_request(
 
     Raises:
         ServiceError: a field does not fit the model or the service; `param` names it.
-
     """
     _check_names(body, model.description.data, settings)
     params = _sampling_params(body, model)

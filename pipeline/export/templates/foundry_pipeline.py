@@ -68,7 +68,6 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
 
         Raises:
             ValueError: an argument is out of its range or does not fit the model.
-
         """
         config, size = self.config, self.unet.config
         sampler = sampler or config.sampler

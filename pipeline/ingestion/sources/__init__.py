@@ -25,7 +25,6 @@ def read_raw(
 
     Raises:
         FoundryError: the folder holds no source of this kind; also while images are read, if a file ends too early.
-
     """
     if not folder.is_dir():
         raise FoundryError(f"{folder}: not a folder, wanted one with raw data of the kind `{kind}` (prepare.source)")

@@ -100,7 +100,6 @@ def _content(archive: zipfile.ZipFile | tarfile.TarFile, member: Member, *, is_l
 
     Raises:
         UnreadableError: it is refused or damaged, or it is not the last of its name: unpacking would replace it.
-
     """
     if member.refusal is not None:
         raise UnreadableError(member.refusal)

@@ -51,7 +51,6 @@ def _content(path: Path, root: Path) -> bytes:
 
     Raises:
         UnreadableError: it is not a regular file inside of `root`, it is too large, or the system cannot read it.
-
     """
     try:
         if path.is_symlink() and not path.resolve(strict=True).is_relative_to(root):

@@ -96,7 +96,6 @@ def check_labels(path: Path, labels: NDArray[np.int64], num_images: int, num_cla
 
     Raises:
         FoundryError: they are not.
-
     """
     if len(labels) != num_images:
         raise FoundryError(f"{path}: {len(labels)} labels for {num_images} images")
