@@ -108,7 +108,7 @@ def tables_of(manifest: pd.DataFrame, class_names: Sequence[str]) -> dict[str, p
 def _class_counts(accepted: pd.DataFrame, class_names: Sequence[str]) -> pd.DataFrame:
     """Return one row per class: `num_images`, `num_train`, and `ratio`, the size of the largest class over this one's."""
 
-    def counts(rows: pd.DataFrame) -> pd.Series[int]:
+    def counts(rows: pd.DataFrame) -> "pd.Series[int]":
         return rows["class_name"].value_counts().reindex(list(class_names), fill_value=0)
 
     num_images = counts(accepted)
