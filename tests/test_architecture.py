@@ -180,6 +180,20 @@ def test_a_change_re_runs_the_stages_that_it_can_affect_and_no_others(changed: s
     assert dependent == stages
 
 
+@pytest.mark.parametrize(
+    "room",
+    sorted(
+        path.parent for path in [*(ROOT / "pipeline").glob("*/__init__.py"), *(ROOT / "service").glob("*/__init__.py")]
+    ),
+)
+def test_every_room_says_what_it_is_for_and_where_to_begin(room: Path) -> None:
+    docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text())) or ""
+    assert len(docstring) > 100, room.name
+    begin = re.search(r"(?:Begin|Start) (?:reading )?with `?([\w/.]+?)(?:\.py)?`?[\s,.;]", docstring)
+    assert begin, f"{room.name}: where does one begin to read?"
+    assert any(path.exists() for path in (room / f"{begin[1]}.py", room / begin[1], ROOT / f"{begin[1]}.py")), begin[1]
+
+
 def test_the_readmes_tree_names_every_room() -> None:
     readme = (ROOT / "README.md").read_text()
     rooms = [path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")]
