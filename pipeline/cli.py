@@ -211,21 +211,21 @@ command(
     describe="Register the trained model and decide whether it becomes champion.",
 )
 command(
-    MODEL, "promote", "pipeline.commands.promote:main", argument("version", type=click.IntRange(min=1)),
+    MODEL, "promote", "pipeline.commands.champion:promote_version", argument("version", type=click.IntRange(min=1)),
     option("--reason", required=True, metavar="TEXT", help="Kept in the history."),
     describe="""Make a registered version champion without applying the rules.
 
     VERSION is a number of the registered model `register.model_name`.""",
 )
 command(
-    MODEL, "rollback", "pipeline.commands.rollback:main",
+    MODEL, "rollback", "pipeline.commands.champion:restore_previous",
     option("--reason", required=True, metavar="TEXT", help="Kept in the history."),
     describe="""Make the previous champion champion again.
 
     After a rollback, this goes one champion further back.""",
 )
 command(
-    MODEL, "history", "pipeline.commands.history:main", option("--out", type=PATH, metavar="FILE", help="Write JSON lines."),
+    MODEL, "history", "pipeline.commands.champion:history", option("--out", type=PATH, metavar="FILE", help="Write JSON lines."),
     describe="Show who was champion when, and why.",
 )
 command(

@@ -39,10 +39,18 @@ def main(
     changes = {"source": source or params.source, "labelled": params.labelled and not unlabelled}
     reference = read_reference(prepared, features, seed)
     drift = compare(reference, new, params.model_copy(update=changes), alpha=alpha, seed=seed)
-    page = write(out, drift)
-    sys.stdout.write(f"{page.resolve()}\n")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / "drift.json", drift.document())
+    write_page(out / "drift.html", "drift.html", it=drift)
+    sys.stdout.write(f"{(out / 'drift.html').resolve()}\n")
     if drift.alarms:
-        raise CheckFailedError("\n".join(_findings(out / "drift.json", drift)))
+        raise CheckFailedError(
+            "\n".join(
+                f"{out / 'drift.json'}: {alarm.test.name}: found a difference of {alarm.test.value:.4g} "
+                f"(p {alarm.p_value:.2g}), wanted none"
+                for alarm in drift.alarms
+            )
+        )
 
 
 def compare(reference: Reference, new: Sequence[Path], params: PrepareParams, *, alpha: float, seed: int) -> Drift:
@@ -77,14 +85,6 @@ def read_requests(logs: Sequence[Path]) -> Iterator[dict[str, Any]]:
         yield from requests
 
 
-def write(out: Path, drift: Drift) -> Path:
-    """Write drift.json and drift.html; returns the path of the page."""
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "drift.json", drift.document())
-    write_page(out / "drift.html", "drift.html", it=drift)
-    return out / "drift.html"
-
-
 def _request(line: str) -> dict[str, Any] | None:
     try:
         request = json.loads(line)
@@ -92,9 +92,3 @@ def _request(line: str) -> dict[str, Any] | None:
         return None
     label = request.get("class_label", "") if isinstance(request, dict) else ""
     return request if label is None or type(label) is int else None
-
-
-def _findings(path: Path, drift: Drift) -> Iterator[str]:
-    for result in drift.alarms:
-        test = result.test
-        yield f"{path}: {test.name}: found a difference of {test.value:.4g} (p {result.p_value:.2g}), wanted none"

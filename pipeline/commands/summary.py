@@ -1,11 +1,9 @@
 """`foundry summary`: the figures of the last pipeline beside their floors, and where its results are."""
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from pipeline.errors import ArtefactError
+from pipeline.artefacts.files import read_document
 from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES, ORIGINS
 from pipeline.registry.versions import holding
 
@@ -17,15 +15,14 @@ next:  make ui      compare runs in the browser
 
 
 def main(evaluation: Path, registration: Path) -> None:
-    metrics = _read(evaluation / "metrics.json")
-    decision = _read(registration / "decision.json")
+    metrics = read_document(evaluation / "metrics.json", stage="evaluate")
+    decision = read_document(registration / "decision.json", stage="register")
     sys.stdout.write(f"\n{table(metrics)}\n")
     sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")
     for version in holding(decision["model_digest"]):
         aliases = ", ".join(version.aliases) or "no alias"
         sys.stdout.write(f"registered: {version} ({aliases}); this time: {decision['decision']}\n")
-    sys.stdout.write("\n")
-    sys.stdout.write(NEXT)
+    sys.stdout.write(f"\n{NEXT}")
 
 
 def table(metrics: dict[str, float]) -> str:
@@ -37,10 +34,3 @@ def table(metrics: dict[str, float]) -> str:
             cells = ("" if value is None else format(value, FIGURES[name].format) for value in values)
             lines.append(f"{FIGURES[name].title:24} " + " ".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)
-
-
-def _read(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ArtefactError(f"{path}: not found; `make demo` writes it") from None

@@ -8,6 +8,9 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from graphlib import TopologicalSorter
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,12 @@ from pipeline.provenance.dvc import LOCK, md5_of, parse_yaml, stages_of
 def keys_of(lock: str) -> dict[str, str]:
     """The key of each stage of a dvc.lock, in the order in which the stages run."""
     stages = stages_of(lock)
-    return {stage: key_of_entry(stages[stage]) for stage in _in_order(stages)}
+    makers = {out["path"]: stage for stage, entry in stages.items() for out in entry.get("outs", [])}
+    graph = {
+        stage: [makers[dep["path"]] for dep in entry.get("deps", []) if dep["path"] in makers]
+        for stage, entry in stages.items()
+    }
+    return {stage: key_of_entry(stages[stage]) for stage in TopologicalSorter(graph).static_order()}
 
 
 def key_of_entry(entry: Mapping[str, Any]) -> str:
@@ -35,7 +43,8 @@ def key_of_running(stage: str) -> str | None:
         definition = _read(Path("dvc.yaml"))["stages"][stage]
         tracked = dict(_tracked())
         deps = {path: tracked.get(path) or md5_of(Path(path)) for path in definition.get("deps", [])}
-        params = {name: _value(_read(Path("params.yaml")), name) for name in definition.get("params", [])}
+        values = _read(Path("params.yaml"))
+        params = {name: reduce(getitem, name.split("."), values) for name in definition.get("params", [])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return _digest(deps, params)
@@ -55,30 +64,5 @@ def _tracked() -> Iterator[tuple[str, str]]:
             yield from ((out["path"], out["md5"]) for out in entry.get("outs", []))
 
 
-def _value(params: Mapping[str, Any], name: str) -> Any:
-    found: Any = params
-    for part in name.split("."):
-        found = found[part]
-    return found
-
-
 def _read(path: Path) -> dict[str, Any]:
     return parse_yaml(path.read_text(encoding="utf-8"))
-
-
-def _in_order(stages: Mapping[str, Any]) -> list[str]:
-    """The names of `stages`, each after those whose outs it reads."""
-    makers = {str(out["path"]): name for name, entry in stages.items() for out in entry.get("outs", [])}
-    ordered: list[str] = []
-
-    def place(name: str) -> None:
-        for dep in stages[name].get("deps", []):
-            maker = makers.get(str(dep["path"]))
-            if maker and maker != name and maker not in ordered:
-                place(maker)
-        if name not in ordered:
-            ordered.append(name)
-
-    for name in stages:
-        place(name)
-    return ordered

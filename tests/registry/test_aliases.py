@@ -9,9 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.commands.history import line
-from pipeline.commands.promote import promote
-from pipeline.commands.rollback import rollback
+from pipeline.commands.champion import line, promote, rollback
 from pipeline.errors import FoundryError
 from pipeline.provenance.process import ProcessId
 from pipeline.registry.aliases import LEDGER_TAG, Aliases, ChampionChangedError

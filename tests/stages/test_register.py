@@ -17,8 +17,7 @@ from pipeline.artefacts.model import (
     model_digest,
     save_model,
 )
-from pipeline.commands.promote import promote
-from pipeline.commands.rollback import rollback
+from pipeline.commands.champion import promote, rollback
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
