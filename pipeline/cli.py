@@ -200,7 +200,7 @@ command(
     describe="Send what waits in .foundry/outbox to the tracking server.",
 )
 command(
-    RUNS, "ui", "pipeline.commands.runs:ui",
+    RUNS, "ui", "pipeline.tracking.store:serve",
     option("--host", default="127.0.0.1"), option("--port", type=click.IntRange(1, 65535), default=5000),
     describe="Compare runs in the browser.",
 )

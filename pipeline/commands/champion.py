@@ -24,7 +24,6 @@ def promote(name: str, version: str, reason: str) -> str:
     Raises:
         FoundryError: it is the champion already.
         StoreError: there is no such version, or the registry does not answer.
-
     """
     with store.answering():
         before = Registry(name).aliases.promote(version, reason)
@@ -42,7 +41,6 @@ def rollback(name: str, reason: str) -> str:
     Raises:
         FoundryError: there is no earlier champion.
         StoreError: the registry does not answer.
-
     """
     with store.answering():
         aliases = Registry(name).aliases

@@ -11,9 +11,8 @@ If anything is missing, the command names it and leaves nothing behind.
 import itertools
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,49 +34,23 @@ from pipeline.tracking.tags import DATA_TAG, DIGEST_TAG, DIRTY_TAG, KEY_TAG, STA
 
 
 def main(run: str, out: Path | None) -> None:
-    origin = find_origin(run)
-    out = out or main_worktree() / ".foundry" / "checkouts" / origin.pipeline.info.run_id[:12]
-    for line in restore(origin, out):
-        sys.stderr.write(f"{line}\n")
-    sys.stdout.write(f"{out.resolve()}\n")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Origin:
-    """What a run was made from."""
-
-    pipeline: Any
-    """MLflow's run of the whole pipeline."""
-    version: Version | None
-    """None if a run is restored, not a version."""
-    patch: Path | None
-    """None if all was committed."""
-    params: Path | None
-    """params.yaml of the registration of the version."""
-    lock: str
-    """Text of the dvc.lock that the run led to."""
-
-
-def find_origin(name: str) -> Origin:
-    """Look up a run by its id, or the run of a registered version by its URI.
-
-    Raises:
-        StoreError: the store does not have it, or does not answer.
-        FoundryError: the store lacks something that is needed to restore it.
-    """
-    version = versions.resolve(name) if name.startswith("models:/") else None
+    version = versions.resolve(run) if run.startswith("models:/") else None
     with store.answering():
         past = PastRuns()
-        run = past.run(version.run_id if version else name)
-        pipeline = past.parent(run) or run
+        stage = past.run(version.run_id if version else run)
+        pipeline = past.parent(stage) or stage
+        tags, run_id = pipeline.data.tags, pipeline.info.run_id
         patch = past.file(pipeline, PATCH)
-        if pipeline.data.tags.get(DIRTY_TAG) == "true" and patch is None:
-            raise FoundryError(f"run {pipeline.info.run_id} was made with uncommitted changes, but has no {PATCH}")
+        if tags.get(DIRTY_TAG) == "true" and patch is None:
+            raise FoundryError(f"run {run_id} was made with uncommitted changes, but has no {PATCH}")
         lock_md5 = version.tags.get(LOCK_TAG) if version else None
         registration = past.registration(lock_md5) if lock_md5 else None
         params = past.file(registration, "params.yaml") if registration else None
         lock = _lock(past, registration, pipeline, lock_md5)
-        return Origin(pipeline=pipeline, version=version, patch=patch, params=params, lock=lock)
+    out = out or main_worktree() / ".foundry" / "checkouts" / run_id[:12]
+    for line in restore(tags, version, out, patch=patch, params=params, lock=lock):
+        sys.stderr.write(f"{line}\n")
+    sys.stdout.write(f"{out.resolve()}\n")
 
 
 def _lock(past: PastRuns, registration: Any, pipeline: Any, lock_md5: str | None) -> str:
@@ -101,22 +74,31 @@ def _lock(past: PastRuns, registration: Any, pipeline: Any, lock_md5: str | None
     )
 
 
-def restore(origin: Origin, out: Path) -> Iterator[str]:
+def restore(
+    tags: Mapping[str, str], version: Version | None, out: Path, *, patch: Path | None, params: Path | None, lock: str
+) -> Iterator[str]:
     """Create the worktree `out` and yield a line for each part that is restored.
+
+    Args:
+        tags: of the run of the whole pipeline.
+        version: None if a run is restored.
+        out: a new folder.
+        patch: None if all was committed.
+        params: params.yaml of the registration of the version.
+        lock: text of the dvc.lock that the run led to.
 
     Raises:
         FoundryError: something is missing or differs; nothing is left behind.
     """
-    tags, version = origin.pipeline.data.tags, origin.version
     with _worktree(out.resolve(), tags.get(COMMIT_TAG)):
-        yield f"code      {tags[COMMIT_TAG]}{f' and {PATCH}' if origin.patch else ''}"
-        if origin.patch is not None:
-            _apply(origin.patch, out)
-        if origin.params is not None:
-            shutil.copyfile(origin.params, out / "params.yaml")
-        (out / LOCK).write_text(origin.lock, encoding="utf-8")
+        yield f"code      {tags[COMMIT_TAG]}{f' and {PATCH}' if patch else ''}"
+        if patch is not None:
+            _apply(patch, out)
+        if params is not None:
+            shutil.copyfile(params, out / "params.yaml")
+        (out / LOCK).write_text(lock, encoding="utf-8")
         _check_out(out)
-        yield from _restore_metrics(origin.lock, out)
+        yield from _restore_metrics(lock, out)
         data, model = out / "data" / "prepared", out / "data" / "model"
         yield f"data      {_checked(data, str(read_document(data / 'dataset.json')['digest']), tags.get(DATA_TAG))}"
         wanted = version.tags.get(TRAINED_DIGEST_TAG) if version else tags.get(DIGEST_TAG)

@@ -54,7 +54,3 @@ def sync() -> None:
 def reconcile() -> None:
     runs.sync()
     sys.stdout.write("".join(f"{line}\n" for line in reconciliation.reconcile().lines()))
-
-
-def ui(host: str, port: int) -> None:
-    store.serve(host, port)

@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.artefacts import passport
-from pipeline.artefacts.passport import Passport, Picture
+from pipeline.artefacts.passport import Picture
 from pipeline.errors import CheckFailedError
 from pipeline.provenance.git import commit_line
 from pipeline.provenance.lineage import COMMIT_TAG, LOCK_TAG, RAW_DATA_TAG
 from pipeline.provenance.revisions import commit_of_lock
 from pipeline.registry import versions
 from pipeline.registry.versions import Version
-from pipeline.tracking import store
 from pipeline.tracking.store import tracking_uri
 from pipeline.tracking.tags import DATA_TAG, DIRTY_TAG
 
@@ -42,18 +41,12 @@ def _sampling_facts(picture: Picture) -> Iterator[tuple[str, str | None]]:
         "passport",
         "its signature is valid" if picture.is_verified else "not checked: FOUNDRY_PASSPORT_KEY is not set",
     )
-    yield "drawn", _settings(passport)
-    yield "bits", f"{passport.determinism}, repro_id {passport.repro_id}"
-    yield "model", passport.model_digest
-
-
-def _settings(passport: Passport) -> str:
     eta = f", eta {passport.eta:g}" if passport.eta else ""
     chosen = "no class" if passport.class_label is None else f"class {passport.class_label}"
-    return (
-        f"seed {passport.seed}, {chosen}, {passport.num_steps} steps of {passport.sampler}{eta}, "
-        f"guidance {passport.guidance_scale:g}"
-    )
+    steps = f"{passport.num_steps} steps of {passport.sampler}{eta}"
+    yield "drawn", f"seed {passport.seed}, {chosen}, {steps}, guidance {passport.guidance_scale:g}"
+    yield "bits", f"{passport.determinism}, repro_id {passport.repro_id}"
+    yield "model", passport.model_digest
 
 
 def _training_facts(version: Version) -> Iterator[tuple[str, str | None]]:
@@ -61,21 +54,20 @@ def _training_facts(version: Version) -> Iterator[tuple[str, str | None]]:
     commit, lock, data = tags.get(COMMIT_TAG), tags.get(LOCK_TAG), tags.get(RAW_DATA_TAG)
     yield "registered", f"{version}" + (f" ({', '.join(version.aliases)})" if version.aliases else "")
     yield "decision", _joined(tags.get("decision"), tags.get("promoted_why"))
-    yield "trained by", f"run {version.run_id} in {store.tracking_uri()}"
+    yield "trained by", f"run {version.run_id} in {tracking_uri()}"
     yield "git", _joined(commit, commit and commit_line(commit))
     if tags.get(DIRTY_TAG) == "true":
         yield "", "with uncommitted changes: git-diff.patch of the parent run"
-    yield "dvc.lock", _joined(lock, lock and _commit_of(commit_of_lock(lock)))
+    if lock:
+        found = commit_of_lock(lock)
+        lock += f": committed in {found}" if found else ": in no commit of this repository"
+    yield "dvc.lock", lock
     yield "data/raw", _joined(data, data and _cached(data))
     yield "prepared", tags.get(DATA_TAG)
 
 
 def _joined(*parts: str | None) -> str | None:
     return ": ".join(part for part in parts if part) or None
-
-
-def _commit_of(commit: str | None) -> str:
-    return f"committed in {commit}" if commit else "in no commit of this repository"
 
 
 def _cached(md5: str) -> str:
