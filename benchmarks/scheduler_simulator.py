@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from service.engine.request import Job, Request, SamplingParams, State
+from service.engine.request import Job, Request, SamplingParams
 from service.engine.scheduler import Limits, Scheduler, TickTimes
 from service.errors import ServiceError
 
@@ -47,13 +47,13 @@ class Outcome:
     refusal: ServiceError | None = None
     finished: float | None = None
     """When its last job ended."""
-    ends: list[State] = field(default_factory=list)
-    """Final states of its jobs, in the order in which they ended."""
+    ends: list[bool] = field(default_factory=list)
+    """Whether each of its jobs was finished, in the order in which they ended."""
 
     @property
     def latency_sec(self) -> float | None:
         """None: not all images were finished."""
-        if self.finished is None or set(self.ends) != {State.DONE}:
+        if self.finished is None or not all(self.ends):
             return None
         return self.finished - self.arrival.time
 
@@ -115,21 +115,19 @@ class Simulation:
 
     def _drop(self) -> None:
         for job in list(self.scheduler.open_jobs):
-            if job.request.expires <= self.now:
-                self._end(job, State.EXPIRED)
-            elif self._outcome_of[job.request].is_cancelled(self.now):
-                self._end(job, State.CANCELLED)
+            if job.request.expires <= self.now or self._outcome_of[job.request].is_cancelled(self.now):
+                self._end(job, is_done=False)
 
     def _advance(self, jobs: Iterable[Job]) -> None:
         self.scheduler.advance(jobs)
         for job in jobs:
             if not job.steps_left:
-                self._end(job, State.DONE)
+                self._end(job, is_done=True)
 
-    def _end(self, job: Job, state: State) -> None:
-        self.scheduler.close(job, state)
+    def _end(self, job: Job, *, is_done: bool) -> None:
+        self.scheduler.close(job)
         outcome = self._outcome_of[job.request]
-        outcome.ends.append(state)
+        outcome.ends.append(is_done)
         outcome.finished = self.now
 
 

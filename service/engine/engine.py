@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from service.engine.events import Completed, End, Event, Preview, Progress
-from service.engine.request import Job, Request, State
+from service.engine.request import Job, Request
 from service.engine.request_table import RequestTable
 from service.engine.scheduler import Limits, Load, Scheduler, TickTimes
 from service.engine.stats import Stats
@@ -194,9 +194,9 @@ class Engine:
         with self._lock:
             for request in list(self._requests.open_requests):
                 if request.is_cancelled:
-                    self._close(request, State.CANCELLED, CancelledError("the request was cancelled"))
+                    self._close(request, CancelledError("the request was cancelled"))
                 elif request.expires <= now:
-                    self._close(request, State.EXPIRED, DeadlineExceededError("the images were not ready in time"))
+                    self._close(request, DeadlineExceededError("the images were not ready in time"))
             jobs = self.scheduler.choose(now)
             for job in jobs:
                 if job.is_open and job.slot is None:
@@ -239,7 +239,7 @@ class Engine:
     def _report(self, job: Job, *, is_finite: bool) -> None:
         request = job.request
         if not is_finite:
-            self._close(request, State.FAILED, NumericalError("the network's output was not finite"))
+            self._close(request, NumericalError("the network's output was not finite"))
             return
         if request.started is None:
             request.started = self._clock()
@@ -248,35 +248,36 @@ class Engine:
             self._send(request, Preview(job.index, number, self.stepper.preview(job)))
         if not job.steps_left:
             self._send(request, Completed(job.index, self.stepper.image(job)))
-            self._close_job(job, State.DONE)
+            self._close_job(job)
+            request.images_done += 1
             if not request.is_open:
-                self._close(request, State.DONE, None)
+                self._close(request, None)
 
     def _fail(self, jobs: Iterable[Job], error: Exception) -> None:
         for request in dict.fromkeys(job.request for job in jobs):
-            self._close(request, State.FAILED, ServiceError(f"the engine has failed: {type(error).__name__}"))
+            self._close(request, ServiceError(f"the engine has failed: {type(error).__name__}"))
 
-    def _close(self, request: Request, state: State, error: ServiceError | None) -> None:
+    def _close(self, request: Request, error: ServiceError | None) -> None:
         """Close the open jobs of a request and send its end; the listener is then released."""
         # Set first: another thread may read the status while the jobs close.
         request.error = error
         for job in request.jobs:
             if job.is_open:
-                self._close_job(job, state)
+                self._close_job(job)
         self._requests.close(request)
         self._stats.count_request(request, self._clock())
         self._send(request, End(error))
         del self._listeners[request]
 
-    def _close_job(self, job: Job, state: State) -> None:
-        self.scheduler.close(job, state)
+    def _close_job(self, job: Job) -> None:
+        self.scheduler.close(job)
         self.stepper.leave(job)
 
     def _close_all(self) -> None:
         with self._lock:
             self._is_stopping = True
             for request in list(self._requests.open_requests):
-                self._close(request, State.FAILED, StoppedError("the service has stopped", retry_after_sec=5))
+                self._close(request, StoppedError("the service has stopped", retry_after_sec=5))
 
     def _send(self, request: Request, event: Event) -> None:
         try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Literal
 
 from service.errors import CancelledError, DeadlineExceededError, ServiceError
@@ -15,21 +14,6 @@ if TYPE_CHECKING:
     from pipeline.diffusion.sampling import Sampler
 
 Status = Literal["queued", "running", "completed", "cancelled", "expired", "failed"]
-
-
-class State(StrEnum):
-    """State of a job. It changes from waiting to drawing, and then once to one of the closed states."""
-
-    WAITING = "waiting"
-    DRAWING = "drawing"
-    """The scheduler has given it at least one step."""
-    DONE = "done"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    FAILED = "failed"
-
-
-OPEN = frozenset({State.WAITING, State.DRAWING})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,6 +68,7 @@ class Request:
     """When the scheduler plans to finish it, if nothing more urgent arrives."""
     is_cancelled: bool = field(init=False, default=False)
     """Whether the client cancelled it; the engine closes it before the next tick."""
+    images_done: int = field(init=False, default=0)
     error: ServiceError | None = field(init=False, default=None)
     jobs: list[Job] = field(init=False)
 
@@ -114,10 +99,6 @@ class Request:
         return sum(job.step for job in self.jobs)
 
     @property
-    def images_done(self) -> int:
-        return sum(job.state is State.DONE for job in self.jobs)
-
-    @property
     def status(self) -> Status:
         """The status in the API's words."""
         if self.is_open:
@@ -145,17 +126,13 @@ class Job:
     params: SamplingParams
     index: int
     """Position of the image in its request."""
-    state: State = State.WAITING
+    is_open: bool = True
     step: int = 0
     """Steps done."""
     slot: int | None = None
     """Its row in the stepper's tensors, from its first step until it closes."""
     last_tick: int = 0
     """The scheduler's tick in which it was admitted or last got a step."""
-
-    @property
-    def is_open(self) -> bool:
-        return self.state in OPEN
 
     @property
     def rows(self) -> int:
@@ -176,13 +153,3 @@ class Job:
         steps = [self.params.num_steps * (number + 1) // (wanted + 1) for number in range(wanted)]
         # After the last step there is the image itself; before the first one there is nothing to show.
         return steps.index(self.step) if self.step in steps and self.steps_left else None
-
-    def close(self, state: State) -> None:
-        """Change to a closed state.
-
-        Raises:
-            RuntimeError: the job is closed already, or `state` is an open one.
-        """
-        if not self.is_open or state in OPEN:
-            raise RuntimeError(f"a job that is {self.state} cannot become {state}")
-        self.state = state

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from service.engine.request import Job, Request, State
+from service.engine.request import Job, Request
 from service.errors import DeadlineUnattainableError, KeyShareError, QueueFullError
 
 
@@ -101,8 +101,8 @@ class Scheduler:
     @property
     def load(self) -> Load:
         return Load(
-            active_units=sum(job.state is State.DRAWING for job in self._open),
-            waiting_units=sum(job.state is State.WAITING for job in self._open),
+            active_units=sum(job.step > 0 for job in self._open),
+            waiting_units=sum(job.step == 0 for job in self._open),
             row_steps=self.open_row_steps,
             backlog_sec=self.backlog_sec if self._open else 0,
         )
@@ -143,14 +143,13 @@ class Scheduler:
         """Record that these jobs got their step."""
         for job in jobs:
             job.step += 1
-            job.state = State.DRAWING
             job.last_tick = self._tick
             self._served[job.request.owner] += job.rows
 
-    def close(self, job: Job, state: State) -> None:
-        """Close a job and remove it; an owner without jobs is forgotten."""
-        job.close(state)
+    def close(self, job: Job) -> None:
+        """Close an open job and remove it; an owner without jobs is forgotten."""
         del self._open[job]
+        job.is_open = False
         owner = job.request.owner
         if not self._jobs_of(owner):
             del self._served[owner]

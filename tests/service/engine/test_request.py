@@ -1,6 +1,6 @@
 import pytest
 
-from service.engine.request import Request, SamplingParams, State
+from service.engine.request import Request, SamplingParams
 
 
 def _request(num_images: int = 1, *, guidance_scale: float = 1.0, deadline_sec: float | None = None) -> Request:
@@ -14,27 +14,13 @@ def test_guidance_needs_a_second_row() -> None:
     assert _request(2, guidance_scale=3.0).row_steps_left == 40
 
 
-@pytest.mark.parametrize("state", [State.DONE, State.CANCELLED, State.EXPIRED, State.FAILED])
-def test_a_job_closes_once(state: State) -> None:
-    [job] = _request().jobs
-    job.close(state)
-    assert not job.is_open
-    with pytest.raises(RuntimeError, match=f"a job that is {state} cannot become done"):
-        job.close(State.DONE)
-
-
-def test_a_job_cannot_close_in_an_open_state() -> None:
-    with pytest.raises(RuntimeError, match="cannot become drawing"):
-        _request().jobs[0].close(State.DRAWING)
-
-
 def test_a_request_is_open_until_all_its_images_are_closed() -> None:
     request = _request(2)
     first, second = request.jobs
     first.step = 10
-    first.close(State.DONE)
-    assert (request.is_open, request.images_done, request.steps_done, request.steps) == (True, 1, 10, 20)
-    second.close(State.DONE)
+    first.is_open = False
+    assert (request.is_open, request.steps_done, request.steps) == (True, 10, 20)
+    second.is_open = False
     assert (request.is_open, request.status) == (False, "completed")
 
 

@@ -1,7 +1,7 @@
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.engine.request import Request, SamplingParams, State
+from service.engine.request import Request, SamplingParams
 from service.engine.stats import Histogram, Stats
 
 
@@ -44,9 +44,9 @@ def test_rows_are_counted_by_purpose() -> None:
 
 def test_requests_are_counted_by_outcome_and_timed_by_their_steps() -> None:
     stats, request = Stats(), _request(25)
-    request.started = 10.2
+    request.started, request.images_done = 10.2, 2
     for job in request.jobs:
-        job.close(State.DONE)
+        job.is_open = False
     stats.count_request(request, 12.0)
     samples = _samples(stats)
     assert samples["requests_total", "completed"] == 1
