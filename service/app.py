@@ -56,7 +56,8 @@ class Foundry:
         folder = settings.model
         if folder is None:
             folder, name = _model_of(self.bento_service.bento)
-            settings = settings.model_copy(update={"model_name": name} if settings.is_nameless else {})
+            if "model_name" not in settings.model_fields_set:
+                settings = settings.model_copy(update={"model_name": name})
         self.runtime = _api().state.runtime = Runtime(settings, folder)
         self.drain_server = await drain.listen(settings.port, self.runtime.engine.drain)
         self.runtime.start()

@@ -1,14 +1,17 @@
 """The objects that live as long as the service: settings, engine, metrics, request log and the encoder's thread."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
+from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.registry import Collector
 
 from service.engine.engine import Engine
-from service.engine.stats import Gauges, Stats
+from service.engine.stats import Stats
 from service.engine.stepper import Stepper
 from service.http.request_log import RequestLog
 from service.settings import Settings
@@ -30,8 +33,8 @@ def load_stepper(settings: Settings, folder: Path) -> Stepper:
     )
 
 
-class Runtime:
-    """One engine and what belongs to it, from the start of the service to its end."""
+class Runtime(Collector):
+    """One engine and what belongs to it, from the start of the service to its end; collects the gauges in /metrics."""
 
     def __init__(self, settings: Settings, folder: Path) -> None:
         """Create everything for the model in `folder`; nothing is started."""
@@ -50,7 +53,7 @@ class Runtime:
         )
         self.metrics = CollectorRegistry()
         self.metrics.register(self.stats)
-        self.metrics.register(Gauges(self._gauges))
+        self.metrics.register(self)
 
     def start(self) -> None:
         """Start the engine's thread, which loads the model."""
@@ -63,14 +66,12 @@ class Runtime:
         if self.log:
             self.log.close()
 
-    def _gauges(self) -> dict[str, tuple[str, float]]:
+    def collect(self) -> Iterator[Gauge]:
         load = self.engine.load()
-        return {
-            "active_units": ("Images being drawn.", load.active_units),
-            "waiting_units": ("Images waiting for their first step.", load.waiting_units),
-            "waiting_row_steps": ("Remaining work, in rows of network calls.", load.row_steps),
-            "open_streams": ("Open streams.", self.num_streams),
-            "engine_alive": ("1 if the engine's thread runs and is not stuck.", self.engine.is_alive),
-            "engine_ready": ("1 if requests are accepted.", self.engine.is_ready),
-            "tick_age_seconds": ("Seconds since the engine's last sign of life.", self.engine.tick_age_sec),
-        }
+        yield Gauge("active_units", "Images being drawn.", load.active_units)
+        yield Gauge("waiting_units", "Images waiting for their first step.", load.waiting_units)
+        yield Gauge("waiting_row_steps", "Remaining work, in rows of network calls.", load.row_steps)
+        yield Gauge("open_streams", "Open streams.", self.num_streams)
+        yield Gauge("engine_alive", "1 if the engine's thread runs and is not stuck.", self.engine.is_alive)
+        yield Gauge("engine_ready", "1 if requests are accepted.", self.engine.is_ready)
+        yield Gauge("tick_age_seconds", "Seconds since the engine's last sign of life.", self.engine.tick_age_sec)

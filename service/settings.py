@@ -62,11 +62,6 @@ class Settings(BaseSettings):
     request_log_mib: int = Field(default=16, ge=1, le=1024, description="size at which it is rotated; 3 old files stay")
 
     @property
-    def is_nameless(self) -> bool:
-        """Whether FOUNDRY_MODEL_NAME is unset."""
-        return "model_name" not in self.model_fields_set
-
-    @property
     def key_digests(self) -> tuple[bytes, ...]:
         """SHA-256 of each API key."""
         keys = [key.strip() for key in self.api_keys.get_secret_value().split(",")]

@@ -31,28 +31,6 @@ KINDS = {
 CHANGED_COLUMN = {"relabelled": "class_name", "moved": "split"}
 
 
-@dataclass(frozen=True, eq=False, kw_only=True, slots=True)
-class DataChange:
-    """Rows of the manifests; `removed` are of the earlier one, all others of the later one."""
-
-    added: pd.DataFrame
-    removed: pd.DataFrame
-    relabelled: pd.DataFrame
-    """With an additional column `before`: the earlier class."""
-    broken: pd.DataFrame
-    """Newly quarantined."""
-    duplicates: pd.DataFrame
-    """New copies of images."""
-    moved: pd.DataFrame
-    """With an additional column `before`: the earlier split."""
-    classes: pd.DataFrame
-    """Numbers of accepted images `before` and `after`, by class name."""
-
-    def counts(self) -> dict[str, int]:
-        """Number of images per kind of change."""
-        return {kind: len(getattr(self, kind)) for kind in KINDS}
-
-
 @dataclass(frozen=True, slots=True)
 class Sheet:
     """Images of one kind of change."""
@@ -76,29 +54,36 @@ class ShownChange:
     """Name, value before, value after."""
 
 
-def change_between(before: ImageSet, after: ImageSet) -> DataChange:
-    """Compare two sets."""
+def change_between(before: ImageSet, after: ImageSet) -> dict[str, pd.DataFrame]:
+    """Compare two sets: the rows of the manifests, by kind of change.
+
+    Those of `removed` are of the earlier manifest, all others of the later one. `relabelled` and `moved` have an
+    additional column `before`: the earlier class or split.
+    """
     key = "pixels_sha256" if before.shape == after.shape else "sha256"
     old, new = before.accepted, after.accepted
-    return DataChange(
-        added=new[~new[key].isin(old[key])].drop_duplicates(key),
-        removed=old[~old[key].isin(new[key])].drop_duplicates(key),
-        relabelled=_altered(old, new, key, "class_name"),
-        broken=_newly(before.manifest, after.manifest, "reason", ["source", "reason"]),
-        duplicates=_newly(old, new, "duplicate_of", ["source", key]),
-        moved=_altered(old, new, key, "split"),
-        classes=_classes(old, new),
-    )
+    return {
+        "added": new[~new[key].isin(old[key])].drop_duplicates(key),
+        "removed": old[~old[key].isin(new[key])].drop_duplicates(key),
+        "relabelled": _altered(old, new, key, "class_name"),
+        "broken": _newly(before.manifest, after.manifest, "reason", ["source", "reason"]),
+        "duplicates": _newly(old, new, "duplicate_of", ["source", key]),
+        "moved": _altered(old, new, key, "split"),
+    }
 
 
-def with_images(change: DataChange, before: ImageSet, after: ImageSet) -> ShownChange:
+def with_images(change: Mapping[str, pd.DataFrame], before: ImageSet, after: ImageSet) -> ShownChange:
     """Add thumbnails and statistics of both sets to a change."""
-    sheets = [_sheet(kind, getattr(change, kind), before if kind == "removed" else after) for kind in KINDS]
+    sheets = [_sheet(kind, rows, before if kind == "removed" else after) for kind, rows in change.items() if len(rows)]
     old, new = _statistics(before), _statistics(after)
+    classes, new_classes = (images.accepted["class_name"].value_counts() for images in (before, after))
     return ShownChange(
-        counts=change.counts(),
-        sheets=[sheet for sheet in sheets if sheet.count],
-        classes=[(str(name), int(row.before), int(row.after)) for name, row in change.classes.iterrows()],
+        counts={kind: len(rows) for kind, rows in change.items()},
+        sheets=sheets,
+        classes=[
+            (str(name), int(classes.get(name, 0)), int(new_classes.get(name, 0)))
+            for name in sorted(classes.index.union(new_classes.index))
+        ],
         statistics=[(name, old[name], new[name]) for name in old],
     )
 
@@ -122,18 +107,13 @@ def _joined(rows: pd.DataFrame, columns: list[str]) -> pd.Series[str]:
     return rows[first].astype("str") + "\n" + rows[second].astype("str")
 
 
-def _classes(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    counts = {"before": old["class_name"].value_counts(), "after": new["class_name"].value_counts()}
-    return pd.DataFrame(counts).fillna(0).astype("int64").sort_index()
-
-
 def _sheet(kind: str, rows: pd.DataFrame, images: ImageSet) -> Sheet:
     if kind == "broken":
         return _broken_sheet(rows, images)
     # Evenly spaced: the first ones would be of one class.
     shown = rows.iloc[np.linspace(0, len(rows) - 1, min(MAX_SHOWN, len(rows))).astype(int)]
     captions = [_caption(row, CHANGED_COLUMN.get(kind)) for row in shown.to_dict("records")]
-    return Sheet(KINDS[kind], len(rows), thumbnails(images.pixels(shown), captions) if len(shown) else [], [])
+    return Sheet(KINDS[kind], len(rows), thumbnails(images.pixels(shown), captions), [])
 
 
 def _broken_sheet(rows: pd.DataFrame, images: ImageSet) -> Sheet:

@@ -7,6 +7,7 @@ the experiment checks that as well.
 
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,39 +40,32 @@ def measure_batch_sizes(model: Model, denoiser: Denoiser, rows: int, device: tor
     Raises:
         FoundryError: even at one size a row's bits depend on its position, so that exact mode is unavailable.
     """
-    experiment = _experiment(model, denoiser, rows * NUM_BATCHES, device)
-    expected, _ = experiment.run(rows)
-    if not _equal_bits(experiment.run(rows, shift=1)[0], expected):
+    denoise = partial(_denoise_in_batches, denoiser, *_inputs(model, rows * NUM_BATCHES, device))
+    expected, _ = denoise(rows)
+    if not _equal_bits(denoise(rows, shift=1)[0], expected):
         raise FoundryError(f"in batches of {rows}, a row of the network's output depends on its position in the batch")
-    outputs = {size: experiment.run(size) for size in range(1, rows + 1)}
+    outputs = {size: denoise(size) for size in range(1, rows + 1)}
     return BatchSizes(
         exact=tuple(size for size, (output, _) in outputs.items() if _equal_bits(output, expected)),
         call_sec={size: seconds for size, (_, seconds) in outputs.items()},
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Experiment:
-    """The same rows, denoised in batches of several sizes."""
-
-    denoiser: Denoiser
-    x: Tensor
-    t: Tensor
-    labels: Tensor | None
-
-    @torch.inference_mode()
-    def run(self, size: int, shift: int = 0) -> tuple[Tensor, float]:
-        """All rows denoised in batches of `size` that start at row `shift`, and seconds of the fastest call."""
-        output, fastest = torch.empty_like(self.x), float("inf")
-        for start in range(shift, shift + len(self.x), size):
-            # The last batch wraps around to the first rows, so that every batch has the same size.
-            rows = torch.arange(start, start + size, device=self.x.device).remainder(len(self.x))
-            began = time.perf_counter()
-            output[rows] = self.denoiser(self.x[rows], self.t[rows], None if self.labels is None else self.labels[rows])
-            # Reading a number waits for the device.
-            output[rows[0], 0, 0, 0].item()
-            fastest = min(fastest, time.perf_counter() - began)
-        return output, fastest
+@torch.inference_mode()
+def _denoise_in_batches(
+    denoiser: Denoiser, x: Tensor, t: Tensor, labels: Tensor | None, size: int, shift: int = 0
+) -> tuple[Tensor, float]:
+    """All rows denoised in batches of `size` that start at row `shift`, and seconds of the fastest call."""
+    output, fastest = torch.empty_like(x), float("inf")
+    for start in range(shift, shift + len(x), size):
+        # The last batch wraps around to the first rows, so that every batch has the same size.
+        rows = torch.arange(start, start + size, device=x.device).remainder(len(x))
+        began = time.perf_counter()
+        output[rows] = denoiser(x[rows], t[rows], None if labels is None else labels[rows])
+        # Reading a number waits for the device.
+        output[rows[0], 0, 0, 0].item()
+        fastest = min(fastest, time.perf_counter() - began)
+    return output, fastest
 
 
 def _equal_bits(output: Tensor, expected: Tensor) -> bool:
@@ -79,10 +73,10 @@ def _equal_bits(output: Tensor, expected: Tensor) -> bool:
     return torch.allclose(output, expected, rtol=0, atol=0, equal_nan=True)
 
 
-def _experiment(model: Model, denoiser: Denoiser, count: int, device: torch.device) -> _Experiment:
+def _inputs(model: Model, count: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor | None]:
     """Noise at levels across the whole schedule, with every class."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(count, *model.description.data.shape, generator=generator)
     t = torch.linspace(model.schedule.num_timesteps - 1, 0, count).long()
     labels = None if model.null_label is None else torch.arange(count, device=device).remainder(model.null_label + 1)
-    return _Experiment(denoiser, x.to(device), t.to(device), labels)
+    return x.to(device), t.to(device), labels

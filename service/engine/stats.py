@@ -7,10 +7,10 @@ values in files that several processes share. One engine needs only plain number
 import threading
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
@@ -104,15 +104,3 @@ def _labelled(name: str, text: str, label: str, counts: Counter[str]) -> Metric:
 
 def _histogram(name: str, text: str, histogram: Histogram) -> Metric:
     return HistogramMetricFamily(name, text, buckets=histogram.buckets, sum_value=histogram.total)
-
-
-class Gauges(Collector):
-    """Values that are read when they are collected."""
-
-    def __init__(self, read: Callable[[], dict[str, tuple[str, float]]]) -> None:
-        """`read` returns description and value by name."""
-        self._read = read
-
-    def collect(self) -> Iterator[Metric]:
-        for name, (text, value) in self._read().items():
-            yield GaugeMetricFamily(name, text, value=value)

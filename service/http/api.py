@@ -169,12 +169,8 @@ def _page() -> tuple[bytes, str]:
 
 
 async def _refuse(http: Request, error: Exception) -> Response:
-    match error:
-        case ServiceError():
-            refusal: ServiceError = error
-        case RequestValidationError():
-            refusal = invalid_fields(error.errors())
-        case _:
-            refusal = ServiceError()
+    if isinstance(error, RequestValidationError):
+        error = invalid_fields(error.errors())
+    refusal = error if isinstance(error, ServiceError) else ServiceError()
     _runtime(http).stats.count_error(refusal.code)
     return error_response(refusal, http.state.request_id)

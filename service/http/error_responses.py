@@ -17,8 +17,8 @@ def error_body(error: ServiceError, request_id: str) -> ErrorResponse:
     return ErrorResponse(error=ErrorDetail.model_validate(detail))
 
 
-def error_headers(error: ServiceError) -> dict[str, str]:
-    """Retry-After, Allow and WWW-Authenticate where they apply."""
+def error_response(error: ServiceError, request_id: str) -> JSONResponse:
+    """The response to a request that failed before its answer began."""
     headers = {}
     if error.retry_after_sec is not None:
         headers["retry-after"] = str(error.retry_after_sec)
@@ -26,13 +26,7 @@ def error_headers(error: ServiceError) -> dict[str, str]:
         headers["allow"] = error.allow
     if isinstance(error, UnauthorizedError):
         headers["www-authenticate"] = "Bearer"
-    return headers
-
-
-def error_response(error: ServiceError, request_id: str) -> JSONResponse:
-    """The response to a request that failed before its answer began."""
-    body = error_body(error, request_id).model_dump()
-    return JSONResponse(body, status_code=error.status, headers=error_headers(error))
+    return JSONResponse(error_body(error, request_id).model_dump(), error.status, headers)
 
 
 def invalid_fields(findings: Sequence[Any]) -> InvalidRequestError:

@@ -5,8 +5,7 @@ import base64
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +15,6 @@ from service.http import schemas
 from service.http.encoding import parameter_fields, passport_for, preview_png
 from service.http.validation import size_of
 from service.runtime import Runtime
-
-T = TypeVar("T")
 
 
 class ImageEncoder:
@@ -65,15 +62,15 @@ class ImageEncoder:
 
     async def pngs(self, pixels: Sequence[NDArray[np.uint8]]) -> list[bytes]:
         """Every image as a PNG with its passport."""
-        return [await self._in_thread(partial(self._png, index, image)) for index, image in enumerate(pixels)]
+        return [await self._in_thread(self._png, index, image) for index, image in enumerate(pixels)]
 
     async def preview(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """The fields of a preview in a stream."""
-        return self._image_fields(index, await self._in_thread(partial(preview_png, pixels)))
+        return self._image_fields(index, await self._in_thread(preview_png, pixels))
 
     async def completed(self, index: int, pixels: NDArray[np.uint8]) -> dict[str, Any]:
         """The fields of a finished image in a stream."""
-        png = await self._in_thread(partial(self._png, index, pixels))
+        png = await self._in_thread(self._png, index, pixels)
         return {**self.common_fields, **self._image_fields(index, png)}
 
     def _png(self, index: int, pixels: NDArray[np.uint8]) -> bytes:
@@ -98,8 +95,8 @@ class ImageEncoder:
             "b64_json": _base64(png),
         }
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._runtime.encoder_pool, work)
+    async def _in_thread(self, encode: Callable[..., bytes], *args: Any) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._runtime.encoder_pool, encode, *args)
 
 
 def _base64(png: bytes) -> str:

@@ -50,8 +50,7 @@ class HttpMiddleware:
         self._num_open += 1
         try:
             response.request_id = _request_id(scope)
-            self._check_route(scope["path"], scope["method"])
-            self._check_connections(scope["path"], runtime.settings.max_connections)
+            self._check_head(scope["path"], scope["method"], runtime.settings.max_connections)
             owner = owner_of(scope, runtime.settings)
             scope.setdefault("state", {}).update(request_id=response.request_id, owner=owner)
             # Not mounted in BentoML's application, which would answer /generate itself and parse its body again.
@@ -69,14 +68,12 @@ class HttpMiddleware:
         finally:
             self._num_open -= 1
 
-    def _check_route(self, path: str, method: str) -> None:
+    def _check_head(self, path: str, method: str, max_connections: int) -> None:
         if path not in self._methods:
             raise NotFoundError("there is no such path; /openapi.json lists all")
         if method not in self._methods[path]:
             raise MethodNotAllowedError(path, self._methods[path])
-
-    def _check_connections(self, path: str, most: int) -> None:
-        if self._num_open > most and path not in PUBLIC_PATHS:
+        if self._num_open > max_connections and path not in PUBLIC_PATHS:
             raise TooManyConnectionsError("too many requests are open", retry_after_sec=1)
 
 

@@ -53,17 +53,14 @@ def document(api: FastAPI) -> dict[str, Any]:
     """The complete document; with API keys, every path that is not public requires one."""
     found = get_openapi(title=api.title, version=api.version, routes=api.routes)
     for path, text in (("/livez", "Whether the engine works"), ("/readyz", "Whether requests are accepted")):
-        found["paths"][path] = {"get": _health(text)}
+        replies = {"200": "Yes", "503": "No"}
+        responses = {
+            status: {"description": reply, "content": {"text/plain": TEXT}} for status, reply in replies.items()
+        }
+        found["paths"][path] = {"get": {"summary": text, "responses": responses}}
     if api.state.runtime.settings.key_digests:
         found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path in found["paths"].keys() - PUBLIC_PATHS:
             for operation in found["paths"][path].values():
                 operation["security"] = [{"key": []}]
     return found
-
-
-def _health(text: str) -> dict[str, Any]:
-    """An operation that BentoML answers, with an empty body or plain text."""
-    responses = {"200": {"description": "Yes", "content": {"text/plain": TEXT}}}
-    responses["503"] = {"description": "No", "content": {"text/plain": TEXT}}
-    return {"summary": text, "responses": responses}

@@ -64,15 +64,12 @@ async def image_response(
             response = await encoder.response(pixels)
             return Response(response.model_dump_json(), media_type="application/json")
         case "npy":
-            return _file(encoder, npy(pixels), "application/octet-stream", "images.npy")
+            content, media_type, name = npy(pixels), "application/octet-stream", "images.npy"
         case "png" if len(pixels) == 1:
-            [png] = await encoder.pngs(pixels)
-            return _file(encoder, png, "image/png", "image.png")
+            [content] = await encoder.pngs(pixels)
+            media_type, name = "image/png", "image.png"
         case "png":
-            return _file(encoder, zipped(await encoder.pngs(pixels)), "application/zip", "images.zip")
-
-
-def _file(encoder: ImageEncoder, content: bytes, media_type: str, name: str) -> Response:
+            content, media_type, name = zipped(await encoder.pngs(pixels)), "application/zip", "images.zip"
     headers = {"content-disposition": f'inline; filename="{name}"', **encoder.headers}
     return Response(content, media_type=media_type, headers=headers)
 

@@ -4,7 +4,7 @@ import pytest
 
 from service import errors
 from service.errors import MethodNotAllowedError, ServiceError, UnauthorizedError
-from service.http.error_responses import error_body, error_headers, invalid_fields
+from service.http.error_responses import error_body, error_response, invalid_fields
 
 KINDS = [
     kind
@@ -28,14 +28,15 @@ def test_every_error_has_the_same_shape(kind: type[ServiceError]) -> None:
 
 
 def test_headers_say_when_to_retry_and_how_to_authenticate() -> None:
-    assert error_headers(errors.QueueFullError("full", retry_after_sec=7)) == {"retry-after": "7"}
-    assert error_headers(UnauthorizedError("who?")) == {"www-authenticate": "Bearer"}
+    assert error_response(errors.QueueFullError("full", retry_after_sec=7), "id").headers["retry-after"] == "7"
+    assert error_response(UnauthorizedError("who?"), "id").headers["www-authenticate"] == "Bearer"
+    assert "retry-after" not in error_response(errors.NotFoundError("none"), "id").headers
 
 
 def test_an_unsupported_method_gets_the_supported_ones() -> None:
     error = MethodNotAllowedError("/x", {"POST", "GET"})
     assert str(error) == "/x supports GET, POST"
-    assert error_headers(error) == {"allow": "GET, POST"}
+    assert error_response(error, "id").headers["allow"] == "GET, POST"
 
 
 def test_every_field_is_named_once_and_the_first_is_param() -> None:
