@@ -60,7 +60,7 @@ class Foundry:
                 settings = settings.model_copy(update={"model_name": name})
         self.runtime = _api().state.runtime = Runtime(settings, folder)
         self.drain_server = await drain.listen(settings.port, self.runtime.engine.drain)
-        self.runtime.start()
+        self.runtime.engine.start()
 
     @bentoml.on_shutdown
     async def stop(self) -> None:

@@ -2,8 +2,6 @@
 
 from collections.abc import Collection
 
-INTERNAL_ERROR = "internal error; see the server's log"
-
 
 class ServiceError(Exception):
     """An HTTP response with this status and code, whose message is sent to the client; itself an unexpected error."""
@@ -15,10 +13,8 @@ class ServiceError(Exception):
     def __init_subclass__(cls, *, status: int, code: str) -> None:
         cls.status, cls.code = status, code
 
-    def __init__(
-        self, message: str = INTERNAL_ERROR, *, param: str | None = None, retry_after_sec: int | None = None
-    ) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", *, param: str | None = None, retry_after_sec: int | None = None) -> None:
+        super().__init__(message or "internal error; see the server's log")
         self.param = param
         self.retry_after_sec = retry_after_sec
 

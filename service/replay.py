@@ -24,7 +24,7 @@ from pipeline.artefacts.model import model_digest
 from pipeline.artefacts.passport import Passport, Picture
 from pipeline.errors import CheckFailedError, FoundryError
 from service.engine.request import SamplingParams
-from service.http.encoding import parameter_fields, passport_for
+from service.http.encoding import parameter_fields
 from service.runtime import load_stepper
 from service.settings import load_settings
 
@@ -63,9 +63,9 @@ def draw_locally(folder: Path | None, original: Passport) -> Picture:
         raise ReplayError(
             f"passport: class_label: should be below {classes}, the model's classes (got {original.class_label})"
         )
-    params = _params(original)
-    image = stepper.draw(params)
-    here = passport_for(params, model_digest=stepper.model.digest, repro_id=stepper.repro_id, is_exact=True)
+    params = {field.name: getattr(original, field.name) for field in dataclasses.fields(SamplingParams)}
+    image = stepper.draw(SamplingParams(**params))
+    here = dataclasses.replace(original, repro_id=stepper.repro_id, determinism="exact")
     return Picture(image, here, is_verified=True)
 
 
@@ -76,7 +76,7 @@ def draw_remotely(url: str, original: Passport) -> Picture:
         ReplayError: the service does not answer, refuses the request, or serves another model.
     """
     key = os.environ.get("FOUNDRY_API_KEY")
-    fields = parameter_fields(_params(original), is_exact=original.determinism == "exact")
+    fields = parameter_fields(original, original.determinism)
     try:
         response = httpx.post(
             f"{url.rstrip('/')}/v1/images/generations",
@@ -92,10 +92,6 @@ def draw_remotely(url: str, original: Passport) -> Picture:
     drawn = passport.read(response.content, None)
     _check_model(url, drawn.passport.model_digest, original)
     return drawn
-
-
-def _params(original: Passport) -> SamplingParams:
-    return SamplingParams(**{field.name: getattr(original, field.name) for field in dataclasses.fields(SamplingParams)})
 
 
 def compare(original: Picture, drawn: Picture) -> str | None:

@@ -55,10 +55,6 @@ class Runtime(Collector):
         self.metrics.register(self.stats)
         self.metrics.register(self)
 
-    def start(self) -> None:
-        """Start the engine's thread, which loads the model."""
-        self.engine.start()
-
     def stop(self) -> None:
         """Fail open requests and stop all threads."""
         self.engine.stop()

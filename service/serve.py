@@ -39,18 +39,15 @@ def _environment(model: Path, name: str | None, port: int) -> dict[str, str]:
 
 def _check_address(host: str, port: int) -> None:
     try:
-        with socket.socket(_family(host)) as probe:
+        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+    except ValueError:
+        raise FoundryError(f"--host: should be an IP address, such as 127.0.0.1 or 0.0.0.0 (got {host})") from None
+    try:
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
         raise FoundryError(f"--host {host} --port {port}: {error}") from None
-
-
-def _family(host: str) -> socket.AddressFamily:
-    try:
-        return socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
-    except ValueError:
-        raise FoundryError(f"--host: should be an IP address, such as 127.0.0.1 or 0.0.0.0 (got {host})") from None
 
 
 def _check_keys(host: str, settings: Settings) -> None:

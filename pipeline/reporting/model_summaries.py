@@ -1,11 +1,12 @@
 """Summaries of the two models of a retraining report: the one in the work tree, and the champion it competed with."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import model_digest
@@ -170,16 +171,6 @@ def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
     return {key: float(value) for key, value in document.items() if isinstance(value, int | float)}
 
 
-def _rows(path: Path | None) -> list[dict[str, Any]]:
-    """Read a CSV file, converting numbers; no rows if there is no file."""
-    if path is None or not path.is_file():
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def _number(text: str) -> float | str:
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _rows(path: Path | None) -> list[dict[Any, Any]]:
+    """Read a CSV file; no rows if there is no file."""
+    return pd.read_csv(path).to_dict("records") if path is not None and path.is_file() else []

@@ -76,7 +76,9 @@ def write(folder: Path, retraining: Retraining) -> tuple[Path, Path]:
         "evaluations": evaluations(retraining.decision),
         "groups": compare_figures(retraining.challenger.metrics, champion.metrics if champion else {}),
     }
-    charts = {"loss": _loss(retraining), "levels": _levels(retraining), "quality": _quality(retraining)}
+    losses = {model.name: model.loss for model in retraining.models}
+    loss = line_chart(losses, "images seen", "loss", log_y=True)
+    charts = {"loss": loss, "levels": _levels(retraining), "quality": _quality(retraining)}
     page, comment = folder / "report.html", folder / "report.md"
     write_page(page, "retraining.html", **content, **charts, grids=_grids(retraining))
     write_page(comment, "retraining.md", **content, marker=MARKER, chief=CHIEF_FIGURES)
@@ -104,10 +106,6 @@ def evaluations(decision: Mapping[str, Any] | None) -> Evaluations | None:
     )
     rows = [(name, challenger.get(name), champion.get(name)) for name in {**challenger, **champion}]
     return Evaluations(comparison.get("kid_difference", {}), rows)
-
-
-def _loss(retraining: Retraining) -> Chart | None:
-    return line_chart({model.name: model.loss for model in retraining.models}, "images seen", "loss", log_y=True)
 
 
 def _levels(retraining: Retraining) -> Chart | None:

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 from service.engine.events import Completed, End, Event, Preview, Progress
 from service.engine.request import Job, Request
@@ -26,7 +25,6 @@ from service.errors import (
 log = logging.getLogger("foundry.engine")
 
 Listener = Callable[[Event], None]
-T = TypeVar("T")
 
 MAX_FAILURES = 3
 """Consecutive failed ticks after which the engine gives up, and /livez answers 503."""
@@ -72,7 +70,8 @@ class Engine:
         self._requests = RequestTable()
         self._listeners: dict[Request, Listener] = {}
         self._stepper: Stepper | None = None
-        self._scheduler: Scheduler | None = None
+        self._scheduler: Scheduler
+        """Built after the stepper; the lock must be held to use it."""
         self._is_stopping = False
         self.is_draining = False
         self._failures = 0
@@ -96,12 +95,12 @@ class Engine:
     @property
     def is_ready(self) -> bool:
         """Whether requests are accepted."""
-        return self._scheduler is not None and not self.is_draining and self.is_alive
+        return self._stepper is not None and not self.is_draining and self.is_alive
 
     @property
     def is_alive(self) -> bool:
         """Whether the thread runs and is not stuck."""
-        is_starting = self._scheduler is None
+        is_starting = self._stepper is None
         return self._thread.is_alive() and (is_starting or self.tick_age_sec < self._stuck_sec)
 
     @property
@@ -116,12 +115,9 @@ class Engine:
         Raises:
             NotReadyError: the engine is still starting.
         """
-        return _started(self._stepper)
-
-    @property
-    def scheduler(self) -> Scheduler:
-        """The scheduler; the lock must be held to use it. Raises as `stepper` does."""
-        return _started(self._scheduler)
+        if self._stepper is None:
+            raise NotReadyError("the service is starting", retry_after_sec=5)
+        return self._stepper
 
     def submit(self, request: Request, listener: Listener) -> None:
         """Accept a request; `listener` gets its events, in the engine's thread, and must not block.
@@ -137,7 +133,7 @@ class Engine:
             now = self._clock()
             self._requests.check_free(request.owner, request.request_id)
             request.submit(now, self._max_request_sec)
-            self.scheduler.admit(request, now)
+            self._scheduler.admit(request, now)
             self._requests.add(request)
             self._listeners[request] = listener
         self._wake.set()
@@ -161,7 +157,7 @@ class Engine:
     def load(self) -> Load:
         """The open work."""
         with self._lock:
-            return Load() if self._scheduler is None else self._scheduler.load
+            return Load() if self._stepper is None else self._scheduler.load
 
     # Everything below runs in the engine's thread.
 
@@ -171,7 +167,8 @@ class Engine:
             sizes = stepper.batch_sizes
             self.limits = replace(self.limits, rows=sizes.exact[-1], open_images=stepper.num_slots)
             tick_times = TickTimes({size: sizes.call_sec[size] for size in sizes.exact})
-            self._stepper, self._scheduler = stepper, self.policy(self.limits, tick_times)
+            self._scheduler = self.policy(self.limits, tick_times)
+            self._stepper = stepper
             while not self._is_stopping and self._failures < MAX_FAILURES:
                 self._last_beat = self._clock()
                 self._wake.clear()
@@ -197,7 +194,7 @@ class Engine:
                     self._close(request, CancelledError("the request was cancelled"))
                 elif request.expires <= now:
                     self._close(request, DeadlineExceededError("the images were not ready in time"))
-            jobs = self.scheduler.choose(now)
+            jobs = self._scheduler.choose(now)
             for job in jobs:
                 if job.is_open and job.slot is None:
                     self._assign_slot(job)
@@ -228,12 +225,12 @@ class Engine:
         # Counted before any event is sent, so that a client with its answer finds the call in /metrics.
         self._stats.count_forward(jobs, result.batch_size)
         with self._lock:
-            self.scheduler.advance(jobs)
+            self._scheduler.advance(jobs)
             for job, is_finite in zip(jobs, result.finite, strict=True):
                 if job.is_open:  # Another image of its request may not have been finite.
                     self._report(job, is_finite=is_finite)
             seconds = self._clock() - began
-            self.scheduler.tick_times.observe(result.batch_size, seconds)
+            self._scheduler.tick_times.observe(result.batch_size, seconds)
         self._stats.observe_tick(seconds)
 
     def _report(self, job: Job, *, is_finite: bool) -> None:
@@ -270,7 +267,7 @@ class Engine:
         del self._listeners[request]
 
     def _close_job(self, job: Job) -> None:
-        self.scheduler.close(job)
+        self._scheduler.close(job)
         self.stepper.leave(job)
 
     def _close_all(self) -> None:
@@ -285,9 +282,3 @@ class Engine:
         except Exception:
             # The client has gone; other requests go on.
             log.exception("request %s could not be sent %s", request.request_id, type(event).__name__)
-
-
-def _started(part: T | None) -> T:
-    if part is None:
-        raise NotReadyError("the service is starting", retry_after_sec=5)
-    return part

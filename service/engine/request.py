@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     # The module imports torch, without which scheduler and simulator start in a fraction of the time.
     from pipeline.diffusion.sampling import Sampler
 
+Determinism = Literal["exact", "fast"]
 Status = Literal["queued", "running", "completed", "cancelled", "expired", "failed"]
 
 
@@ -114,8 +115,9 @@ class Request:
                 return "failed"
 
     @property
-    def row_steps_left(self) -> int:
-        return sum(job.row_steps_left for job in self.jobs)
+    def determinism(self) -> Determinism:
+        """`is_exact` in the API's words."""
+        return "exact" if self.is_exact else "fast"
 
 
 @dataclass(eq=False, kw_only=True, slots=True)

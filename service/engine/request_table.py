@@ -32,11 +32,11 @@ class RequestTable:
             raise DuplicateIdError(f"request {request_id} is still open; use another id")
 
     def add(self, request: Request) -> None:
-        self._open[_key(request)] = request
+        self._open[request.owner, request.request_id] = request
 
     def close(self, request: Request) -> None:
         """Move a request to the closed ones and forget the oldest of them beyond `MAX_CLOSED`."""
-        key = _key(request)
+        key = request.owner, request.request_id
         self._closed.pop(key, None)
         self._closed[key] = self._open.pop(key)
         while len(self._closed) > MAX_CLOSED:
@@ -52,7 +52,3 @@ class RequestTable:
         if request is None:
             raise NotFoundError(f"there is no request {request_id}")
         return request
-
-
-def _key(request: Request) -> tuple[str, str]:
-    return request.owner, request.request_id

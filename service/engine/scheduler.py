@@ -117,7 +117,7 @@ class Scheduler:
         """
         self._check_room(request)
         self._check_deadlines(request, now)
-        request.due = now + self._limits.stretch * request.row_steps_left * self.tick_times.row_step_sec
+        request.due = now + self._limits.stretch * _work(request.jobs) * self.tick_times.row_step_sec
         for job in request.jobs:
             self._open[job] = None
             job.last_tick = self._tick

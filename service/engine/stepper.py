@@ -7,7 +7,7 @@ row. A row's bits depend on its parameters alone as long as the batch sizes are 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Self
 
@@ -172,7 +172,7 @@ class Stepper:
     def _denoise(self, x: Tensor, jobs: Sequence[Job], slots: Sequence[Slot], batch_size: int) -> Tensor:
         times = [slot.times[job.step] for slot, job in zip(slots, jobs, strict=True)]
         t = torch.tensor(times, device=self._device)
-        denoiser = _Padded(self._denoiser, batch_size)
+        denoiser = partial(_padded, self._denoiser, batch_size)
         if self.model.null_label is None:
             return denoiser(x, t, None)
         labels = torch.tensor([slot.label for slot in slots], device=self._device)
@@ -182,20 +182,14 @@ class Stepper:
         return guided(denoiser, x, t, labels, scale, self.model.null_label)
 
 
-@dataclass(frozen=True, slots=True)
-class _Padded:
-    """A denoiser that is always called with `size` rows; padding rows are zero, at t = 0."""
-
-    denoiser: Denoiser
-    size: int
-
-    def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
-        missing = self.size - len(x)
-        if not missing:
-            return self.denoiser(x, t, labels)
-        padded_labels = None if labels is None else torch.cat([labels, labels.new_zeros(missing)])
-        padded_x, padded_t = torch.cat([x, x.new_zeros(missing, *x.shape[1:])]), torch.cat([t, t.new_zeros(missing)])
-        return self.denoiser(padded_x, padded_t, padded_labels)[: len(x)]
+def _padded(denoiser: Denoiser, size: int, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    """Call a denoiser with `size` rows; padding rows are zero, at t = 0."""
+    missing = size - len(x)
+    if not missing:
+        return denoiser(x, t, labels)
+    padded_labels = None if labels is None else torch.cat([labels, labels.new_zeros(missing)])
+    padded_x, padded_t = torch.cat([x, x.new_zeros(missing, *x.shape[1:])]), torch.cat([t, t.new_zeros(missing)])
+    return denoiser(padded_x, padded_t, padded_labels)[: len(x)]
 
 
 def _pixels(image: Tensor) -> NDArray[np.uint8]:

@@ -26,7 +26,9 @@ def owner_of(scope: Scope, settings: Settings) -> str:
     if scope["path"] in PUBLIC_PATHS:
         return ANONYMOUS
     if not settings.key_digests:
-        if settings.allow_anonymous or _is_local(scope):
+        # No other machine can reach a Unix socket or a loopback address.
+        server = scope.get("server")
+        if settings.allow_anonymous or server is None or ipaddress.ip_address(server[0]).is_loopback:
             return ANONYMOUS
         raise UnauthorizedError("the service has no API keys and therefore answers only requests from its own machine")
     scheme, _, key = Headers(scope=scope).get("authorization", "").partition(" ")
@@ -36,11 +38,3 @@ def owner_of(scope: Scope, settings: Settings) -> str:
     if scheme.lower() != "bearer" or not any(matches):
         raise UnauthorizedError("send a valid API key: Authorization: Bearer KEY")
     return digest.hex()[:12]
-
-
-def _is_local(scope: Scope) -> bool:
-    """Whether the request arrived at an address that no other machine can reach."""
-    server = scope.get("server")
-    if server is None:
-        return True  # A Unix socket.
-    return ipaddress.ip_address(server[0]).is_loopback

@@ -1,9 +1,8 @@
-"""An image's parameters and its passport, and the file formats: PNG previews, NumPy arrays, ZIP archives."""
+"""An image's parameters, and the file formats: PNG previews, NumPy arrays, ZIP archives."""
 
 import io
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.artefacts.passport import Passport
-from service.engine.request import SamplingParams
-from service.http.schemas import Determinism
+from service.engine.request import Determinism, SamplingParams
 
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)
 """A constant date in ZIP archives, so that equal requests give equal bytes."""
 
 
-def parameter_fields(params: SamplingParams, *, is_exact: bool) -> dict[str, Any]:
+def parameter_fields(params: SamplingParams | Passport, determinism: Determinism) -> dict[str, Any]:
     """An image's parameters as fields of the API and the request log."""
     return {
         "seed": params.seed,
@@ -27,18 +25,8 @@ def parameter_fields(params: SamplingParams, *, is_exact: bool) -> dict[str, Any
         "sampler": params.sampler,
         "eta": params.eta,
         "guidance_scale": params.guidance_scale,
-        "determinism": determinism(is_exact=is_exact),
+        "determinism": determinism,
     }
-
-
-def passport_for(params: SamplingParams, *, model_digest: str, repro_id: str, is_exact: bool) -> Passport:
-    """The passport of an image, with which it can be drawn again."""
-    mode = determinism(is_exact=is_exact)
-    return Passport(**asdict(params), model_digest=model_digest, repro_id=repro_id, determinism=mode)
-
-
-def determinism(*, is_exact: bool) -> Determinism:
-    return "exact" if is_exact else "fast"
 
 
 def preview_png(image: NDArray[np.uint8]) -> bytes:

@@ -5,14 +5,16 @@ import base64
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artefacts.passport import Passport
 from service.engine.request import Request
 from service.http import schemas
-from service.http.encoding import parameter_fields, passport_for, preview_png
+from service.http.encoding import parameter_fields, preview_png
 from service.http.validation import size_of
 from service.runtime import Runtime
 
@@ -38,7 +40,7 @@ class ImageEncoder:
             "size": size_of(data),
             "class_name": None if label is None or data.class_names is None else data.class_names[label],
             "repro_id": self._stepper.repro_id,
-            **parameter_fields(params, is_exact=self._request.is_exact),
+            **parameter_fields(params, self._request.determinism),
         }
 
     @property
@@ -74,11 +76,11 @@ class ImageEncoder:
         return {**self.common_fields, **self._image_fields(index, png)}
 
     def _png(self, index: int, pixels: NDArray[np.uint8]) -> bytes:
-        passport = passport_for(
-            self._request.images[index],
+        passport = Passport(
+            **asdict(self._request.images[index]),
             model_digest=self._stepper.model.digest,
             repro_id=self._stepper.repro_id,
-            is_exact=self._request.is_exact,
+            determinism=self._request.determinism,
         )
         key = self._runtime.settings.passport_key.get_secret_value()
         return passport.png(pixels, key.encode() or None)

@@ -87,7 +87,11 @@ async def _all_images(events: EventQueue) -> list[NDArray[np.uint8]]:
 
 
 async def _unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(_disconnected(receive))
+    async def disconnected() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
     try:
         await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -98,11 +102,6 @@ async def _unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
         leaving.cancel()
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def _write_log(runtime: Runtime, request: Request, outcome: str) -> None:
     if runtime.log is None:
         return
@@ -111,7 +110,7 @@ def _write_log(runtime: Runtime, request: Request, outcome: str) -> None:
         owner=request.owner,
         model_digest=runtime.engine.stepper.model.digest,
         n=len(request.images),
-        **parameter_fields(request.images[0], is_exact=request.is_exact),
+        **parameter_fields(request.images[0], request.determinism),
         priority=request.priority,
         deadline_sec=request.deadline_sec,
         outcome=outcome,

@@ -4,12 +4,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.engine.request import Request, Status
+from service.engine.request import Determinism, Request, Status
 
 REQUEST_ID = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
-Determinism = Literal["exact", "fast"]
 
 
 class GenerationRequest(BaseModel):

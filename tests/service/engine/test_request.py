@@ -11,7 +11,7 @@ def _request(num_images: int = 1, *, guidance_scale: float = 1.0, deadline_sec: 
 def test_guidance_needs_a_second_row() -> None:
     assert _request().jobs[0].rows == 1
     assert _request(guidance_scale=0.0).jobs[0].rows == _request(guidance_scale=3.0).jobs[0].rows == 2
-    assert _request(2, guidance_scale=3.0).row_steps_left == 40
+    assert _request(guidance_scale=3.0).jobs[0].row_steps_left == 20
 
 
 def test_a_request_is_open_until_all_its_images_are_closed() -> None:

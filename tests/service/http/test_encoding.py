@@ -5,10 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.engine.request import SamplingParams
-from service.http.encoding import npy, passport_for, preview_png, zipped
-
-PARAMS = SamplingParams(seed=3, class_label=1, sampler="ddim", num_steps=4, eta=0.5, guidance_scale=2.0)
+from service.http.encoding import npy, preview_png, zipped
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -16,13 +13,6 @@ def test_a_preview_keeps_its_pixels(channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (4, 4, channels), np.uint8)
     shown = np.asarray(Image.open(io.BytesIO(preview_png(pixels))))
     assert np.array_equal(shown.reshape(pixels.shape), pixels)
-
-
-def test_a_passport_names_all_of_the_recipe() -> None:
-    passport = passport_for(PARAMS, model_digest="d", repro_id="r", is_exact=False)
-    assert (passport.seed, passport.class_label, passport.sampler, passport.num_steps) == (3, 1, "ddim", 4)
-    assert (passport.eta, passport.guidance_scale, passport.determinism) == (0.5, 2.0, "fast")
-    assert (passport.model_digest, passport.repro_id) == ("d", "r")
 
 
 def test_an_array_is_loaded_without_pickle() -> None:
