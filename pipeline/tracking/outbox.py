@@ -74,7 +74,8 @@ class Outbox:
         if not try_lock(file) or not (folder / ENTRIES).exists():
             os.close(file)
             return None
-        _cut_torn_end(file)
+        # A process that is killed while it writes leaves half a line.
+        os.ftruncate(file, (folder / ENTRIES).read_bytes().rfind(b"\n") + 1)
         return cls(folder, file)
 
     def append(self, kind: str, run: str, **content: Any) -> None:
@@ -104,7 +105,8 @@ class Outbox:
 
     def waiting(self) -> list[Entry]:
         """The oldest entries that have not been shipped, at most ENTRIES_PER_READ."""
-        start = self._shipped()
+        shipped = self.folder / SHIPPED
+        start = int(shipped.read_text(encoding="ascii")) if shipped.exists() else 0
         with (self.folder / ENTRIES).open("rb") as file:
             file.seek(start)
             return list(_entries(start, itertools.islice(file, ENTRIES_PER_READ)))
@@ -146,26 +148,12 @@ class Outbox:
         place.parent.mkdir(exist_ok=True)
         return self.folder.rename(place)
 
-    def _shipped(self) -> int:
-        try:
-            return int((self.folder / SHIPPED).read_text(encoding="ascii"))
-        except FileNotFoundError:
-            return 0
-
 
 def ownerless(home: Path) -> Iterator[Outbox]:
     """The outboxes below `home` whose processes have ended, oldest first."""
     for folder in sorted(home.glob("[0-9]*")):
         if outbox := Outbox.adopt(folder):
             yield outbox
-
-
-def _cut_torn_end(file: int) -> None:
-    """Remove the half line that a process leaves which is killed while it writes."""
-    with os.fdopen(os.dup(file), "rb") as reader:
-        reader.seek(0)
-        whole = sum(len(line) for line in reader if line.endswith(b"\n"))
-    os.ftruncate(file, whole)
 
 
 def _entries(start: int, lines: Iterable[bytes]) -> Iterator[Entry]:

@@ -35,6 +35,8 @@ from pipeline.tracking.tags import (
 )
 
 NOT_COPIED = {"train/grad_norm", "train/learning_rate"}
+MAX_RUNS = 10_000_000
+"""More than a store has: MLflow's own limit, 100,000, would leave out the oldest."""
 
 
 @dataclass
@@ -75,7 +77,8 @@ class _Reconciliation:
         self._children: dict[str, list[Any]] = defaultdict(list)
         self._experiments: dict[str, list[Any]] = defaultdict(list)
         self._makers: dict[str, Any] = {}
-        for run in reversed(self._stored_runs()):
+        every = {"max_results": MAX_RUNS, "output_format": "list"}
+        for run in reversed(store.mlflow().search_runs([self._experiment], **every)):
             self._add(run)
 
     def findings(self, shown: Iterable[Revision]) -> Findings:
@@ -92,17 +95,6 @@ class _Reconciliation:
             self._client.set_tag(run_id, SHOWN_TAG, ", ".join(names))
         self._findings.foreign += self._foreign()
         return self._findings
-
-    def _stored_runs(self) -> list[Any]:
-        """All runs, newest first."""
-        found: list[Any] = []
-        token = None
-        while True:
-            page = self._client.search_runs([self._experiment], max_results=1000, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
 
     def _add(self, run: Any) -> None:
         """Index a run; of several that made the same result, the last one counts."""

@@ -92,7 +92,8 @@ class StageRun:
         patch = lineage.uncommitted()
         tags = lineage.facts() | {DIRTY_TAG: str(bool(patch)).lower()}
         everything = lineage.all_params()
-        name = os.environ.get("DVC_EXP_NAME") or _pipeline_name(everything)
+        versions = filter(None, [short_commit(), lineage.params_digest(everything)[:8]])
+        name = os.environ.get("DVC_EXP_NAME") or "-".join(versions)
         stage_tags = {SOURCE_TAG: f"pipeline.{stage}", STAGE_TAG: stage}
         if key := key_of_running(stage):
             stage_tags[KEY_TAG] = key
@@ -102,17 +103,14 @@ class StageRun:
         if digest := lineage.data_digest():
             self.dataset(digest)
         if patch:
-            self._keep_patch(patch)
+            with TemporaryDirectory() as folder:
+                path = Path(folder) / PATCH
+                path.write_text(patch, encoding="utf-8", errors="surrogateescape")
+                self._append("artifact", self._parent, file=self._outbox.keep(path), folder=None)
 
     def _open_run(self, run: str, name: str, *, params: Mapping[str, Any], **content: Any) -> None:
         process = {PROCESS_TAG: str(ProcessId.current()), WORKTREE_TAG: worktree()}
         self._append("run", run, name=name, params=dict(lineage.flat_params(params)), process=process, **content)
-
-    def _keep_patch(self, patch: str) -> None:
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / PATCH
-            path.write_text(patch, encoding="utf-8", errors="surrogateescape")
-            self._append("artifact", self._parent, file=self._outbox.keep(path), folder=None)
 
     def _end(self, status: str, reason: str | None) -> None:
         if reason:
@@ -167,18 +165,11 @@ def sync() -> int:
         StoreError: the store does not answer.
     """
     with store.answering():
-        shipper = Shipper(_home())
-        count = shipper.ship_ownerless()
-        shipper.end_killed_runs()
-        return count
+        return Shipper(_home()).ship_ownerless()
 
 
 def _home() -> Path:
     return main_worktree() / ".foundry" / "outbox"
-
-
-def _pipeline_name(params: Mapping[str, Any]) -> str:
-    return "-".join(filter(None, [short_commit(), lineage.params_digest(params)[:8]]))
 
 
 def _image_files(folder: Path, key: str, image: np.ndarray | Path, step: int) -> Iterator[Path]:

@@ -7,7 +7,7 @@ is known by key and step, an artefact has one path.
 
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from pipeline.tracking import store
 from pipeline.tracking.outbox import DamagedOutboxError, Entry, Outbox, ownerless
 from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, RUN_TAG, WORKTREE_TAG
 
-MAX_PARAMS_AT_ONCE, MAX_METRICS_AT_ONCE, MAX_DIGEST_LENGTH = 100, 1000, 36
-"""MLflow's limits on one request, and on the digest of a data set."""
+MAX_DIGEST_LENGTH = 36
+"""MLflow's limit on the digest of a data set."""
 INTERVAL_SEC, MAX_BACKOFF_SEC = 5.0, 60.0
 PATIENCE_SEC = 5.0
 """How long the end of a stage waits for a server that did not answer the last time."""
@@ -62,14 +62,13 @@ class Shipper:
             finally:
                 outbox.close()
             count += 1
-        return count
-
-    def end_killed_runs(self) -> None:
-        """End the runs of this worktree that count as running, but whose processes are gone."""
-        wanted = f"attributes.status = 'RUNNING' and tags.`{WORKTREE_TAG}` = '{_quoted(worktree())}'"
+        # Their outboxes may be gone: those of this worktree that count as running, but whose processes are not alive.
+        here = worktree().replace("'", "\\'")
+        wanted = f"attributes.status = 'RUNNING' and tags.`{WORKTREE_TAG}` = '{here}'"
         for run in self._client.search_runs([self._experiment], wanted):
             if not ProcessId.parse(run.data.tags[PROCESS_TAG]).is_alive():
                 self._client.set_terminated(run.info.run_id, "KILLED")
+        return count
 
     def _ship_group(self, entries: Sequence[Entry], outbox: Outbox) -> None:
         """Send entries of one kind, one by one if the store refuses them together."""
@@ -117,7 +116,8 @@ class Shipper:
                 )
         run_id, known = found.info.run_id, found.data
         self._run_ids[run] = run_id
-        self._log_params(run_id, {key: value for key, value in content["params"].items() if key not in known.params})
+        params = [self._entities.Param(*each) for each in content["params"].items() if each[0] not in known.params]
+        self._client.log_batch(run_id, params=params)
         self._log_tags(run_id, {key: value for key, value in content["tags"].items() if key not in known.tags})
         # Before the status, or another process would take the run for one that was killed.
         self._log_tags(run_id, content["process"])
@@ -140,13 +140,8 @@ class Shipper:
         dataset = self._entities.Dataset("prepared", digest[:MAX_DIGEST_LENGTH], "local", '{"uri": "data/prepared"}')
         self._client.log_inputs(run_id, datasets=[self._entities.DatasetInput(dataset)])
 
-    def _log_params(self, run_id: str, params: Mapping[str, str]) -> None:
-        for batch in _batches([self._entities.Param(*each) for each in params.items()], MAX_PARAMS_AT_ONCE):
-            self._client.log_batch(run_id, params=batch)
-
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        for batch in _batches([self._entities.RunTag(*each) for each in tags.items()], MAX_PARAMS_AT_ONCE):
-            self._client.log_batch(run_id, tags=batch)
+        self._client.log_batch(run_id, tags=[self._entities.RunTag(*each) for each in tags.items()])
 
     def _log_metrics(self, run_id: str, entries: Sequence[Entry]) -> None:
         new: dict[tuple[str, int], Any] = {}
@@ -156,8 +151,7 @@ class Shipper:
                 if step not in self._known_steps(run_id, key):
                     metric = self._entities.Metric(key, value, entry.content["time"], step)
                     new.setdefault((key, step), metric)
-        for batch in _batches(list(new.values()), MAX_METRICS_AT_ONCE):
-            self._client.log_batch(run_id, metrics=batch)
+        self._client.log_batch(run_id, metrics=list(new.values()))
         for key, step in new:
             self._steps[run_id, key].add(step)
 
@@ -209,7 +203,6 @@ class BackgroundShipper:
         if self._shipper is None:
             shipper = Shipper(self._outbox.folder.parent)
             shipper.ship_ownerless()
-            shipper.end_killed_runs()
             self._shipper = shipper
         self._shipper.ship(self._outbox)
 
@@ -226,14 +219,6 @@ def _is_refused(error: Exception) -> bool:
     response = getattr(error, "response", None)
     status = response.status_code if response is not None else getattr(error, "get_http_status_code", int)()
     return 400 <= status < 500 and status not in RETRIED_STATUS
-
-
-def _batches(values: Sequence[Any], size: int) -> Iterable[Sequence[Any]]:
-    return (values[i : i + size] for i in range(0, len(values), size))
-
-
-def _quoted(text: str) -> str:
-    return text.replace("'", "\\'")
 
 
 def _warn(message: str) -> None:

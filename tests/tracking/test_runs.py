@@ -211,7 +211,7 @@ def test_runs_of_ended_processes_are_ended_and_those_of_running_ones_are_not(wor
         for process in (gone, here)
         for place in (worktree(), "another-machine:/work")
     }
-    Shipper(workspace / ".foundry" / "outbox").end_killed_runs()
+    Shipper(workspace / ".foundry" / "outbox").ship_ownerless()
     status = {key: client.get_run(run.info.run_id).info.status for key, run in made.items()}
     assert status.pop((gone, worktree())) == "KILLED"
     assert set(status.values()) == {"RUNNING"}
