@@ -18,8 +18,8 @@ from typing import Any
 
 from pipeline.artefacts.files import write_json
 from pipeline.errors import CheckFailedError, FoundryError
-from pipeline.params import PrepareParams, load_params
-from pipeline.reporting.drift import Drift, Reference, drift_of_images, drift_of_requests, read_reference
+from pipeline.params import load_params
+from pipeline.reporting.drift import drift_of_images, drift_of_requests, read_reference
 from pipeline.reporting.image_set import open_raw
 from pipeline.reporting.pages import write_page
 
@@ -35,10 +35,19 @@ def main(
     alpha: float,
     seed: int,
 ) -> None:
-    params = load_params().prepare
-    changes = {"source": source or params.source, "labelled": params.labelled and not unlabelled}
     reference = read_reference(prepared, features, seed)
-    drift = compare(reference, new, params.model_copy(update=changes), alpha=alpha, seed=seed)
+    if len(new) > 1 or new[0].is_file():
+        drift = drift_of_requests(reference, read_requests(new), alpha=alpha, seed=seed)
+    else:
+        params = load_params().prepare
+        changes = {"source": source or params.source, "labelled": params.labelled and not unlabelled}
+        found, wanted = (params.image_size, params.channels), reference.shape
+        if found != wanted:
+            raise FoundryError(
+                f"params.yaml: prepare makes size and channels {found}, the prepared images have {wanted}"
+            )
+        with open_raw(new[0], params.model_copy(update=changes)) as images:
+            drift = drift_of_images(reference, images, alpha=alpha, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "drift.json", drift.document())
     write_page(out / "drift.html", "drift.html", it=drift)
@@ -51,21 +60,6 @@ def main(
                 for alarm in drift.alarms
             )
         )
-
-
-def compare(reference: Reference, new: Sequence[Path], params: PrepareParams, *, alpha: float, seed: int) -> Drift:
-    """Compare a folder of raw images, or request logs, with the training images.
-
-    Raises:
-        FoundryError: the data do not exist or are of another kind.
-    """
-    if len(new) > 1 or new[0].is_file():
-        return drift_of_requests(reference, read_requests(new), alpha=alpha, seed=seed)
-    found, wanted = (params.image_size, params.channels), reference.shape
-    if found != wanted:
-        raise FoundryError(f"params.yaml: prepare makes size and channels {found}, the prepared images have {wanted}")
-    with open_raw(new[0], params) as images:
-        return drift_of_images(reference, images, alpha=alpha, seed=seed)
 
 
 def read_requests(logs: Sequence[Path]) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,6 @@ FORMATS = {
 
 
 def main(to: str, model: str, out: Path) -> None:
-    """Run `foundry model export`."""
     suffix, write = FORMATS[to]
     if suffix and out.suffix != suffix:
         raise ExportError(f"--out: should end in {suffix} (got {out})")

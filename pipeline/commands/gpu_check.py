@@ -5,7 +5,7 @@ Takes less than 5 minutes by design; no device has run it yet (docs/gpu.md).
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -18,28 +18,14 @@ from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import make_plan, sample
-from pipeline.diffusion.target import TARGETS
 from pipeline.diffusion.timetables import timetable
 from pipeline.diffusion.unet import UNet, UNetConfig
-from pipeline.diffusion.weighting import SnrBounds, loss_weight
+from pipeline.diffusion.weighting import SnrBounds, x0_weight
 from pipeline.errors import CheckFailedError
 from pipeline.params import load_params
 from pipeline.training.loop import Training
 
 BATCH_SIZE, IMAGE_SIZE = 64, 28
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A measured value and the largest value that passes."""
-
-    name: str
-    value: float
-    limit: float
-
-    @property
-    def passed(self) -> bool:
-        return self.value <= self.limit
 
 
 def main() -> None:
@@ -48,29 +34,30 @@ def main() -> None:
         return
     sys.stdout.write(f"{torch.cuda.get_device_name()}, torch {torch.__version__}\n")
     failed = []
-    for check in checks(best_device()):
-        sys.stdout.write(f"{'ok' if check.passed else 'FAILED':7} {check.name}: {check.value:.3g} <= {check.limit:g}\n")
-        failed += [] if check.passed else [check.name]
+    for name, value, limit in checks(best_device()):
+        sys.stdout.write(f"{'ok' if value <= limit else 'FAILED':7} {name}: {value:.3g} <= {limit:g}\n")
+        failed += [] if value <= limit else [name]
     if failed:
         raise CheckFailedError(f"gpu-check: {', '.join(failed)}")
 
 
-def checks(device: Device, *, num_steps: int = 200, num_samples: int = 8, sampling_steps: int = 20) -> Iterator[Check]:
-    """Run every check on `device`, one after the other."""
+def checks(
+    device: Device, *, num_steps: int = 200, num_samples: int = 8, sampling_steps: int = 20
+) -> Iterator[tuple[str, float, float]]:
+    """Run every check on `device`; yields its name, the measured value and the largest value that passes."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     first, again = (loss_ratio(device, num_steps) for _ in range(2))
-    yield Check(f"{device.precision} training, last loss / first loss", first, 0.5)
-    yield Check("difference between two runs of that training", abs(first - again), 0.02)
+    yield f"{device.precision} training, last loss / first loss", first, 0.5
+    yield "difference between two runs of that training", abs(first - again), 0.02
     resumed = loss_ratio(device, num_steps, resume_after=num_steps // 2)
-    yield Check("difference when it is resumed half-way", abs(first - resumed), 0.02)
+    yield "difference when it is resumed half-way", abs(first - resumed), 0.02
     if device.is_cuda and not device.compile:
         compiled = loss_ratio(replace(device, compile=True), num_steps)
-        yield Check("difference when the network is compiled", abs(first - compiled), 0.02)
+        yield "difference when the network is compiled", abs(first - compiled), 0.02
     cpu = samples(torch.device("cpu"), num_samples, sampling_steps)
     here = samples(device.device, num_samples, sampling_steps)
-    yield Check(
-        "largest difference of a float32 pixel in [-1, 1] from the CPU's", float((cpu - here).abs().max()), 1e-3
-    )
+    difference = float((cpu - here).abs().max())
+    yield "largest difference of a float32 pixel in [-1, 1] from the CPU's", difference, 1e-3
 
 
 def samples(device: torch.device, num_samples: int, num_steps: int) -> torch.Tensor:
@@ -106,11 +93,9 @@ def _training(device: Device, num_steps: int) -> Training:
     labels = np.arange(256) % 2
     pixels = np.repeat((60 + 120 * labels).astype(np.uint8), IMAGE_SIZE**2).reshape(256, IMAGE_SIZE, IMAGE_SIZE, 1)
     schedule = NoiseSchedule(cosine_betas(1000))
-    bounds = SnrBounds(floor=0.1, gamma=5.0)
-    weights = {
-        (target, params.weighting): loss_weight(target, params.weighting, schedule, bounds) for target in TARGETS
-    }
-    table = ScheduleTable(schedule, uniform_density(schedule), weights, torch.ones_like(schedule.beta))
+    weight = x0_weight(params.weighting, schedule, SnrBounds(floor=0.1, gamma=5.0))
+    density, mse = uniform_density(schedule), torch.ones_like(schedule.beta)
+    table = ScheduleTable(schedule, density, {("x0", params.weighting): weight}, mse)
     torch.manual_seed(0)
     network = UNet(params.network, image_size=IMAGE_SIZE, channels=1, num_classes=2)
     return Training(params, network, table, Split((pixels,), labels), device)

@@ -20,7 +20,6 @@ from pipeline.params import load_params
 
 
 def main(model: str | None, *, resolve: bool, folder: Path | None, sbom: Path | None) -> None:
-    """Run `foundry model package`."""
     if sum(map(bool, (resolve, folder, sbom))) > 1:
         raise FoundryError("--resolve, --folder and --sbom exclude each other")
     if sbom:

@@ -11,26 +11,12 @@ from pipeline.artefacts.files import replacing
 
 SNIPPET = "window.vegaEmbed = vegaEmbed;"
 # DVC replaces names in braces. There is no {scripts}, which it would replace with the CDN's.
-PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-{refresh_tag}
-<title>DVC plots</title>
-<style>body { font-family: sans-serif } table { border-spacing: 15px }</style>
-<script>(() => {
-LIBRARY
-})();</script>
-</head>
-<body>
-{plot_divs}
-</body>
-</html>
-"""
+PAGE = Path(__file__).with_suffix(".html")
 
 
 def write_template(out: Path) -> None:
     """Write the template atomically."""
+    page = PAGE.read_text(encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as temporary:
-        temporary.write_text(PAGE.replace("LIBRARY", vl_convert.javascript_bundle(SNIPPET)), encoding="utf-8")
+        temporary.write_text(page.replace("LIBRARY", vl_convert.javascript_bundle(SNIPPET)), encoding="utf-8")

@@ -108,12 +108,10 @@ def _data(prepared: Path, champion: ModelSummary | None, challenger: ModelSummar
 
 def _code(champion: ModelSummary | None, challenger: ModelSummary) -> tuple[Sequence[str], Sequence[str]]:
     """Return the commits since the champion's and the changed files; nothing if a commit is unknown."""
-    if champion is None or not champion.commit or not challenger.commit or not git.has_commit(champion.commit):
+    old, new = champion.commit if champion else None, challenger.commit
+    if not old or not new or not git.has_commit(old):
         return [], []
-    return (
-        git.commits_between(champion.commit, challenger.commit),
-        git.changed_files(champion.commit, challenger.commit),
-    )
+    return git.commits_between(old, new), git.changed_files(old, new)
 
 
 def _log(digest: str, written: Sequence[Path]) -> None:

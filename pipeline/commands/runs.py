@@ -1,7 +1,6 @@
 """Lists runs in MLflow, sends what waits in the outbox, completes the list of runs, and shows them in the browser."""
 
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +23,9 @@ def list_runs(limit: int) -> None:
         parents = {run.info.run_id: each.info.run_id for each in pipelines for run in past.children(each.info.run_id)}
     registered = {parents[version.run_id]: version for version in versions.of_runs(parents)}
     rows = [HEADER, *(_row(run, registered.get(run.info.run_id)) for run in pipelines)]
-    sys.stdout.writelines(f"{line}\n" for line in _aligned(rows))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        sys.stdout.write("  ".join(map(str.ljust, row, widths)).rstrip() + "\n")
 
 
 def _row(run: Any, version: Version | None) -> tuple[str, ...]:
@@ -40,11 +41,6 @@ def _row(run: Any, version: Version | None) -> tuple[str, ...]:
         *("" if value is None else format(value, FIGURES[name].format) for name, value in values),
         f"{version}{aliases}" if version else "",
     )
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def sync() -> None:

@@ -35,7 +35,6 @@ def main(
     eta: float,
     guidance_scale: float | None,
 ) -> None:
-    """Run `foundry sample`."""
     loaded = load_model(versions.model_folder(model))
     labels = requested_labels(class_label, loaded.description.data, num_images)
     seeds = [image_seed(seed, i) for i in range(num_images)]

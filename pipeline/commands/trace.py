@@ -71,6 +71,5 @@ def _joined(*parts: str | None) -> str | None:
 
 
 def _cached(md5: str) -> str:
-    """Whether DVC's local cache holds the data."""
     path = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
     return "in the cache here" if path.exists() else "not in the cache here; `dvc pull` gets it from the remote"

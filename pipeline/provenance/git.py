@@ -82,11 +82,7 @@ def short_commit() -> str | None:
 
 def has_commit(commit: str) -> bool:
     """Whether this repository has the commit."""
-    try:
-        git("cat-file", "-e", f"{commit}^{{commit}}", folder=main_worktree())
-    except GitError:
-        return False
-    return True
+    return git_line("rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}", folder=main_worktree()) is not None
 
 
 def commit_line(commit: str) -> str | None:

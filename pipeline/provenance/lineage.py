@@ -7,7 +7,6 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,12 +38,12 @@ def facts() -> dict[str, str]:
         LOCK_TAG: md5(Path(LOCK).read_bytes()) if Path(LOCK).is_file() else None,
         EXPERIMENT_TAG: os.environ.get("DVC_EXP_NAME"),
         "dvc.exp.baseline_rev": os.environ.get("DVC_EXP_BASELINE_REV"),
-        RAW_DATA_TAG: _raw_data_md5(),
+        RAW_DATA_TAG: (read_yaml(Path("data/raw.dvc")).get("outs") or [{}])[0].get("md5"),
         "machine.cpus": str(os.cpu_count()),
         "machine.platform": platform.platform(),
         "version.python": platform.python_version(),
-        **{f"version.{name}": _version(name) for name in LIBRARIES},
-        "mlflow.user": _user(),
+        **{f"version.{name}": importlib.metadata.version(name) for name in LIBRARIES},
+        "mlflow.user": psutil.Process().username(),
         "mlflow.source.type": "LOCAL",
     }
     return {key: value for key, value in found.items() if value}
@@ -92,12 +91,6 @@ def data_digest() -> str | None:
     return digest
 
 
-def _raw_data_md5() -> str | None:
-    """DVC's digest of data/raw."""
-    outs: list[dict[str, str]] = read_yaml(Path("data/raw.dvc")).get("outs", [])
-    return outs[0].get("md5") if outs else None
-
-
 def _dvc_outs() -> Iterator[str]:
     """dvc.lock and the outs that it lists: results of a run, not causes."""
     yield LOCK
@@ -114,18 +107,3 @@ def _new_files(index: Path) -> tuple[list[str], list[tuple[str, int]]]:
     fits = [total <= MAX_BYTES_OF_NEW_FILES for total in totals]
     included = [path for (path, _), fit in zip(sizes, fits, strict=True) if fit]
     return included, [entry for entry, fit in zip(sizes, fits, strict=True) if not fit]
-
-
-@cache
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _user() -> str | None:
-    try:
-        return psutil.Process().username()
-    except (psutil.Error, KeyError):
-        return None

@@ -31,8 +31,9 @@ def shown_revisions() -> list[Revision]:
         GitError: this is no git repository.
     """
     head = git("rev-parse", "HEAD", folder=main_worktree()).strip()
-    found = [_workspace(), _at("HEAD", head), *_experiments()]
-    return [revision for revision in found if revision is not None]
+    path = main_worktree() / LOCK
+    workspace = Revision("workspace", None, path.read_text(encoding="utf-8")) if path.is_file() else None
+    return [revision for revision in (workspace, _at("HEAD", head), *_experiments()) if revision is not None]
 
 
 def all_revisions() -> Iterator[Revision]:
@@ -45,20 +46,13 @@ def all_revisions() -> Iterator[Revision]:
 
 def commit_of_lock(lock_md5: str) -> str | None:
     """The newest commit whose dvc.lock has this MD5; None if there is none in this repository."""
-    for commit in _commits_of_locks():
-        revision = _at(commit, commit)
-        if revision and md5(revision.lock.encode(errors="surrogateescape")) == lock_md5:
-            return commit
-    return None
+    found = (_at(commit, commit) for commit in _commits_of_locks())
+    same = (each for each in found if each and md5(each.lock.encode(errors="surrogateescape")) == lock_md5)
+    return next((revision.commit for revision in same), None)
 
 
 def _commits_of_locks() -> list[str]:
     return (git_line("log", "--all", "--format=%H", "--", LOCK, folder=main_worktree()) or "").split()
-
-
-def _workspace() -> Revision | None:
-    path = main_worktree() / LOCK
-    return Revision("workspace", None, path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _at(name: str, commit: str, *, is_experiment: bool = False) -> Revision | None:

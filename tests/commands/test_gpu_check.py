@@ -14,11 +14,11 @@ def test_every_check_passes_on_this_device_and_on_a_cpu_they_are_exact(
 ) -> None:
     monkeypatch.chdir(root)
     device = best_device()
-    training, *others = checks(replace(device, compile=False), num_steps=30, num_samples=2, sampling_steps=4)
-    assert 0 < training.value < 0.9, "the training learns"
-    assert all(check.passed for check in others)
+    (_, loss_ratio, _), *others = checks(replace(device, compile=False), num_steps=30, num_samples=2, sampling_steps=4)
+    assert 0 < loss_ratio < 0.9, "the training learns"
+    assert all(value <= limit for _, value, limit in others)
     if device.device.type == "cpu":
-        assert [check.value for check in others] == [0.0, 0.0, 0.0]
+        assert [value for _, value, _ in others] == [0.0, 0.0, 0.0]
 
 
 def test_without_a_cuda_device_the_command_says_that_it_checked_nothing(
