@@ -1,6 +1,5 @@
 """Queries about the runs in the tracking store: a model's stage runs, their parents, curves and files."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +57,6 @@ class PastRuns:
             return None
         return Path(self._client.download_artifacts(run.info.run_id, name))
 
-    def keep(self, run: Any, path: Path, tags: Mapping[str, str] | None = None) -> None:
-        """Log a file, and tags, with a run that has ended."""
+    def keep(self, run: Any, path: Path) -> None:
+        """Log a file with a run that has ended."""
         self._client.log_artifact(run.info.run_id, str(path))
-        for key, value in (tags or {}).items():
-            self._client.set_tag(run.info.run_id, key, value)

@@ -13,7 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from pipeline.provenance import lineage
@@ -73,17 +72,14 @@ class StageRun:
         self.tags({DATA_TAG: digest})
         self._append_to_both("dataset", digest=digest)
 
-    def artifact(self, path: Path, folder: str | None = None) -> None:
+    def artifact(self, path: Path) -> None:
         """Log a copy of a file or folder as it is now."""
-        self._append("artifact", self._child, file=self._outbox.keep(path), folder=folder)
+        self._append("artifact", self._child, file=self._outbox.keep(path), folder=None)
 
-    def image(self, key: str, image: np.ndarray | Path, step: int | None = None) -> None:
-        """Log an image (a file, or uint8 `[height, width]` or `[height, width, channels]`) for MLflow's image view.
-
-        The parent gets it too.
-        """
+    def image(self, key: str, image: Path, step: int = 0) -> None:
+        """Log an image file for MLflow's image view; the parent gets it too."""
         with TemporaryDirectory() as folder:
-            files = [self._outbox.keep(path) for path in _image_files(Path(folder), key, image, step or 0)]
+            files = [self._outbox.keep(path) for path in _image_files(Path(folder), key, image, step)]
         for file in files:
             self._append_to_both("artifact", file=file, folder="images")
         self.tags({"mlflow.loggedImages": "True"})
@@ -172,12 +168,9 @@ def _home() -> Path:
     return main_worktree() / ".foundry" / "outbox"
 
 
-def _image_files(folder: Path, key: str, image: np.ndarray | Path, step: int) -> Iterator[Path]:
+def _image_files(folder: Path, key: str, image: Path, step: int) -> Iterator[Path]:
     """Write the image and its thumbnail, named as MLflow's image view expects, and return their paths."""
-    if isinstance(image, Path):
-        picture: Image.Image = Image.open(image)
-    else:
-        picture = Image.fromarray(image[:, :, 0] if image.shape[2:] == (1,) else image)
+    picture = Image.open(image)
     # The name depends on key and step alone, so that a resumed training replaces its images.
     stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{step}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{key}/{step}')}"
     picture.save(folder / f"{stem}.png")
