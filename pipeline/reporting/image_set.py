@@ -1,7 +1,7 @@
 """Image sets with their manifests, prepared or raw, for comparison."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,18 +39,13 @@ class ImageSet:
         return self.manifest[self.manifest["state"] == "accepted"]
 
 
-@contextmanager
-def open_images(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
+def open_images(folder: Path, params: PrepareParams) -> AbstractContextManager[ImageSet]:
     """Open a prepared folder, or raw data, which are prepared according to `params`.
 
     Raises:
         FoundryError: the folder holds neither.
     """
-    if (folder / MANIFEST).exists():
-        yield open_prepared(folder)
-    else:
-        with open_raw(folder, params) as images:
-            yield images
+    return nullcontext(open_prepared(folder)) if (folder / MANIFEST).exists() else open_raw(folder, params)
 
 
 def open_prepared(folder: Path) -> ImageSet:

@@ -65,11 +65,12 @@ def summarize_work_tree(folders: Folders, decision: Mapping[str, Any] | None) ->
     Raises:
         ArtefactError: the evaluation or the model is missing or damaged.
     """
+    metrics = read_document(folders.evaluation / "metrics.json")
     digest, tuned = model_digest(folders.model), folders.registration / "model"
     is_tuned = decision is not None and tuned.is_dir() and model_digest(tuned) == decision.get("model_digest")
     return ModelSummary(
         name="this work tree",
-        metrics=_numbers(read_document(folders.evaluation / "metrics.json")),
+        metrics={key: float(value) for key, value in metrics.items() if isinstance(value, int | float)},
         params=dict(lineage.flat_params(lineage.all_params())),
         loss=[(row["images"], row["train/loss"]) for row in _rows(folders.model / "curves.csv")],
         levels=_rows(folders.evaluation / "loss_per_noise_level.csv"),
@@ -165,10 +166,6 @@ def _lock_stages(version: Version, parent: Any, past: PastRuns) -> dict[str, Any
         return stages_of(git("show", f"{commit}:{LOCK}"))
     except FoundryError:
         return {}
-
-
-def _numbers(document: Mapping[str, Any]) -> dict[str, float]:
-    return {key: float(value) for key, value in document.items() if isinstance(value, int | float)}
 
 
 def _rows(path: Path | None) -> list[dict[Any, Any]]:

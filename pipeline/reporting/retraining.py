@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from pipeline.artefacts.model import load_model
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.figures import CHIEF_FIGURES
@@ -77,10 +75,14 @@ def write(folder: Path, retraining: Retraining) -> tuple[Path, Path]:
         "groups": compare_figures(retraining.challenger.metrics, champion.metrics if champion else {}),
     }
     losses = {model.name: model.loss for model in retraining.models}
-    loss = line_chart(losses, "images seen", "loss", log_y=True)
-    charts = {"loss": loss, "levels": _levels(retraining), "quality": _quality(retraining)}
+    pictures = {
+        "loss": line_chart(losses, "images seen", "loss", log_y=True),
+        "levels": _levels(retraining),
+        "quality": _quality(retraining),
+        "grids": [(model.name, _grid(model.folder, retraining.seed)) for model in retraining.models if model.folder],
+    }
     page, comment = folder / "report.html", folder / "report.md"
-    write_page(page, "retraining.html", **content, **charts, grids=_grids(retraining))
+    write_page(page, "retraining.html", **content, **pictures)
     write_page(comment, "retraining.md", **content, marker=MARKER, chief=CHIEF_FIGURES)
     return page, comment
 
@@ -126,19 +128,11 @@ def _quality(retraining: Retraining) -> Chart | None:
     return line_chart(lines, "network calls per image", "KID")
 
 
-def _grids(retraining: Retraining) -> list[tuple[str, str]]:
-    """Names of the models and their sample grids: the same seeds and classes, each with its own sampling settings."""
-    return [
-        (model.name, picture_uri(_grid(model.folder, retraining.seed)))
-        for model in retraining.models
-        if model.folder is not None
-    ]
-
-
-def _grid(folder: Path, seed: int) -> Image.Image:
+def _grid(folder: Path, seed: int) -> str:
+    """A model's sample grid: the same seeds and classes for every model, each with its own sampling settings."""
     model = load_model(folder)
     names = (model.description.data.class_names or ())[:MAX_GRID_ROWS]
     num_rows = len(names) or GRID_COLUMNS
     labels = [row for row in range(num_rows) for _ in range(GRID_COLUMNS)] if names else None
     seeds = [image_seed(seed, i) for i in range(num_rows * GRID_COLUMNS)]
-    return sheet_image(draw(model, seeds, labels), GRID_COLUMNS, names)
+    return picture_uri(sheet_image(draw(model, seeds, labels), GRID_COLUMNS, names))

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Determinism = Literal["exact", "fast"]
 Status = Literal["queued", "running", "completed", "cancelled", "expired", "failed"]
+OUTCOMES: dict[type[ServiceError], Status] = {CancelledError: "cancelled", DeadlineExceededError: "expired"}
+"""Status after these errors; after any other it is failed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,15 +106,7 @@ class Request:
         """The status in the API's words."""
         if self.is_open:
             return "queued" if self.started is None else "running"
-        match self.error:
-            case None:
-                return "completed"
-            case CancelledError():
-                return "cancelled"
-            case DeadlineExceededError():
-                return "expired"
-            case _:
-                return "failed"
+        return "completed" if self.error is None else OUTCOMES.get(type(self.error), "failed")
 
     @property
     def determinism(self) -> Determinism:

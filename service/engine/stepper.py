@@ -24,7 +24,6 @@ from pipeline.diffusion.sampling import Sampler, draw_noise, step
 from pipeline.diffusion.seeds import image_generator, normal_rows
 from service.engine.backend import Backend, BackendName, backend_for
 from service.engine.batch_sizes import BatchSizes, measure_batch_sizes
-from service.engine.repro_id import repro_id
 from service.engine.request import Job, Request, SamplingParams
 
 MAX_PLANS = 64
@@ -63,7 +62,7 @@ class Stepper:
         self.model = model
         self.num_slots = slots
         self.batch_sizes = batch_sizes
-        self.repro_id = repro_id(backend, batch_sizes)
+        self.repro_id = backend.repro_id(batch_sizes.exact)
         self._denoiser = backend.denoiser
         self._device = backend.device
         self._shape = model.description.data.shape

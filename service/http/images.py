@@ -54,12 +54,7 @@ class ImageEncoder:
 
     async def response(self, pixels: Sequence[NDArray[np.uint8]]) -> schemas.ImagesResponse:
         """All images in one JSON object."""
-        data = [
-            schemas.Image(
-                id=self._ids[index], index=index, seed=self._request.images[index].seed, b64_json=_base64(png)
-            )
-            for index, png in enumerate(await self.pngs(pixels))
-        ]
+        data = [schemas.Image(**self._image_fields(index, png)) for index, png in enumerate(await self.pngs(pixels))]
         return schemas.ImagesResponse(**self.common_fields, created=int(time.time()), data=data)
 
     async def pngs(self, pixels: Sequence[NDArray[np.uint8]]) -> list[bytes]:
@@ -94,12 +89,8 @@ class ImageEncoder:
             "created_at": int(time.time()),
             "size": size_of(self._stepper.model.description.data),
             "output_format": "png",
-            "b64_json": _base64(png),
+            "b64_json": base64.b64encode(png).decode(),
         }
 
     async def _in_thread(self, encode: Callable[..., bytes], *args: Any) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._runtime.encoder_pool, encode, *args)
-
-
-def _base64(png: bytes) -> str:
-    return base64.b64encode(png).decode()

@@ -5,9 +5,9 @@ When the client disconnects, its request is cancelled, and its rows are free in 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Literal, TypeVar
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +22,6 @@ from service.http.encoding import npy, parameter_fields, zipped
 from service.http.event_queue import EventQueue
 from service.http.images import ImageEncoder
 from service.runtime import Runtime
-
-T = TypeVar("T")
 
 
 @contextmanager
@@ -52,7 +50,15 @@ async def draw(runtime: Runtime, request: Request, receive: Receive) -> list[NDA
     """
     events = EventQueue(wants_progress=False)
     with submitted(runtime, request, events):
-        return await _unless_disconnected(receive, _all_images(events))
+        drawing, leaving = asyncio.ensure_future(_all_images(events)), asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait({drawing, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if drawing.done():
+                return drawing.result()
+            raise ClientGoneError("the client has disconnected")
+        finally:
+            drawing.cancel()
+            leaving.cancel()
 
 
 async def image_response(
@@ -86,20 +92,9 @@ async def _all_images(events: EventQueue) -> list[NDArray[np.uint8]]:
                 return [images[index] for index in sorted(images)]
 
 
-async def _unless_disconnected(receive: Receive, work: Awaitable[T]) -> T:
-    async def disconnected() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, leaving = asyncio.ensure_future(work), asyncio.ensure_future(disconnected())
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientGoneError("the client has disconnected")
-    finally:
-        working.cancel()
-        leaving.cancel()
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 def _write_log(runtime: Runtime, request: Request, outcome: str) -> None:
