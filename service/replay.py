@@ -32,10 +32,6 @@ TIMEOUT_SEC = 600.0
 SHOWN_DIGITS = 12
 
 
-class ReplayError(FoundryError):
-    """The image cannot be drawn again with this model or service."""
-
-
 def main(picture: Path, model: Path | None, url: str | None) -> None:
     if model and url:
         raise FoundryError("--model and --url exclude each other")
@@ -55,12 +51,12 @@ def draw_locally(folder: Path | None, original: Passport) -> Picture:
     settings = load_settings()
     model = folder or settings.model
     if model is None:
-        raise ReplayError("--model: should name a model folder, or --url a service")
+        raise FoundryError("--model: should name a model folder, or --url a service")
     _check_model(str(model), model_digest(model), original)
     stepper = load_stepper(settings, model)
     classes = stepper.model.description.data.num_classes
     if original.class_label is not None and original.class_label >= classes:
-        raise ReplayError(
+        raise FoundryError(
             f"passport: class_label: should be below {classes}, the model's classes (got {original.class_label})"
         )
     params = {field.name: getattr(original, field.name) for field in dataclasses.fields(SamplingParams)}
@@ -73,7 +69,7 @@ def draw_remotely(url: str, original: Passport) -> Picture:
     """The image, drawn by a running service.
 
     Raises:
-        ReplayError: the service does not answer, refuses the request, or serves another model.
+        FoundryError: the service does not answer, refuses the request, or serves another model.
     """
     key = os.environ.get("FOUNDRY_API_KEY")
     fields = parameter_fields(original, original.determinism)
@@ -86,9 +82,9 @@ def draw_remotely(url: str, original: Passport) -> Picture:
         )
         response.raise_for_status()
     except httpx.HTTPStatusError as error:
-        raise ReplayError(f"{url}: {error.response.status_code}: {error.response.text[:500]}") from None
+        raise FoundryError(f"{url}: {error.response.status_code}: {error.response.text[:500]}") from None
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise ReplayError(f"{url}: {error}") from None
+        raise FoundryError(f"{url}: {error}") from None
     drawn = passport.read(response.content, None)
     _check_model(url, drawn.passport.model_digest, original)
     return drawn
@@ -120,7 +116,7 @@ def _cause(original: Passport, drawn: Passport) -> str:
 
 def _check_model(where: str, digest: str, original: Passport) -> None:
     if digest != original.model_digest:
-        raise ReplayError(
+        raise FoundryError(
             f"{where}: holds model {digest[:SHOWN_DIGITS]}, the picture was drawn by {original.model_digest[:SHOWN_DIGITS]}"
         )
 

@@ -14,10 +14,6 @@ from service.engine.scheduler import Limits
 PREFIX = "FOUNDRY_"
 
 
-class SettingsError(FoundryError):
-    """A variable is invalid; the message has one line per variable."""
-
-
 def _spare_cores() -> int:
     """All cores but one, which is left for HTTP."""
     return max(1, len(os.sched_getaffinity(0)) - 1)
@@ -82,10 +78,10 @@ def load_settings() -> Settings:
     """The settings of this environment.
 
     Raises:
-        SettingsError: variables are invalid; the message names all of them.
+        FoundryError: variables are invalid; the message names all of them.
     """
     try:
         return Settings()
     except ValidationError as error:
         lines = [f"{PREFIX}{str(e['loc'][0]).upper()}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise SettingsError("\n".join(lines)) from None
+        raise FoundryError("\n".join(lines)) from None

@@ -2,7 +2,8 @@ import hashlib
 
 import pytest
 
-from service.settings import Settings, SettingsError, load_settings
+from pipeline.errors import FoundryError
+from service.settings import Settings, load_settings
 
 
 def test_every_setting_has_a_description() -> None:
@@ -23,7 +24,7 @@ def test_one_key_may_use_the_whole_queue_and_several_their_share() -> None:
 def test_all_invalid_variables_are_reported_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_ROWS", "0")
     monkeypatch.setenv("FOUNDRY_STUCK_SEC", "soon")
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(FoundryError) as refused:
         load_settings()
     assert [line.split(":")[0] for line in str(refused.value).splitlines()] == ["FOUNDRY_ROWS", "FOUNDRY_STUCK_SEC"]
 
@@ -31,6 +32,6 @@ def test_all_invalid_variables_are_reported_at_once(monkeypatch: pytest.MonkeyPa
 def test_secrets_are_not_shown_in_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FOUNDRY_API_KEYS", "hush")
     monkeypatch.setenv("FOUNDRY_ROWS", "0")
-    with pytest.raises(SettingsError) as refused:
+    with pytest.raises(FoundryError) as refused:
         load_settings()
     assert "hush" not in str(refused.value)
