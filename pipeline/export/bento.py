@@ -25,6 +25,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
 SERVICE = "service.app:Foundry"
 NAME = "diffusion-foundry"
 ROOT = requirements.ROOT
+PYTHON = ".".join(platform.python_version_tuple()[:2])
 
 
 def pack(bundle: Bundle) -> str:
@@ -76,7 +77,7 @@ def _build(tag: str, model: str, bundle: Bundle, packages: list[str]) -> str:
             shutil.copyfile(ROOT / path, copied)
         service: Any = bentoml.load(SERVICE, working_dir=folder)
         # The versions are exact already, so BentoML need not resolve them, nor record an index.
-        image = Image(python_version=_python_version(), lock_python_packages=False)
+        image = Image(python_version=PYTHON, lock_python_packages=False)
         service.image = image.python_packages(*packages)
         # bento.yaml cannot hold `service.app.NoLimit`; a served Bento reads its configuration from the code.
         service.config.pop("traffic")
@@ -95,8 +96,4 @@ def _labels(bundle: Bundle) -> dict[str, str]:
 def _code_digest(packages: list[str]) -> str:
     """The digest of a Bento's content without its model."""
     code = [part for path in requirements.sources() for part in (str(path).encode(), (ROOT / path).read_bytes())]
-    return parts_digest([*code, *(line.encode() for line in packages), _python_version().encode()])
-
-
-def _python_version() -> str:
-    return ".".join(platform.python_version_tuple()[:2])
+    return parts_digest([*code, *(line.encode() for line in packages), PYTHON.encode()])

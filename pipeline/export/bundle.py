@@ -2,12 +2,13 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artefacts.model import DESCRIPTION, ONNX, WEIGHTS, Model, load_model, model_digest
 from pipeline.errors import ArtefactError, FoundryError
-from pipeline.export.denoiser import ExportError
+from pipeline.export.denoiser import ExportError, attempt
 from pipeline.export.onnx import check_onnx, write_onnx
 from pipeline.provenance.git import main_worktree
 from pipeline.registry import versions
@@ -60,8 +61,10 @@ def add_onnx(bundle: Bundle) -> None:
     """
     model, path = load_model(bundle.folder), bundle.folder / ONNX
     try:
-        if not (path.exists() and _matches(model, path)):
-            write_onnx(model, path)
+        with suppress(ExportError):
+            attempt(lambda: check_onnx(model, path))
+            return
+        write_onnx(model, path)
     except ModuleNotFoundError as missing:
         raise ExportError(f"{missing.name} is missing; the export extra brings it") from None
 
@@ -81,27 +84,15 @@ def _keep(source: Path) -> tuple[Path, Model]:
     """Copy a model folder to `.foundry/models/<digest>`, unless it is there: later changes of the source do no harm."""
     model = load_model(source)
     kept = main_worktree() / ".foundry" / "models" / model.digest
-    if kept.exists():
-        try:
-            model_digest(kept)
-        except ArtefactError:
-            shutil.rmtree(kept)
-    if not kept.exists():
-        _copy(source, kept, (WEIGHTS, DESCRIPTION))
-        if model_digest(kept) != model.digest:
-            shutil.rmtree(kept)
-            raise ArtefactError(f"{source}: changed while it was read")
+    with suppress(ArtefactError):
+        model_digest(kept)
+        return kept, model
+    shutil.rmtree(kept, ignore_errors=True)
+    _copy(source, kept, (WEIGHTS, DESCRIPTION))
+    if model_digest(kept) != model.digest:
+        shutil.rmtree(kept)
+        raise ArtefactError(f"{source}: changed while it was read")
     return kept, model
-
-
-def _matches(model: Model, path: Path) -> bool:
-    try:
-        check_onnx(model, path)
-    except ModuleNotFoundError:
-        raise
-    except Exception:  # noqa: BLE001, those of ONNX Runtime are private
-        return False
-    return True
 
 
 def _copy(source: Path, out: Path, names: Sequence[str]) -> None:

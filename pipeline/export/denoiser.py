@@ -58,10 +58,10 @@ def trace(model: Model) -> torch.export.ExportedProgram:
 
 
 def attempt(export: Callable[[], Result]) -> Result:
-    """Call one of torch's exporters without its warnings, which are about its own code and not for the user.
+    """Call an exporter, or the runtime of a format, without its warnings, which are about its own code.
 
     Raises:
-        ExportError: for whatever the exporter raises, but for a missing package.
+        ExportError: for whatever it raises, but for a missing package.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
@@ -69,7 +69,7 @@ def attempt(export: Callable[[], Result]) -> Result:
             return export()
     except ModuleNotFoundError:
         raise
-    # The exporters raise many kinds of errors, all of which mean this.
+    # They raise many kinds of errors, some of them private; all mean this.
     except Exception as error:
         raise ExportError(f"the network cannot be written in this format: {error}") from error
 

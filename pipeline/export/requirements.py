@@ -42,7 +42,17 @@ def served() -> dict[str, Distribution]:
         FoundryError: one is not installed.
     """
     found: dict[str, Distribution] = {}
-    _collect(direct(), found)
+    waiting = direct()
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name in found and not requirement.extras:
+            continue
+        try:
+            found[name] = distribution(name)
+        except PackageNotFoundError:
+            raise FoundryError(f"{name}: the service needs it; `make install` installs it") from None
+        waiting += needs(found[name], requirement.extras)
     return dict(sorted(found.items()))
 
 
@@ -60,15 +70,3 @@ def needs(package: Distribution, extras: Iterable[str] = ()) -> Iterator[Require
         marker = requirement.marker
         if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             yield requirement
-
-
-def _collect(needed: Iterable[Requirement], found: dict[str, Distribution]) -> None:
-    for requirement in needed:
-        name = canonicalize_name(requirement.name)
-        if name in found and not requirement.extras:
-            continue
-        try:
-            found[name] = distribution(name)
-        except PackageNotFoundError:
-            raise FoundryError(f"{name}: the service needs it; `make install` installs it") from None
-        _collect(needs(found[name], requirement.extras), found)

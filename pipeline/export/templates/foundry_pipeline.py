@@ -1,4 +1,4 @@
-# ruff: noqa: INP001  an exported folder is no package
+# ruff: noqa: INP001, ARG002  an exported folder is no package; register_to_config reads the arguments
 """A pipeline for diffusers that draws a Diffusion Foundry model's images with DDPM, DDIM or DPM-Solver++(2M).
 
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
@@ -13,12 +13,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from diffusers import DiffusionPipeline
+from diffusers.configuration_utils import register_to_config
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 
 
 class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is untyped
     """A U-Net with its noise schedule, sampling defaults and timetables."""
 
+    @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
     def __init__(
         self,
         unet: torch.nn.Module,
@@ -33,16 +35,6 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
     ) -> None:
         super().__init__()
         self.register_modules(unet=unet)
-        self.register_to_config(
-            betas=betas,
-            target=target,
-            timetables=timetables,
-            sampler=sampler,
-            num_steps=num_steps,
-            guidance_scale=guidance_scale,
-            class_names=class_names,
-            model_digest=model_digest,
-        )
 
     @torch.no_grad()
     def __call__(
