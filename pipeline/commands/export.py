@@ -32,5 +32,6 @@ def main(to: str, model: str, out: Path) -> None:
     try:
         write(loaded, out)
     except ModuleNotFoundError as missing:
-        raise ExportError(f"--to {to}: needs the export extra ({missing.name} is missing)") from None
+        package = str(missing.name).partition(".")[0]
+        raise ExportError(f"--to {to}: needs the export extra ({package} is missing)") from None
     sys.stderr.write(f"{out}: model {loaded.digest[:12]}, equal to {EXPORT_TOLERANCE:.0e}\n")
