@@ -62,14 +62,12 @@ def _training_facts(version: Version) -> Iterator[tuple[str, str | None]]:
         found = commit_of_lock(lock)
         lock += f": committed in {found}" if found else ": in no commit of this repository"
     yield "dvc.lock", lock
-    yield "data/raw", _joined(data, data and _cached(data))
+    if data:
+        is_cached = Path(".dvc/cache/files/md5", data[:2], data[2:]).exists()
+        data += ": in the cache here" if is_cached else ": not in the cache here; `dvc pull` gets it from the remote"
+    yield "data/raw", data
     yield "prepared", tags.get(DATA_TAG)
 
 
 def _joined(*parts: str | None) -> str | None:
     return ": ".join(part for part in parts if part) or None
-
-
-def _cached(md5: str) -> str:
-    path = Path(".dvc/cache/files/md5") / md5[:2] / md5[2:]
-    return "in the cache here" if path.exists() else "not in the cache here; `dvc pull` gets it from the remote"

@@ -48,7 +48,7 @@ def kill_moments(num_images: int, num_kills: int, seed: int) -> list[int]:
 
 
 class IsolatedTraining:
-    """A training in a folder of its own."""
+    """A training in a folder of its own, with the project's params but for `num_images` and a single sample grid."""
 
     def __init__(self, folder: Path, prepared: Path, schedule: Path, num_images: int) -> None:
         folder.mkdir()
@@ -56,7 +56,10 @@ class IsolatedTraining:
         inputs = ["--prepared", str(prepared.resolve()), "--schedule", str(schedule.resolve())]
         options = ["--out", str(self._out), "--checkpoint-interval-sec", str(CHECKPOINT_INTERVAL_SEC)]
         self._command = [sys.executable, "-m", "pipeline.train", *inputs, *options]
-        write_params(folder / "params.yaml", num_images)
+        params = load_params()
+        train = params.train.model_copy(update={"num_images": num_images, "num_grids": 1})
+        document = params.model_copy(update={"train": train}).model_dump(mode="json", by_alias=True)
+        (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
 
     def run(self, moments: list[int]) -> None:
         """Train to the end; kill (SIGKILL) and start it again after each number of images in `moments`.
@@ -93,14 +96,6 @@ class IsolatedTraining:
 
     def _log_tail(self) -> str:
         return (self._folder / "log").read_text(encoding="utf-8", errors="replace").strip()[-1000:]
-
-
-def write_params(path: Path, num_images: int) -> None:
-    """Write the project's params with a shorter training and fewer sample grids."""
-    params = load_params()
-    train = params.train.model_copy(update={"num_images": num_images, "num_grids": 1})
-    document = params.model_copy(update={"train": train}).model_dump(mode="json", by_alias=True)
-    path.write_text(yaml.safe_dump(document), encoding="utf-8")
 
 
 def table(whole: Mapping[str, str], killed: Mapping[str, str]) -> Iterator[str]:

@@ -25,14 +25,12 @@ def keys_of(lock: str) -> dict[str, str]:
         stage: [makers[dep["path"]] for dep in entry.get("deps", []) if dep["path"] in makers]
         for stage, entry in stages.items()
     }
-    return {stage: key_of_entry(stages[stage]) for stage in TopologicalSorter(graph).static_order()}
-
-
-def key_of_entry(entry: Mapping[str, Any]) -> str:
-    """The key of a stage's entry in dvc.lock."""
-    deps = {str(dep["path"]): str(dep.get("md5", "")) for dep in entry.get("deps", [])}
-    params = {name: value for file in entry.get("params", {}).values() for name, value in file.items()}
-    return _digest(deps, params)
+    keys = {}
+    for stage in TopologicalSorter(graph).static_order():
+        deps = {str(dep["path"]): str(dep.get("md5", "")) for dep in stages[stage].get("deps", [])}
+        files = stages[stage].get("params", {}).values()
+        keys[stage] = _digest(deps, {name: value for values in files for name, value in values.items()})
+    return keys
 
 
 def key_of_running(stage: str) -> str | None:
