@@ -1,4 +1,4 @@
-"""The whole loop, with real tools on small sets: champion, other data, retraining, the gate, rollback, the same picture."""
+"""The whole loop, with real tools on small sets: champion, other data, retraining, the decision, rollback, the same picture."""
 
 import json
 from copy import copy
@@ -62,7 +62,7 @@ class Loop:
         return json.loads((self.folder / "data" / "registration" / "decision.json").read_text())
 
     def retrain(self, change: str, *settings: str) -> Any:
-        """What the gate says of a model of the data as they are now."""
+        """The decision about a model of the present data."""
         self.project.run("dvc", "add", "-q", "data/raw")
         self.project.commit(change)
         self.project.run("make", "retrain", f"SET={' '.join(settings)}")
