@@ -1,7 +1,5 @@
 """Print the checks of the prepared data as a table (`foundry data report`)."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -6,8 +6,6 @@ registries, and the dataset's public address. Both compress the files, each in i
 stored and compared with SHA-256 digests.
 """
 
-from __future__ import annotations
-
 import gzip
 import os
 import shutil

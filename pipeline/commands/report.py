@@ -7,8 +7,6 @@ Compares the model of the work tree with the champion it competed with. Without 
 champion's data, the report names what is missing and shows the rest.
 """
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
