@@ -10,15 +10,11 @@ from pipeline.provenance.dvc import dvc
 from pipeline.provenance.git import main_worktree
 
 
-class NotCachedError(FoundryError):
-    """DVC's local cache does not hold a file."""
-
-
 def link_outs(stages: Mapping[str, Any], below: str, folder: Path) -> None:
     """Fill `folder` with symbolic links to the outs of `stages` (those of a dvc.lock) below the path `below`.
 
     Raises:
-        NotCachedError: a file is not in the local cache.
+        FoundryError: a file is not in the local cache.
     """
     cache = cache_folder()
     for stage in stages.values():
@@ -34,7 +30,7 @@ def _files(cache: Path, path: str, md5: str) -> Iterator[tuple[str, Path]]:
     """The path of each file of an out, and its place in the cache."""
     file = cache / "files" / "md5" / md5[:2] / md5[2:]
     if not file.is_file():
-        raise NotCachedError(f"{path}: {md5 or 'its content'} is not in DVC's local cache (dvc fetch gets it)")
+        raise FoundryError(f"{path}: {md5 or 'its content'} is not in DVC's local cache (dvc fetch gets it)")
     if not md5.endswith(".dir"):
         yield path, file
         return

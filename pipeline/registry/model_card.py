@@ -4,7 +4,10 @@ After Mitchell et al. 2019, "Model Cards for Model Reporting". The same files gi
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.artefacts.model import Description
 from pipeline.evaluation.figures import FIGURES, ORIGINS, Z
@@ -36,81 +39,31 @@ def model_card(
         validation: validation.json of its data; empty if unknown.
         decision: whether it becomes champion, and by which rules.
     """
-    sections = {
-        f"Model card: {name}": _summary(description, digest, params),
-        "Intended use": _use(description),
-        "Training data": _data(description, params, validation),
-        "Training": _training(params),
-        "Figures": _figures(metrics, params),
-        "Limits": _limits(metrics, description),
-        "Decision": _decision(decision),
-        "Licence": _licence(),
-    }
-    parts = [
-        f"{'#' if number == 0 else '##'} {title}\n\n{chr(10).join(lines)}\n"
-        for number, (title, lines) in enumerate(sections.items())
-    ]
-    return "\n".join(parts)
-
-
-def _summary(description: Description, digest: str, params: Params) -> Iterator[str]:
-    data, sampling = description.data, description.sampling
-    classes = f", in {data.num_classes} classes" if data.num_classes else ""
-    yield f"A diffusion model that draws images of {data.image_size}x{data.image_size} pixels and"
-    yield f"{_plural(data.channels, 'channel')}{classes}. The network predicts `{description.target}`; the noise schedule has"
-    yield f"{params.schedule.num_timesteps:,} steps. Recommended: sampler `{sampling.sampler}`, {sampling.num_steps} steps,"
-    yield f"guidance {sampling.guidance_scale:g}."
-    yield ""
-    yield f"Digest: `{digest}`"
-
-
-def _use(description: Description) -> Iterator[str]:
-    yield "For images like those that it was trained on: trying out generative models, filling demonstrations, augmenting"
-    yield "and testing programs that take such images."
-    yield ""
-    yield "Not for: evidence of anything real; decisions about people; images outside of its training data, which it"
-    yield "cannot draw; uses that the licence of the training images forbids."
-    if description.data.class_names:
-        yield ""
-        yield f"Classes: {', '.join(map(_escaped, description.data.class_names))}."
-
-
-def _data(description: Description, params: Params, validation: Mapping[str, Any]) -> Iterator[str]:
-    counts, checks = validation.get("counts", {}), validation.get("checks", {})
-    yield f"{counts.get('train', 0):,} images to train on and {counts.get('held_out', 0):,} held out, prepared from"
-    yield f"`data/raw` (`{params.prepare.source}`); {counts.get('quarantined', 0):,} were broken and left out,"
-    yield f"{counts.get('duplicates', 0):,} are copies of others."
-    yield f"{sum(bool(check.get('success')) for check in checks.values())} of {len(checks)} data checks passed."
-    yield "`data/README.md` names the source and the licence of the images."
-    yield ""
-    yield f"Data digest: `{description.provenance.get('data_digest', 'not known')}`"
-
-
-def _training(params: Params) -> Iterator[str]:
-    train = params.train
-    yield f"{train.num_images:,} images seen in batches of {train.batch_size}, peak learning rate {train.learning_rate:g}"
-    yield f"({train.learning_rate_plan}), loss weighting `{train.weighting}`, seed {train.seed}, weights averaged over the"
-    yield "training (EMA). The full settings are the run's parameters; the code is the run's commit."
-
-
-def _figures(metrics: Mapping[str, float], params: Params) -> Iterator[str]:
-    yield f"{int(metrics.get('evaluate/num_images', 0)):,} images drawn with {params.evaluate.num_steps} steps of"
-    yield f"`{params.evaluate.sampler}`, seed {params.evaluate.seed}, compared with held-out images. *Real images* are held to the"
-    yield "same measure; *baseline* is a mixture of Gaussians. ± is half a 95 % interval."
-    yield ""
-    yield "| figure | model | real images | baseline |"
-    yield "|---|---|---|---|"
-    for name, figure in FIGURES.items():
-        if f"evaluate/{name}" in metrics:
-            cells = (_measured(metrics, origin, name) for origin in ORIGINS)
-            yield f"| {figure.label} | {' | '.join(cells)} |"
-
-
-def _limits(metrics: Mapping[str, float], description: Description) -> Iterator[str]:
-    yield "- It draws what its training images show, with their biases and gaps, and nothing else."
-    yield f"- Size and channels are fixed: {description.data.image_size} pixels, {_plural(description.data.channels, 'channel')}."
-    yield "- Figures depend on the feature extractor and on the number of images: compare them only if both are equal."
-    yield from (f"- {warning}" for warning in _warnings(metrics))
+    # Markdown escapes nothing by itself: foreign names pass `escaped`.
+    environment = Environment(  # noqa: S701
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"escaped": _escaped, "plural": _plural}
+    measured = [name for name in FIGURES if f"evaluate/{name}" in metrics]
+    return environment.get_template("model_card.md").render(
+        name=name,
+        digest=digest,
+        description=description,
+        data=description.data,
+        sampling=description.sampling,
+        params=params,
+        train=params.train,
+        counts=dict.fromkeys(("train", "held_out", "quarantined", "duplicates"), 0) | validation.get("counts", {}),
+        checks=list(validation.get("checks", {}).values()),
+        num_images=int(metrics.get("evaluate/num_images", 0)),
+        figures=[(FIGURES[key].label, [_measured(metrics, origin, key) for origin in ORIGINS]) for key in measured],
+        warnings=list(_warnings(metrics)),
+        decision=decision,
+    )
 
 
 def _warnings(metrics: Mapping[str, float]) -> Iterator[str]:
@@ -127,17 +80,6 @@ def _warnings(metrics: Mapping[str, float]) -> Iterator[str]:
     copies, honest = metrics.get("evaluate/near_copy_share"), metrics.get("floor/near_copy_share")
     if copies is not None and honest is not None and copies > honest + LARGEST_NEAR_COPY_SHARE:
         yield f"**It repeats training images**: {copies:.1%} of its images are near-copies ({honest:.1%} of real ones are)."
-
-
-def _decision(decision: Decision) -> Iterator[str]:
-    yield f"`{decision.decision}`, by {_plural(len(decision.rules), 'rule')}."
-    for rule in decision.rules:
-        yield f"- {'passed' if rule.passed else '**failed**'}: {_escaped(rule.name)}"
-
-
-def _licence() -> Iterator[str]:
-    yield "The program that made it is under Apache-2.0. The weights are derived from the training images, whose licence"
-    yield "(in `data/README.md`; MIT for the demo's) governs their use."
 
 
 def _measured(metrics: Mapping[str, float], origin: str, key: str) -> str:
