@@ -87,12 +87,7 @@ for group in (DATA, RUNS, MODEL):
 
 
 def command(
-    group: click.Group,
-    name: str,
-    target: str,
-    *parameters: click.Parameter,
-    describe: str,
-    hidden: bool = False,
+    group: click.Group, name: str, target: str, *parameters: click.Parameter, describe: str, hidden: bool = False
 ) -> None:
     """Declare a command that calls `target`, `module:function`, with its parameters by name."""
 

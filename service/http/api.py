@@ -38,11 +38,7 @@ router = APIRouter(route_class=JsonRoute)
 async def generations(body: schemas.GenerationRequest, http: Request) -> Response:
     runtime = _runtime(http)
     request = engine_request(
-        body,
-        runtime.engine.stepper.model,
-        runtime.settings,
-        request_id=http.state.request_id,
-        owner=http.state.owner,
+        body, runtime.engine.stepper.model, runtime.settings, request_id=http.state.request_id, owner=http.state.owner
     )
     encoder = ImageEncoder(runtime, request)
     if body.stream:
