@@ -1,7 +1,5 @@
 """Drains a service of this machine: it refuses new requests and finishes the open ones; then SIGTERM may follow.
 
-    foundry drain --port 3000
-
 From then on /readyz and new requests get 503; with SIGTERM alone, BentoML lets new connections hang. The command
 connects to a Unix socket of the service, which only the same user can open.
 """

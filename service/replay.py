@@ -1,14 +1,4 @@
-"""Draws an image again from its passport and compares the pixels.
-
-    foundry replay picture.png --model data/model
-    foundry replay picture.png --url http://127.0.0.1:3000
-
-With --model the service's stepper draws in this process, configured by the same FOUNDRY_ variables as the service;
-with --url a running service draws, with the key of FOUNDRY_API_KEY. Where FOUNDRY_PASSPORT_KEY is set, the passport's
-signature must be valid.
-
-Exit codes: 0 equal pixels; 2 unsuitable picture, model or service; 3 different pixels.
-"""
+"""Draws an image again from its passport, in this process or by a running service, and compares the pixels."""
 
 import dataclasses
 import os

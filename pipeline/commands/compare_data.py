@@ -1,12 +1,4 @@
-"""`foundry data compare`: images added, removed, relabelled, broken or repeated between two versions of the data.
-
-    foundry data compare data/prepared ../other/data/prepared
-    foundry data compare data/raw incoming
-
-Each argument is a prepared folder, or raw data of the kind `prepare.source`, which is prepared according to params.yaml.
-
-Writes: comparison.html
-"""
+"""`foundry data compare`: images added, removed, relabelled, broken or repeated between two versions of the data."""
 
 import sys
 from contextlib import ExitStack

@@ -1,11 +1,5 @@
 """`foundry data drift`: test whether new images, or requests, still have the distribution of the training images.
 
-    foundry data drift incoming/ --source images
-    foundry data drift requests.jsonl requests.jsonl.1
-
-A folder holds raw data of the kind `prepare.source`, prepared according to params.yaml. Files are request logs of the
-service, whose requested classes are compared. Exit code 3: drift detected.
-
 Reads: data/prepared, data/features
 Writes: drift.json, drift.html
 """

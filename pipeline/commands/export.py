@@ -1,7 +1,5 @@
 """Write a model for other programs: ONNX, a torch.export program, or a folder for diffusers.
 
-    foundry model export --to onnx --model models:/fashion-mnist@champion --out denoiser.onnx
-
 Every export is loaded again and compared with the model before it replaces what is at --out.
 """
 

@@ -1,11 +1,5 @@
 """Pack a model together with the service that draws with it.
 
-    foundry model package                                   a Bento with the champion; its tag is printed
-    foundry model package --model models:/fashion-mnist/3   with another version, or a model folder
-    foundry model package --resolve                         only the checked model; its folder is printed
-    foundry model package --folder OUT                      only the checked model, as a new folder OUT
-    foundry model package --sbom FILE                       the bill of materials of the service
-
 A name in the registry is resolved once. Packing the same model with the same code again builds nothing new.
 BENTOML_HOME sets where Bentos are kept.
 """

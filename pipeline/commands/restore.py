@@ -1,8 +1,5 @@
 """Restores the code, params, data and model of a run or of a registered version, in a git worktree of their own.
 
-    foundry runs restore models:/fashion-mnist@champion
-    foundry runs restore 0a1b2c3d4e5f60718293a4b5c6d7e8f9 --out ../that-run
-
 The worktree gets the commit of the run and the changes that were not committed (`git-diff.patch`), for a version also the
 params.yaml and dvc.lock that were logged at its registration, and all files of that dvc.lock from DVC's cache or remote.
 If anything is missing, the command names it and leaves nothing behind.
@@ -78,14 +75,6 @@ def restore(
     tags: Mapping[str, str], version: Version | None, out: Path, *, patch: Path | None, params: Path | None, lock: str
 ) -> Iterator[str]:
     """Create the worktree `out` and yield a line for each part that is restored.
-
-    Args:
-        tags: of the run of the whole pipeline.
-        version: None if a run is restored.
-        out: a new folder.
-        patch: None if all was committed.
-        params: params.yaml of the registration of the version.
-        lock: text of the dvc.lock that the run led to.
 
     Raises:
         FoundryError: something is missing or differs; nothing is left behind.

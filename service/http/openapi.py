@@ -5,23 +5,12 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from service.errors import ServiceError
 from service.http.authentication import PUBLIC_PATHS
 from service.http.schemas import ErrorResponse, ImagesResponse
 
-ERRORS = {
-    400: "The body is not JSON.",
-    401: "The API key is missing or wrong.",
-    404: "There is no such model or request.",
-    408: "The body did not arrive in time.",
-    409: "The id is in use, or the request was cancelled.",
-    413: "The body is too large.",
-    415: "The body is not application/json.",
-    422: "A field is invalid.",
-    429: "Too many requests are open; Retry-After says when to try again.",
-    500: "Internal error, or an image with values that are not finite.",
-    503: "Starting, draining, or a deadline that cannot be met; Retry-After says when to try again.",
-    504: "The deadline has passed.",
-}
+STATUSES = (400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
+"""Errors with which the generation of images can end."""
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 TEXT: dict[str, Any] = {"schema": {"type": "string"}}
 GENERATED: dict[int | str, dict[str, Any]] = {
@@ -42,11 +31,13 @@ METRICS: dict[int | str, dict[str, Any]] = {200: {"description": "Metrics", "con
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error responses of an operation."""
-    return {status: {"model": ErrorResponse, "description": ERRORS[status]} for status in statuses}
+    """The error responses of an operation, each described by the docstrings of the errors with its status."""
+    kinds = ServiceError.__subclasses__()
+    texts = {status: " ".join(str(kind.__doc__) for kind in kinds if kind.status == status) for status in statuses}
+    return {status: {"model": ErrorResponse, "description": text} for status, text in texts.items()}
 
 
-GENERATION_ERRORS = errors(*ERRORS)
+GENERATION_ERRORS = errors(*STATUSES)
 
 
 def document(api: FastAPI) -> dict[str, Any]:
