@@ -9,6 +9,7 @@ from pipeline.commands.gpu_check import checks, main
 from pipeline.device import best_device
 
 
+@pytest.mark.trains
 def test_every_check_passes_on_this_device_and_on_a_cpu_they_are_exact(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
