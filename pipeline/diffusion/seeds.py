@@ -12,6 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 NUM_SEEDS = 2**63
+NUM_DERIVED_SEEDS = 2**53
+"""Seeds that are not given but made up stay exact where numbers are float64, as in JavaScript and in tables."""
 
 
 def image_seed(seed: int, index: int) -> int:
@@ -19,10 +21,14 @@ def image_seed(seed: int, index: int) -> int:
 
     Image i of a draw can be drawn alone, as the only image of a draw with this seed. NumPy's `SeedSequence`
     (O'Neill's seed_seq) mixes the two numbers, so draws with neighbouring seeds share no image.
+
+    Args:
+        seed: of the draw, in 0 … 2^63 - 1.
+        index: of the image, from 0.
     """
     if index == 0:
         return seed
-    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]) % NUM_SEEDS
+    return int(np.random.SeedSequence([seed, index]).generate_state(1, np.uint64)[0]) % NUM_DERIVED_SEEDS
 
 
 def image_generator(seed: int) -> np.random.Generator:

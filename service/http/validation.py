@@ -4,14 +4,11 @@ import secrets
 from dataclasses import replace
 
 from pipeline.artefacts.model import DataSpec, Model
-from pipeline.diffusion.seeds import image_seed
+from pipeline.diffusion.seeds import NUM_DERIVED_SEEDS, image_seed
 from service.engine.request import Request, SamplingParams
 from service.errors import InvalidRequestError, NotFoundError
 from service.http.schemas import GenerationRequest, SamplerName
 from service.settings import Settings
-
-MAX_RANDOM_SEED = 2**53 - 1
-"""Seeds that the service chooses are exact in JavaScript's numbers too."""
 
 
 def engine_request(
@@ -31,7 +28,7 @@ def engine_request(
         raise InvalidRequestError(
             f"n x steps, doubled by guidance, should be at most {most} (got {work})", param="steps"
         )
-    seed = secrets.randbelow(MAX_RANDOM_SEED + 1) if body.seed is None else body.seed
+    seed = secrets.randbelow(NUM_DERIVED_SEEDS) if body.seed is None else body.seed
     return Request(
         request_id=request_id,
         owner=owner,

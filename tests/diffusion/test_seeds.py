@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.diffusion.seeds import NUM_SEEDS, image_generator, image_seed, normal_rows
+from pipeline.diffusion.seeds import NUM_DERIVED_SEEDS, NUM_SEEDS, image_generator, image_seed, normal_rows
 
 seeds = st.integers(0, NUM_SEEDS - 1)
 
@@ -11,8 +11,14 @@ seeds = st.integers(0, NUM_SEEDS - 1)
 @given(seeds, st.integers(1, 1000))
 def test_every_image_can_be_drawn_alone_by_its_own_seed(seed: int, index: int) -> None:
     own = image_seed(seed, index)
-    assert 0 <= own < NUM_SEEDS
+    assert 0 <= own < NUM_DERIVED_SEEDS
     assert image_seed(own, 0) == own
+
+
+@given(seeds, st.integers(1, 1000))
+def test_a_derived_seed_is_exact_in_a_float64(seed: int, index: int) -> None:
+    own = image_seed(seed, index)
+    assert int(float(own)) == own
 
 
 def test_draws_with_neighbouring_seeds_share_no_image() -> None:

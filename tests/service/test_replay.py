@@ -69,6 +69,15 @@ def test_the_service_and_a_local_stepper_have_the_same_passport(picture: Path, m
     assert replay.draw_locally(model_folder, was).passport == was
 
 
+def test_a_seed_beyond_a_float64_is_drawn_again(
+    run: Replay, model_folder: Path, server: Server, tmp_path: Path
+) -> None:
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(server.post(seed=2**63 - 1, steps=3, response_format="png").content)
+    assert "every pixel is the same" in run(picture, "--model", model_folder)
+    assert "every pixel is the same" in run(picture, "--url", server.url)
+
+
 def test_the_model_can_be_given_by_the_environment(
     run: Replay, picture: Path, model_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
