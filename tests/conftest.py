@@ -203,7 +203,7 @@ def champion(tracking_store: Path, small_model: Path, tmp_path: Path) -> str:
     evaluation.mkdir()
     (evaluation / "metrics.json").write_text('{"evaluate/kid": 0.01, "evaluate/kid_standard_error": 0.001}')
     setup = EvaluationSetup(
-        prepared=tmp_path, features=tmp_path, params=load_params(Path(__file__).parents[1] / "params.yaml")
+        prepared=tmp_path, features=tmp_path, params=load_params(Path(__file__).parent / "params.yaml")
     )
     register("small", small_model, evaluation, tmp_path / "registration", setup)
     return "models:/small@champion"

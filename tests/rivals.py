@@ -34,7 +34,7 @@ def write_setup(folder: Path, digits: Digits, *, num_images: int = 1200) -> Path
 
 def open_setup(folder: Path) -> EvaluationSetup:
     """Write params.yaml into the working folder, where the evaluation processes read it."""
-    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    document = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
     document["evaluate"] |= {"num_samples": NUM_SAMPLES, "num_steps": 4}
     # Networks of a few thousand weights are too fast and too small for precise measurements.
     document["register"] |= {"max_latency_ratio": 5.0, "max_memory_ratio": 2.0}

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.artefacts.dataset import Dataset, DatasetInfo, Split, digest_of, write_split
 from pipeline.params import EvaluateParams, FeaturesParams, load_params
 
-PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
+PARAMS = load_params(Path(__file__).parent / "params.yaml")
 
 FEATURES = PARAMS.features.model_copy(update={"num_images": 10_000})
 """Enough for the digits; trains in 2 s."""

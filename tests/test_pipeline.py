@@ -51,7 +51,7 @@ class Project:
             if (ROOT / name).exists() and name not in {"data/raw.dvc", "dvc.lock"}:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, folder / name)
-        document = yaml.safe_load((ROOT / "params.yaml").read_text())
+        document = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
         for section, changes in CHANGES.items():
             document[section] |= changes
         (folder / "params.yaml").write_text(yaml.safe_dump(document))

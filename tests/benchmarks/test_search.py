@@ -23,9 +23,9 @@ def test_a_line_is_a_name_with_changes_and_comments_are_skipped() -> None:
 def test_every_listed_candidate_is_valid_and_only_the_first_changes_nothing(
     candidate: Candidate, root: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / "params.yaml").write_text((root / "params.yaml").read_text())
+    (tmp_path / "params.yaml").write_text((root / "tests" / "params.yaml").read_text())
     set_params(tmp_path / "params.yaml", list(candidate.changes))
-    is_as_it_is = load_params(tmp_path / "params.yaml") == load_params(root / "params.yaml")
+    is_as_it_is = load_params(tmp_path / "params.yaml") == load_params(root / "tests" / "params.yaml")
     assert is_as_it_is == (candidate.name == "as-it-is")
 
 

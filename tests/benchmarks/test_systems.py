@@ -7,6 +7,7 @@ from PIL import Image
 
 from benchmarks.systems import ARMS, OurArm, Workspace, read_workspace
 from pipeline.artefacts.dataset import Dataset
+from pipeline.params import load_params
 from tests.small_sets import PARAMS, write_prepared
 
 
@@ -44,8 +45,8 @@ def test_arms_have_unique_names_and_titles_and_ours_is_one_of_them() -> None:
     assert isinstance(ARMS["ours"], OurArm)
 
 
-def test_a_workspace_has_the_projects_params(tmp_path: Path) -> None:
-    assert read_workspace(tmp_path, tmp_path).params == PARAMS
+def test_a_workspace_has_the_projects_params(tmp_path: Path, root: Path) -> None:
+    assert read_workspace(tmp_path, tmp_path).params == load_params(root / "params.yaml")
 
 
 def test_every_training_allocates_memory_as_the_stage_train_does(workspace: Workspace, root: Path) -> None:

@@ -138,7 +138,7 @@ def test_the_command_reports_drift_by_its_exit_code_and_writes_a_page(
 ) -> None:
     import yaml
 
-    document = yaml.safe_load((root / "params.yaml").read_text())
+    document = yaml.safe_load((root / "tests" / "params.yaml").read_text())
     document["prepare"] |= params.model_dump(mode="json")
     (folders / "params.yaml").write_text(yaml.safe_dump(document))
     write_arrays(folders / "inverted", 255 - digits[0][KNOWN:], digits[1][KNOWN:])

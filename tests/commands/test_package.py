@@ -127,7 +127,7 @@ def test_a_folder_is_written_on_request_and_never_overwritten(
 def test_without_a_name_the_champion_of_params_yaml_is_packed(
     root: Path, workspace: Path, small_model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = (root / "params.yaml").read_text()
+    params = (root / "tests" / "params.yaml").read_text()
     (workspace / "params.yaml").write_text(re.sub(r"model_name: \S+", "model_name: small", params))
     assert Path(run(capsys, "--resolve")).name == model_digest(small_model)
 

@@ -83,7 +83,7 @@ def work_tree(tracking_store: Path, digits: Digits, prepare_params: Any, root: P
     )
     write_model(folder / "data/model", seed=1)
     write_evaluation(folder / "data/evaluation", kid=1.0)
-    document = yaml.safe_load((root / "params.yaml").read_text())
+    document = yaml.safe_load((root / "tests" / "params.yaml").read_text())
     document["register"]["model_name"] = NAME
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     return folder

@@ -65,7 +65,7 @@ def project(
     shutil.copytree(small_model_folder, made.folder / "small_model")
     made.write("stage.py", STAGE)
     made.write("dvc.yaml", YAML.format(python=sys.executable))
-    made.write("params.yaml", (ROOT / "params.yaml").read_text())
+    made.write("params.yaml", (ROOT / "tests" / "params.yaml").read_text())
     made.write("data/evaluation/metrics.json", METRICS)
     made.commit("A project")
     made.dvc("repro", "-q")

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 
 def test_a_change_edits_its_line_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    shutil.copyfile(ROOT / "params.yaml", path)
+    shutil.copyfile(ROOT / "tests" / "params.yaml", path)
     before = path.read_text().splitlines()
     seed = load_params(path).train.seed + 1
     set_params(path, [f"train.seed={seed}", "register.max_kid_rise=0.25"])
@@ -36,7 +36,7 @@ def test_a_change_edits_its_line_and_no_other(tmp_path: Path) -> None:
 )
 def test_a_change_that_is_not_allowed_writes_nothing(word: str, error: str, tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    shutil.copyfile(ROOT / "params.yaml", path)
+    shutil.copyfile(ROOT / "tests" / "params.yaml", path)
     with pytest.raises((FoundryError, ParamsError), match=error):
         set_params(path, [word])
-    assert path.read_text() == (ROOT / "params.yaml").read_text()
+    assert path.read_text() == (ROOT / "tests" / "params.yaml").read_text()

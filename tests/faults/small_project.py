@@ -48,7 +48,7 @@ COMMANDS = {"register": ("model", "register")}
 
 def write_inputs(folder: Path, digits: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> None:
     """params.yaml and data/raw."""
-    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    document = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
     for section, changes in CHANGES.items():
         document[section] |= changes
     (folder / "params.yaml").write_text(yaml.safe_dump(document))

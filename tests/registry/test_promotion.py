@@ -21,7 +21,7 @@ from pipeline.registry.promotion import (
     unlike_rules,
 )
 
-PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").register_
+PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").register_
 FIGURES = {
     "num_images": 2000,
     "kid": 1.0,

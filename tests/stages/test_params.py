@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def _changed(tmp_path: Path, **changes: object) -> Path:
-    document = yaml.safe_load((ROOT / "params.yaml").read_text())
+    document = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
     for dotted, value in changes.items():
         *sections, key = dotted.split("__")
         section = document
@@ -21,8 +21,9 @@ def _changed(tmp_path: Path, **changes: object) -> Path:
     return path
 
 
-def test_the_committed_params_are_valid() -> None:
-    assert load_params(ROOT / "params.yaml").register_.model_name == "fashion-mnist"
+@pytest.mark.parametrize("path", ["params.yaml", "tests/params.yaml"])
+def test_the_projects_params_and_those_of_the_tests_are_valid(path: str) -> None:
+    assert load_params(ROOT / path).register_.model_name
 
 
 def test_a_wrong_value_is_named_with_what_was_found_and_wanted(tmp_path: Path) -> None:

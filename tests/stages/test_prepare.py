@@ -236,7 +236,7 @@ def test_a_missing_source_leaves_no_outputs(tmp_path: Path, prepare_params: Make
 def test_the_command_exits_with_3_and_logs_the_checks_when_one_fails(
     workspace: Path, root: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    params = yaml.safe_load((root / "params.yaml").read_text())
+    params = yaml.safe_load((root / "tests" / "params.yaml").read_text())
     params["prepare"] |= {"source": "images", "class_names": None, "min_num_images": 33}
     (workspace / "params.yaml").write_text(yaml.safe_dump(params))
     with pytest.raises(SystemExit) as stop:

@@ -38,7 +38,7 @@ from tests.rivals import BAD, FAIR, GOOD, Digits, open_setup, write_rival, write
 
 NAME = "tiny"
 NOWHERE = EvaluationSetup(
-    prepared=Path("none"), features=Path("none"), params=load_params(Path(__file__).parents[2] / "params.yaml")
+    prepared=Path("none"), features=Path("none"), params=load_params(Path(__file__).parents[1] / "params.yaml")
 )
 """For a first champion, which is compared with none."""
 

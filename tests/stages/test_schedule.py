@@ -202,7 +202,7 @@ def threads() -> Iterator[None]:
 def test_the_command_shows_mlflow_its_figures_and_pictures_and_the_evidence_of_a_failed_gate(
     root: Path, workspace: Path, prepared_folder: Path, limit: float
 ) -> None:
-    text = (root / "params.yaml").read_text().replace("num_timesteps: 1000", "num_timesteps: 6")
+    text = (root / "tests" / "params.yaml").read_text().replace("num_timesteps: 1000", "num_timesteps: 6")
     text = re.sub("num_steps: .*", "num_steps: 6", text)
     (workspace / "params.yaml").write_text(re.sub("max_terminal_snr: .*", f"max_terminal_snr: {limit:.1e}", text))
     with nullcontext() if limit > 1e-4 else pytest.raises(CheckFailedError, match=r"out/statistics\.json"):

@@ -40,7 +40,7 @@ CHANGES = {
 def project(tmp_path_factory: pytest.TempPathFactory, root: Path, digits: Digits) -> Path:
     """A folder with params.yaml and what the stages before have written for scikit-learn's digits."""
     folder = tmp_path_factory.mktemp("project")
-    document = yaml.safe_load((root / "params.yaml").read_text())
+    document = yaml.safe_load((root / "tests" / "params.yaml").read_text())
     for section, changes in CHANGES.items():
         document[section] |= changes
     (folder / "params.yaml").write_text(yaml.safe_dump(document))

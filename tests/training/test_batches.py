@@ -11,13 +11,13 @@ from pipeline.training.batches import Batches, normal_rows
 from pipeline.training.distributed import SINGLE, Workers
 
 CPU = Device(torch.device("cpu"), autocast=False, compile=False)
-COMMITTED = load_params(Path(__file__).parents[2] / "params.yaml").train
+PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").train
 UNIFORM = torch.full((50,), 1 / 50, dtype=torch.float64)
 NULL = 3
 
 
 def _params(**changes: object) -> TrainParams:
-    return COMMITTED.model_copy(update={"batch_size": 16, "horizontal_flip": True, **changes})
+    return PARAMS.model_copy(update={"batch_size": 16, "horizontal_flip": True, **changes})
 
 
 def _batches(

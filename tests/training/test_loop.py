@@ -23,8 +23,8 @@ from pipeline.training.loop import Training, TrainStep, check_finite
 CPU = Device(torch.device("cpu"), autocast=False, compile=False)
 BOUNDS = SnrBounds(0.1, 5.0)
 IN_BFLOAT16 = dataclasses.replace(CPU, autocast=True)
-COMMITTED = load_params(Path(__file__).parents[2] / "params.yaml").train
-SMALL = COMMITTED.model_copy(
+PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").train
+SMALL = PARAMS.model_copy(
     update={
         "num_images": 160,
         "batch_size": 16,
