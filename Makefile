@@ -60,12 +60,12 @@ demo: data ## from nothing to a registered champion
 	@$(MAKE) --no-print-directory register
 	@foundry summary
 
-register: install ## log the model of the last run and decide about the champion
-	@foundry model register
+register: install ## log the model of the last run and decide about the champion (AGAIN=1: also if it was judged before)
+	@foundry model register $(if $(AGAIN),--again)
 
 # The whole of CI's loop. REMOTE=1: what is not here is pulled from DVC's remote. SET changes params first.
 # What people type (SET, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
-retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", REMOTE=1)
+retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", REMOTE=1, AGAIN=1)
 	@foundry set "$${SET:-}"
 	@dvc repro $(if $(REMOTE),--pull --allow-missing)
 	@$(if $(REMOTE),dvc pull --quiet prepare features train evaluate)
@@ -80,7 +80,7 @@ rollback: install ## make the previous champion champion again (REASON="…", re
 history: install ## show who was champion when, and why
 	@foundry model history
 
-decision: ## say in a word what the gate has decided
+decision: ## say in a word what the gate has decided: accept, reject or undecided
 	@$(PYTHON) -c 'import json; print(json.load(open("data/registration/decision.json"))["decision"])'
 
 remotes: install ## refuse to go on without a tracking server and a DVC remote (DVC_REMOTE=url)

@@ -203,6 +203,7 @@ command(
 command(
     MODEL, "register", "pipeline.register:main",
     folder("model"), folder("evaluation"), folder("prepared"), folder("features"), out("data/registration"),
+    option("--again", is_flag=True, help="Judge a registered model anew: params, data or champion have changed."),
     describe="Register the trained model and decide whether it becomes champion.",
 )
 command(

@@ -6,11 +6,12 @@ Params: register, evaluate
 
 If there is a champion, both models are sampled with the same seeds and measured with the current extractor and held-out
 images, each in a process of its own; earlier figures of the champion count for nothing. A model that is registered
-already gets no second version.
+already gets no second version, and keeps its decision unless it is to be judged again.
 """
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.artefacts.files import locked, read_document, replacing, write_json
@@ -23,6 +24,7 @@ from pipeline.provenance.git import main_worktree
 from pipeline.registry import promotion
 from pipeline.registry.aliases import ChampionChangedError
 from pipeline.registry.comparison import Champion, EvaluationSetup, as_document, compare
+from pipeline.registry.history import NOBODY
 from pipeline.registry.model_card import model_card
 from pipeline.registry.promotion import ComparisonResult, Decision
 from pipeline.registry.registry import Candidate, Registry
@@ -35,12 +37,19 @@ MAX_ATTEMPTS = 3
 """Each may find that another registration has changed the champion meanwhile."""
 
 
-def main(model: Path, evaluation: Path, prepared: Path, features: Path, out: Path) -> None:
+SAYS = {
+    "accept": "is champion",
+    "reject": "is challenger",
+    "undecided": "is undecided and not champion (`foundry model promote` overrides)",
+}
+
+
+def main(model: Path, evaluation: Path, prepared: Path, features: Path, out: Path, *, again: bool) -> None:
     refuse_experiments()
     params = load_params()
     setup = EvaluationSetup(prepared=prepared, features=features, params=params)
     with locked(main_worktree() / ".foundry" / "register.lock"):
-        outcome = register(params.register_.model_name, model, evaluation, out, setup)
+        outcome = register(params.register_.model_name, model, evaluation, out, setup, again=again)
     sys.stdout.write(f"{outcome}\n")
 
 
@@ -56,8 +65,12 @@ def refuse_experiments() -> None:
         )
 
 
-def register(name: str, trained: Path, evaluation: Path, out: Path, setup: EvaluationSetup) -> str:
+def register(
+    name: str, trained: Path, evaluation: Path, out: Path, setup: EvaluationSetup, *, again: bool = False
+) -> str:
     """Register the model in `trained`, tuned as `evaluation` found best; returns the outcome in one line.
+
+    A model that is registered already is judged only if `again`, and not if it is champion.
 
     Raises:
         ArtefactError: a file is missing or does not fit.
@@ -66,13 +79,13 @@ def register(name: str, trained: Path, evaluation: Path, out: Path, setup: Evalu
     candidate = tune(trained, evaluation, out / "model")
     for _ in range(MAX_ATTEMPTS - 1):
         try:
-            return _register(name, candidate, setup, out)
+            return _register(name, candidate, setup, out, again=again)
         except ChampionChangedError as error:
             sys.stderr.write(f"{error}; deciding again\n")
-    return _register(name, candidate, setup, out)
+    return _register(name, candidate, setup, out, again=again)
 
 
-def _register(name: str, candidate: Candidate, setup: EvaluationSetup, out: Path) -> str:
+def _register(name: str, candidate: Candidate, setup: EvaluationSetup, out: Path, *, again: bool) -> str:
     digest = candidate.model.digest
     try:
         with store.answering():
@@ -82,15 +95,27 @@ def _register(name: str, candidate: Candidate, setup: EvaluationSetup, out: Path
     except store.StoreError:
         write_decision(out, Decision(decision="undecided", model_digest=digest))
         raise
-    if version:
-        write_decision(out, Decision(decision="unchanged", champion=champion, challenger=version, model_digest=digest))
-        return f"{name} version {version} is this model already; the champion is version {champion}"
+    if version and (version == champion or not again):
+        return restate(registry, version, champion, digest, out)
 
     rival = Champion.load(download(f"models:/{name}/{champion}"), champion) if champion else None
     comparison = compare(candidate, rival, setup, out)
-    decision = decide(candidate, rival, comparison, setup)
+    decision = replace(decide(candidate, rival, comparison, setup), version=version)
     card = describe(name, candidate, decision, setup)
     return publish(registry, candidate, decision, card, out)
+
+
+def restate(registry: Registry, version: str, champion: str | None, digest: str, out: Path) -> str:
+    """Write what was decided about a registered model before; returns it in one line."""
+    with store.answering():
+        decided = registry.decision(version)
+    write_decision(out, Decision(decision=decided, champion=champion, version=version, model_digest=digest))
+    if version == champion:
+        return f"{registry.name} version {version} is this model already, and the champion"
+    return (
+        f"{registry.name} version {version} is this model already, decided before: {decided}; the champion is version "
+        f"{champion or NOBODY} (`foundry model register --again` judges it again)"
+    )
 
 
 def tune(trained: Path, evaluation: Path, out: Path) -> Candidate:
@@ -160,7 +185,7 @@ def describe(name: str, candidate: Candidate, decision: Decision, setup: Evaluat
 
 
 def publish(registry: Registry, candidate: Candidate, decision: Decision, card: str, out: Path) -> str:
-    """Write the decision and the card, and create the version; returns the outcome in one line.
+    """Write the decision and the card, create the version unless there is one, and decide about it; returns the outcome in one line.
 
     Raises:
         ChampionChangedError: another registration changed the champion after the comparison.
@@ -170,10 +195,11 @@ def publish(registry: Registry, candidate: Candidate, decision: Decision, card: 
     with replacing(out / "MODEL_CARD.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     with store.answering():
-        version = registry.add(candidate, decision, card)
-    return (
-        f"{registry.name} version {version} is {'champion' if decision.is_accepted else 'challenger'}: {decision.why}"
-    )
+        if version := decision.version:
+            registry.judge_again(version, candidate, decision, card)
+        else:
+            version = registry.add(candidate, decision, card)
+    return f"{registry.name} version {version} {SAYS[decision.decision]}: {decision.why}"
 
 
 def write_decision(out: Path, decision: Decision) -> None:

@@ -21,7 +21,7 @@ def main(evaluation: Path, registration: Path) -> None:
     sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")
     for version in holding(decision["model_digest"]):
         aliases = ", ".join(version.aliases) or "no alias"
-        sys.stdout.write(f"registered: {version} ({aliases}); this time: {decision['decision']}\n")
+        sys.stdout.write(f"registered: {version} ({aliases}); decision: {decision['decision']}\n")
     sys.stdout.write(f"\n{NEXT}")
 
 

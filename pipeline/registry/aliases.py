@@ -61,7 +61,7 @@ class Aliases:
         before = self.champion()
         if before == version:
             raise FoundryError(f"{self._name}: version {version} is the champion already")
-        self._record_and_move("promote", version, before, why)
+        self.record("promote", version, before, why)
         return before
 
     def roll_back(self, why: str) -> tuple[str, str]:
@@ -80,7 +80,7 @@ class Aliases:
                 f"{self._name}: no earlier champion to go back to (the champion is version {champion or NOBODY}); "
                 "`foundry model history` lists the versions, `foundry model promote` takes any of them"
             )
-        self._record_and_move("rollback", line[-2], champion, why)
+        self.record("rollback", line[-2], champion, why)
         return line[-2], champion
 
     def check_champion(self, wanted: str | None) -> None:
@@ -94,14 +94,33 @@ class Aliases:
                 f"{self._name}: decided against champion {wanted or NOBODY}, but now that is {found or NOBODY}"
             )
 
-    def make_champion(self, version: str, before: str | None) -> None:
-        """Move the alias `champion` to a version, if it is still at `before`.
+    def apply(self, event: Event, version: str, before: str | None) -> None:
+        """Move the alias `champion` to a version, if the event does so and the alias is still at `before`.
 
         Raises:
-            ChampionChangedError: it is not.
+            ChampionChangedError: it is not, whatever the event.
         """
         self.check_champion(before)
-        self._client.set_registered_model_alias(self._name, "champion", version)
+        if event not in history.LEAVES_CHAMPION:
+            self._client.set_registered_model_alias(self._name, "champion", version)
+
+    def record(self, event: Event, version: str, before: str | None, why: str) -> None:
+        """Record a decision about a version that exists, and apply it: both or neither.
+
+        Raises:
+            ChampionChangedError: the champion is no longer `before`.
+        """
+        [(key, value)] = history.record(event, champion_before=before, why=why).items()
+        self._client.set_model_version_tag(self._name, version, key, value)
+        try:
+            self.apply(event, version, before)
+        except BaseException:
+            with suppress(Exception):
+                # The answer may be lost of a call that took effect.
+                if self.champion() != version:
+                    self._client.delete_model_version_tag(self._name, version, key)
+            raise
+        self.show()
 
     def show(self) -> None:
         """Write `previous` and `challenger` as MLflow aliases, for people: nothing in this project reads them."""
@@ -113,19 +132,6 @@ class Aliases:
                     self._client.set_registered_model_alias(self._name, alias, versions[alias])
                 else:
                     self._client.delete_registered_model_alias(self._name, alias)
-
-    def _record_and_move(self, event: Event, version: str, before: str | None, why: str) -> None:
-        [(key, value)] = history.record(event, champion_before=before, why=why).items()
-        self._client.set_model_version_tag(self._name, version, key, value)
-        try:
-            self.make_champion(version, before)
-        except BaseException:
-            with suppress(Exception):
-                # The answer may be lost of a call that took effect.
-                if self.champion() != version:
-                    self._client.delete_model_version_tag(self._name, version, key)
-            raise
-        self.show()
 
     def _line(self, champion: str | None, versions: Mapping[str, Any]) -> list[str]:
         """The champions that a rollback can return to, and the present one at the end."""

@@ -8,10 +8,14 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pipeline.provenance import lineage
+from pipeline.provenance.git import git_line
+from pipeline.registry.promotion import Outcome
 
 Entry = dict[str, str]
 """`at`, `by`, `champion_before`, `event`, `git.commit`, `version`, `why`; docs/contracts.md has the values."""
-Event = Literal["accept", "reject", "rollback", "promote"]
+Event = Outcome | Literal["rollback", "promote"]
+"""What the gate decided, or what a person did."""
+LEAVES_CHAMPION: frozenset[str] = frozenset({"reject", "undecided"})
 
 RECORD_TAG = "decision."
 """Prefix of the tags of a version that record decisions; a random id follows, so that no writer replaces another's."""
@@ -27,8 +31,7 @@ def record(event: Event, *, champion_before: str | None, why: str) -> dict[str, 
     facts = lineage.facts()
     entry = {
         "at": datetime.now(UTC).isoformat(timespec="microseconds"),
-        # In CI the user of the machine identifies nobody.
-        "by": os.environ.get("GITHUB_ACTOR") or facts.get("mlflow.user", "unknown"),
+        "by": _person() or facts.get("mlflow.user", "unknown"),
         "champion_before": champion_before or NOBODY,
         "event": event,
         "git.commit": facts.get("git.commit", "unknown"),
@@ -67,22 +70,27 @@ def line_of_champions(entries: Iterable[Entry], champion: str) -> tuple[str, ...
         line = lines.get(before, (before,))
         if entry["event"] == "rollback" and version in line[:-1]:
             lines[version] = _cut_after(line[:-1], version)
-        elif entry["event"] != "reject":
+        elif entry["event"] not in LEAVES_CHAMPION:
             lines[version] = (*line, version)
     return lines.get(champion, (champion,))
 
 
 def challenger(entries: Sequence[Entry]) -> str | None:
-    """The version that was rejected last, unless a version was promoted since."""
+    """The version that was last judged and not accepted, unless a version was promoted since."""
     for entry in reversed(entries):
         if entry["event"] != "rollback":
-            return entry["version"] if entry["event"] == "reject" else None
+            return entry["version"] if entry["event"] in LEAVES_CHAMPION else None
     return None
 
 
 def as_lines(entries: Iterable[Entry]) -> str:
     """JSON, one entry per line."""
     return "".join(f"{json.dumps(entry, sort_keys=True)}\n" for entry in entries)
+
+
+def _person() -> str | None:
+    """Who decides: the user of a machine, which runners share, identifies nobody."""
+    return os.environ.get("GITHUB_ACTOR") or git_line("config", "user.name")
 
 
 def _cut_after(line: tuple[str, ...], version: str) -> tuple[str, ...]:

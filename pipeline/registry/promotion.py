@@ -7,6 +7,12 @@ from typing import Any, Literal
 
 from pipeline.params import RegisterParams
 
+Outcome = Literal["accept", "reject", "undecided"]
+"""What the gate decides: the model becomes champion, it does not, or the evidence is not enough to tell.
+
+Only the first moves the champion. A person overrides the others by `foundry model promote`.
+"""
+
 KID = "evaluate/kid"
 NUM_STANDARD_ERRORS = 2.0
 """How far a share of images may lie above the champion's before the difference counts as more than chance."""
@@ -62,14 +68,14 @@ class ComparisonResult:
 class Decision:
     """What happens to a model that was to be registered, and why; decision.json holds it."""
 
-    decision: Literal["accept", "reject", "unchanged", "undecided"]
+    decision: Outcome
     rules: Sequence[Rule] = ()
     comparison: Mapping[str, Any] | None = None
     """The comparison as decision.json holds it; None if there was none."""
     champion: str | None = None
     """The version that was champion when this was decided."""
-    challenger: str | None = None
-    """The version that already holds this model."""
+    version: str | None = None
+    """The version that held this model before; without rules, `decision` is what was decided about it then."""
     model_digest: str
 
     @property
@@ -123,7 +129,7 @@ def rules(metrics: Mapping[str, float], comparison: ComparisonResult, params: Re
     ]
 
 
-def outcome(rules: Sequence[Rule]) -> Literal["accept", "reject"]:
+def outcome(rules: Sequence[Rule]) -> Outcome:
     """`accept` if there are rules and all of them passed."""
     return "accept" if rules and all(rule.passed for rule in rules) else "reject"
 

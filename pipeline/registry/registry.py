@@ -25,7 +25,7 @@ from pipeline.provenance.process import ProcessId
 from pipeline.registry import history
 from pipeline.registry.aliases import Aliases
 from pipeline.registry.comparison import LoadedModel
-from pipeline.registry.promotion import Decision
+from pipeline.registry.promotion import Decision, Outcome
 from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.tracking import store
 from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, PROCESS_TAG, SOURCE_TAG, STAGE_TAG, WORKTREE_TAG
@@ -56,17 +56,23 @@ class Registry:
         self.aliases = Aliases(self._client, self._experiment, name)
 
     def metrics(self, version: str) -> dict[str, float]:
-        """The metrics with which the model of a version was registered; empty if this project did not register it."""
+        """The metrics by which the model of a version was last judged; empty if this project did not register it."""
         source = str(self._client.get_model_version(self.name, version).source)
         if not source.startswith(LOGGED_MODEL):
             return {}
-        metrics = self._client.get_logged_model(source.removeprefix(LOGGED_MODEL)).metrics
-        return {metric.key: metric.value for metric in metrics or []}
+        metrics = self._client.get_logged_model(source.removeprefix(LOGGED_MODEL)).metrics or []
+        # Those of a model that was judged again are there once for each time.
+        return {metric.key: metric.value for metric in sorted(metrics, key=lambda metric: int(metric.timestamp))}
 
     def version_of(self, digest: str) -> str | None:
         """The version that holds the model with this digest."""
         complete = [version for version in self._versions(digest) if COMPLETE_TAG in version.tags]
         return str(complete[0].version) if complete else None
+
+    def decision(self, version: str) -> Outcome:
+        """What the gate decided about a version when it last judged it."""
+        decided: Outcome = self._client.get_model_version(self.name, version).tags["decision"]
+        return decided
 
     def repair(self, digest: str) -> None:
         """Remove what killed registrations of this model left; complete a version that had become champion already."""
@@ -92,17 +98,13 @@ class Registry:
         """
         training = self._training_run(candidate.trained_digest)
         with self._run(training) as run_id:
-            self._client.log_dict(run_id, decision.document(), "decision.json")
-            self._client.log_text(run_id, card, "MODEL_CARD.md")
-            # For `foundry runs restore`: DVC writes dvc.lock after its stages, so none of their runs has it.
-            for path in filter(Path.is_file, (Path(LOCK), Path("params.yaml"))):
-                self._client.log_artifact(run_id, str(path))
+            self._log_evidence(run_id, decision, card)
             source_run = training.info.run_id if training else run_id
             tags = {
                 DIGEST_TAG: candidate.model.digest,
                 **process_tags(),
                 **candidate.tags,
-                "decision": decision.decision,
+                **_verdict(decision),
             }
             logged = self._client.create_logged_model(
                 self._experiment, self.name, source_run, tags, model_type="diffusion"
@@ -111,7 +113,7 @@ class Registry:
                 self._upload(logged.model_id, candidate)
                 self._log_metrics(run_id, logged.model_id, candidate.metrics)
                 version = self._create_version(logged.model_id, source_run, tags, decision, card)
-                self._apply(version, decision)
+                self.aliases.apply(decision.decision, version, decision.champion)
             except BaseException:
                 # If the store went away, the next registration does it.
                 with suppress(Exception):
@@ -120,6 +122,28 @@ class Registry:
             self._complete(version)
             self.aliases.show()
         return version
+
+    def judge_again(self, version: str, candidate: Candidate, decision: Decision, card: str) -> None:
+        """Apply another decision to the version that holds a model; the history keeps the earlier ones.
+
+        Raises:
+            ChampionChangedError: the champion is no longer the one that was decided against.
+        """
+        source = str(self._client.get_model_version(self.name, version).source)
+        with self._run(self._training_run(candidate.trained_digest)) as run_id:
+            self._log_evidence(run_id, decision, card)
+            self._log_metrics(run_id, source.removeprefix(LOGGED_MODEL), candidate.metrics)
+            self.aliases.record(decision.decision, version, decision.champion, decision.why)
+            for key, value in _verdict(decision).items():
+                self._client.set_model_version_tag(self.name, version, key, value)
+            self._client.update_model_version(self.name, version, description=card)
+
+    def _log_evidence(self, run_id: str, decision: Decision, card: str) -> None:
+        self._client.log_dict(run_id, decision.document(), "decision.json")
+        self._client.log_text(run_id, card, "MODEL_CARD.md")
+        # For `foundry runs restore`: DVC writes dvc.lock after its stages, so none of their runs has it.
+        for path in filter(Path.is_file, (Path(LOCK), Path("params.yaml"))):
+            self._client.log_artifact(run_id, str(path))
 
     def _upload(self, model_id: str, candidate: Candidate) -> None:
         with TemporaryDirectory() as folder:
@@ -140,11 +164,7 @@ class Registry:
         except store.mlflow().exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        record = history.record(
-            "accept" if decision.is_accepted else "reject", champion_before=decision.champion, why=decision.why
-        )
-        if decision.is_accepted:
-            record["promoted_why"] = decision.why[: history.MAX_REASON_LENGTH]
+        record = history.record(decision.decision, champion_before=decision.champion, why=decision.why)
         created = self._client.create_model_version(
             self.name,
             f"{LOGGED_MODEL}{model_id}",
@@ -155,12 +175,6 @@ class Registry:
             model_id=model_id,
         )
         return str(created.version)
-
-    def _apply(self, version: str, decision: Decision) -> None:
-        if decision.is_accepted:
-            self.aliases.make_champion(version, decision.champion)
-        else:
-            self.aliases.check_champion(decision.champion)
 
     def _complete(self, version: str) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -220,6 +234,14 @@ def is_abandoned(tags: Mapping[str, str]) -> bool:
 
 def _machine(place: str) -> str:
     return place.split(":", 1)[0]
+
+
+def _verdict(decision: Decision) -> dict[str, str]:
+    """The tags of a version that say what was decided about it last."""
+    tags: dict[str, str] = {"decision": decision.decision}
+    if decision.is_accepted:
+        tags["promoted_why"] = decision.why[: history.MAX_REASON_LENGTH]
+    return tags
 
 
 def _save_pyfunc(path: Path, candidate: Candidate) -> None:

@@ -105,9 +105,23 @@ def test_a_person_has_to_give_a_reason(command: list[str], words: list[str], roo
 def test_a_decision_against_another_champion_changes_nothing(aliases: Aliases) -> None:
     promote(NAME, "1", "to begin with")
     for before in (None, "2"):
-        with pytest.raises(ChampionChangedError, match="now that is 1"):
-            aliases.make_champion("3", before)
+        for event in ("accept", "reject", "undecided"):
+            with pytest.raises(ChampionChangedError, match="now that is 1"):
+                aliases.record(event, "3", before, "too late")
     assert aliases.current() == {"champion": "1"}
+    assert events() == [("promote", "1", "none")]
+
+
+def test_a_model_that_the_gate_cannot_judge_is_challenger_until_a_person_promotes_it(
+    client: Any, aliases: Aliases
+) -> None:
+    aliases.record("undecided", "1", None, "no better than the baseline")
+    assert aliases.current() == mlflow_aliases(client) == {"challenger": "1"}
+    promote(NAME, "1", "good enough to begin with")
+    assert aliases.current() == mlflow_aliases(client) == {"champion": "1"}
+    aliases.record("undecided", "2", "1", "too few images")
+    assert aliases.current() == mlflow_aliases(client) == {"champion": "1", "challenger": "2"}
+    assert events() == [("undecided", "1", "none"), ("promote", "1", "none"), ("undecided", "2", "1")]
 
 
 def test_aliases_changed_by_hand_in_mlflow_mislead_nobody(client: Any, aliases: Aliases) -> None:
@@ -202,7 +216,7 @@ aliases = Aliases(LateClient(client), store.experiment_id(client), "tiny")
 if sys.argv[2] == "before the check":
     wait()
 try:
-    aliases._record_and_move("accept", sys.argv[1], "1", "better than version 1")
+    aliases.record("accept", sys.argv[1], "1", "better than version 1")
     print("promoted")
 except ChampionChangedError:
     print("too late")

@@ -22,6 +22,7 @@ THREE = ("accept 1 none", "accept 2 1", "accept 3 2")
         ((*THREE, "rollback 2 3"), "2", "1 2"),
         ((*THREE, "rollback 2 3", "rollback 1 2"), "1", "1"),
         ((*THREE, "reject 4 3"), "3", "1 2 3"),
+        (("undecided 1 none", "promote 1 none", "undecided 2 1"), "1", "1"),
         ((*THREE, "rollback 2 3", "promote 3 2"), "3", "1 2 3"),
         ((*THREE, "promote 1 3"), "1", "1 2 3 1"),
         ((*THREE, "promote 1 3", "rollback 3 1", "rollback 2 3", "rollback 1 2"), "1", "1"),
@@ -34,6 +35,7 @@ THREE = ("accept 1 none", "accept 2 1", "accept 3 2")
         "a rollback goes one back",
         "a second one goes further",
         "a rejection moves nothing",
+        "nor does a model that is undecided",
         "a person promotes the version before",
         "a person promotes an old version",
         "rollbacks undo that too, and end at the first champion",
@@ -62,10 +64,11 @@ def test_rollbacks_of_0_1_which_went_back_and_forth_are_understood() -> None:
     assert line_of_champions(history(*THREE, "rollback 2 3", "rollback 3 2"), "3") == ("1", "2", "3")
 
 
-def test_the_challenger_is_the_last_rejected_version_until_a_promotion() -> None:
+def test_the_challenger_is_the_last_version_that_was_not_accepted_until_a_promotion() -> None:
     assert challenger([]) is None
     assert challenger(history("accept 1 none", "reject 2 1", "reject 3 1")) == "3"
     assert challenger(history("accept 1 none", "accept 2 1", "reject 3 2", "rollback 1 2")) == "3"
+    assert challenger(history("accept 1 none", "undecided 2 1")) == "2"
     assert challenger(history("accept 1 none", "reject 2 1", "promote 2 1")) is None
 
 

@@ -1,6 +1,7 @@
 import json
 import re
 import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipeline.errors import FoundryError
 from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.inference.draw import draw
 from pipeline.params import load_params
-from pipeline.register import decide, read_metrics, refuse_experiments, register, tune
+from pipeline.register import decide, publish, read_metrics, refuse_experiments, register, tune
 from pipeline.registry import promotion
 from pipeline.registry.aliases import ChampionChangedError
 from pipeline.registry.comparison import Champion, EvaluationSetup, compare
@@ -109,7 +110,7 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
         ],
         "comparison": None,
         "champion": None,
-        "challenger": None,
+        "version": None,
         "model_digest": model_digest(Path("registration/model")),
     }
     tags = versions()["1"].tags
@@ -173,7 +174,7 @@ def test_the_same_model_twice_makes_no_second_version() -> None:
     assert "this model already" in registered(seed=1, kid=0.1)
     assert list(versions()) == ["1"]
     assert decision() | {"model_digest": ""} == {
-        "decision": "unchanged", "rules": [], "comparison": None, "champion": "1", "challenger": "1", "model_digest": "",
+        "decision": "accept", "rules": [], "comparison": None, "champion": "1", "version": "1", "model_digest": "",
     }  # fmt: skip
 
 
@@ -185,8 +186,9 @@ def setup_folder(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def challenge(setup: EvaluationSetup, quality: tuple[float, float], **changes: Any) -> str:
     """Register a model of this quality; metrics.json holds the same wrong KID for all."""
     digest = changes.pop("data_digest", setup.facts()["data_digest"])
+    again = changes.pop("again", False)
     model = write_rival(Path(f"rival-{quality}"), digest, quality=quality, **changes)
-    return register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), setup)
+    return register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), setup, again=again)
 
 
 @pytest.mark.usefixtures("tracking_store")
@@ -218,6 +220,45 @@ def test_models_are_compared_on_the_same_seeds_and_the_better_one_is_champion(se
         assert np.array_equal(ours["seeds"], theirs["seeds"])
         assert np.array_equal(ours["labels"], theirs["labels"])
         assert ours["images"].mean() > theirs["images"].mean()
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_refused_model_is_judged_again_when_asked_and_both_decisions_stay(setup_folder: Path) -> None:
+    setup = open_setup(setup_folder)
+    challenge(setup, FAIR)
+    strict = setup.params.register_.model_copy(update={"max_size_ratio": 0.5})
+    refusing = replace(setup, params=setup.params.model_copy(update={"register_": strict}))
+    assert "tiny version 2 is challenger: model_size" in challenge(refusing, GOOD)
+    assert "decided before: reject; the champion is version 1" in challenge(setup, GOOD)
+    assert (decision()["decision"], decision()["version"], decision()["rules"]) == ("reject", "2", [])
+
+    assert challenge(setup, GOOD, again=True).startswith("tiny version 2 is champion: ")
+    assert (decision()["decision"], decision()["version"]) == ("accept", "2")
+    assert sorted(versions()) == ["1", "2"]
+    assert versions()["2"].tags["decision"] == "accept"
+    assert versions()["2"].description == Path("registration/MODEL_CARD.md").read_text()
+    assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1"}
+    history = Registry(NAME).aliases.history()
+    assert [(entry["event"], entry["version"], entry["champion_before"]) for entry in history] == [
+        ("accept", "1", "none"), ("reject", "2", "1"), ("accept", "2", "1"),
+    ]  # fmt: skip
+    assert challenge(setup, GOOD, again=True) == "tiny version 2 is this model already, and the champion"
+    assert len(Registry(NAME).aliases.history()) == 3
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_an_undecided_model_is_registered_with_its_evidence_and_is_not_champion() -> None:
+    candidate = tune(write_model(Path("model"), 1), write_evaluation(Path("evaluation"), 0.1), Path("candidate"))
+    undecided = Decision(decision="undecided", model_digest=candidate.model.digest)
+    Path("registration").mkdir()
+    assert publish(Registry(NAME), candidate, undecided, "a card", Path("registration")).startswith(
+        "tiny version 1 is undecided and not champion (`foundry model promote` overrides)"
+    )
+    assert Registry(NAME).aliases.current() == {"challenger": "1"}
+    assert versions()["1"].tags["decision"] == "undecided"
+    assert registered(seed=1, kid=0.1).endswith(
+        "decided before: undecided; the champion is version none (`foundry model register --again` judges it again)"
+    )
 
 
 @pytest.mark.usefixtures("tracking_store")
