@@ -9,14 +9,16 @@ the throughput of full batches.
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import sys
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from service.engine.forecast import TickTimes
 from service.engine.request import Job, Request, SamplingParams
-from service.engine.scheduler import Limits, Scheduler, TickTimes
+from service.engine.scheduler import Limits, Scheduler
 from service.errors import ServiceError
 
 if TYPE_CHECKING:
@@ -75,8 +77,9 @@ class Tick:
 class Simulation:
     """Runs arrivals through a scheduler, tick by tick."""
 
-    def __init__(self, scheduler: Scheduler, arrivals: Sequence[Arrival]) -> None:
+    def __init__(self, scheduler: Scheduler, arrivals: Sequence[Arrival], *, max_request_sec: float = math.inf) -> None:
         self.scheduler = scheduler
+        self._max_request_sec = max_request_sec
         self.now = 0.0
         self.outcomes: list[Outcome] = []
         self._arrivals = deque(sorted(arrivals, key=lambda arrival: arrival.time))
@@ -104,7 +107,7 @@ class Simulation:
     def _admit(self) -> None:
         while self._arrivals and self._arrivals[0].time <= self.now:
             arrival = self._arrivals.popleft()
-            outcome = Outcome(arrival, _request(arrival, str(len(self.outcomes))))
+            outcome = Outcome(arrival, _request(arrival, str(len(self.outcomes)), self._max_request_sec))
             self.outcomes.append(outcome)
             try:
                 self.scheduler.admit(outcome.request, self.now)
@@ -131,7 +134,7 @@ class Simulation:
         outcome.finished = self.now
 
 
-def _request(arrival: Arrival, request_id: str) -> Request:
+def _request(arrival: Arrival, request_id: str, max_sec: float) -> Request:
     params = SamplingParams(
         seed=0,
         class_label=None,
@@ -146,7 +149,7 @@ def _request(arrival: Arrival, request_id: str) -> Request:
         priority=arrival.priority,
         deadline_sec=arrival.deadline_sec,
     )
-    request.submit(arrival.time)
+    request.submit(arrival.time, max_sec)
     return request
 
 

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from service.engine.events import Completed, End, Event, Preview, Progress
+from service.engine.forecast import TickTimes
 from service.engine.request import Job, Request
 from service.engine.request_table import RequestTable
-from service.engine.scheduler import Limits, Load, Scheduler, TickTimes
+from service.engine.scheduler import Limits, Load, Scheduler
 from service.engine.stats import Stats
 from service.engine.stepper import Stepper, StepResult
 from service.errors import (

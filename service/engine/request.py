@@ -69,6 +69,8 @@ class Request:
     """When the engine gives up; equal to the deadline, or earlier."""
     due: float = field(init=False, default=math.inf)
     """When the scheduler plans to finish it, if nothing more urgent arrives."""
+    is_tight: bool = field(init=False, default=False)
+    """Whether full ticks would finish it too late; the scheduler then has ticks for such requests alone."""
     is_cancelled: bool = field(init=False, default=False)
     """Whether the client cancelled it; the engine closes it before the next tick."""
     images_done: int = field(init=False, default=0)
@@ -127,6 +129,8 @@ class Job:
     """Steps done."""
     slot: int | None = None
     """Its row in the stepper's tensors, from its first step until it closes."""
+    is_running: bool = False
+    """Whether it gets a step in the present tick."""
     last_tick: int = 0
     """The scheduler's tick in which it was admitted or last got a step."""
 
@@ -137,6 +141,11 @@ class Job:
     @property
     def steps_left(self) -> int:
         return self.params.num_steps - self.step
+
+    @property
+    def steps_left_after_tick(self) -> int:
+        """After the present tick."""
+        return self.steps_left - self.is_running
 
     @property
     def row_steps_left(self) -> int:

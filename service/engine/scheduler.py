@@ -5,15 +5,21 @@ priority, least slack to a deadline, earliest due time. A request without a dead
 time that its work takes, so that short requests overtake long ones, but not for ever. A job that has waited too many
 ticks goes before all others of its owner.
 
+Every request has a time at which it expires: its deadline, or the longest time of a request. It is admitted only if it
+and all others will then be finished, and what is promised so goes before all else when it presses (`promises.py`).
+
 A row-step is one row of one network call and the unit of work: an image costs its number of steps, twice that with
 guidance. The scheduler is plain Python over numbers, and is given the time.
 """
 
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 
+from service.engine.forecast import TickTimes, ends
+from service.engine.promises import Promises
 from service.engine.request import Job, Request
 from service.errors import DeadlineUnattainableError, KeyShareError, QueueFullError
 
@@ -50,28 +56,6 @@ class Load:
     """Estimated seconds until it is done."""
 
 
-class TickTimes:
-    """Measured seconds per tick, by its number of rows."""
-
-    def __init__(self, tick_sec: dict[int, float]) -> None:
-        self._tick_sec = dict(sorted(tick_sec.items()))
-        self._max_rows = max(tick_sec)
-
-    def observe(self, rows: int, seconds: float) -> None:
-        """Update the exponential moving average (weight 0.1) of a known number of rows."""
-        if rows in self._tick_sec:
-            self._tick_sec[rows] += 0.1 * (seconds - self._tick_sec[rows])
-
-    def tick_sec(self, rows: int) -> float:
-        """Seconds of a tick with this many rows, or of a full tick where there are more."""
-        return next((sec for size, sec in self._tick_sec.items() if size >= rows), self._tick_sec[self._max_rows])
-
-    @property
-    def row_step_sec(self) -> float:
-        """Seconds per row-step of a full tick."""
-        return self._tick_sec[self._max_rows] / self._max_rows
-
-
 class Scheduler:
     """The open jobs and the order in which they get their steps."""
 
@@ -80,6 +64,8 @@ class Scheduler:
         self.tick_times = tick_times
         self._open: dict[Job, None] = {}
         self._tick = 0
+        self._tick_ends = -math.inf
+        self._promises = Promises(limits.rows, tick_times)
         self._served: dict[str, int] = {}
         """Row-steps of each owner with open jobs; a new owner starts at the minimum of the others."""
 
@@ -115,34 +101,31 @@ class Scheduler:
             KeyShareError: this owner has too much open work.
             DeadlineUnattainableError: this request, or an admitted one, would miss its deadline.
         """
-        self._check_room(request)
+        self._check_room(request, now)
         self._check_deadlines(request, now)
         request.due = now + self._limits.stretch * _work(request.jobs) * self.tick_times.row_step_sec
         for job in request.jobs:
             self._open[job] = None
             job.last_tick = self._tick
         self._served.setdefault(request.owner, min(self._served.values(), default=0))
+        self._promises.changed()
 
     def choose(self, now: float) -> list[Job]:
         """The jobs of the next tick: at most as many as fit its rows."""
         self._tick += 1
-        chosen, room = [], self._limits.rows
-        served, queues = Counter(self._served), self._queues(now)
-        while queues:
-            owner = min(queues, key=served.__getitem__)
-            job = self._take_first_that_fits(queues[owner], room)
-            if job is None:
-                del queues[owner]
-                continue
-            chosen.append(job)
-            room -= job.rows
-            served[owner] += job.rows
+        chosen = self._first_that_fit(self._promises.pressing_jobs(self._open, now))
+        if not any(job.request.is_tight for job in chosen):
+            self._fill(chosen, now)
+        for job in chosen:
+            job.is_running = True
+        self._tick_ends = now + self.tick_times.tick_sec(sum(job.rows for job in chosen))
         return chosen
 
     def advance(self, jobs: Iterable[Job]) -> None:
         """Record that these jobs got their step."""
         for job in jobs:
             job.step += 1
+            job.is_running = False
             job.last_tick = self._tick
             self._served[job.request.owner] += job.rows
 
@@ -154,10 +137,34 @@ class Scheduler:
         if not self._jobs_of(owner):
             del self._served[owner]
 
-    def _queues(self, now: float) -> dict[str, list[Job]]:
+    def _first_that_fit(self, jobs: Iterable[Job]) -> list[Job]:
+        chosen: list[Job] = []
+        room = self._limits.rows
+        for job in jobs:
+            if job.rows <= room:
+                chosen.append(job)
+                room -= job.rows
+        return chosen
+
+    def _fill(self, chosen: list[Job], now: float) -> None:
+        """Add jobs of owners in turns until the rows are full."""
+        room = self._limits.rows - sum(job.rows for job in chosen)
+        served, queues = Counter(self._served), self._queues([job for job in self._open if job not in chosen], now)
+        for taken in chosen:
+            served[taken.request.owner] += taken.rows
+        while queues and room:
+            owner = min(queues, key=served.__getitem__)
+            if (job := self._take_first_that_fits(queues[owner], room)) is None:
+                del queues[owner]
+                continue
+            chosen.append(job)
+            room -= job.rows
+            served[owner] += job.rows
+
+    def _queues(self, jobs: Iterable[Job], now: float) -> dict[str, list[Job]]:
         """Each owner's jobs in order of urgency, its longest-waiting job first if that is starving."""
         queues: dict[str, list[Job]] = {}
-        for job in self._by_urgency(self._open, now):
+        for job in self._by_urgency(jobs, now):
             queues.setdefault(job.request.owner, []).append(job)
         for queue in queues.values():
             longest = min(queue, key=lambda job: job.last_tick)
@@ -190,33 +197,45 @@ class Scheduler:
     def _is_starving(self, job: Job) -> bool:
         return self._tick - job.last_tick > self._limits.patience_ticks
 
-    def _check_room(self, request: Request) -> None:
-        limits, share = self._limits, self._limits.owner_share
-        everyone, own = [*self._open, *request.jobs], [*self._jobs_of(request.owner), *request.jobs]
-        if len(everyone) > limits.open_images or _work(everyone) > limits.open_row_steps:
-            raise QueueFullError("the queue is full; try again later", retry_after_sec=self.backlog_sec)
-        if len(own) > share * limits.open_images or _work(own) > share * limits.open_row_steps:
-            raise KeyShareError("this key has too much open work; wait for some", retry_after_sec=self.backlog_sec)
+    def _check_room(self, request: Request, now: float) -> None:
+        everyone_sec = self._sec_until_room(request, self._open, 1.0, now)
+        own_sec = self._sec_until_room(request, self._jobs_of(request.owner), self._limits.owner_share, now)
+        sec = max(everyone_sec, own_sec)
+        if everyone_sec:
+            raise QueueFullError("the queue is full; try again later", retry_after_sec=sec)
+        if own_sec:
+            raise KeyShareError("this key has too much open work; wait for some", retry_after_sec=sec)
+
+    def _sec_until_room(self, request: Request, jobs: Collection[Job], share: float, now: float) -> int:
+        """Whole seconds until enough of these jobs are done for the request beside them; 0: there is room."""
+        images = len(jobs) + len(request.jobs) - share * self._limits.open_images
+        row_steps = _work(jobs) + _work(request.jobs) - share * self._limits.open_row_steps
+        if images <= 0 and row_steps <= 0:
+            return 0
+        # Owners take turns in the forecast, as in what is done.
+        queues = self._queues(self._open, now).values()
+        order = [job for turn in zip_longest(*queues) for job in turn if job is not None]
+        rows = max(1, sum(job.rows for job in order))
+        width = max(1, min(self._limits.rows, rows) * len(order) // rows)
+        finished = dict(zip(order, ends((job.steps_left_after_tick for job in order), width), strict=True))
+        image_ticks = sorted(finished[job] for job in jobs)[: max(0, math.ceil(images))]
+        turns = 1 if jobs is self._open else max(1, len(queues))
+        pace = min(self._limits.rows / turns, max(1, sum(job.rows for job in jobs)))
+        ticks = max([0.0, row_steps / pace, *image_ticks])
+        return max(1, math.ceil(max(0.0, self._tick_ends - now) + ticks * self.tick_times.tick_sec(rows)))
 
     def _check_deadlines(self, request: Request, now: float) -> None:
-        if request.deadline is None:
+        own, owners = self._jobs_of(request.owner), {*self._served, request.owner}
+        start = max(now, self._tick_ends)
+        delay_sec = self._promises.delay_sec(request, self._open, own, start=start, share=1 / len(owners))
+        if not delay_sec:
             return
-        own = self._jobs_of(request.owner)
-        if self._late([*own, *request.jobs], now) - self._late(own, now):
-            message = "this deadline, or one that was accepted before, could not be met"
-            raise DeadlineUnattainableError(message, retry_after_sec=self.backlog_sec)
-
-    def _late(self, jobs: Sequence[Job], now: float) -> set[Job]:
-        """Those of one owner's jobs that would miss their deadline at the measured speed, with the present owners."""
-        tick_sec = self.tick_times.tick_sec(sum(job.rows for job in {*self._open, *jobs}))
-        row_step_sec = self.tick_times.row_step_sec * max(1, len(self._served))
-        late, ahead = set(), 0
-        for job in self._by_urgency(jobs, now):
-            ahead += job.row_steps_left
-            ready = now + max(job.steps_left * tick_sec, ahead * row_step_sec)
-            if job.request.deadline is not None and ready > job.request.deadline:
-                late.add(job)
-        return late
+        if self._promises.delay_sec(request, (), (), start=now, share=1.0):
+            raise DeadlineUnattainableError("the time is too short for this work, even without other requests")
+        if request.deadline is None:
+            raise QueueFullError("the open work takes too long; try again later", retry_after_sec=math.ceil(delay_sec))
+        message = "this deadline, or one that was accepted before, could not be met"
+        raise DeadlineUnattainableError(message, retry_after_sec=math.ceil(delay_sec))
 
     def _jobs_of(self, owner: str) -> list[Job]:
         return [job for job in self._open if job.request.owner == owner]

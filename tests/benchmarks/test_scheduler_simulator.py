@@ -2,7 +2,8 @@ import subprocess
 import sys
 
 from benchmarks.scheduler_simulator import Arrival, Simulation
-from service.engine.scheduler import Limits, Scheduler, TickTimes
+from service.engine.forecast import TickTimes
+from service.engine.scheduler import Limits, Scheduler
 
 
 def test_a_single_request_takes_the_time_of_its_steps() -> None:
