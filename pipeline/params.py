@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from pipeline.diffusion.images import ImageSize, height_and_width, image_size
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
 
@@ -41,6 +42,17 @@ def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
+SIDES = range(4, 513)
+"""Sides of prepared images, in pixels."""
+
+
+def _prepared_size(value: object) -> ImageSize:
+    size = image_size(value)
+    if not all(side in SIDES for side in height_and_width(size)):
+        raise ValueError(f"sides should be in {SIDES.start} … {SIDES.stop - 1} pixels (got {value})")
+    return size
+
+
 class PrepareParams(Section):
     """Stage `prepare`: from raw images to checked, packed pixels."""
 
@@ -49,7 +61,9 @@ class PrepareParams(Section):
     class_names: Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_unique)] | None = Field(
         description="names of the classes of IDX and arrays, by label; null: the numbers. Folders have names of their own"
     )
-    image_size: int = Field(ge=4, le=512, description="side of the prepared square, in pixels")
+    image_size: Annotated[ImageSize, BeforeValidator(_prepared_size)] = Field(
+        description="side of the prepared square, or [height, width], in pixels"
+    )
     channels: Literal[1, 3] = Field(description="1: grey, 3: RGB")
     held_out_share: float = Field(
         gt=0,
@@ -61,6 +75,11 @@ class PrepareParams(Section):
     max_duplicate_share: Share = Field(description="check: largest share of images that repeat another's pixels")
     max_blank_share: Share = Field(description="check: largest share of images with a single pixel value")
     max_class_ratio: float = Field(ge=1, description="check: largest class over smallest class, in images")
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels of prepared images."""
+        return *height_and_width(self.image_size), self.channels
 
 
 class LinearBetas(Section):

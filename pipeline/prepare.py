@@ -16,6 +16,7 @@ import pandas as pd
 
 from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, write_split
 from pipeline.artefacts.files import naming, remove_outputs, write_json
+from pipeline.diffusion.images import image_size
 from pipeline.errors import CheckFailedError
 from pipeline.ingestion.examination import examine
 from pipeline.ingestion.expectations import validate
@@ -55,7 +56,7 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> tuple[ValidationRepo
     """
     remove_outputs(out, OUTS)
     num_classes = len(params.class_names) if params.class_names else None
-    with PixelSpool(out, (params.image_size, params.image_size, params.channels)) as spool:
+    with PixelSpool(out, params.image_shape) as spool:
         source = read_raw(raw, params.source, labelled=params.labelled, num_classes=num_classes)
         examination = examine(source, spool, "prepare")
         manifest, class_names = build_manifest(examination.rows, params.class_names, params.held_out_share)
@@ -86,9 +87,9 @@ def write_dataset(
         positions = images["spool_index"].to_numpy(dtype="int64")
         labels = images["label"].to_numpy(dtype="int64") if class_names else None
         write_split(out / PARTIAL / split, positions, spool.read, labels)
-    size, _, channels = spool.shape
+    height, width, channels = spool.shape
     info = DatasetInfo(
-        image_size=size,
+        image_size=image_size((height, width)),
         channels=channels,
         class_names=class_names,
         num_train=len(rows["train"]),

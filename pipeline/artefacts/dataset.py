@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artefacts.files import naming, read_document
+from pipeline.diffusion.images import ImageSize, height_and_width, image_size
 from pipeline.errors import ArtefactError
 
 SHARD_SIZE = 16_384
@@ -34,7 +35,7 @@ def shard_names(num_images: int) -> list[str]:
 class DatasetInfo:
     """Content of dataset.json."""
 
-    image_size: int
+    image_size: ImageSize
     channels: int
     class_names: tuple[str, ...] | None
     """By label; None where images have no classes."""
@@ -42,6 +43,11 @@ class DatasetInfo:
     num_held_out: int
     digest: str
     """SHA-256 of the shards and labels (`digest_of`): equal digests mean equal pixels and labels."""
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width, channels."""
+        return *height_and_width(self.image_size), self.channels
 
     @property
     def num_classes(self) -> int:
@@ -70,7 +76,7 @@ def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
     wanted = sorted(DatasetInfo.__slots__)
     if sorted(document) != wanted:
         raise ArtefactError(f"{path}: found the keys {sorted(document)}, wanted {wanted}")
-    for key in ("image_size", "channels", "num_train", "num_held_out"):
+    for key in ("channels", "num_train", "num_held_out"):
         if type(document[key]) is not int or document[key] < 1:
             raise ArtefactError(f"{path}: {key}: found {document[key]!r}, wanted a number above 0")
     names = document["class_names"]
@@ -78,7 +84,11 @@ def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:
         raise ArtefactError(f"{path}: class_names: found {names!r}, wanted null or a list of names")
     if not isinstance(document["digest"], str):
         raise ArtefactError(f"{path}: digest: found {document['digest']!r}, wanted a SHA-256")
-    return {**document, "class_names": None if names is None else tuple(names)}
+    try:
+        size = image_size(document["image_size"])
+    except ValueError as error:
+        raise ArtefactError(f"{path}: {error}") from None
+    return {**document, "image_size": size, "class_names": None if names is None else tuple(names)}
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -142,10 +152,9 @@ def _open_split(folder: Path, info: DatasetInfo, num_images: int) -> Split:
     found = sorted(path.name for path in folder.glob("[!.]*"))
     if found != wanted:
         raise ArtefactError(f"{folder}: found the files {_short(found)}, wanted {_short(wanted)}")
-    image_shape = (info.image_size, info.image_size, info.channels)
     lengths = [min(SHARD_SIZE, num_images - start) for start in range(0, num_images, SHARD_SIZE)]
     shards = [
-        _map(folder / name, np.dtype(np.uint8), (length, *image_shape))
+        _map(folder / name, np.dtype(np.uint8), (length, *info.image_shape))
         for name, length in zip(names, lengths, strict=True)
     ]
     return Split(tuple(shards), _open_labels(folder / "labels.npy", info, num_images) if info.class_names else None)

@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.artefacts.files import file_digest, write_json
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.diffusion.denoiser import NetworkDenoiser
+from pipeline.diffusion.images import ImageSize, height_and_width, image_size
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SAMPLERS, Sampler, SamplerPlan, make_plan
 from pipeline.diffusion.target import TARGETS, Target, check_target
@@ -37,7 +38,7 @@ BETA = "schedule.beta"
 class DataSpec:
     """The images that the model was trained on."""
 
-    image_size: int
+    image_size: ImageSize
     channels: int
     class_names: tuple[str, ...] | None
     """By label; None for a model without classes."""
@@ -51,7 +52,7 @@ class DataSpec:
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
-        return self.channels, self.image_size, self.image_size
+        return self.channels, *height_and_width(self.image_size)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,9 +194,9 @@ def _parse(path: Path, document: Mapping[str, Any]) -> Description:
             raise ValueError(f"target {target!r}, this version knows {', '.join(TARGETS)}")
         if (sampler := document["sampling"]["sampler"]) not in SAMPLERS:
             raise ValueError(f"sampling.sampler {sampler!r}, this version knows {', '.join(SAMPLERS)}")
-        names = data.pop("class_names")
+        names, size = data.pop("class_names"), image_size(data.pop("image_size"))
         return Description(
-            data=DataSpec(**data, class_names=None if names is None else tuple(names)),
+            data=DataSpec(**data, image_size=size, class_names=None if names is None else tuple(names)),
             network=UNetConfig(**{**network, "widths": tuple(network["widths"])}),
             target=target,
             sampling=SamplingDefaults(**document["sampling"]),

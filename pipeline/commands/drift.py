@@ -35,10 +35,10 @@ def main(
     else:
         params = load_params().prepare
         changes = {"source": source or params.source, "labelled": params.labelled and not unlabelled}
-        found, wanted = (params.image_size, params.channels), reference.shape
+        found, wanted = params.image_shape, reference.shape
         if found != wanted:
             raise FoundryError(
-                f"params.yaml: prepare makes size and channels {found}, the prepared images have {wanted}"
+                f"params.yaml: prepare makes images of height, width, channels {found}, the prepared images have {wanted}"
             )
         with open_raw(new[0], params.model_copy(update=changes)) as images:
             drift = drift_of_images(reference, images, alpha=alpha, seed=seed)

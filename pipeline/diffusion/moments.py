@@ -48,8 +48,8 @@ class Moments:
         return math.sqrt(self.mean_x0_squared - float(self.mean_image.mean()) ** 2)
 
 
-def image_moments(batches: Iterable[UInt8[Tensor, "_ h h c"]]) -> Moments:
-    """Moments of all images in `batches`: square, of one size, at least one.
+def image_moments(batches: Iterable[UInt8[Tensor, "_ h w c"]]) -> Moments:
+    """Moments of all images in `batches`: of one size, at least one.
 
     With the full covariance the sums are exact, so that neither the order of images nor the number of threads changes
     them.
@@ -57,7 +57,7 @@ def image_moments(batches: Iterable[UInt8[Tensor, "_ h h c"]]) -> Moments:
     parts = _parts(batches)
     first = next(parts)
     moments = _full if first[0].numel() <= MAX_FULL_DIMENSIONS else _cosine
-    return moments(itertools.chain([first], parts), *first.shape[1:3])
+    return moments(itertools.chain([first], parts), *first.shape[1:])
 
 
 def _parts(batches: Iterable[Tensor]) -> Iterator[Tensor]:
@@ -66,8 +66,8 @@ def _parts(batches: Iterable[Tensor]) -> Iterator[Tensor]:
             yield batch[start : start + EXACT_ROWS].permute(0, 3, 1, 2)
 
 
-def _full(parts: Iterator[Tensor], channels: int, size: int) -> Moments:
-    d = channels * size * size
+def _full(parts: Iterator[Tensor], channels: int, height: int, width: int) -> Moments:
+    d = channels * height * width
     count, total, square = 0, torch.zeros(d, dtype=torch.float64), torch.zeros(d, d, dtype=torch.float64)
     for part in parts:
         x = part.flatten(1).float()
@@ -77,18 +77,18 @@ def _full(parts: Iterator[Tensor], channels: int, size: int) -> Moments:
     mean = total / count
     eigenvalues, eigenvectors = torch.linalg.eigh(square / count - mean.outer(mean))
     return Moments(
-        mean_image=(BYTE * mean - 1).reshape(channels, size, size),
+        mean_image=(BYTE * mean - 1).reshape(channels, height, width),
         eigenvalues=BYTE**2 * eigenvalues.flip(0).clamp(min=0),
         eigenvectors=eigenvectors.flip(1)[:, : _num_eigenvectors(d)].clone(),
     )
 
 
-def _cosine(parts: Iterator[Tensor], channels: int, size: int) -> Moments:
-    basis = cosine_basis(size)
-    count, total = 0, torch.zeros(size, size, channels, dtype=torch.float64)
-    square = torch.zeros(size, size, channels, channels, dtype=torch.float64)
+def _cosine(parts: Iterator[Tensor], channels: int, height: int, width: int) -> Moments:
+    rows, columns = cosine_basis(height), cosine_basis(width)
+    count, total = 0, torch.zeros(height, width, channels, dtype=torch.float64)
+    square = torch.zeros(height, width, channels, channels, dtype=torch.float64)
     for part in parts:
-        x = torch.einsum("nchw,ih,jw->nijc", part.double(), basis, basis)
+        x = torch.einsum("nchw,ih,jw->nijc", part.double(), rows, columns)
         count += len(x)
         total += x.sum(0)
         square += torch.einsum("nijc,nijd->ijcd", x, x)
@@ -97,9 +97,9 @@ def _cosine(parts: Iterator[Tensor], channels: int, size: int) -> Moments:
     eigenvalues, axes = torch.linalg.eigh(covariance)
     order = eigenvalues.flatten().argsort(descending=True, stable=True)
     i, j, m = torch.unravel_index(order[: _num_eigenvectors(len(order))], eigenvalues.shape)
-    eigenvectors = torch.einsum("kc,kh,kw->chwk", axes[i, j, :, m], basis[i], basis[j])
+    eigenvectors = torch.einsum("kc,kh,kw->chwk", axes[i, j, :, m], rows[i], columns[j])
     return Moments(
-        mean_image=BYTE * torch.einsum("ijc,ih,jw->chw", mean, basis, basis) - 1,
+        mean_image=BYTE * torch.einsum("ijc,ih,jw->chw", mean, rows, columns) - 1,
         eigenvalues=BYTE**2 * eigenvalues.flatten()[order].clamp(min=0),
         eigenvectors=eigenvectors.flatten(0, 2),
     )

@@ -99,15 +99,18 @@ class Attention(nn.Module):
 class UNet(nn.Module):
     """Predicts the training target from a noisy image, its noise level and its class."""
 
-    def __init__(self, config: UNetConfig, *, image_size: int, channels: int, num_classes: int) -> None:
-        """Build for square images; `num_classes` 0 makes an unconditional network.
+    def __init__(
+        self, config: UNetConfig, *, image_size: int | tuple[int, int], channels: int, num_classes: int
+    ) -> None:
+        """Build for images of one size, a side or height and width; `num_classes` 0 makes an unconditional network.
 
         Raises:
             ValueError: the image size does not divide into the patches and levels.
         """
         super().__init__()
         divisor = config.patch_size * 2 ** (len(config.widths) - 1)
-        if image_size % divisor:
+        sides = (image_size,) if isinstance(image_size, int) else image_size
+        if any(side % divisor for side in sides):
             raise ValueError(
                 f"image_size {image_size} should be a multiple of {divisor}: "
                 f"patch_size {config.patch_size}, halved {len(config.widths) - 1} times"

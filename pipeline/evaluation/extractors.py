@@ -6,6 +6,7 @@ internet.
 """
 
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from pipeline.artefacts.files import file_digest, read_document, write_json
 from pipeline.artefacts.subset import Images, Subset
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.device import best_device
-from pipeline.diffusion.images import to_unit_range
+from pipeline.diffusion.images import ImageSize, height_and_width, image_size, to_unit_range
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.params import FeaturesParams
 
@@ -57,18 +58,19 @@ class ConvNet(FeatureNetwork):
 
     num_features = 96
 
-    def __init__(self, *, image_size: int, channels: int, num_classes: int) -> None:
+    def __init__(self, *, image_size: ImageSize, channels: int, num_classes: int) -> None:
         super().__init__()
         # The stride grows with the image, so that the work stays the same.
-        stride = max(1, round(image_size / 14))
+        sides = height_and_width(image_size)
+        stride = max(1, round(math.sqrt(math.prod(sides)) / 14))
         self.convolutions = nn.Sequential(
             *_convolution(channels, 32, kernel=2 * stride + 1, stride=stride),
             *_convolution(32, 48, kernel=3, stride=2),
             *_convolution(48, 96, kernel=3, stride=2),
             nn.Flatten(),
         )
-        side = _halved(_halved(-(-image_size // stride)))
-        self.hidden = nn.Linear(96 * side**2, self.num_features)
+        positions = math.prod(_halved(_halved(-(-side // stride))) for side in sides)
+        self.hidden = nn.Linear(96 * positions, self.num_features)
         self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
 
     def features(self, x: Tensor) -> Tensor:
@@ -101,14 +103,14 @@ class EfficientNetLite0(FeatureNetwork):
 
     num_features = 1280
 
-    def __init__(self, *, image_size: int) -> None:
+    def __init__(self, *, image_size: ImageSize) -> None:
         super().__init__()
 
         self.net = EfficientNet.from_name("efficientnet-lite0")
         # Without the head for ImageNet's classes; the package has no public way to leave it out.
         self.net._fc = nn.Identity()  # noqa: SLF001
         # It was trained on 224 pixels; half of them suffice for small images, at a quarter of the work.
-        self.side = 112 if image_size <= 112 else 224
+        self.side = 112 if max(height_and_width(image_size)) <= 112 else 224
 
     def features(self, x: Tensor) -> Tensor:
         x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
@@ -127,7 +129,7 @@ class ExtractorConfig:
     """Configuration of an extractor's network."""
 
     kind: Kind
-    image_size: int
+    image_size: ImageSize
     channels: int
     num_classes: int
     """0 if it is no classifier."""
@@ -276,4 +278,7 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ArtefactError(f"{path}: should hold {', '.join(sorted(wanted))} (got {', '.join(sorted(document))})")
     if document["kind"] not in get_args(Kind):
         raise ArtefactError(f"{path}: kind: should be {', '.join(get_args(Kind))} (got {document['kind']!r})")
-    return document
+    try:
+        return {**document, "image_size": image_size(document["image_size"])}
+    except ValueError as error:
+        raise ArtefactError(f"{path}: {error}") from None

@@ -50,9 +50,11 @@ def sheet_image(images: NDArray[np.uint8], columns: int, names: Sequence[str] = 
 
 
 def _tiles(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    side = images.shape[1]
-    if side <= LARGEST_TILE:
-        scale = max(1, round(SMALLEST_TILE / side))
+    height, width = images.shape[1:3]
+    longer = max(height, width)
+    if longer <= LARGEST_TILE:
+        scale = max(1, round(SMALLEST_TILE / longer))
         return images.repeat(scale, axis=1).repeat(scale, axis=2)
-    tiles = [np.asarray(as_image(image).resize((LARGEST_TILE, LARGEST_TILE))) for image in images]
-    return np.stack(tiles).reshape(len(images), LARGEST_TILE, LARGEST_TILE, -1)
+    height, width = (max(1, round(LARGEST_TILE * side / longer)) for side in (height, width))
+    tiles = [np.asarray(as_image(image).resize((width, height))) for image in images]
+    return np.stack(tiles).reshape(len(images), height, width, -1)

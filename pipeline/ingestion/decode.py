@@ -1,4 +1,4 @@
-"""Decode an image file of any supported format and mode to prepared pixels, uint8 `[size, size, channels]`.
+"""Decode an image file of any supported format and mode to prepared pixels, uint8 `[height, width, channels]`.
 
 The steps, in this order:
 
@@ -8,8 +8,8 @@ The steps, in this order:
   in [0, 1] or, if a value is above 1, in [0, 255]; other ranges are rejected.
 * Transparent pixels are composited over white. Grey is Pillow's luma, `0.299 R + 0.587 G + 0.114 B` of the stored
   (gamma-encoded) values, ITU-R BT.601.
-* The largest centred square is resized with antialiased Lanczos-3 in one step, which equals resizing by the short side and
-  cropping the centre.
+* The largest centred part of the wanted aspect is resized with antialiased Lanczos-3 in one step, which equals resizing to
+  cover the wanted size and cropping the centre.
 """
 
 import io
@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
+
+from pipeline.diffusion.images import ImageSize, height_and_width
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats of Pillow that are tried. Not EPS, which runs another program, nor TGA, which has no signature to recognise."""
@@ -50,7 +52,7 @@ class DecodedImage:
     """Prepared pixels, and size and mode of the source."""
 
     pixels: NDArray[np.uint8]
-    """`[size, size, channels]`."""
+    """`[height, width, channels]`."""
     width: int
     """Of the source, in pixels, after EXIF orientation is applied."""
     height: int
@@ -58,12 +60,12 @@ class DecodedImage:
     """Pillow's mode of the source."""
 
 
-def decode(content: bytes | NDArray[Any], size: int, channels: int) -> DecodedImage:
+def decode(content: bytes | NDArray[Any], size: ImageSize, channels: int) -> DecodedImage:
     """Decode an image.
 
     Args:
         content: an image file's bytes, or pixels: uint8 or uint16 `[h, w]`, or uint8 `[h, w, 1, 3 or 4]`.
-        size: side of the prepared pixels.
+        size: of the prepared pixels.
         channels: 1 for grey, 3 for RGB.
 
     Raises:
@@ -71,14 +73,16 @@ def decode(content: bytes | NDArray[Any], size: int, channels: int) -> DecodedIm
     """
     if isinstance(content, bytes):
         return _decode(content, size, channels)
-    if content.dtype == np.uint8 and content.reshape(*content.shape[:2], -1).shape == (size, size, channels):
+    height, width = height_and_width(size)
+    if content.dtype == np.uint8 and content.reshape(*content.shape[:2], -1).shape == (height, width, channels):
         # Already as wanted: not converting takes half of the time off a large IDX set.
-        return DecodedImage(content.reshape(size, size, channels), size, size, "L" if channels == 1 else "RGB")
+        pixels = content.reshape(height, width, channels)
+        return DecodedImage(pixels, width, height, "L" if channels == 1 else "RGB")
     return _prepare(Image.fromarray(content.squeeze(2) if content.shape[2:] == (1,) else content), size, channels)
 
 
-def salvage(content: bytes, size: int) -> NDArray[np.uint8] | None:
-    """Decode as much as possible of a quarantined image for the report: uint8 `[size, size, 3]`, or None if nothing.
+def salvage(content: bytes, size: ImageSize) -> NDArray[np.uint8] | None:
+    """Decode as much as possible of a quarantined image for the report: uint8 `[height, width, 3]`, or None if nothing.
 
     Not thread-safe: Pillow's option for truncated files is global.
     """
@@ -91,7 +95,7 @@ def salvage(content: bytes, size: int) -> NDArray[np.uint8] | None:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def _decode(content: bytes, size: int, channels: int) -> DecodedImage:
+def _decode(content: bytes, size: ImageSize, channels: int) -> DecodedImage:
     if not content:
         raise BrokenImageError("empty file")
     try:
@@ -113,16 +117,17 @@ def _stable(error: Exception) -> str:
     return message or type(error).__name__
 
 
-def _prepare(image: Image.Image, size: int, channels: int) -> DecodedImage:
+def _prepare(image: Image.Image, size: ImageSize, channels: int) -> DecodedImage:
     (width, height), mode = image.size, image.mode
     if width * height > MAX_PIXELS:
         raise BrokenImageError(f"{width} x {height} pixels, at most {MAX_PIXELS} are decoded")
-    # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least twice `size`: four times as fast for photos.
-    image.draft(None, (2 * size, 2 * size))
+    rows, columns = height_and_width(size)
+    # Decodes a JPEG at 1/2, 1/4 or 1/8 of its size if that is at least twice the wanted: four times as fast for photos.
+    image.draft(None, (2 * columns, 2 * rows))
     image.load()
     orientation = _orientation(image)
     upright = image.transpose(TRANSPOSITIONS[orientation]) if orientation in TRANSPOSITIONS else image
-    pixels = np.asarray(_centre_square(_eight_bit(upright, channels), size)).reshape(size, size, channels)
+    pixels = np.asarray(_centre(_eight_bit(upright, channels), rows, columns)).reshape(rows, columns, channels)
     return DecodedImage(pixels, *((height, width) if orientation >= 5 else (width, height)), mode)
 
 
@@ -135,11 +140,12 @@ def _orientation(image: Image.Image) -> int:
     return orientation if orientation in TRANSPOSITIONS else 1
 
 
-def _centre_square(image: Image.Image, size: int) -> Image.Image:
-    width, height = image.size
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest centred part of the aspect `height` to `width`, resized."""
+    part = min(image.width, image.height * width / height), min(image.height, image.width * height / width)
+    left, top = (image.width - part[0]) / 2, (image.height - part[1]) / 2
+    box = (left, top, left + part[0], top + part[1])
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
 
 
 def _eight_bit(image: Image.Image, channels: int) -> Image.Image:

@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from pipeline.diffusion.images import ImageSize, height_and_width, image_size
 from pipeline.ingestion.decode import BrokenImageError, DecodedImage, decode
 from pipeline.ingestion.manifest import to_frame
 from pipeline.ingestion.perceptual_hash import perceptual_hashes
@@ -56,7 +57,7 @@ class ExaminedBatch:
     rows: list[dict[str, Any]]
     """One per image, accepted or quarantined: `ROW` of pipeline/ingestion/manifest.py."""
     pixels: NDArray[np.uint8]
-    """`[n, size, size, channels]`: the accepted images."""
+    """`[n, height, width, channels]`: the accepted images."""
     quarantined_bytes: dict[str, bytes]
     """Content of the quarantined image files by `file`."""
 
@@ -66,7 +67,8 @@ def examine(source: RawSet, spool: PixelSpool, description: str) -> Examination:
 
     A progress bar named `description` is shown.
     """
-    size, _, channels = spool.shape
+    *sides, channels = spool.shape
+    size = image_size(sides)
     frames: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
     kept: dict[str, bytes] = {}
@@ -96,8 +98,8 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def examine_batches(images: Iterable[RawImage], size: int, channels: int) -> Iterator[ExaminedBatch]:
-    """Examine every image, in order; `size` is the side of the prepared pixels."""
+def examine_batches(images: Iterable[RawImage], size: ImageSize, channels: int) -> Iterator[ExaminedBatch]:
+    """Examine every image, in order; size and channels are those of the prepared pixels."""
     num_threads = os.cpu_count() or 1
     with ThreadPoolExecutor(num_threads) as pool:
         waiting: deque[Future[ExaminedBatch]] = deque()
@@ -122,16 +124,16 @@ def _batches(images: Iterable[RawImage]) -> Iterator[list[RawImage]]:
         yield batch
 
 
-def _examine_batch(batch: list[RawImage], size: int, channels: int) -> ExaminedBatch:
+def _examine_batch(batch: list[RawImage], size: ImageSize, channels: int) -> ExaminedBatch:
     results = [_decoded(raw, size, channels) for raw in batch]
     decoded = [result.pixels for result in results if isinstance(result, DecodedImage)]
-    pixels = np.stack(decoded) if decoded else np.empty((0, size, size, channels), np.uint8)
+    pixels = np.stack(decoded) if decoded else np.empty((0, *height_and_width(size), channels), np.uint8)
     measured = iter(_measures(pixels) if decoded else [])
     rows = [_row(raw, result, measured) for raw, result in zip(batch, results, strict=True)]
     return ExaminedBatch(rows, pixels, _quarantined_bytes(batch, results))
 
 
-def _decoded(raw: RawImage, size: int, channels: int) -> DecodedImage | str:
+def _decoded(raw: RawImage, size: ImageSize, channels: int) -> DecodedImage | str:
     """The decoded image, or the reason for its quarantine."""
     if raw.reason is not None or raw.content is None:
         return raw.reason or "not readable"
@@ -150,7 +152,7 @@ def _quarantined_bytes(batch: list[RawImage], results: list[DecodedImage | str])
 
 
 def _measures(pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
-    """Columns of the manifest that are computed from the prepared pixels `[n, size, size, channels]`, per image."""
+    """Columns of the manifest that are computed from the prepared pixels `[n, height, width, channels]`, per image."""
     flat = pixels.reshape(len(pixels), -1).astype(np.int64)
     num_pixels, total, squares = flat.shape[1], flat.sum(axis=1), np.einsum("np,np->n", flat, flat)
     # In integers up to the last operation, so that every machine gets the same floats.

@@ -43,8 +43,8 @@ class Reference:
 
     manifest: pd.DataFrame
     class_names: tuple[str, ...] | None
-    shape: tuple[int, int]
-    """Size and channels."""
+    shape: tuple[int, int, int]
+    """Height, width and channels."""
     digest: str
     extractor: Extractor
     images: NDArray[np.uint8]

@@ -26,11 +26,11 @@ class ImageSet:
     """A manifest and the prepared pixels of its accepted images."""
 
     name: str
-    shape: tuple[int, int]
-    """Size and channels of the prepared pixels."""
+    shape: tuple[int, int, int]
+    """Height, width and channels of the prepared pixels."""
     manifest: pd.DataFrame
     pixels: Callable[[pd.DataFrame], NDArray[np.uint8]]
-    """Reads the images of accepted rows, in their order: `[n, size, size, channels]`."""
+    """Reads the images of accepted rows, in their order: `[n, height, width, channels]`."""
     quarantined_bytes: Mapping[str, bytes]
     """Content of quarantined image files by source; empty for a prepared set, whose raw files are not read."""
 
@@ -59,7 +59,7 @@ def open_prepared(folder: Path) -> ImageSet:
     wanted = {split: prepared.info.num_images(split) for split in SPLITS}
     if counts != wanted:
         raise ArtefactError(f"{folder / MANIFEST}: found {counts} images, dataset.json wants {wanted}")
-    shape = (prepared.info.image_size, prepared.info.channels)
+    shape = prepared.info.image_shape
     return ImageSet(str(folder), shape, manifest, lambda rows: _read_packed(prepared, rows), {})
 
 
@@ -72,16 +72,15 @@ def open_raw(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
     Raises:
         FoundryError: the folder does not hold a source of the kind `params.source`.
     """
-    size, channels = params.image_size, params.channels
     source = read_raw(folder, params.source, labelled=params.labelled, num_classes=None)
-    with TemporaryDirectory() as place, PixelSpool(Path(place), (size, size, channels)) as spool:
+    with TemporaryDirectory() as place, PixelSpool(Path(place), params.image_shape) as spool:
         examination = examine(source, spool, f"examine {folder}")
         manifest, _ = build_manifest(examination.rows, _names(params, examination.rows), params.held_out_share)
 
         def pixels(rows: pd.DataFrame) -> NDArray[np.uint8]:
             return spool.read(rows["spool_index"])
 
-        yield ImageSet(str(folder), (size, channels), manifest, pixels, examination.quarantined_bytes)
+        yield ImageSet(str(folder), params.image_shape, manifest, pixels, examination.quarantined_bytes)
 
 
 def _names(params: PrepareParams, rows: pd.DataFrame) -> list[str] | None:
@@ -93,8 +92,7 @@ def _names(params: PrepareParams, rows: pd.DataFrame) -> list[str] | None:
 
 
 def _read_packed(prepared: Dataset, rows: pd.DataFrame) -> NDArray[np.uint8]:
-    size, channels = prepared.info.image_size, prepared.info.channels
-    out = np.empty((len(rows), size, size, channels), np.uint8)
+    out = np.empty((len(rows), *prepared.info.image_shape), np.uint8)
     for split in SPLITS:
         chosen = (rows["split"] == split).to_numpy()
         out[chosen] = prepared.split(split).images(rows.loc[chosen, "index"].to_numpy(dtype="int64"))

@@ -42,7 +42,8 @@ def engine_request(
 
 def size_of(data: DataSpec) -> str:
     """The model's image size as the API writes it."""
-    return f"{data.image_size}x{data.image_size}"
+    _, height, width = data.shape
+    return f"{width}x{height}"
 
 
 def _check_names(body: GenerationRequest, data: DataSpec, settings: Settings) -> None:

@@ -176,6 +176,8 @@ def test_damaged_or_inconsistent_files_are_rejected_by_name(
     ({"num_held_out": 0}, "num_held_out: found 0, wanted a number above 0"),
     ({"num_train": True}, "num_train: found True, wanted a number above 0"),
     ({"image_size": 3}, r"wanted uint8 \[16384, 3, 3, 1\]"),
+    ({"image_size": [3, 2]}, r"wanted uint8 \[16384, 3, 2, 1\]"),
+    ({"image_size": [3, 2, 1]}, r"image_size: found \[3, 2, 1\], wanted a number of pixels or \[height, width\]"),
     ({"channels": 3}, r"wanted uint8 \[16384, 2, 2, 3\]"),
     ({"class_names": None}, "wanted images-00000.npy, images-00001.npy, images-00002.npy"),
     ({"class_names": []}, r"class_names: found \[\], wanted null or a list of names"),

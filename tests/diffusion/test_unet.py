@@ -12,6 +12,15 @@ def _network(*, num_classes: int = 10, **config: object) -> UNet:
     return network.eval()
 
 
+def test_both_sides_should_divide_into_patches_and_levels() -> None:
+    config = UNetConfig(patch_size=2, widths=(8, 8), num_blocks=1, attention=True)
+    x, t, labels = torch.randn(2, 3, 8, 12), torch.arange(2), torch.arange(2)
+    assert UNet(config, image_size=(8, 12), channels=3, num_classes=10)(x, t, labels).shape == x.shape
+    for size in ((8, 10), (10, 8)):
+        with pytest.raises(ValueError, match="should be a multiple of 4"):
+            UNet(config, image_size=size, channels=3, num_classes=10)
+
+
 def _inputs(rows: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(rows, 3, 16, 16, generator=generator)

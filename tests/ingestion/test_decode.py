@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from pipeline.diffusion.images import image_size
 from pipeline.ingestion.decode import FORMATS, MAX_PIXELS, BrokenImageError, decode, salvage
 
 if TYPE_CHECKING:
@@ -223,6 +224,24 @@ def test_images_are_resized_by_the_short_side_and_their_centre_is_cropped(
     picture = photos["flower"].resize(size)
     wanted = picture.resize(resized, Image.Resampling.LANCZOS).crop((left, top, left + 20, top + 20))
     np.testing.assert_array_equal(decode(encoded(picture, "PNG"), 20, 3).pixels, np.asarray(wanted))
+
+
+@pytest.mark.parametrize(
+    ("source", "resized", "left", "top"), [((120, 60), (60, 30), 10, 0), ((60, 180), (40, 120), 0, 45)]
+)
+def test_images_that_are_not_square_keep_their_centre(
+    photos: dict[str, Image.Image], source: tuple[int, int], resized: tuple[int, int], left: int, top: int
+) -> None:
+    picture = photos["flower"].resize(source)
+    wanted = picture.resize(resized, Image.Resampling.LANCZOS).crop((left, top, left + 40, top + 30))
+    np.testing.assert_array_equal(decode(encoded(picture, "PNG"), (30, 40), 3).pixels, np.asarray(wanted))
+
+
+@given(st.tuples(*[st.integers(1, 60)] * 4))
+def test_every_source_fills_every_size(sides: tuple[int, int, int, int]) -> None:
+    width, height, *size = sides
+    prepared = decode(np.full((height, width), 90, np.uint8), image_size(size), 1)
+    np.testing.assert_array_equal(prepared.pixels, np.full((*size, 1), 90))
 
 
 def test_reducing_does_not_alias() -> None:

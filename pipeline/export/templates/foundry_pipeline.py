@@ -71,7 +71,8 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
             raise ValueError(f"guidance_scale: should be 1 for images without a class (got {scale})")
 
         def noise() -> torch.Tensor:
-            shape = (size.channels, size.image_size, size.image_size)
+            sides = [size.image_size] * 2 if isinstance(size.image_size, int) else size.image_size
+            shape = (size.channels, *sides)
             drawn = np.stack([generator.standard_normal(shape, dtype=np.float32) for generator in generators])
             return torch.from_numpy(drawn).to(self.device, self.unet.dtype)
 

@@ -14,7 +14,9 @@ class FoundryUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers i
     """Predicts the training target from noisy images, their noise levels `t` and their classes."""
 
     @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
-    def __init__(self, *, image_size: int, channels: int, num_classes: int, architecture: dict[str, Any]) -> None:
+    def __init__(
+        self, *, image_size: int | list[int], channels: int, num_classes: int, architecture: dict[str, Any]
+    ) -> None:
         super().__init__()
         config = UNetConfig(**{**architecture, "widths": tuple(architecture["widths"])})
         self.network = UNet(config, image_size=image_size, channels=channels, num_classes=num_classes)
