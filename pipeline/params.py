@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from pipeline.diffusion.images import ImageSize, height_and_width, image_size
+from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
 

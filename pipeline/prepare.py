@@ -16,7 +16,7 @@ import pandas as pd
 
 from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, write_split
 from pipeline.artefacts.files import naming, remove_outputs, write_json
-from pipeline.diffusion.images import image_size
+from pipeline.artefacts.image_size import image_size
 from pipeline.errors import CheckFailedError
 from pipeline.ingestion.examination import examine
 from pipeline.ingestion.expectations import validate

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artefacts.files import naming, read_document
-from pipeline.diffusion.images import ImageSize, height_and_width, image_size
+from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.errors import ArtefactError
 
 SHARD_SIZE = 16_384

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from pipeline.artefacts.files import file_digest, write_json
+from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.diffusion.denoiser import NetworkDenoiser
-from pipeline.diffusion.images import ImageSize, height_and_width, image_size
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SAMPLERS, Sampler, SamplerPlan, make_plan
 from pipeline.diffusion.target import TARGETS, Target, check_target

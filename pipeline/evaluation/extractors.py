@@ -24,10 +24,11 @@ from tqdm import tqdm
 
 from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.files import file_digest, read_document, write_json
+from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.artefacts.subset import Images, Subset
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.device import best_device
-from pipeline.diffusion.images import ImageSize, height_and_width, image_size, to_unit_range
+from pipeline.diffusion.images import to_unit_range
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.params import FeaturesParams
 

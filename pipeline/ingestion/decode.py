@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
 
-from pipeline.diffusion.images import ImageSize, height_and_width
+from pipeline.artefacts.image_size import ImageSize, height_and_width
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
 """Formats of Pillow that are tried. Not EPS, which runs another program, nor TGA, which has no signature to recognise."""

@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.diffusion.images import ImageSize, height_and_width, image_size
+from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.ingestion.decode import BrokenImageError, DecodedImage, decode
 from pipeline.ingestion.manifest import to_frame
 from pipeline.ingestion.perceptual_hash import perceptual_hashes

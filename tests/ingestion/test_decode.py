@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.diffusion.images import image_size
+from pipeline.artefacts.image_size import image_size
 from pipeline.ingestion.decode import FORMATS, MAX_PIXELS, BrokenImageError, decode, salvage
 
 if TYPE_CHECKING:
