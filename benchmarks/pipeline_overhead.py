@@ -45,7 +45,13 @@ STAGES = ("prepare", "schedule", "features", "train", "evaluate")
 PARTS = ("repro", "start-up", "logging", "prepare")
 LOGGED = 500
 """Calls of which the median is reported."""
-FORGIVING = {"min_num_images": 2, "max_duplicate_share": 1.0, "max_blank_share": 1.0, "max_class_ratio": 1e6}
+FORGIVING = {
+    "min_num_images": 2,
+    "max_duplicate_share": 1.0,
+    "max_blank_share": 1.0,
+    "max_noise_share": 1.0,
+    "max_class_ratio": 1e6,
+}
 """Limits of `prepare` that never fail: this measures its speed."""
 
 

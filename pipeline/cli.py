@@ -195,6 +195,11 @@ command(
     describe="Send what waits in .foundry/outbox to the tracking server.",
 )
 command(
+    RUNS, "queue", "pipeline.commands.queue:main",
+    option("--jobs", type=click.IntRange(1, 64), default=1, help="Experiments at a time."),
+    describe="Run the experiments that `dvc exp run --queue` has queued, in the background.",
+)
+command(
     RUNS, "ui", "pipeline.tracking.store:serve",
     option("--host", default="127.0.0.1"), option("--port", type=click.IntRange(1, 65535), default=5000),
     describe="Compare runs in the browser.",

@@ -19,12 +19,14 @@ from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document, remove_outputs, replacing, write_json
 from pipeline.artefacts.model import SNAPSHOTS, Model, load_model
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
+from pipeline.artefacts.subset import Subset
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.errors import ArtefactError
 from pipeline.evaluation.copies import Neighbours, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator
 from pipeline.evaluation.gaussian_mixture import draw_baseline
 from pipeline.evaluation.quality_by_steps import quality_per_num_steps
+from pipeline.evaluation.results import METRICS, TABLE, write_results
 from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
 from pipeline.evaluation.tuning import Tuning, tune
 from pipeline.inference.losses import held_out_losses
@@ -33,7 +35,8 @@ from pipeline.reporting.evaluation_report import ClassRow, Evaluation, write_rep
 from pipeline.tracking.runs import StageRun, stage_run
 
 OUTS = (
-    "metrics.json",
+    METRICS,
+    TABLE,
     "tuning.json",
     "samples.npz",
     "grid.png",
@@ -97,7 +100,7 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
 
 
 def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> tuple[Tuning, dict[str, float]]:
-    """Write all outputs into `out`; returns the contents of tuning.json and metrics.json."""
+    """Write all outputs into `out`; returns the content of tuning.json, and all figures as `read_results` returns them."""
     remove_outputs(out, OUTS)
     evaluator, train, names = inputs.evaluator, inputs.dataset.split("train"), inputs.dataset.info.class_names
     tuning = tune(inputs.model, inputs.snapshots, inputs.tuning_evaluator, inputs.table, params)
@@ -120,9 +123,9 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> tuple[Tuning,
     metrics = {
         **with_prefix("evaluate", figures(inputs, samples.images, samples.labels, neighbours) | losses.figures),
         **with_prefix("baseline", baseline_figures(inputs, samples.labels, params)),
-        **{name: value for name, value in inputs.floors.items() if name.startswith("floor/")},
+        **with_prefix("floor", floor_figures(inputs, params.num_samples)),
     }
-    write_json(out / "metrics.json", metrics)
+    write_results(out, metrics)
     classes = class_rows(evaluator, samples.images, names)
     kind = evaluator.extractor.config.kind
     sampling, guidance = asdict(tuning.sampling), tuning.guidance_distances
@@ -145,6 +148,14 @@ def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: E
     return figures(inputs, images, labels, nearest(images, train))
 
 
+def floor_figures(inputs: Inputs, num_samples: int) -> dict[str, float]:
+    """The figures of as many real images that are new to the extractor; those of copies come from the stage `features`."""
+    real = inputs.tuning_evaluator.real
+    new = Subset(real.split, real.rows[:num_samples])
+    known = {name.removeprefix("floor/"): value for name, value in inputs.floors.items() if name.startswith("floor/")}
+    return known | inputs.evaluator.figures(new[:], new.labels)
+
+
 def with_prefix(origin: str, values: dict[str, float]) -> dict[str, float]:
     return {f"{origin}/{name}": value for name, value in values.items()}
 
@@ -164,7 +175,8 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
 
 def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float]) -> None:
     """Report to MLflow."""
-    run.metrics(metrics)
+    # Floors and baseline are in the table: as metrics they would fill MLflow's charts with flat lines.
+    run.metrics({name: value for name, value in metrics.items() if name.startswith("evaluate/")})
     run.tags(
         {
             "tuning.ema_width": str(tuning.ema_width),
@@ -173,7 +185,7 @@ def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float]) -> 
     )
     for name in ("grid", "nearest"):
         run.image(f"evaluate/{name}", out / f"{name}.png")
-    for name in ("report.html", "metrics.json", "tuning.json", "loss_per_noise_level.csv", "quality_per_num_steps.csv"):
+    for name in ("report.html", METRICS, TABLE, "tuning.json", "loss_per_noise_level.csv", "quality_per_num_steps.csv"):
         run.artifact(out / name)
 
 

@@ -2,7 +2,7 @@
 
 Reads: data/prepared
 Writes: data/features (docs/contracts.md lists it file by file)
-Params: features, evaluate.num_samples
+Params: features
 """
 
 import sys
@@ -18,6 +18,7 @@ from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.evaluation.copies import near_copy_threshold, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, save_evaluator
 from pipeline.evaluation.extractors import extractor_config, make_extractor
+from pipeline.evaluation.metrics import kid
 from pipeline.params import FeaturesParams, load_params
 from pipeline.tracking.runs import stage_run
 
@@ -29,21 +30,22 @@ MAX_HELD_OUT = 10_000
 """Held-out images of the reference."""
 MAX_SEARCHED = 1000
 """Held-out images whose nearest training images are searched, for the threshold and again for its floor."""
-WITHHELD_DIVISOR = 5
-"""At most this fraction of the training images is withheld from the classifier, to be new to it as samples are."""
+MAX_WITHHELD, WITHHELD_DIVISOR = 5000, 5
+"""Training images withheld from the classifier, to be new to it as samples are: as many as `evaluate.num_samples` should
+be for a decision, so that another number of samples trains no other classifier; at most a fifth of the images."""
 
 
 def main(prepared: Path, out: Path) -> None:
     """Run the stage."""
     params, dataset = load_params(), Dataset.open(prepared)
     with stage_run("features", params=params.model_dump(mode="json", by_alias=True)) as run:
-        digest, floors = features(dataset, out, params.features, num_samples=params.evaluate.num_samples)
+        digest, floors = features(dataset, out, params.features)
         run.metrics(floors)
         run.tags({"extractor.digest": digest})
         check_accuracy(floors, params.features)
 
 
-def features(dataset: Dataset, out: Path, params: FeaturesParams, *, num_samples: int) -> tuple[str, dict[str, float]]:
+def features(dataset: Dataset, out: Path, params: FeaturesParams) -> tuple[str, dict[str, float]]:
     """Write all outputs into `out`; returns the extractor's digest and the content of floors.json.
 
     Raises:
@@ -52,11 +54,11 @@ def features(dataset: Dataset, out: Path, params: FeaturesParams, *, num_samples
     check_size(dataset)
     config = extractor_config(params, dataset.info)
     remove_outputs(out, OUTS)
-    training, new, held_out = select(dataset, num_samples, params.seed, is_trained=bool(config.num_classes))
+    training, new, held_out = select(dataset, params.seed, is_trained=bool(config.num_classes))
     extractor = make_extractor(config, params, training)
     evaluator = Evaluator(extractor, held_out, extractor.features(held_out))
     digest = save_evaluator(out, evaluator, new)
-    floors = figure_floors(evaluator, new) | copy_floors(held_out, dataset.split("train")) | accuracy(evaluator)
+    floors = kid_floor(evaluator, new) | copy_floors(held_out, dataset.split("train")) | accuracy(evaluator)
     write_json(out / "floors.json", floors)
     return digest, floors
 
@@ -71,19 +73,20 @@ def check_size(dataset: Dataset) -> None:
         )
 
 
-def select(dataset: Dataset, num_samples: int, seed: int, *, is_trained: bool) -> tuple[Subset, Subset, Subset]:
+def select(dataset: Dataset, seed: int, *, is_trained: bool) -> tuple[Subset, Subset, Subset]:
     """Training images for the extractor, training images that are new to it, and the held-out reference."""
     train, held_out = dataset.split("train"), dataset.split("held_out")
     random = np.random.default_rng(seed)
     order = random.permutation(len(train))
-    num_new = min(num_samples, len(train) // WITHHELD_DIVISOR if is_trained else len(train))
+    num_new = min(MAX_WITHHELD, len(train) // WITHHELD_DIVISOR if is_trained else len(train))
     reference = random.permutation(len(held_out))[:MAX_HELD_OUT]
     return Subset(train, order[num_new:]), Subset(train, order[:num_new]), Subset(held_out, reference)
 
 
-def figure_floors(evaluator: Evaluator, new: Subset) -> dict[str, float]:
-    """The figures of real images: training images against the held-out ones."""
-    return {f"floor/{name}": value for name, value in evaluator.figures(new[:], new.labels).items()}
+def kid_floor(evaluator: Evaluator, new: Subset) -> dict[str, float]:
+    """KID of training images against the held-out ones; `evaluate` computes all figures of as many as it has samples."""
+    floor = kid(evaluator.extractor.features(new), evaluator.reference)
+    return {"floor/num_images": len(new), "floor/kid": floor.value, "floor/kid_standard_error": floor.standard_error}
 
 
 def copy_floors(held_out: Subset, train: Split) -> dict[str, float]:

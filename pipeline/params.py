@@ -74,6 +74,7 @@ class PrepareParams(Section):
     max_broken_share: Share = Field(description="check: largest share of quarantined files")
     max_duplicate_share: Share = Field(description="check: largest share of images that repeat another's pixels")
     max_blank_share: Share = Field(description="check: largest share of images with a single pixel value")
+    max_noise_share: Share = Field(description="check: largest share of images whose neighbouring pixels are unrelated")
     max_class_ratio: float = Field(ge=1, description="check: largest class over smallest class, in images")
 
     @property

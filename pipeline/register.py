@@ -16,8 +16,9 @@ from pathlib import Path
 
 from pipeline.artefacts.files import locked, read_document, replacing, write_json
 from pipeline.artefacts.model import load_model
-from pipeline.errors import ArtefactError, FoundryError
+from pipeline.errors import FoundryError
 from pipeline.evaluation.apply_tuning import apply_tuning
+from pipeline.evaluation.results import read_results
 from pipeline.params import load_params
 from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree
@@ -124,7 +125,7 @@ def tune(trained: Path, evaluation: Path, out: Path) -> Candidate:
     Raises:
         ArtefactError: a file is missing or does not fit.
     """
-    metrics, model = read_metrics(evaluation / "metrics.json"), load_model(trained)
+    metrics, model = read_results(evaluation), load_model(trained)
     tuned = apply_tuning(model, trained, evaluation / "tuning.json", out)
     facts = {key: value for key, value in lineage.facts().items() if key in VERSION_FACTS}
     data_digest = str(tuned.description.provenance.get("data_digest", "unknown"))
@@ -135,19 +136,6 @@ def tune(trained: Path, evaluation: Path, out: Path) -> Candidate:
         metrics=metrics,
         tags={**facts, TRAINED_DIGEST_TAG: model.digest, DATA_TAG: data_digest},
     )
-
-
-def read_metrics(path: Path) -> dict[str, float]:
-    """The metrics of the evaluation by name.
-
-    Raises:
-        ArtefactError: the file is missing, or a value is not a number.
-    """
-    document = read_document(path)
-    numbers = {key: float(value) for key, value in document.items() if isinstance(value, int | float)}
-    if others := sorted(document.keys() - numbers.keys()):
-        raise ArtefactError(f"{path}: {others[0]}: should be a number (got {document[others[0]]!r})")
-    return numbers
 
 
 def decide(

@@ -62,7 +62,7 @@ def train(
         with runs.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
             journal.run_id = run.run_id
             run.tags({"device": training.device.name, **training.arithmetic})
-            _train_to_the_end(training, journal, Preview(training, description, dataset.split("held_out")), run)
+            _train_to_the_end(training, journal, Preview(training, description, dataset.split("held_out")), run, out)
             _write(out, training, journal, description, run)
 
 
@@ -119,7 +119,7 @@ def _report_start(journal: Journal) -> None:
         sys.stderr.write(f"resuming after {journal.num_images_saved} images\n")
 
 
-def _train_to_the_end(training: Training, journal: Journal, preview: Preview, run: StageRun) -> None:
+def _train_to_the_end(training: Training, journal: Journal, preview: Preview, run: StageRun, out: Path) -> None:
 
     signals = _Signals()
     batch_size = training.params.batch_size
@@ -135,6 +135,8 @@ def _train_to_the_end(training: Training, journal: Journal, preview: Preview, ru
             if training.completed_fraction_boundary(training.params.num_grids):
                 run.image("train/grid", journal.keep_grid(preview.grid()), step=step.num_images)
                 run.metrics(preview.held_out_losses(), step=step.num_images)
+            if row is not None:
+                journal.show(out)
             if signals.received or journal.is_time_to_save():
                 journal.save()
             signals.exit_if_received(training.num_images)

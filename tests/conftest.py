@@ -133,6 +133,7 @@ def prepare_params() -> Callable[..., PrepareParams]:
             "max_broken_share": 0.5,
             "max_duplicate_share": 0.5,
             "max_blank_share": 0.5,
+            "max_noise_share": 1.0,
             "max_class_ratio": 10.0,
         }
         return PrepareParams(**{**defaults, **changes})
@@ -192,6 +193,7 @@ def small_model(tmp_path: Path, small_model_folder: Path) -> Path:
 def champion(tracking_store: Path, small_model: Path, tmp_path: Path) -> str:
     """`small_model`, trained in a run and registered as the champion; the URI that names it."""
     from pipeline.artefacts.model import model_digest
+    from pipeline.evaluation.results import write_results
     from pipeline.register import register
     from pipeline.registry.comparison import EvaluationSetup
     from pipeline.tracking import runs
@@ -201,7 +203,7 @@ def champion(tracking_store: Path, small_model: Path, tmp_path: Path) -> str:
         run.tags({"model.digest": model_digest(small_model)})
     evaluation = tmp_path / "evaluation"
     evaluation.mkdir()
-    (evaluation / "metrics.json").write_text('{"evaluate/kid": 0.01, "evaluate/kid_standard_error": 0.001}')
+    write_results(evaluation, {"evaluate/kid": 0.01, "evaluate/kid_standard_error": 0.001})
     setup = EvaluationSetup(
         prepared=tmp_path, features=tmp_path, params=load_params(Path(__file__).parent / "params.yaml")
     )

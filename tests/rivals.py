@@ -28,7 +28,7 @@ def write_setup(folder: Path, digits: Digits, *, num_images: int = 1200) -> Path
     """Write `prepared` and `features` of some digits."""
     order = np.random.default_rng(0).permutation(len(digits[0]))[:num_images]
     prepared = write_prepared(folder / "prepared", digits[0][order, ..., None], digits[1][order], num_images // 3)
-    features(prepared, folder / "features", features_params(), num_samples=NUM_SAMPLES)
+    features(prepared, folder / "features", features_params())
     return folder
 
 

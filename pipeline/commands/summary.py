@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pipeline.artefacts.files import read_document
 from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES, ORIGINS
+from pipeline.evaluation.results import read_results
 from pipeline.registry.versions import holding
 
 NEXT = """\
@@ -15,7 +16,7 @@ next:  make ui      compare runs in the browser
 
 
 def main(evaluation: Path, registration: Path) -> None:
-    metrics = read_document(evaluation / "metrics.json", stage="evaluate")
+    metrics = read_results(evaluation)
     decision = read_document(registration / "decision.json", stage="register")
     sys.stdout.write(f"\n{table(metrics)}\n")
     sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")

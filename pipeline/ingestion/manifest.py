@@ -29,6 +29,7 @@ COLUMNS: dict[str, Any] = {
     "phash": "str",
     "mean": "float64",
     "std": "float64",
+    "neighbour_correlation": "float64",
     "duplicate_of": "str",
 }
 """Columns of manifest.parquet and their dtypes; docs/contracts.md describes them."""

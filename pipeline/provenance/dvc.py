@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -21,11 +22,19 @@ class DvcError(FoundryError):
 def dvc(*arguments: str, folder: Path | None = None) -> str:
     """Run `dvc ARGUMENTS` in `folder`, by default the working folder, and return its standard output.
 
+    Workers of its queue call `dvc` by name, so this environment's programs come first in their PATH.
+
     Raises:
         DvcError: with all that DVC printed, in one line.
     """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(  # noqa: S603  # the arguments are ours
-        [sys.executable, "-m", "dvc", *arguments], cwd=folder, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "dvc", *arguments],
+        cwd=folder,
+        env=os.environ | {"PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode:
         printed = " ".join(done.stderr.split()) or f"exit code {done.returncode}"

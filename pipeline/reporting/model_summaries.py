@@ -11,6 +11,7 @@ import pandas as pd
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import FoundryError
+from pipeline.evaluation.results import read_results
 from pipeline.provenance import lineage
 from pipeline.provenance.dvc import LOCK, stages_of
 from pipeline.provenance.git import git
@@ -65,12 +66,11 @@ def summarize_work_tree(folders: Folders, decision: Mapping[str, Any] | None) ->
     Raises:
         ArtefactError: the evaluation or the model is missing or damaged.
     """
-    metrics = read_document(folders.evaluation / "metrics.json")
     digest, tuned = model_digest(folders.model), folders.registration / "model"
     is_tuned = decision is not None and tuned.is_dir() and model_digest(tuned) == decision.get("model_digest")
     return ModelSummary(
         name="this work tree",
-        metrics={key: float(value) for key, value in metrics.items() if isinstance(value, int | float)},
+        metrics=read_results(folders.evaluation),
         params=dict(lineage.flat_params(lineage.all_params())),
         loss=[(row["images"], row["train/loss"]) for row in _rows(folders.model / "curves.csv")],
         levels=_rows(folders.evaluation / "loss_per_noise_level.csv"),

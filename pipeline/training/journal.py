@@ -15,6 +15,8 @@ from pipeline.training.loop import Training, TrainStep
 
 NUM_ROWS = 200
 """Rows of curves.csv; each is the mean over one of so many equal parts of the training."""
+SHOW_INTERVAL_SEC = 2.0
+"""Between two versions of the growing curves in the model folder; writing one takes 8 ms."""
 COLUMNS = ("images", "train/loss", "train/grad_norm", "train/learning_rate")
 
 
@@ -29,7 +31,7 @@ class Journal:
         self.damaged: list[str] = []
         self._part: list[tuple[float, float]] = []
         self._seconds_before = 0.0
-        self._began = self._saved_at = time.monotonic()
+        self._began = self._saved_at = self._shown_at = time.monotonic()
 
     @property
     def seconds(self) -> float:
@@ -87,17 +89,27 @@ class Journal:
             grid.save(temporary, format="png")
         return path
 
+    def show(self, out: Path) -> None:
+        """Write the curves and grids so far into the model folder, where DVC's extension for VS Code watches them grow."""
+        if time.monotonic() - self._shown_at > SHOW_INTERVAL_SEC:
+            self._write_plots(out)
+            self._shown_at = time.monotonic()
+
     def write(self, out: Path) -> None:
         """Write curves.csv and the grids of a finished training into the model folder."""
+        self._write_plots(out)
+        checkpoint.finish(self.store)
+
+    def _write_plots(self, out: Path) -> None:
+        with naming(out / "grids"):
+            (out / "grids").mkdir(parents=True, exist_ok=True)
         with replacing(out / "curves.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerows([COLUMNS, *self.rows])
         with naming(out / "grids"):
-            (out / "grids").mkdir(exist_ok=True)
             for path in sorted((self.store / "grids").glob("*.png")):
                 if int(path.stem) <= self.training.num_images:
                     shutil.copyfile(path, out / "grids" / path.name)
-        checkpoint.finish(self.store)
 
     @property
     def _length(self) -> int:

@@ -15,6 +15,7 @@ from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import ArtefactError
+from pipeline.evaluation.results import write_results
 from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.reporting import retraining
 from pipeline.reporting.model_summaries import Folders, ModelSummary
@@ -67,7 +68,7 @@ def write_model(folder: Path, seed: int) -> str:
 def write_evaluation(folder: Path, kid: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     metrics = {"evaluate/kid": kid, "evaluate/kid_standard_error": 0.1, "floor/kid": 0.0, "evaluate/num_images": 100}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_results(folder, metrics)
     (folder / "loss_per_noise_level.csv").write_text(
         "t,log_snr,held_out_mse,linear_denoiser_mse\n0,6.0,0.01,0.02\n24,-6.0,0.5,0.4\n"
     )

@@ -51,7 +51,8 @@ GUARDED = {
 def _files(stage: str) -> list[str]:
     """What the stage reads, by dvc.yaml; folders are named by the files that are in them."""
     if stage == "register":
-        return ["data/model/model.json", "data/model/model.safetensors", "data/evaluation/metrics.json"]
+        evaluation = [f"data/evaluation/{name}" for name in ("metrics.json", "figures.csv")]
+        return ["data/model/model.json", "data/model/model.safetensors", *evaluation]
     data = [path for path in DVC[stage]["deps"] if path.startswith("data/")]
     names = {path: ("images-00000.npy", "labels.npy") for path in data if path.split("/")[-1] in {"train", "held_out"}}
     return [f"{path}/{name}" if name else path for path in data for name in names.get(path, ("",))]

@@ -41,6 +41,25 @@ def test_the_standard_deviation_of_a_constant_image_is_exactly_0() -> None:
     assert batch.rows[0]["std"] == 0.0
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_correlation_of_neighbours_is_that_of_numpy(channels: int, photos: dict[str, Image.Image]) -> None:
+    photo = photos["china"].crop((100, 100, 132, 132)).convert("L" if channels == 1 else "RGB")
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, channels), np.uint8)
+    pictures = [np.asarray(photo).reshape(32, 32, channels), noise]
+    (batch,) = examine_batches((RawImage("a", i, image, 1) for i, image in enumerate(pictures)), 32, channels)
+    for row, image in zip(batch.rows, pictures, strict=True):
+        off = image - image.mean()
+        covariances = [(off[:, :-1] * off[:, 1:]).mean(), (off[:-1] * off[1:]).mean()]
+        assert row["neighbour_correlation"] == pytest.approx(np.mean(covariances) / image.var(), rel=1e-9)
+    assert batch.rows[0]["neighbour_correlation"] > 0.5
+    assert abs(batch.rows[1]["neighbour_correlation"]) < 0.1
+
+
+def test_a_constant_image_has_no_correlation_of_neighbours() -> None:
+    (batch,) = examine_batches([RawImage("a", 0, np.full((8, 8), 83, np.uint8), 64)], 8, 1)
+    assert batch.rows[0]["neighbour_correlation"] is None
+
+
 def test_broken_images_have_a_row_and_their_bytes_but_no_pixels() -> None:
     images = [raw(0, 8), RawImage("broken.png", None, b"text", 4), RawImage("link", None, None, 9, reason="a link")]
     (batch,) = examine_batches(images, 8, 3)

@@ -36,6 +36,7 @@ def good(num_images: int = 40) -> pd.DataFrame:
             "phash": f"{number:016x}",
             "mean": 100.0,
             "std": 50.0,
+            "neighbour_correlation": 0.8,
         }
         for number in range(num_images)
     ]
@@ -45,7 +46,12 @@ def good(num_images: int = 40) -> pd.DataFrame:
 @pytest.fixture
 def strict(prepare_params: Make) -> PrepareParams:
     return prepare_params(
-        min_num_images=10, max_broken_share=0.1, max_duplicate_share=0.1, max_blank_share=0.1, max_class_ratio=2.0
+        min_num_images=10,
+        max_broken_share=0.1,
+        max_duplicate_share=0.1,
+        max_blank_share=0.1,
+        max_noise_share=0.1,
+        max_class_ratio=2.0,
     )
 
 
@@ -70,7 +76,7 @@ def test_the_document_is_that_of_the_contract(strict: PrepareParams) -> None:
 
 def quarantine(table: pd.DataFrame, rows: slice) -> pd.DataFrame:
     table.loc[rows, ["split", "index", "pixels_sha256", "width", "height"]] = None
-    table.loc[rows, ["mean", "std"]] = float("nan")
+    table.loc[rows, ["mean", "std", "neighbour_correlation"]] = float("nan")
     table.loc[rows, "state"], table.loc[rows, "reason"] = "quarantined", "damaged"
     return table
 
@@ -86,6 +92,7 @@ def changed(table: pd.DataFrame, rows: slice, **columns: Any) -> pd.DataFrame:
     (quarantine(good(), slice(0, 4)), {"broken_share": 0.125}),
     (changed(good(), slice(0, 4), duplicate_of="0000.png"), {"duplicate_share": 0.125}),
     (changed(good(), slice(0, 4), std=0.0), {"blank_share": 0.125}),
+    (changed(good(), slice(0, 4), neighbour_correlation=0.1), {"noise_share": 0.125}),
     (changed(good(), slice(4, 24), class_name="cat", label=0), {"class_ratio": 3.0}),
     (changed(good(), slice(None), split="train", index=range(40)), {"num_splits": 1}),
     (changed(good(), slice(0, 2), pixels_sha256="0" * 63 + "5"), {"images_in_both_splits": 2}),

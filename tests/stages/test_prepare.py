@@ -217,6 +217,17 @@ def test_images_that_are_all_equal_cannot_be_split(tmp_path: Path, prepare_param
     assert "num_splits: found 1, wanted 2: train and held_out" in validation.findings()
 
 
+@pytest.mark.parametrize("side", [8, 100])
+def test_a_fifth_of_noise_among_the_images_fails_a_check(
+    photo_folder: Path, tmp_path: Path, prepare_params: Make, side: int
+) -> None:
+    for number in range(8):
+        noise = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(noise).save(photo_folder / f"china/noise-{number}.png")
+    validation, _ = prepare(photo_folder, tmp_path / "out", prepare_params(max_noise_share=0.01))
+    assert validation.findings() == ["noise_share: found 0.2, wanted at most 0.01"]
+
+
 def test_bad_exif_and_other_warnings_break_no_image(photo_folder: Path, prepare_params: Make) -> None:
     """Pillow warns about such files, and pytest turns warnings into errors."""
     picture = Image.open(photo_folder / "china/01.png")

@@ -24,9 +24,10 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
 from pipeline.evaluation.apply_tuning import apply_tuning
+from pipeline.evaluation.results import read_results, write_results
 from pipeline.inference.draw import draw
 from pipeline.params import load_params
-from pipeline.register import decide, publish, read_metrics, refuse_experiments, register, tune
+from pipeline.register import decide, publish, refuse_experiments, register, tune
 from pipeline.registry import promotion
 from pipeline.registry.aliases import ChampionChangedError
 from pipeline.registry.comparison import Champion, EvaluationSetup, compare
@@ -61,7 +62,7 @@ def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None
 def write_evaluation(folder: Path, kid: float, tuning: dict[str, Any] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     metrics = {promotion.KID: kid, "evaluate/kid_standard_error": 0.001, "evaluate/recall": 0.5}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
+    write_results(folder, metrics)
     if tuning is not None:
         (folder / "tuning.json").write_text(json.dumps(tuning))
     return folder
@@ -121,7 +122,7 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     [entry] = Registry(NAME).aliases.history()
     assert (entry["event"], entry["version"], entry["champion_before"]) == ("accept", "1", "none")
     assert entry["why"] == tags["promoted_why"]
-    assert Registry(NAME).metrics("1") == read_metrics(Path("evaluation/metrics.json"))
+    assert Registry(NAME).metrics("1") == read_results(Path("evaluation"))
 
 
 @pytest.mark.usefixtures("tracking_store")
@@ -415,18 +416,6 @@ def test_a_tuning_that_does_not_fit_is_named(tuning: dict[str, Any]) -> None:
     with pytest.raises(FoundryError, match=r"evaluation/tuning\.json: "):
         tune(write_model(Path("model")), Path("evaluation"), Path("out"))
     assert not Path("out").exists()
-
-
-@pytest.mark.parametrize("text", ["", "[]", '{"evaluate/kid": "low"}'])
-def test_metrics_that_are_none_are_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "metrics.json").write_text(text)
-    with pytest.raises(FoundryError, match=r"metrics\.json: "):
-        read_metrics(tmp_path / "metrics.json")
-
-
-def test_a_missing_evaluation_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FoundryError, match=r"metrics\.json: No such file"):
-        read_metrics(tmp_path / "metrics.json")
 
 
 def test_experiments_never_promote(monkeypatch: pytest.MonkeyPatch) -> None:

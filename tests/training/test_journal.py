@@ -56,6 +56,30 @@ def test_resuming_after_a_kill_is_not_reported_as_an_extension(
     assert capsys.readouterr().err == ""
 
 
+def test_curves_grow_in_the_model_folder_while_the_training_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, out = Journal(tmp_path / "store", _training(_params(160)), checkpoint_interval_sec=60), tmp_path / "out"
+    (tmp_path / "store").mkdir()
+    lengths = []
+    for step in journal.training.steps():
+        journal.note(step)
+        monkeypatch.setattr(journal, "_shown_at", float("-inf"))
+        journal.show(out)
+        lengths.append(len((out / "curves.csv").read_text().splitlines()))
+    assert lengths == list(range(2, 12))
+    shown = (out / "curves.csv").read_bytes()
+    journal.write(out)
+    assert (out / "curves.csv").read_bytes() == shown
+
+
+def test_short_trainings_spend_no_time_on_growing_curves(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
+    journal.note(next(journal.training.steps()))
+    journal.show(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_seconds_of_all_resumed_processes_are_counted(tmp_path: Path) -> None:
     began = time.monotonic()
     first = Journal(tmp_path, _training(_params(160)), checkpoint_interval_sec=60)
