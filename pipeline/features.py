@@ -6,7 +6,7 @@ Params: features
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from pipeline.artefacts.files import remove_outputs, write_json
 from pipeline.artefacts.subset import Subset
 from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.evaluation.copies import near_copy_threshold, nearest
-from pipeline.evaluation.evaluator import Evaluator, copy_figures, save_evaluator
+from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator, save_evaluator
 from pipeline.evaluation.extractors import extractor_config, make_extractor
 from pipeline.evaluation.metrics import kid
 from pipeline.params import FeaturesParams, load_params
@@ -43,6 +43,7 @@ def main(prepared: Path, out: Path) -> None:
         run.metrics(floors)
         run.tags({"extractor.digest": digest})
         check_accuracy(floors, params.features)
+        check_labels(load_evaluator(out, dataset), dataset.info.class_names or ())
 
 
 def features(dataset: Dataset, out: Path, params: FeaturesParams) -> tuple[str, dict[str, float]]:
@@ -116,7 +117,30 @@ def check_accuracy(floors: Mapping[str, float], params: FeaturesParams) -> None:
     if found is not None and found < params.min_accuracy:
         raise CheckFailedError(
             f"data/features/floors.json: features/accuracy {found:.4f}, features.min_accuracy wants "
-            f"{params.min_accuracy}: train longer (features.num_images) or choose another features.extractor"
+            f"{params.min_accuracy}: train longer (features.num_images), choose another features.extractor, or the "
+            "labels are wrong"
+        )
+
+
+def check_labels(evaluator: Evaluator, names: Sequence[str]) -> None:
+    """Refuse a set in which a classifier takes most held-out images of two classes for each other.
+
+    Raises:
+        CheckFailedError: their labels are swapped, in the training images or in the held-out ones.
+    """
+    labels = evaluator.real.labels
+    if labels is None or not evaluator.extractor.config.num_classes:
+        return
+    taken = evaluator.extractor.classes(evaluator.features).numpy()
+    mostly = {a: int(np.bincount(taken[labels == a]).argmax()) for a in np.unique(labels).tolist()}
+    swapped = [(names[a], names[b]) for a, b in mostly.items() if a < b and mostly.get(b) == a]
+    if swapped:
+        raise CheckFailedError(
+            "\n".join(
+                f"data/prepared: held-out images of {a} are mostly taken for {b}, and those of {b} for {a}: their labels "
+                "are swapped, in the training images or in the held-out ones"
+                for a, b in swapped
+            )
         )
 
 

@@ -99,11 +99,17 @@ def _register(name: str, candidate: Candidate, setup: EvaluationSetup, out: Path
     if version and (version == champion or not again):
         return restate(registry, version, champion, digest, out)
 
-    rival = Champion.load(download(f"models:/{name}/{champion}"), champion) if champion else None
+    rival = _champion(registry, champion) if champion else None
     comparison = compare(candidate, rival, setup, out)
     decision = replace(decide(candidate, rival, comparison, setup), version=version)
     card = describe(name, candidate, decision, setup)
     return publish(registry, candidate, decision, card, out)
+
+
+def _champion(registry: Registry, version: str) -> Champion:
+    with store.answering():
+        metrics = registry.metrics(version)
+    return Champion.load(download(f"models:/{registry.name}/{version}"), version, metrics)
 
 
 def restate(registry: Registry, version: str, champion: str | None, digest: str, out: Path) -> str:

@@ -34,6 +34,9 @@ COLUMNS: dict[str, Any] = {
 }
 """Columns of manifest.parquet and their dtypes; docs/contracts.md describes them."""
 
+NEW_COLUMNS = {"neighbour_correlation"}
+"""Columns that the manifests of release 0.2 do not have."""
+
 ROW: dict[str, Any] = {"file": "str", "position": "Int64"} | {
     column: dtype for column, dtype in COLUMNS.items() if column not in {"source", "index", "duplicate_of"}
 }

@@ -4,7 +4,7 @@ import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from pipeline.errors import ArtefactError, FoundryError
 from pipeline.evaluation.evaluator import NUM_SHIFTED, REFERENCE
 from pipeline.evaluation.paired_kid import kid_difference
 from pipeline.params import Params
-from pipeline.registry.promotion import ComparisonResult, ModelResult, margin
+from pipeline.registry.promotion import ClassAgreement, ComparisonResult, ModelResult, margin
 
 NUM_TURNS = 9
 
@@ -56,6 +56,13 @@ class LoadedModel:
         return f"{width}x{height} pixels, channels: {channels}"
 
     @property
+    def work(self) -> tuple[object, ...]:
+        """All that the time of a batch depends on: where it is equal, no clock is needed to compare two models."""
+        description, sampling = self.model.description, self.model.description.sampling
+        calls = sampling.sampler, sampling.num_steps, sampling.guidance_scale == 1.0
+        return description.network, description.data.shape, description.data.num_classes, *calls
+
+    @property
     def data_digest(self) -> str | None:
         """Digest of the data set that it was trained on, if known."""
         digest: str | None = self.model.description.provenance.get("data_digest")
@@ -67,10 +74,12 @@ class Champion(LoadedModel):
     """The champion, downloaded from the registry."""
 
     version: str
+    metrics: Mapping[str, float]
+    """Those that it was registered with, on the data of that time."""
 
     @classmethod
-    def load(cls, folder: Path, version: str) -> Self:
-        return cls(folder=folder, model=load_model(folder), version=version)
+    def load(cls, folder: Path, version: str, metrics: Mapping[str, float]) -> Self:
+        return cls(folder=folder, model=load_model(folder), version=version, metrics=metrics)
 
 
 def compare(
@@ -93,9 +102,9 @@ def compare(
         processes = [
             stack.enter_context(EvaluationProcess(each.folder, setup, out / name)) for name, each in models.items()
         ]
-        turns = _time_in_turns(processes)
-    batches = zip(models.values(), processes, zip(*turns, strict=True), strict=True)
-    results = [_result(each, process, seconds) for each, process, seconds in batches]
+        turns = [] if challenger.work == champion.work else _time_in_turns(processes)
+    seconds = list(zip(*turns, strict=True)) or [(), ()]
+    results = [_result(*each) for each in zip(models.values(), processes, seconds, strict=True)]
     ours, theirs = (load_tensors(process.out / "features.safetensors")["features"] for process in processes)
     difference = kid_difference(
         ours,
@@ -107,10 +116,11 @@ def compare(
     return ComparisonResult(
         challenger=results[0],
         champion=results[1],
+        champion_before=champion.metrics,
         kid_difference=difference.value,
         kid_low=difference.low,
         kid_high=difference.high,
-        latency_ratio=statistics.median(one / other for one, other in turns),
+        latency_ratio=statistics.median(one / other for one, other in turns) if turns else None,
         data_is_new=challenger.data_digest != champion.data_digest,
         floor_error=read_document(setup.features / "floors.json")["floor/kid_standard_error"],
     )
@@ -131,7 +141,12 @@ def as_document(comparison: ComparisonResult, setup: EvaluationSetup) -> dict[st
             "margin": margin(comparison, params),
         },
         **{
-            name: {"classes": list(each.classes), "figures": dict(each.figures), "model_bytes": each.model_bytes}
+            name: {
+                "classes": list(each.classes),
+                "class_agreement": {label: agreement.samples for label, agreement in each.class_agreement.items()},
+                "figures": dict(each.figures),
+                "model_bytes": each.model_bytes,
+            }
             for name, each in models.items()
         },
         "measured": {
@@ -217,12 +232,13 @@ def _time_in_turns(processes: Sequence[EvaluationProcess]) -> list[tuple[float, 
 
 
 def _result(model: LoadedModel, process: EvaluationProcess, seconds: Sequence[float]) -> ModelResult:
-    figures = read_document(process.out / "figures.json")
+    figures, agreement = (read_document(process.out / name) for name in ("figures.json", "class_agreement.json"))
     return ModelResult(
         figures=figures,
         num_shifted=min(NUM_SHIFTED, int(figures["num_images"])),
         classes=model.model.description.data.class_names or (),
+        class_agreement={name: ClassAgreement(**each) for name, each in agreement.items()},
         model_bytes=(model.folder / WEIGHTS).stat().st_size,
-        batch_ms=1000 * statistics.median(seconds),
+        batch_ms=1000 * statistics.median(seconds) if seconds else None,
         peak_memory_mib=process.peak_memory_mib,
     )

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from statistics import NormalDist
 from typing import Any, Literal
 
 from pipeline.params import RegisterParams
@@ -14,6 +15,8 @@ Only the first moves the champion. A person overrides the others by `foundry mod
 """
 
 KID = "evaluate/kid"
+COLLAPSE = 5.0
+"""How many times its KID of before, or how many standard errors of its class agreement, make more than a worse champion."""
 NUM_STANDARD_ERRORS = 2.0
 """How far a share of images may lie above the champion's before the difference counts as more than chance."""
 
@@ -28,6 +31,21 @@ class Rule:
     wanted: str
     measured: bool = False
     """`found` is a time or a memory size: it varies a little from run to run."""
+    leaves_open: bool = False
+    """Not passed, it does not refuse the model: the evidence is not enough to tell, and a person may decide."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAgreement:
+    """How often the classifier sees a class where it should be, in shares of 0 to 1."""
+
+    samples: float
+    """Of the samples of which it was requested."""
+    others: float
+    """Of the samples of all other classes: as high as `samples` for a model that draws the class whatever is requested."""
+    real: float
+    """Of its held-out images."""
+    num_samples: int
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +58,11 @@ class ModelResult:
     """How many samples were searched for shifted copies of training images."""
     classes: tuple[str, ...]
     """Names of the classes that the model can draw; empty without classes."""
+    class_agreement: Mapping[str, ClassAgreement]
+    """By name of the class; empty without classes, or if the extractor is no classifier."""
     model_bytes: int
-    batch_ms: float
-    """Median time of one batch of 64 images with the sampler that the model recommends."""
+    batch_ms: float | None
+    """Median time of one batch of 64 images with the sampler that the model recommends; None if it was not timed."""
     peak_memory_mib: float
 
 
@@ -52,12 +72,14 @@ class ComparisonResult:
 
     challenger: ModelResult
     champion: ModelResult
+    champion_before: Mapping[str, float]
+    """The metrics that the champion was registered with."""
     kid_difference: float
     """KID of the challenger minus that of the champion."""
     kid_low: float
     kid_high: float
-    latency_ratio: float
-    """Median ratio of the challenger's time for a batch to the champion's, timed in turns."""
+    latency_ratio: float | None
+    """Median ratio of the challenger's time for a batch to the champion's, timed in turns; None if both do the same work."""
     data_is_new: bool
     """Whether the two models were trained on different images."""
     floor_error: float
@@ -118,20 +140,25 @@ def rules(metrics: Mapping[str, float], comparison: ComparisonResult, params: Re
     memory_ratio = challenger.peak_memory_mib / champion.peak_memory_mib
     return [
         _kid_is_known(metrics),
+        _champion_holds(metrics, comparison),
         _kid(comparison, params),
         _classes_are_kept(challenger, champion),
         _class_balance(challenger, champion, params),
+        _classes_are_shown(challenger, champion),
         _no_more_copies("near_copies", "near_copy_share", challenger, champion, int(challenger.figures["num_images"])),
         _no_more_copies("shifted_near_copies", "near_copy_share_shifted", challenger, champion, challenger.num_shifted),
         _ratio("model_size", challenger.model_bytes / champion.model_bytes, params.max_size_ratio),
-        _ratio("latency", comparison.latency_ratio, params.max_latency_ratio, measured=True),
+        _latency(comparison.latency_ratio, params.max_latency_ratio),
         _ratio("memory", memory_ratio, params.max_memory_ratio, measured=True),
     ]
 
 
 def outcome(rules: Sequence[Rule]) -> Outcome:
-    """`accept` if there are rules and all of them passed."""
-    return "accept" if rules and all(rule.passed for rule in rules) else "reject"
+    """`accept` if there are rules and all passed, `undecided` if those that did not leave the decision open."""
+    failed = [rule for rule in rules if not rule.passed]
+    if not rules or not all(rule.leaves_open for rule in failed):
+        return "reject"
+    return "undecided" if failed else "accept"
 
 
 def margin(comparison: ComparisonResult, params: RegisterParams) -> float:
@@ -161,6 +188,25 @@ def _kid(comparison: ComparisonResult, params: RegisterParams) -> Rule:
     return Rule("kid_is_lower", high < 0, high, f"below 0: {interval}")
 
 
+def _champion_holds(metrics: Mapping[str, float], comparison: ComparisonResult) -> Rule:
+    """The champion still draws what is held out: if not, the new data may be wrong as a whole, and any challenger wins.
+
+    It fails if it has become worse than a mixture of Gaussians by KID, or shows less than half of the classes it did.
+    """
+    champion, before = comparison.champion.figures, comparison.champion_before
+    kid, kid_before = champion["kid"], before.get(KID, math.inf)
+    found, failed = f"KID {kid:.3g} ({kid_before:.3g} when registered)", False
+    if comparison.data_is_new:
+        failed = kid > max(metrics.get("baseline/kid", math.inf), COLLAPSE * kid_before)
+    agreement, agreed_before = champion.get("class_agreement"), before.get("evaluate/class_agreement")
+    if comparison.data_is_new and agreement is not None and agreed_before is not None:
+        found += f", class agreement {agreement:.2f} ({agreed_before:.2f})"
+        chance = COLLAPSE * math.sqrt(agreed_before * (1 - agreed_before) / champion["num_images"])
+        failed |= agreement < min(agreed_before / 2, agreed_before - chance)
+    wanted = "a champion that still draws the new held-out images; if these are right, promote the version yourself"
+    return Rule("champion_holds", not failed, found, wanted, leaves_open=True)
+
+
 def _classes_are_kept(challenger: ModelResult, champion: ModelResult) -> Rule:
     lost = [name for name in champion.classes if name not in challenger.classes]
     found = f"lost {', '.join(lost)}" if lost else "none lost"
@@ -175,6 +221,22 @@ def _class_balance(challenger: ModelResult, champion: ModelResult, params: Regis
     return Rule("class_balance", ours <= most, ours, f"at most {most:.6g} of total variation")
 
 
+def _classes_are_shown(challenger: ModelResult, champion: ModelResult) -> Rule:
+    """Each class is seen as often as in the champion's samples or in real images, less what chance explains."""
+    too_rare = []
+    # Of many classes one may be far off by chance, so the error of all together stays that of one comparison.
+    z = NormalDist().inv_cdf(1 - NormalDist().cdf(-NUM_STANDARD_ERRORS) / max(1, len(challenger.class_agreement)))
+    for name, ours in challenger.class_agreement.items():
+        theirs, n = champion.class_agreement[name], ours.num_samples
+        wanted = min(theirs.samples - theirs.others, ours.real)
+        # A share of 0 or 1 is known no better than to one image.
+        p = min(max((ours.samples + wanted) / 2, 1 / n), 1 - 1 / n)
+        if ours.samples < wanted - z * math.sqrt(2 * p * (1 - p) / n):
+            too_rare.append(f"{name} {ours.samples:.2f} instead of {wanted:.2f}")
+    wanted_text = "the classifier sees each class as often as in the champion's samples or in real images, chance aside"
+    return Rule("classes_are_shown", not too_rare, ", ".join(too_rare) or "all of them", wanted_text)
+
+
 def _no_more_copies(name: str, figure: str, challenger: ModelResult, champion: ModelResult, num_images: int) -> Rule:
     """No more copies of training images than chance explains: p' <= p + 2 sqrt(2 p (1 - p) / n)."""
     ours, theirs = challenger.figures[figure], champion.figures[figure]
@@ -182,6 +244,13 @@ def _no_more_copies(name: str, figure: str, challenger: ModelResult, champion: M
     p = max(theirs, 1 / num_images)
     most = p + NUM_STANDARD_ERRORS * math.sqrt(2 * p * (1 - p) / num_images)
     return Rule(name, ours <= most, ours, f"at most {most:.6g}: the champion's {theirs:.6g} and what chance adds")
+
+
+def _latency(ratio: float | None, most: float) -> Rule:
+    """Without a clock for models that do the same work: it would find only how busy the machine is."""
+    if ratio is None:
+        return Rule("latency", passed=True, found="the same network, steps and guidance", wanted="no more work")
+    return _ratio("latency", ratio, most, measured=True)
 
 
 def _ratio(name: str, found: float, most: float, *, measured: bool = False) -> Rule:

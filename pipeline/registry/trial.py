@@ -1,7 +1,7 @@
 """`foundry trial`: evaluate one model of a comparison, alone in its process.
 
 Reads: a model folder, data/prepared, data/features
-Writes: figures.json, samples.npz, features.safetensors
+Writes: figures.json, class_agreement.json, samples.npz, features.safetensors
 Params: evaluate
 
 The model is sampled as it recommends, with the classes of the prepared set; a class that it does not know is sampled
@@ -18,15 +18,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.dataset import Dataset, DatasetInfo
 from pipeline.artefacts.files import read_document, write_json
 from pipeline.artefacts.model import Model, load_model
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.device import best_device
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.copies import nearest
-from pipeline.evaluation.evaluator import copy_figures, load_evaluator
+from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator
 from pipeline.evaluation.samples import Samples, balanced_labels, write_samples
 from pipeline.inference.draw import BATCH_SIZE, draw
 from pipeline.params import EvaluateParams, load_params
@@ -73,9 +75,34 @@ def evaluate(samples: Samples, dataset: Dataset, features: Path, out: Path) -> N
     evaluator, train = load_evaluator(features, dataset), dataset.split("train")
     honest = read_document(features / "floors.json")["features/honest_closeness"]
     copies = copy_figures(samples.images, nearest(samples.images, train), train, honest)
+    sample_features = evaluator.extractor.features(samples.images)
     write_samples(out / "samples.npz", samples)
-    save_tensors(out / "features.safetensors", {"features": evaluator.extractor.features(samples.images)})
+    save_tensors(out / "features.safetensors", {"features": sample_features})
+    write_json(out / "class_agreement.json", class_agreement(evaluator, samples, sample_features, dataset.info))
     write_json(out / "figures.json", evaluator.figures(samples.images, samples.labels) | copies)
+
+
+def class_agreement(
+    evaluator: Evaluator, samples: Samples, features: Tensor, info: DatasetInfo
+) -> dict[str, dict[str, float]]:
+    """By name of the class, the fields of `ClassAgreement`; empty without classes, or if the extractor is no classifier."""
+    if samples.labels is None or info.class_names is None or not evaluator.extractor.config.num_classes:
+        return {}
+    seen, seen_real = (evaluator.extractor.classes(each).numpy() for each in (features, evaluator.features))
+    return {
+        info.class_names[label]: {
+            "samples": _share(seen[samples.labels == label], label),
+            "others": _share(seen[samples.labels != label], label),
+            "real": _share(seen_real[evaluator.real.labels == label], label),
+            "num_samples": int((samples.labels == label).sum()),
+        }
+        for label in np.unique(samples.labels).tolist()
+    }
+
+
+def _share(seen: NDArray[np.int64], label: int) -> float:
+    """Share of `label`; 0 of nothing."""
+    return float((seen == label).sum() / max(1, len(seen)))
 
 
 def time_batch(model: Model, samples: Samples) -> float:

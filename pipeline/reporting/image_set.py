@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipeline.artefacts.dataset import SPLITS, Dataset
 from pipeline.errors import ArtefactError
 from pipeline.ingestion.examination import examine
-from pipeline.ingestion.manifest import COLUMNS, build_manifest
+from pipeline.ingestion.manifest import COLUMNS, NEW_COLUMNS, build_manifest
 from pipeline.ingestion.sources import read_raw
 from pipeline.ingestion.spool import PixelSpool
 from pipeline.params import PrepareParams
@@ -104,6 +104,6 @@ def _read_manifest(path: Path) -> pd.DataFrame:
         manifest = pd.read_parquet(path)
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path}: not readable: {str(error).splitlines()[0]}") from None
-    if missing := sorted(set(COLUMNS) - set(manifest.columns)):
+    if missing := sorted(set(COLUMNS) - NEW_COLUMNS - set(manifest.columns)):
         raise ArtefactError(f"{path}: the columns {', '.join(missing)} are missing")
-    return manifest.astype(COLUMNS)
+    return manifest.reindex(columns=list(COLUMNS)).astype(COLUMNS)

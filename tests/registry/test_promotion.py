@@ -3,6 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pipeline.params import load_params
 from pipeline.registry.promotion import (
     KID,
+    ClassAgreement,
     ComparisonResult,
     Decision,
     ModelResult,
@@ -34,8 +36,19 @@ KNOWN = {KID: 1.0}
 
 def result(*, classes: tuple[str, ...] = ("cat", "dog"), size: int = 100, **figures: float) -> ModelResult:
     return ModelResult(
-        figures=FIGURES | figures, num_shifted=300, classes=classes, model_bytes=size, batch_ms=1, peak_memory_mib=100
+        figures=FIGURES | figures,
+        num_shifted=300,
+        classes=classes,
+        class_agreement=agreement(0.9, 0.7),
+        model_bytes=size,
+        batch_ms=1,
+        peak_memory_mib=100,
     )
+
+
+def agreement(*shares: float, real: float = 0.95, num_samples: int = 200) -> dict[str, ClassAgreement]:
+    """Of classes `0`, `1`, … whose samples show them in these shares."""
+    return {str(number): ClassAgreement(share, 0.0, real, num_samples) for number, share in enumerate(shares)}
 
 
 def comparison(
@@ -43,6 +56,7 @@ def comparison(
 ) -> ComparisonResult:
     """A challenger that is better by more than chance and equal in everything else, except for `changes`."""
     defaults = {
+        "champion_before": {KID: 1.0, "evaluate/class_agreement": 0.8},
         "kid_difference": -0.2,
         "kid_low": -0.3,
         "kid_high": -0.1,
@@ -164,3 +178,57 @@ def test_a_reason_names_what_failed_with_its_numbers() -> None:
     text = reason(rules(KNOWN, comparison(kid_high=0.123456789), PARAMS))
     assert text.startswith("kid_is_lower: found 0.123457, wanted below 0: the upper end of the 95% interval")
     assert "latency" not in text
+
+
+def test_two_classes_that_were_swapped_in_training_are_refused_and_named() -> None:
+    swapped = replace(result(), class_agreement=agreement(0.02, 0.7))
+    found = comparison(challenger=swapped)
+    assert failed(found) == ["classes_are_shown"]
+    assert "0 0.02 instead of 0.90" in reason(rules(KNOWN, found, PARAMS))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("num_classes", [2, 10, 100])
+def test_equal_models_are_seldom_told_apart_by_their_classes(share: float, num_classes: int) -> None:
+    random, refused = np.random.default_rng(0), 0
+    for _ in range(500):
+        ours, theirs = (agreement(*random.binomial(100, share, num_classes) / 100, num_samples=100) for _ in range(2))
+        found = comparison(replace(result(), class_agreement=ours), replace(result(), class_agreement=theirs))
+        refused += failed(found) == ["classes_are_shown"]
+    # 2.3 % of 500 by the normal law.
+    assert refused <= 25
+
+
+def test_a_model_that_shows_its_classes_as_often_as_real_images_do_need_not_match_a_guided_champion() -> None:
+    guided = replace(result(), class_agreement=agreement(1.0, 1.0, real=0.8))
+    faithful = replace(result(), class_agreement=agreement(0.8, 0.8, real=0.8))
+    assert failed(comparison(challenger=faithful, champion=guided)) == []
+
+
+def test_a_champion_that_draws_one_class_whatever_is_requested_sets_no_standard() -> None:
+    constant = replace(result(), class_agreement={"0": ClassAgreement(0.9, 0.9, 0.95, 200)})
+    other = replace(result(), class_agreement=agreement(0.1))
+    assert failed(comparison(challenger=other, champion=constant)) == []
+
+
+@pytest.mark.parametrize(
+    "champion", [{"kid": 105.0, "class_agreement": 0.78}, {"kid": 1.0, "class_agreement": 0.08}], ids=["kid", "classes"]
+)
+def test_new_data_on_which_the_champion_fails_are_left_to_a_person(champion: dict[str, float]) -> None:
+    found = comparison(champion=result(**champion), data_is_new=True)
+    applied = rules(KNOWN | {"baseline/kid": 2.0}, found, PARAMS)
+    assert [rule.name for rule in applied if not rule.passed] == ["champion_holds"]
+    assert outcome(applied) == "undecided"
+    assert "when registered" in reason(applied)
+    assert failed(replace(found, data_is_new=False)) == []
+
+
+def test_a_challenger_that_is_worse_is_rejected_however_the_data_are() -> None:
+    found = comparison(champion=result(kid=105.0), data_is_new=True, kid_high=30.0)
+    assert outcome(rules(KNOWN | {"baseline/kid": 2.0}, found, PARAMS)) == "reject"
+
+
+def test_models_that_do_the_same_work_need_no_clock() -> None:
+    latency = next(rule for rule in rules(KNOWN, comparison(latency_ratio=None), PARAMS) if rule.name == "latency")
+    assert latency.passed
+    assert not latency.measured

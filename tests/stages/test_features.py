@@ -122,3 +122,17 @@ def test_a_classifier_of_too_low_accuracy_fails_the_stage_after_its_figures_are_
     with pytest.raises(CheckFailedError, match=r"features/accuracy 0\.\d+, features\.min_accuracy wants 0\.99"):
         foundry("features")
     assert _floors(workspace / "data" / "features")["features/accuracy"] < 0.99
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_two_classes_that_are_swapped_in_the_training_images_fail_the_stage(digits: Digits, workspace: Path) -> None:
+    order = np.random.default_rng(0).permutation(len(digits[0]))
+    images, labels = digits[0][order, ..., None], digits[1][order]
+    train = labels[:-400]
+    train[:] = np.select([train == 3, train == 7], [7, 3], train)
+    write_prepared(workspace / "data" / "prepared", images, labels, 400)
+    document = PARAMS.model_dump(mode="json", by_alias=True) | {"features": features_params().model_dump(mode="json")}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(document))
+    with pytest.raises(CheckFailedError, match="images of digit 3 are mostly taken for digit 7, and those of digit 7"):
+        foundry("features")
+    assert _floors(workspace / "data" / "features")["features/accuracy"] > 0.7

@@ -100,6 +100,7 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
                 "found": 0.1,
                 "wanted": "a finite evaluate/kid",
                 "measured": False,
+                "leaves_open": False,
             },
             {
                 "name": "champion",
@@ -107,6 +108,7 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
                 "found": None,
                 "wanted": "no champion, or a worse one",
                 "measured": False,
+                "leaves_open": False,
             },
         ],
         "comparison": None,
@@ -266,8 +268,8 @@ def test_an_undecided_model_is_registered_with_its_evidence_and_is_not_champion(
 def test_a_decision_is_the_same_twice_but_for_what_was_measured(setup_folder: Path) -> None:
     setup, found = open_setup(setup_folder), []
     challenge(setup, GOOD)
-    champion = Champion.load(download(f"models:/{NAME}@champion"), "1")
-    equal = write_rival(Path("equal"), setup.facts()["data_digest"], seed=1)
+    champion = Champion.load(download(f"models:/{NAME}@champion"), "1", Registry(NAME).metrics("1"))
+    equal = write_rival(Path("equal"), setup.facts()["data_digest"], seed=1, num_steps=3)
     candidate = tune(equal, write_evaluation(Path("evaluation"), 0.1), Path("tuned"))
     for name in ("one", "other"):
         decided = decide(candidate, champion, compare(candidate, champion, setup, Path(name)), setup)
@@ -276,6 +278,17 @@ def test_a_decision_is_the_same_twice_but_for_what_was_measured(setup_folder: Pa
         rules = [rule for rule in decided.rules if not rule.measured]
         found.append((rules, {**decided.comparison, "measured": None}))
     assert found[0] == found[1]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_models_that_do_the_same_work_are_compared_without_a_clock(setup_folder: Path) -> None:
+    setup = open_setup(setup_folder)
+    challenge(setup, FAIR)
+    challenge(setup, GOOD)
+    measured = decision()["comparison"]["measured"]
+    assert (measured["latency_ratio"], measured["champion"]["batch_ms"]) == (None, None)
+    [latency] = [rule for rule in decision()["rules"] if rule["name"] == "latency"]
+    assert (latency["passed"], latency["measured"]) == (True, False)
 
 
 @pytest.mark.usefixtures("tracking_store")
