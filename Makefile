@@ -67,6 +67,7 @@ register: install ## log the model of the last run and decide about the champion
 # What people type (SET, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
 retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", REMOTE=1, AGAIN=1)
 	@foundry set "$${SET:-}"
+	@foundry data changed $(if $(REMOTE),--pull)
 	@dvc repro $(if $(REMOTE),--pull --allow-missing)
 	@$(if $(REMOTE),dvc pull --quiet prepare features train evaluate)
 	@foundry runs reconcile

@@ -161,6 +161,14 @@ command(
     BEFORE and AFTER are prepared folders, or raw data of the kind `prepare.source`, prepared as params.yaml says.""",
 )
 command(
+    DATA, "changed", "pipeline.commands.data_changed:main",
+    folder("prepared"), folder("features"), folder("evaluation"), out("data/drift"),
+    option("--pull", is_flag=True, help="Get what is not here from DVC's remote."),
+    describe="""Say in a line how data/raw differs from what the last run prepared.
+
+    Exit code 0 whatever it finds: `make retrain` begins with it.""",
+)
+command(
     DATA, "drift", "pipeline.commands.drift:main",
     argument("new", type=PATH, nargs=-1, required=True),
     option("--source", type=click.Choice(("idx", "images", "archive", "arrays")), help="[default: prepare.source]"),
