@@ -348,6 +348,10 @@ command(
     describe="Write the page of `dvc plots show` with its library inside, for use without a network.",
 )
 command(
+    foundry, "pace", "pipeline.training.pace:main", argument("question"), hidden=True,
+    describe="Time a few steps of a training (for `cost`).",
+)
+command(
     foundry, "trial", "pipeline.registry.trial:main",
     folder("model"), folder("prepared"), folder("features"), out(), hidden=True,
     describe="Draw and evaluate one side of a comparison, alone in its process (for `model register`).",

@@ -11,19 +11,17 @@ import numpy as np
 import torch
 
 from pipeline.artefacts.dataset import Split
-from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.device import Device, best_device
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.denoiser import NetworkDenoiser
-from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import make_plan, sample
 from pipeline.diffusion.timetables import timetable
 from pipeline.diffusion.unet import UNet, UNetConfig
-from pipeline.diffusion.weighting import SnrBounds, x0_weight
 from pipeline.errors import CheckFailedError
 from pipeline.params import load_params
 from pipeline.training.loop import Training
+from pipeline.training.pace import cosine_table
 
 BATCH_SIZE, IMAGE_SIZE = 64, 28
 
@@ -92,10 +90,6 @@ def _training(device: Device, num_steps: int) -> Training:
     params = load_params().train.model_copy(update={"num_images": BATCH_SIZE * num_steps, "batch_size": BATCH_SIZE})
     labels = np.arange(256) % 2
     pixels = np.repeat((60 + 120 * labels).astype(np.uint8), IMAGE_SIZE**2).reshape(256, IMAGE_SIZE, IMAGE_SIZE, 1)
-    schedule = NoiseSchedule(cosine_betas(1000))
-    weight = x0_weight(params.weighting, schedule, SnrBounds(floor=0.1, gamma=5.0))
-    density, mse = uniform_density(schedule), torch.ones_like(schedule.beta)
-    table = ScheduleTable(schedule, density, {("x0", params.weighting): weight}, mse)
     torch.manual_seed(0)
     network = UNet(params.network, image_size=IMAGE_SIZE, channels=1, num_classes=2)
-    return Training(params, network, table, Split((pixels,), labels), device)
+    return Training(params, network, cosine_table(params.weighting), Split((pixels,), labels), device)
