@@ -17,6 +17,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
+from pipeline.diffusion.augmentation import AugmentationConfig
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
 
@@ -198,6 +199,11 @@ class TrainParams(Section):
     seed: Seed = Field(description="seed of initial weights, order of images, noise and label dropout")
     num_images: int = Field(ge=1, description="training length, in images seen")
     batch_size: int = Field(ge=1, description="images per step, over all processes")
+    micro_batch_size: int | None = Field(
+        ge=1,
+        description="images that a process computes at once; null: its whole share of a batch. Fewer need less memory; "
+        "sums are then rounded in another order, so that weights differ in their last digits",
+    )
     target: Literal["x0", "eps", "v"] = Field(description="prediction of the network: clean image, noise or v")
     weighting: Literal["uniform", "min_snr", "bounded_snr", "snr", "vlb"] = Field(
         description="loss weight of a noise level, applied to the error of the clean image whichever the target; "
@@ -213,7 +219,12 @@ class TrainParams(Section):
     weight_decay: float = Field(ge=0, description="decoupled weight decay")
     gradient_clip: float = Field(gt=0, description="largest L2 norm of the gradient; larger ones are scaled down")
     label_dropout: Share = Field(description="share of images trained on without their class, for guidance")
-    horizontal_flip: bool = Field(description="mirror half of the images, chosen at random")
+    horizontal_flip: bool = Field(
+        description="mirror half of the images, chosen at random; samples are then mirrored too, unlike with augmentation"
+    )
+    augmentation: AugmentationConfig = Field(
+        description="changes of training images that samples do not show, see pipeline/diffusion/augmentation.py"
+    )
     ema_widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
         min_length=2,
         max_length=2,

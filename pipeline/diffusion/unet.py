@@ -117,6 +117,7 @@ class UNet(nn.Module):
             )
         self.config, self.num_classes = config, num_classes
         first, embedding = config.widths[0], 4 * config.widths[0]
+        self.embedding_width = embedding
         self.time = nn.Sequential(nn.Linear(2 * NUM_FREQUENCIES, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
         self.label = nn.Embedding(num_classes + 1, embedding) if num_classes else None
         patched = channels * config.patch_size**2
@@ -155,19 +156,16 @@ class UNet(nn.Module):
         ends = (self.inward.weight, self.outward.weight)
         return [weight for weight in self.parameters() if weight.ndim == 4 and not any(weight is end for end in ends)]
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None, condition: Tensor | None = None) -> Tensor:
         """Predict the training target at every pixel.
 
         Args:
             x: noisy images `[b, c, h, w]`.
             t: noise levels, int64 `[b]`.
             labels: class indices, int64 `[b]`, `num_classes` for no class; None for an unconditional network.
+            condition: what else a training tells, `[b, embedding_width]`; None, as always at sampling, is zeros.
         """
-        embedding = self.time(time_features(t).to(x.dtype))
-        if self.label is not None:
-            embedding = embedding + self.label(labels)
-        embedding = F.silu(embedding)
-
+        embedding = self._embed(time_features(t).to(x.dtype), labels, condition)
         x = self.inward(F.pixel_unshuffle(x, self.config.patch_size))
         skips = [x]
         for level, blocks in enumerate(self.down):
@@ -188,6 +186,14 @@ class UNet(nn.Module):
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding)
         x = self.outward(F.silu(self.norm(x)))
         return F.pixel_shuffle(x, self.config.patch_size)
+
+    def _embed(self, times: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:
+        embedding: Tensor = self.time(times)
+        if self.label is not None:
+            embedding = embedding + self.label(labels)
+        if condition is not None:
+            embedding = embedding + condition
+        return F.silu(embedding)
 
 
 NUM_FREQUENCIES = 32

@@ -1,4 +1,4 @@
-"""The batches of a training: which images, mirrored or not, with which labels, noise levels and noise."""
+"""The batches of a training: which images, changed in which way, with which labels, noise levels and noise."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.artefacts.dataset import Split
 from pipeline.device import Device
+from pipeline.diffusion.augmentation import augmented, draw_parameters
 from pipeline.diffusion.density import stratified_t
 from pipeline.diffusion.images import to_unit_range
 from pipeline.params import TrainParams
@@ -34,8 +35,20 @@ class Batch:
     """int64 `[rows]`."""
     eps: Tensor
     """Like `x0`."""
+    augmentation: Tensor | None
+    """How each row was changed, float32 `[rows, augmentation.NUM_PARAMETERS]`; None if training changes none."""
     dropout_seed: int
     """Seeds the dropout inside the network; differs between processes."""
+
+    def parts(self, num_rows: int | None) -> Iterator["Batch"]:
+        """The same rows in parts of at most `num_rows`; None: all at once."""
+        if num_rows is None:
+            yield self
+            return
+        for start in range(0, len(self.x0), num_rows):
+            rows = slice(start, start + num_rows)
+            labels, augmentation = (None if each is None else each[rows] for each in (self.labels, self.augmentation))
+            yield Batch(self.x0[rows], labels, self.t[rows], self.eps[rows], augmentation, self.dropout_seed)
 
 
 class Batches:
@@ -58,7 +71,7 @@ class Batches:
 
         Args:
             split: the training images.
-            params: seed, batch size, mirroring and label dropout.
+            params: seed, batch size, mirroring, augmentation and label dropout.
             density: float64 `[T]`, the probability of each t.
             null_label: the class index that replaces a dropped label.
             device: of the batches.
@@ -96,11 +109,16 @@ class Batches:
         t = t[torch.from_numpy(random.permutation(len(t))[own])]
         eps = normal_rows((len(indices), *pixels.shape[1:]), own, int(random.integers(2**32)), device)
         labels = self._labels(indices, random, own)
+        x0, augmentation = to_unit_range(_moved(pixels, device)), None
+        if params.augmentation.kinds:
+            augmentation = _moved(draw_parameters(params.augmentation, len(indices), random)[own], device)
+            x0 = augmented(x0, augmentation)
         return Batch(
-            to_unit_range(_moved(pixels, device)),
+            x0,
             None if labels is None else _moved(labels, device),
             _moved(t, device),
             eps,
+            augmentation,
             dropout_seed=int(random.integers(2**32)) + self.workers.rank,
         )
 

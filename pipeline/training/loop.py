@@ -9,12 +9,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.device import Device
+from pipeline.diffusion.augmentation import NUM_PARAMETERS
 from pipeline.diffusion.ema import Ema
 from pipeline.diffusion.loss import visible_error
 from pipeline.diffusion.noise import add_noise
@@ -58,8 +59,9 @@ class Training:
         layout = torch.contiguous_format if device.device.type == "mps" else torch.channels_last
         self.network = network.to(device.device).to(memory_format=layout).train()  # type: ignore[call-overload]
         self.forward = torch.compile(self.network) if device.compile else self.network
+        self.condition = _condition(network) if params.augmentation.kinds else None
         self.batches = Batches(split, params, schedule_table.density, network.num_classes, device, workers)
-        self.optimisers = _optimisers(self.network, params)
+        self.optimisers = _optimisers(self.network, self.condition, params)
         self.ema = Ema(self.weights(), params.ema_widths)
         self.snapshots: dict[str, Tensor] = {}
         self.step = 0
@@ -89,13 +91,10 @@ class Training:
         """Train to the end, one step at a time."""
         for batch in self.batches.batches(range(self.step, self.num_steps)):
             lr_factor = self.lr_factor()
-            loss = self._loss(batch)
-            self.network.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            loss = loss.detach()
-            gradients = [weight.grad for weight in self.network.parameters() if weight.grad is not None]
-            self.workers.all_reduce([loss, *gradients])
-            norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.params.gradient_clip)
+            loss = self._backward(batch)
+            weights = self._trained()
+            self.workers.all_reduce([loss, *(weight.grad for weight in weights if weight.grad is not None)])
+            norm = nn.utils.clip_grad_norm_(weights, self.params.gradient_clip)
             for optimiser in self.optimisers.values():
                 for group in optimiser.param_groups:
                     group["lr"] = lr_factor * group["initial_lr"]
@@ -123,6 +122,8 @@ class Training:
     def state(self) -> dict[str, Tensor]:
         """All tensors from which another process can resume, by name, not copied."""
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights().items()}
+        if self.condition is not None:
+            tensors["condition/weight"] = self.condition.weight.detach()
         for i, track in enumerate(self.ema.tracks):
             tensors |= {f"ema/{i}/{name}": tensor for name, tensor in track.items()}
         for name, optimiser in self.optimisers.items():
@@ -133,6 +134,8 @@ class Training:
         """Take over the `state` that another process had after `num_images`."""
         self.step = self.ema.num_updates = num_images // self.params.batch_size
         self.network.load_state_dict(_below(tensors, "weights/"))
+        if self.condition is not None:
+            self.condition.load_state_dict(_below(tensors, "condition/"))
         for i, track in enumerate(self.ema.tracks):
             for name, tensor in _below(tensors, f"ema/{i}/").items():
                 track[name].copy_(tensor)
@@ -147,11 +150,27 @@ class Training:
             tensors = self.workers.broadcast(state, self.device.device)
             self.restore(tensors, int(tensors[NUM_IMAGES]))
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _trained(self) -> list[nn.Parameter]:
+        """All weights that the optimisers change."""
+        return [*self.network.parameters(), *(() if self.condition is None else self.condition.parameters())]
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Compute the gradients of this process's rows, in parts where all at once need too much memory; returns the loss."""
         torch.manual_seed(batch.dropout_seed)
+        for weight in self._trained():
+            weight.grad = None
+        losses = []
+        for part in batch.parts(self.params.micro_batch_size):
+            loss = self._loss(part)
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            losses.append(loss.detach())
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _loss(self, batch: Batch) -> Tensor:
         x = add_noise(batch.x0, batch.eps, batch.t, self.schedule_table.schedule)
         with torch.autocast(self.device.device.type, torch.bfloat16, enabled=self.device.autocast):
-            prediction = self.forward(x, batch.t, batch.labels)
+            condition = None if self.condition is None else self.condition(batch.augmentation)
+            prediction = self.forward(x, batch.t, batch.labels, condition)
         denoised = to_x0(self.params.target, prediction.float(), x, self._abar[batch.t])
         # Divided by the whole batch, of which other processes have the other rows.
         return (self._weight[batch.t] * visible_error(denoised, batch.x0)).sum() / self.params.batch_size
@@ -177,11 +196,19 @@ def check_finite(step: TrainStep, num_images_saved: int | None) -> None:
     )
 
 
-def _optimisers(network: UNet, params: TrainParams) -> dict[str, Optimizer]:
+def _condition(network: UNet) -> nn.Linear:
+    """The layer that tells the network how images were changed; it begins at zero, and "none" always gives zero."""
+    layer = nn.Linear(NUM_PARAMETERS, network.embedding_width, bias=False, device=next(network.parameters()).device)
+    nn.init.zeros_(layer.weight)
+    return layer
+
+
+def _optimisers(network: UNet, condition: nn.Linear | None, params: TrainParams) -> dict[str, Optimizer]:
     """Muon for the network's hidden matrices, AdamW for all other weights, both at their peak learning rates."""
     matrices = network.hidden_matrices()
     chosen = {id(weight) for weight in matrices}
     others = [weight for weight in network.parameters() if id(weight) not in chosen]
+    others += [] if condition is None else condition.parameters()
     decay, adam_rate = params.weight_decay, params.adam_learning_rate
     optimisers: dict[str, Optimizer] = {
         "adamw": AdamW(others, lr=adam_rate, betas=(0.9, 0.99), weight_decay=decay, fused=True),
