@@ -6,6 +6,7 @@ import torch
 
 from pipeline.artefacts.dataset import Split
 from pipeline.device import Device
+from pipeline.diffusion.augmentation import PLACES, AugmentationConfig
 from pipeline.params import TrainParams, load_params
 from pipeline.training.batches import Batches, normal_rows
 from pipeline.training.distributed import SINGLE, Workers
@@ -14,6 +15,7 @@ CPU = Device(torch.device("cpu"), autocast=False, compile=False)
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").train
 UNIFORM = torch.full((50,), 1 / 50, dtype=torch.float64)
 NULL = 3
+CHANGED = AugmentationConfig(kinds=tuple(PLACES), probability=0.5)
 
 
 def _params(**changes: object) -> TrainParams:
@@ -33,12 +35,17 @@ def _batches(
 # Of 5x5 pixels a row's noise does not begin at a multiple of torch's blocks of 16 numbers.
 @pytest.mark.parametrize("side", [5, 8])
 @pytest.mark.parametrize("size", [2, 3, 5])
-def test_the_rows_of_several_processes_are_those_of_one_bit_for_bit(*, labelled: bool, side: int, size: int) -> None:
-    parts = [_batches(_params(), Workers(rank, size), labelled=labelled, side=side) for rank in range(size)]
+@pytest.mark.parametrize("augmentation", [PARAMS.augmentation, CHANGED])
+def test_the_rows_of_several_processes_are_those_of_one_bit_for_bit(
+    *, labelled: bool, side: int, size: int, augmentation: AugmentationConfig
+) -> None:
+    params = _params(augmentation=augmentation)
+    parts = [_batches(params, Workers(rank, size), labelled=labelled, side=side) for rank in range(size)]
     for step in (0, 1, 7):
-        whole = _batches(_params(), labelled=labelled, side=side).batch(step)
+        whole = _batches(params, labelled=labelled, side=side).batch(step)
         own = [part.batch(step) for part in parts]
-        for name in ("x0", "t", "eps") + (("labels",) if labelled else ()):
+        optional = ("labels",) * labelled + ("augmentation",) * bool(augmentation.kinds)
+        for name in ("x0", "t", "eps", *optional):
             assert torch.equal(torch.cat([getattr(batch, name) for batch in own]), getattr(whole, name)), name
         assert [batch.dropout_seed - whole.dropout_seed for batch in own] == list(range(size))
 
@@ -97,3 +104,23 @@ def test_the_batches_of_some_steps_are_those_of_each_step() -> None:
     batches = _batches(_params())
     for step, batch in zip((3, 4), batches.batches(range(3, 5)), strict=True):
         assert torch.equal(batch.eps, batches.batch(step).eps)
+
+
+def test_the_network_is_told_of_changed_images_and_of_no_others() -> None:
+    params = _params(horizontal_flip=False, batch_size=200, augmentation=CHANGED)
+    changed, plain = _batches(params).batch(0), _batches(_params(horizontal_flip=False, batch_size=200)).batch(0)
+    assert changed.augmentation is not None
+    assert plain.augmentation is None
+    untold = ~changed.augmentation.any(dim=1)
+    assert 0 < int(untold.sum()) < 40
+    assert torch.equal(changed.x0[untold], plain.x0[untold])
+    assert not any(torch.equal(a, b) for a, b in zip(changed.x0[~untold], plain.x0[~untold], strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 5, 16, 100])
+def test_the_parts_of_a_batch_are_its_rows_in_order(size: int) -> None:
+    whole = _batches(_params(augmentation=CHANGED)).batch(0)
+    parts = list(whole.parts(size))
+    assert max(len(part.x0) for part in parts) == min(size, 16)
+    for name in ("x0", "labels", "t", "eps", "augmentation"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))

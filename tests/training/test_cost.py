@@ -10,7 +10,7 @@ from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.params import load_params
 from pipeline.training.cost import BASE_MIB, estimate, network_size
 
-COMMITTED = load_params(Path(__file__).parents[2] / "params.yaml").train
+COMMITTED = load_params(Path(__file__).parents[1] / "params.yaml").train
 SHAPE = {"image_size": 16, "channels": 3, "num_classes": 4}
 
 

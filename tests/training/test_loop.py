@@ -1,4 +1,5 @@
 import dataclasses
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.device import Device
+from pipeline.diffusion.augmentation import PLACES, AugmentationConfig
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
@@ -34,6 +36,11 @@ SMALL = PARAMS.model_copy(
     }
 )
 
+CHANGED = SMALL.model_copy(
+    update={"augmentation": AugmentationConfig(kinds=tuple(PLACES), probability=0.5), "micro_batch_size": 6}
+)
+"""With changed images, in parts of batches."""
+
 
 def _table() -> ScheduleTable:
     schedule = NoiseSchedule(cosine_betas(50))
@@ -55,10 +62,11 @@ def _training(
 
 
 @pytest.mark.parametrize("device", [CPU, IN_BFLOAT16])
-def test_a_resumed_training_computes_the_same_bits(tmp_path: Path, device: Device) -> None:
-    whole = _training(device=device)
+@pytest.mark.parametrize("params", [SMALL, CHANGED])
+def test_a_resumed_training_computes_the_same_bits(tmp_path: Path, device: Device, params: TrainParams) -> None:
+    whole = _training(params, device=device)
     losses = [float(step.loss) for step in whole.steps()]
-    first, second = _training(device=device), _training(device=device)
+    first, second = _training(params, device=device), _training(params, device=device)
     steps = first.steps()
     before = [float(next(steps).loss) for _ in range(4)]
     save_tensors(tmp_path / "state.safetensors", first.state())
@@ -90,6 +98,23 @@ def test_the_gradients_of_several_processes_add_up_to_that_of_the_whole_batch(si
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("size", [1, 5, 16])
+def test_the_gradient_of_a_batch_in_parts_is_that_of_the_whole(size: int) -> None:
+    params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
+    parts = _gradient(Workers(), params.model_copy(update={"micro_batch_size": size}))
+    torch.testing.assert_close(parts, _gradient(Workers(), params), rtol=1e-4, atol=1e-6)
+
+
+def test_training_learns_what_images_undergo_and_keeps_it_apart_from_the_network() -> None:
+    training = _training(CHANGED)
+    names = set(training.weights())
+    deque(training.steps(), maxlen=0)
+    assert training.condition is not None
+    assert training.condition.weight.abs().max() > 0
+    assert {name.split("/")[2] for name in training.snapshots} == names
+    assert set(training.ema.tracks[0]) == names == set(dict(training.network.named_parameters()))
+
+
 def test_the_gradient_in_bfloat16_has_nearly_the_direction_of_that_in_float32() -> None:
     params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
     rough, exact = _gradient(Workers(), params, IN_BFLOAT16), _gradient(Workers(), params)
@@ -104,7 +129,7 @@ def _gradient(workers: Workers, params: TrainParams, device: Device = CPU) -> to
     generator = torch.Generator().manual_seed(0)
     for weight in training.weights().values():
         weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
-    training._loss(training.batches.batch(0)).backward()
+    training._backward(training.batches.batch(0))
     return torch.cat([weight.grad.flatten() for weight in training.network.parameters() if weight.grad is not None])
 
 
