@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.artefacts.files import replacing
 from pipeline.errors import FoundryError
@@ -23,6 +25,17 @@ def main(changes: Sequence[str]) -> None:
         set_params(Path("params.yaml"), words)
 
 
+class _Representer(RoundTripRepresenter):
+    """Writes `null` as it stands in params.yaml, where ruamel would leave the value empty."""
+
+    def represent_none(self, data: None) -> ScalarNode:
+        del data
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
+
+
 def set_params(path: Path, changes: list[str]) -> None:
     """Write `path` with changes like `train.seed=1`.
 
@@ -31,7 +44,7 @@ def set_params(path: Path, changes: list[str]) -> None:
         ParamsError: a value is not allowed.
     """
     yaml = YAML()
-    yaml.width = 1000
+    yaml.width, yaml.Representer = 1000, _Representer
     document = yaml.load(path.read_text(encoding="utf-8"))
     for change in changes:
         key, equals, value = change.partition("=")

@@ -1,4 +1,4 @@
-"""Augmentation that does not leak into samples: the network is told how each training image was changed.
+"""Augmentation that does not leak into samples: the network receives how each training image was changed.
 
 Karras et al. 2022 (arXiv 2206.00364, appendix F.2), after Karras et al. 2020 (arXiv 2006.06676). Every change has
 parameters that are 0 for "none". In training the network sees them through a linear layer without bias, so that at

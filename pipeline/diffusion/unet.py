@@ -163,7 +163,7 @@ class UNet(nn.Module):
             x: noisy images `[b, c, h, w]`.
             t: noise levels, int64 `[b]`.
             labels: class indices, int64 `[b]`, `num_classes` for no class; None for an unconditional network.
-            condition: what else a training tells, `[b, embedding_width]`; None, as always at sampling, is zeros.
+            condition: what else a training embeds, `[b, embedding_width]`; None, as always at sampling, is zeros.
         """
         embedding = self._embed(time_features(t).to(x.dtype), labels, condition)
         x = self.inward(F.pixel_unshuffle(x, self.config.patch_size))

@@ -197,7 +197,7 @@ def check_finite(step: TrainStep, num_images_saved: int | None) -> None:
 
 
 def _condition(network: UNet) -> nn.Linear:
-    """The layer that tells the network how images were changed; it begins at zero, and "none" always gives zero."""
+    """The layer through which the network receives how images were changed; it begins at zero, and "none" always gives zero."""
     layer = nn.Linear(NUM_PARAMETERS, network.embedding_width, bias=False, device=next(network.parameters()).device)
     nn.init.zeros_(layer.weight)
     return layer

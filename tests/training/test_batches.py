@@ -106,15 +106,15 @@ def test_the_batches_of_some_steps_are_those_of_each_step() -> None:
         assert torch.equal(batch.eps, batches.batch(step).eps)
 
 
-def test_the_network_is_told_of_changed_images_and_of_no_others() -> None:
+def test_the_parameters_of_changed_images_come_with_the_batch_and_those_of_others_are_zero() -> None:
     params = _params(horizontal_flip=False, batch_size=200, augmentation=CHANGED)
     changed, plain = _batches(params).batch(0), _batches(_params(horizontal_flip=False, batch_size=200)).batch(0)
     assert changed.augmentation is not None
     assert plain.augmentation is None
-    untold = ~changed.augmentation.any(dim=1)
-    assert 0 < int(untold.sum()) < 40
-    assert torch.equal(changed.x0[untold], plain.x0[untold])
-    assert not any(torch.equal(a, b) for a, b in zip(changed.x0[~untold], plain.x0[~untold], strict=True))
+    unchanged = ~changed.augmentation.any(dim=1)
+    assert 0 < int(unchanged.sum()) < 40
+    assert torch.equal(changed.x0[unchanged], plain.x0[unchanged])
+    assert not any(torch.equal(a, b) for a, b in zip(changed.x0[~unchanged], plain.x0[~unchanged], strict=True))
 
 
 @pytest.mark.parametrize("size", [1, 5, 16, 100])
