@@ -9,7 +9,7 @@ Kinds of changes, each for a share of the images chosen at random, `mirror` for 
 | kind | change | parameters |
 |---|---|---|
 | `mirror` | left for right | 1 if mirrored |
-| `shift` | by a normal share of the side, std 0.125 | x, y |
+| `shift` | by a normal share of the shorter side, std 0.125 | x, y |
 | `scale` | by a log-normal factor, std 0.2 octaves | log2 of it |
 | `rotation` | by any angle | cos - 1, sin |
 | `stretch` | along a random axis, and the inverse across it; std 0.2 octaves | log2 of it, times cos and sin of twice the axis |
@@ -110,7 +110,9 @@ def _moved(x0: Tensor, parameters: Tensor) -> Tensor:
     Written out element by element, since a matrix product may round each row by the number of rows.
     """
     height, width = x0.shape[2:]
-    x, y = (_positions(side, x0.device) for side in (width, height))
+    shorter = min(height, width)
+    # Equal units along both axes, so that a turned square stays a square.
+    x, y = (_positions(side, x0.device) * (side / shorter) for side in (width, height))
     # From each pixel of the result back to where it came from, so all inverse and in the opposite order.
     shift, rotation, stretch = (parameters[:, PLACES[kind], None, None] for kind in ("shift", "rotation", "stretch"))
     x, y = x[None, None, :] - 2 * shift[:, 0], y[None, :, None] - 2 * shift[:, 1]
@@ -122,7 +124,7 @@ def _moved(x0: Tensor, parameters: Tensor) -> Tensor:
     even, odd = torch.cosh(length), torch.where(length > 0, torch.sinh(length) / length.clamp(min=1e-12), 1)
     x, y = even * x + odd * (u * x + v * y), even * y + odd * (v * x - u * y)
     factor = torch.exp2(-parameters[:, PLACES["scale"], None])
-    grid = torch.stack([factor * x, factor * y], dim=-1)
+    grid = torch.stack([factor * x * (shorter / width), factor * y * (shorter / height)], dim=-1)
     return F.grid_sample(x0, grid, mode="bicubic", padding_mode="reflection", align_corners=False)
 
 

@@ -15,6 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.params import TrainParams
 from pipeline.training import pace
@@ -80,7 +81,7 @@ class Cost:
         return self.num_steps * self.step_sec
 
 
-def network_size(network: UNetConfig, *, image_size: int, channels: int, num_classes: int) -> NetworkSize:
+def network_size(network: UNetConfig, *, image_size: ImageSize, channels: int, num_classes: int) -> NetworkSize:
     """Count weights, arithmetic and memory of a network; computes nothing.
 
     Raises:
@@ -88,7 +89,7 @@ def network_size(network: UNetConfig, *, image_size: int, channels: int, num_cla
     """
     with torch.device("meta"):
         unet = UNet(network, image_size=image_size, channels=channels, num_classes=num_classes)
-        x, t = torch.empty(2, channels, image_size, image_size), torch.zeros(2, dtype=torch.int64)
+        x, t = torch.empty(2, channels, *height_and_width(image_size)), torch.zeros(2, dtype=torch.int64)
     kept: dict[int, torch.UntypedStorage] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -111,7 +112,7 @@ def _identity(tensor: Tensor) -> int:
     return int(StorageWeakRef(tensor.untyped_storage()).cdata)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
-def estimate(params: TrainParams, *, image_size: int, channels: int, num_classes: int) -> Cost:
+def estimate(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> Cost:
     """Count and measure what a training would take here; trains for a few seconds on random pixels.
 
     Raises:

@@ -9,11 +9,14 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import numpy as np
 import torch
 
 from pipeline.artefacts.dataset import Split
+from pipeline.artefacts.image_size import ImageSize, height_and_width
+from pipeline.artefacts.image_size import image_size as read_size
 from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.device import best_device
 from pipeline.diffusion.betas import cosine_betas
@@ -40,7 +43,7 @@ def step_seconds(
     params: TrainParams,
     multiply_adds: int,
     *,
-    image_size: int,
+    image_size: ImageSize,
     channels: int,
     num_classes: int,
     num_processes: int,
@@ -50,7 +53,7 @@ def step_seconds(
     Args:
         params: of the training.
         multiply_adds: of the network for one image, forwards.
-        image_size: side in pixels.
+        image_size: side, or height and width, in pixels.
         channels: of an image.
         num_classes: 0 for a network without classes.
         num_processes: that share the batch.
@@ -85,13 +88,13 @@ def main(question: str) -> None:
     asked = json.loads(question)
     params = TrainParams.model_validate_json(json.dumps(asked.pop("params")), strict=True)
     with launch_workers(params.batch_size) as workers:
-        sizes = asked.pop("sizes")
+        sizes, asked["image_size"] = asked.pop("sizes"), read_size(asked["image_size"])
         times = [_step_time(params, batch_size, workers, **asked) for batch_size in sizes]
         if workers.is_first:
             sys.stdout.write(json.dumps(times))
 
 
-def _step_time(params: TrainParams, batch_size: int, workers: Workers, **shape: int) -> float:
+def _step_time(params: TrainParams, batch_size: int, workers: Workers, **shape: Any) -> float:
     steps = _training(params, batch_size, workers, **shape).steps()
     times = []
     for _ in range(1 + NUM_STEPS):
@@ -103,11 +106,11 @@ def _step_time(params: TrainParams, batch_size: int, workers: Workers, **shape: 
 
 
 def _training(
-    params: TrainParams, batch_size: int, workers: Workers, *, image_size: int, channels: int, num_classes: int
+    params: TrainParams, batch_size: int, workers: Workers, *, image_size: ImageSize, channels: int, num_classes: int
 ) -> Training:
     """The training of `params` with another batch size, on random pixels."""
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (POOL, image_size, image_size, channels), dtype=np.uint8)
+    pixels = random.integers(0, 256, (POOL, *height_and_width(image_size), channels), dtype=np.uint8)
     labels = random.integers(0, num_classes, POOL) if num_classes else None
     torch.manual_seed(params.seed)
     network = UNet(params.network, image_size=image_size, channels=channels, num_classes=num_classes)

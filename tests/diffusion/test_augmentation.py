@@ -59,6 +59,14 @@ def test_a_rotation_is_that_of_scipy() -> None:
     assert np.abs(turned.numpy() - wanted)[:, :, 8:-8, 8:-8].max() < 0.02
 
 
+def test_a_turned_square_stays_a_square_in_a_wide_image() -> None:
+    x0 = torch.zeros(1, 1, 16, 32)
+    x0[:, :, 6:10, 14:18] = 1
+    turned = augmented(x0, _only("rotation", [-1, 1], rows=1))
+    # Farther out is what is mirrored beyond the upper and lower edges.
+    assert torch.allclose(turned[..., 4:-4], x0[..., 4:-4], atol=1e-5)
+
+
 def test_scaling_by_two_shows_the_middle_twice_as_large() -> None:
     scaled = augmented(_images(), _only("scale", [1]))
     middle = scaled[:, :, 4:-4, 4:-4]
