@@ -15,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
-.PHONY: help install install-dev data demo register retrain rollback history decision remotes push drift bento image \
+.PHONY: help install install-dev data adopt demo register retrain rollback history decision remotes push drift bento image \
     pull-request ui reconcile report serve check test-fast test test-long verify bench bench-peers audit gpu-check format clean
 
 help: ## list these commands
@@ -55,6 +55,9 @@ $(VENV)/resolved: pyproject.toml constraints.txt $(VENV)/installed-dev
 data: install ## get the demo's images into data/raw and check them
 	@foundry data fetch --out data/raw
 
+adopt: install ## a champion of your own images (DATA=folder, archive or url)
+	@foundry adopt "$${DATA:-}"
+
 demo: data ## from nothing to a registered champion
 	@dvc repro
 	@$(MAKE) --no-print-directory register
@@ -64,7 +67,7 @@ register: install ## log the model of the last run and decide about the champion
 	@foundry model register $(if $(AGAIN),--again)
 
 # The whole of CI's loop. REMOTE=1: what is not here is pulled from DVC's remote. SET changes params first.
-# What people type (SET, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
+# What people type (DATA, SET, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
 retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", REMOTE=1, AGAIN=1)
 	@foundry set "$${SET:-}"
 	@foundry data changed $(if $(REMOTE),--pull)

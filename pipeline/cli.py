@@ -260,6 +260,14 @@ command(
 )
 
 command(
+    foundry, "adopt", "pipeline.commands.adopt:main", argument("source", metavar="FOLDER|ARCHIVE|URL"),
+    option("--plan", is_flag=True, help="Only print what would be chosen, why, and what it costs; change nothing."),
+    option("--minutes", type=click.FloatRange(min=1), default=15.0, help="For all stages together."),
+    option("--image-size", type=click.IntRange(4, 512), help="Side in pixels.  [default: the largest that fits into the time]"),
+    option("--name", help="Of the registered model.  [default: the source's]"),
+    describe="Make a champion of any images: look at them, choose all params and say why, run.",
+)
+command(
     foundry, "sample", "pipeline.commands.sample:main", option("--model", required=True, **ANY_MODEL),
     option("--num-images", type=click.IntRange(1, MOST_IMAGES), required=True),
     option("--seed", type=click.IntRange(0, 2**63 - 1), default=0),

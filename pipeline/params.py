@@ -320,6 +320,15 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         raise ParamsError(f"{path}: not found; run from the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    return parse_params(document, path)
+
+
+def parse_params(document: Any, path: Path = Path("params.yaml")) -> Params:
+    """Validate the content of a params.yaml, whose name in errors is `path`.
+
+    Raises:
+        ParamsError: a key is invalid, missing or unknown; lists all findings.
+    """
     # Strict, so that `seed: no` is an error and not 0; in JSON mode, which accepts a list for a tuple.
     try:
         return Params.model_validate_json(json.dumps(document, allow_nan=True), strict=True)

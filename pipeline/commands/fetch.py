@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipeline.artefacts.files import file_digest, replacing
 from pipeline.errors import FoundryError
+from pipeline.provenance.dvc import read_yaml
 
 Source = Callable[[Path, Iterable[str]], Path]
 """Downloads files by name into an empty folder, and returns the folder that holds them as `<name>.gz`."""
@@ -30,6 +31,9 @@ FASHION_MNIST = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 """SHA-256 of each decompressed file."""
+
+RECORDED_MD5 = "5f974fc07a228533b94e96f0786e9bcc.dir"
+"""What DVC records of a folder with these files."""
 
 PACKAGE = "dataset-fashion-mnist"
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"
@@ -46,9 +50,16 @@ class SourceError(Exception):
 def fetch(out: Path, files: Mapping[str, str] = FASHION_MNIST, sources: Mapping[str, Source] | None = None) -> None:
     """Download the missing ones of `files` (name to SHA-256) into `out` from the first source that has them.
 
+    Does nothing where DVC tracks other images.
+
     Raises:
         FoundryError: an existing file has another digest, or no source has the files.
     """
+    if holds_other_images(out):
+        _print(
+            f"{out}.dvc records other images than the demo's: they stay (`dvc pull {out}` gets them from the remote)"
+        )
+        return
     missing = missing_files(out, files)
     if not missing:
         _print(f"{out}: all {len(files)} files exist and have the right SHA-256")
@@ -69,6 +80,12 @@ def fetch(out: Path, files: Mapping[str, str] = FASHION_MNIST, sources: Mapping[
             _print(f"{out}: {len(missing)} files written, SHA-256 checked")
             return
     raise FoundryError("\n".join([f"{out}: no source has Fashion-MNIST", *failures]))
+
+
+def holds_other_images(out: Path) -> bool:
+    """Whether DVC tracks other images in this place, which the demo's would spoil."""
+    outs = read_yaml(out.with_name(f"{out.name}.dvc")).get("outs") or []
+    return any(each.get("md5") != RECORDED_MD5 for each in outs)
 
 
 def missing_files(folder: Path, files: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.fetch import PACKAGE, Source, SourceError, debian_package, fetch, public_address
+from pipeline.commands.fetch import PACKAGE, RECORDED_MD5, Source, SourceError, debian_package, fetch, public_address
 from pipeline.errors import FoundryError
 
 CONTENT = {"train-images-idx3-ubyte": b"pictures" * 1000, "train-labels-idx1-ubyte": b"labels"}
@@ -50,6 +50,16 @@ def test_no_source_is_used_if_all_files_exist(tmp_path: Path, capsys: pytest.Cap
     fetch(tmp_path, FILES, {"good": good})
     fetch(tmp_path, FILES, {"unavailable": unavailable})
     assert "all 2 files exist and have the right SHA-256" in capsys.readouterr().err
+
+
+def test_images_of_the_users_own_are_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw.dvc").write_text("outs:\n- md5: 0123.dir\n  path: raw\n")
+    fetch(tmp_path / "raw", FILES, {"good": good})
+    assert not (tmp_path / "raw").exists()
+    assert "records other images than the demo's" in capsys.readouterr().err
+    (tmp_path / "raw.dvc").write_text(f"outs:\n- md5: {RECORDED_MD5}\n  path: raw\n")
+    fetch(tmp_path / "raw", FILES, {"good": good})
+    assert len(list((tmp_path / "raw").iterdir())) == len(FILES)
 
 
 def test_only_missing_files_are_written(tmp_path: Path) -> None:

@@ -138,7 +138,13 @@ def test_what_people_type_is_no_command(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "constraints.txt", ".venv/installed"):
         (tmp_path / name).touch()
     script(tmp_path, "image")
-    for target, variable in (("rollback", "REASON"), ("retrain", "SET"), ("drift", "NEW"), ("image", "IMAGE")):
+    for target, variable in (
+        ("adopt", "DATA"),
+        ("rollback", "REASON"),
+        ("retrain", "SET"),
+        ("drift", "NEW"),
+        ("image", "IMAGE"),
+    ):
         given = environment(**{variable: evil}, PATH=f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}")
         done = subprocess.run(["make", target], cwd=tmp_path, env=given, capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr

@@ -1,0 +1,103 @@
+"""What follows from the data alone: how they are read, the limits of their checks, the model's name."""
+
+import math
+from collections.abc import Iterator
+
+from pipeline.adoption.choices import Choice
+from pipeline.adoption.survey import Survey
+
+LEAST_COLOURED = 0.01
+"""Share of coloured images from which the set is in colour."""
+LEAST_CLASS_SIZE, LEAST_TYPICAL_CLASS_SIZE = 2, 20
+"""Images of the smallest class, of which one can be held out, and of the median class."""
+MOST_OUTSIDE = 0.05
+"""Share of images outside of class folders above which folders are no classes."""
+WANTED_HELD_OUT, LEAST_HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 200, 0.1, 0.25
+SLACK = 0.02
+"""By which new data may be worse than those found, as a share of the images, before a check fails."""
+
+
+def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
+    """Sections `prepare`, but for the size, and `register`."""
+    n = survey.num_images
+    yield Choice("prepare.source", survey.kind, f"{survey.num_files:,} files", "the reader for this kind of data")
+    yield _labelled(survey)
+    yield Choice(
+        "prepare.class_names", None, _classes_in_words(survey), "classes are named by their folders or numbers"
+    )
+    yield _channels(survey)
+    yield _held_out_share(survey)
+    yield Choice("prepare.min_num_images", max(2, round(0.9 * n)), f"{n:,} images", "a tenth may go missing")
+    for key, share, what in (
+        ("max_broken_share", 1 - n / survey.num_files, "of the files cannot be used"),
+        ("max_duplicate_share", survey.duplicate_share, "of the images repeat the pixels of another"),
+        ("max_blank_share", survey.blank_share, "of the images have one pixel value"),
+    ):
+        yield Choice(f"prepare.{key}", _with_slack(share), f"{share:.1%} {what}", "what was found, and a little more")
+    ratio = _class_ratio(survey)
+    yield Choice(
+        "prepare.max_class_ratio",
+        float(max(3, math.ceil(1.5 * ratio))),
+        f"the largest class has {ratio:.1f} times the images of the smallest" if survey.class_sizes else "no classes",
+        "half as much again",
+    )
+    yield Choice("register.model_name", name, "the name of what was adopted", "models:/NAME@champion serves it")
+
+
+def _labelled(survey: Survey) -> Choice:
+    sizes = sorted(survey.class_sizes.values())
+    found = _classes_in_words(survey)
+    if len(sizes) < 2:
+        return Choice("prepare.labelled", value=False, found=found, why="a model without classes")
+    if survey.outside_share > MOST_OUTSIDE:
+        why = f"{survey.outside_share:.0%} of the images are in no class folder and would be lost"
+        return Choice("prepare.labelled", value=False, found=found, why=why)
+    typical = sizes[len(sizes) // 2]
+    if typical < LEAST_TYPICAL_CLASS_SIZE:
+        why = f"half of the classes have at most {typical} images, too few to learn what a class is"
+        return Choice("prepare.labelled", value=False, found=found, why=why)
+    if sizes[0] < LEAST_CLASS_SIZE:
+        why = f"the class {_smallest(survey)} has a single image; take it away and adopt again to have classes"
+        return Choice("prepare.labelled", value=False, found=found, why=why)
+    return Choice("prepare.labelled", value=True, found=found, why="one can ask for a class")
+
+
+def _channels(survey: Survey) -> Choice:
+    found = f"{survey.coloured_share:.0%} of the images are coloured"
+    if survey.transparent_share >= 0.01:
+        found += f", {survey.transparent_share:.0%} have an alpha channel"
+    over = "; transparent pixels become white" if survey.transparent_share >= 0.01 else ""
+    count = 3 if survey.coloured_share >= LEAST_COLOURED else 1
+    return Choice("prepare.channels", count, found, f"{'RGB' if count == 3 else 'grey'}{over}")
+
+
+def _held_out_share(survey: Survey) -> Choice:
+    share = min(MOST_HELD_OUT_SHARE, max(LEAST_HELD_OUT_SHARE, WANTED_HELD_OUT / survey.num_images))
+    if survey.has_own_split:
+        return Choice("prepare.held_out_share", LEAST_HELD_OUT_SHARE, "the data have a split", "is not used")
+    why = f"about {WANTED_HELD_OUT} images to judge by, at most a quarter"
+    return Choice("prepare.held_out_share", math.ceil(100 * share) / 100, f"{survey.num_images:,} images", why)
+
+
+def _with_slack(share: float) -> float:
+    return min(1.0, math.ceil(100 * (share + SLACK)) / 100)
+
+
+def _class_ratio(survey: Survey) -> float:
+    if not survey.class_sizes:
+        return 1.0
+    sizes = survey.class_sizes.values()
+    return max(sizes) / min(sizes)
+
+
+def _classes_in_words(survey: Survey) -> str:
+    sizes = survey.class_sizes
+    if not sizes:
+        return "no class folders or labels"
+    if len(sizes) == 1:
+        return "a single class"
+    return f"{len(sizes)} classes of {min(sizes.values()):,} ({_smallest(survey)}) to {max(sizes.values()):,} images"
+
+
+def _smallest(survey: Survey) -> str:
+    return min(survey.class_sizes, key=lambda name: survey.class_sizes[name])

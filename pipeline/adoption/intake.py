@@ -1,0 +1,156 @@
+"""Copy images into the project from a folder, an archive or an address, without links.
+
+Links are followed and what they point to is copied, since DVC would store the links. What cannot be copied (dangling
+links, links to a folder that contains them, pipes, files that may not be read) is left out and named.
+"""
+
+import os
+import re
+import shutil
+import stat
+import unicodedata
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+from pipeline.errors import FoundryError
+from pipeline.ingestion.sources.raw import is_ignored
+from pipeline.provenance.dvc import dvc
+
+SPARE_BYTES = 2**30
+"""Left free on the disk, for what the stages write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """What was copied into the project."""
+
+    folder: Path
+    name: str
+    """Of the source, without suffixes."""
+    num_links: int
+    """Links that were replaced by a copy of their target."""
+    left_out: tuple[str, ...]
+    """`path: reason` of what was not copied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A file of the source."""
+
+    path: str
+    """Below the source, `/` between parts; bytes that are not UTF-8 are surrogates."""
+    target: Path
+    is_link: bool
+    refusal: str | None = None
+
+
+def take_in(source: str, folder: Path) -> Intake:
+    """Copy `source` into the new folder `folder`.
+
+    Args:
+        source: a folder; a file, such as an archive; or an address that DVC can read (https, s3, …).
+        folder: is created and must not exist.
+
+    Raises:
+        FoundryError: `source` does not exist, is empty, or does not fit on the disk.
+    """
+    if "://" in source:
+        return _download(source, folder)
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise FoundryError(f"{source}: not found, wanted a folder of images, an archive, or an address like https://…")
+    entries = list(_walk(path, "", ())) if path.is_dir() else [Entry(path.name, path, is_link=False)]
+    found = [entry for entry in entries if entry.refusal is None]
+    left_out = [f"{_utf8(entry.path)}: {entry.refusal}" for entry in entries if entry.refusal is not None]
+    if not found:
+        raise FoundryError("\n".join([f"{source}: no file in it can be read, wanted images", *left_out[:5]]))
+    _require_space(sum(entry.target.stat().st_size for entry in found), folder)
+    for entry in found:
+        try:
+            _copy(entry, folder)
+        except PermissionError:
+            left_out.append(f"{_utf8(entry.path)}: may not be read")
+    return Intake(folder, model_name(path.resolve().parts), sum(entry.is_link for entry in found), tuple(left_out))
+
+
+def _walk(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> Iterator[Entry]:
+    """Yield the files below `folder`, whose path below the source is `below`, and follow links.
+
+    `above` has device and inode of every folder on the way here: a link to one of them would be followed for ever.
+    """
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        yield Entry(below.rstrip("/"), folder, is_link=True, refusal="a link to a folder that contains it")
+        return
+    try:
+        children = sorted(os.scandir(folder), key=lambda child: child.name)
+    except OSError as error:
+        yield Entry(below.rstrip("/"), folder, is_link=False, refusal=error.strerror)
+        return
+    for child in children:
+        if is_ignored(child.name):
+            continue
+        path, target, is_link = f"{below}{child.name}", Path(child.path), child.is_symlink()
+        try:
+            mode = child.stat().st_mode
+        except OSError as error:
+            refusal = f"a dangling link to {target.readlink()}" if is_link else error.strerror
+            yield Entry(path, target, is_link, refusal)
+            continue
+        if stat.S_ISDIR(mode):
+            yield from _walk(target, f"{path}/", (*above, identity))
+        else:
+            yield Entry(path, target, is_link, None if stat.S_ISREG(mode) else "not a regular file")
+
+
+def _require_space(num_bytes: int, folder: Path) -> None:
+    """Refuse what does not fit twice: in the project, and in DVC's cache."""
+    place = next(parent for parent in folder.absolute().parents if parent.exists())
+    free = shutil.disk_usage(place).free
+    if 2 * num_bytes + SPARE_BYTES > free:
+        raise FoundryError(
+            f"{place}: {free / 2**30:.1f} GiB free, wanted {(2 * num_bytes + SPARE_BYTES) / 2**30:.1f}: "
+            f"the images are copied into the project and into DVC's cache"
+        )
+
+
+def _copy(entry: Entry, folder: Path) -> None:
+    path = folder / _utf8(entry.path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise FoundryError(f"{path.name}: two files have this name once it is written in UTF-8; rename one of them")
+    shutil.copyfile(entry.target, path)
+
+
+def _utf8(path: str) -> str:
+    """A path as valid text, which DVC needs: bytes that are not UTF-8 become `%xx`."""
+    text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return text if text == path else text.replace("\\x", "%")
+
+
+def _download(address: str, folder: Path) -> Intake:
+    folder.mkdir(parents=True)
+    parts = PurePosixPath(urlsplit(address).path).parts
+    # A tree is downloaded as a folder of this name, a file below it.
+    dvc("get-url", address, str(folder / (parts[-1] if parts else "images")))
+    return Intake(folder, model_name(parts), 0, ())
+
+
+GENERIC = re.compile(r"[\dx-]*|all|base|data|dataset|images?|img|jpe?g|photos|pictures|png|raw|train")
+"""Names of folders that say nothing of what is in them, such as `64x64`."""
+
+
+def model_name(parts: Sequence[str]) -> str:
+    """A model's name from the parts of a path: lower-case letters, digits and hyphens.
+
+    Of the last part that says something: `openclipart` of `openclipart/png`.
+    """
+    for part in reversed(parts):
+        plain = unicodedata.normalize("NFKD", part.split(".", maxsplit=1)[0]).encode("ascii", "ignore").decode().lower()
+        name = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:63].rstrip("-")
+        if not GENERIC.fullmatch(name):
+            return name
+    return "images"

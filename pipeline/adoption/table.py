@@ -1,0 +1,65 @@
+"""The plan as text: what was found, what is chosen and why, what it costs, how to change it."""
+
+import json
+import textwrap
+from collections.abc import Iterator
+
+from pipeline.adoption.intake import Intake
+from pipeline.adoption.plan import Plan
+from pipeline.adoption.survey import Survey
+
+WIDTH = 120
+MOST_NAMES = 5
+
+
+def plan_table(intake: Intake, survey: Survey, plan: Plan) -> str:
+    """All lines, at most `WIDTH` wide."""
+    key_width = max(len(choice.key) for choice in plan.choices)
+    value_width = max(len(json.dumps(choice.value)) for choice in plan.choices)
+    indent = " " * (key_width + value_width + 4)
+    lines = [line for fact in facts(intake, survey) for line in wrapped(fact)]
+    lines += ["", f"{'param':{key_width}}  {'chosen':{value_width}}  found: why"]
+    for choice in plan.choices:
+        head = f"{choice.key:{key_width}}  {json.dumps(choice.value):{value_width}}  "
+        lines += textwrap.wrap(f"{choice.found}: {choice.why}", WIDTH, initial_indent=head, subsequent_indent=indent)
+    stages = ", ".join(f"{stage} {seconds / 60:.1f}" for stage, seconds in plan.seconds.items())
+    total = sum(plan.seconds.values()) / 60
+    lines += [
+        "",
+        *wrapped(
+            f"minutes here: {stages}; {total:.0f} in all. Memory while training: {plan.memory_mib / 1024:.1f} GiB."
+        ),
+    ]
+    lines += [
+        "to change a choice: adopt again with --minutes, --image-size or --name; or later `foundry set KEY=VALUE`"
+    ]
+    return "\n".join(lines)
+
+
+def wrapped(text: str) -> list[str]:
+    """Lines of at most `WIDTH`, all but the first indented."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")
+
+
+def facts(intake: Intake, survey: Survey) -> Iterator[str]:
+    """What was found that no param says."""
+    yield f"{intake.name}: {survey.num_images:,} images in {survey.num_files:,} files, read as {survey.kind}"
+    if intake.num_links:
+        yield f"{intake.num_links:,} links: what they point to was copied"
+    if intake.left_out:
+        yield f"{len(intake.left_out):,} not copied: {_first(intake.left_out)}"
+    if survey.refusals:
+        reasons = [f"{count:,} x {reason}" for reason, count in survey.refusals.items()]
+        yield f"{survey.num_files - survey.num_images:,} files are no usable images: {_first(reasons)}"
+    if survey.median_aspect > 1.2:
+        yield f"the longer side is {survey.median_aspect:.1f} times the shorter in the median: the centre square is used"
+    if survey.near_duplicate_share > 0.01:
+        yield (
+            f"{survey.near_duplicate_share:.0%} of the images nearly repeat an earlier one, {survey.duplicate_share:.0%} exactly; "
+            "data/prepared/report.html will show them"
+        )
+
+
+def _first(texts: tuple[str, ...] | list[str]) -> str:
+    more = f", … {len(texts) - MOST_NAMES:,} more" if len(texts) > MOST_NAMES else ""
+    return ", ".join(texts[:MOST_NAMES]) + more

@@ -1,0 +1,115 @@
+"""What follows from the data and from what a training step costs here: size, network, batch, length, augmentation."""
+
+import math
+from collections.abc import Iterator
+
+from pipeline.adoption.choices import Choice
+from pipeline.adoption.mirroring import is_mirrorable
+from pipeline.adoption.survey import Survey
+from pipeline.errors import FoundryError
+from pipeline.training.cost import Cost
+
+LARGEST_SIDE, SMALL_SIDE = 64, 32
+"""Sides that are considered; larger images take hours without a GPU."""
+NETWORKS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
+    (16, 1, (32, 64)),
+    (32, 2, (32, 64)),
+    (64, 4, (48, 96)),
+    (128, 4, (64, 96, 128)),
+    (512, 8, (64, 128, 192)),
+)
+"""Largest side, patch size and widths: 8 to 16 patches each way up to 64 pixels, 16 to 64 above."""
+BATCH_SIZE = 96
+NEEDED_IMAGES = 100_000
+"""Training length below which a smaller side is better: of 1,750 drawings at 32 pixels, 20,000 images seen gave coloured
+noise and 144,000 recognisable objects."""
+LEAST_IMAGES = 2_000
+MOST_PASSES, MANY_PASSES = 300, 100
+"""Over the training images, after which a longer training would learn the images themselves; and from which it may."""
+MEMORY_SHARE = 0.7
+"""Of the free memory, that the training may take."""
+
+
+def candidate_sides(survey: Survey, wanted: int | None) -> tuple[int, ...]:
+    """Sides from the largest on, none larger than most sources: an enlarged image holds nothing more to learn."""
+    if wanted is not None:
+        return (wanted,)
+    own = max(4, min(LARGEST_SIDE, survey.small_side))
+    divisor = next(2 * patch for side, patch, _ in NETWORKS if own <= side)
+    largest = max(4, own - own % divisor)
+    return (largest, SMALL_SIDE) if largest > SMALL_SIDE else (largest,)
+
+
+def size_choices(side: int, survey: Survey, why: str) -> Iterator[Choice]:
+    """The side, and a network whose patches and levels divide it."""
+    patch, widths = next((patch, widths) for largest, patch, widths in NETWORKS if side <= largest)
+    while side % (patch * 2 ** (len(widths) - 1)):
+        patch, widths = (patch // 2, widths) if patch > 1 else (1, widths[:-1])
+    found = (
+        f"the shorter side has {survey.median_side} pixels in the median, {survey.small_side} or more in 9 of 10 images"
+    )
+    yield Choice("prepare.image_size", side, found, why)
+    positions = f"{side // patch} x {side // patch}"
+    yield Choice("train.network.patch_size", patch, f"{side} x {side} pixels", f"the network sees {positions} patches")
+    yield Choice(
+        "train.network.widths", list(widths), f"{positions} patches", "wide enough for them; wider takes longer"
+    )
+
+
+def training_choices(survey: Survey) -> Iterator[Choice]:
+    """Batch size and mirroring."""
+    yield Choice("train.batch_size", BATCH_SIZE, "any set", "the learning rates of params.yaml were found with it")
+    accuracy = survey.mirror_accuracy
+    if accuracy is None:
+        found, mirrored = "too few images to learn whether mirrored ones look different", False
+    else:
+        found = f"a classifier tells {accuracy:.0%} of the images from their mirror images, {0.5:.0%} is chance"
+        mirrored = is_mirrorable(accuracy, survey.num_images)
+    why = "they look alike: twice as many images" if mirrored else "mirrored images would be of another kind"
+    yield Choice("train.horizontal_flip", mirrored, found, why)
+
+
+def length_choice(affordable: int, num_train: int, minutes: float) -> Choice:
+    """The training length: what the time allows, up to `MOST_PASSES`."""
+    useful = max(NEEDED_IMAGES, MOST_PASSES * num_train)
+    num_images = min(affordable, useful)
+    if affordable > useful:
+        why = "a longer one would learn the images themselves"
+    elif affordable < NEEDED_IMAGES:
+        why = f"all that fits into {minutes:g} minutes; expect noise, and give it --minutes {_minutes_for(affordable, minutes)}"
+    else:
+        why = f"what fits into {minutes:g} minutes"
+    found = f"{num_train:,} images to train on"
+    return Choice("train.num_images", num_images, found, f"{num_images / num_train:.0f} passes, {why}")
+
+
+def augmentation_choice(num_images: int, num_train: int) -> Choice:
+    """Changes that samples do not show, where a training sees each image so often that it could learn it by heart."""
+    passes = num_images / num_train
+    kinds, why = ["shift", "scale"], "so many that a network learns images by heart; samples show none of these changes"
+    if passes < MANY_PASSES:
+        kinds, why = [], "too few to learn images by heart"
+    return Choice("train.augmentation.kinds", kinds, f"{passes:.0f} passes over {num_train:,} images", why)
+
+
+def memory_choice(cost: Cost, memory_mib: float) -> Choice:
+    """Micro-batches where a whole share of a batch does not fit into `memory_mib`.
+
+    Raises:
+        FoundryError: not even one image fits.
+    """
+    limit = MEMORY_SHARE * memory_mib / cost.num_processes
+    found = f"a step takes {cost.process_mib / 1024:.1f} GiB in each of {cost.num_processes} processes, {memory_mib / 1024:.1f} GiB are free"
+    if cost.process_mib <= limit:
+        return Choice("train.micro_batch_size", None, found, "a whole batch fits")
+    rows = cost.network.rows_within(limit)
+    if not rows:
+        raise FoundryError(
+            f"{found}: not one image fits; adopt with a smaller --image-size, or NPROC=1 in the environment"
+        )
+    return Choice("train.micro_batch_size", rows, found, "as many images at once as fit")
+
+
+def _minutes_for(affordable: int, minutes: float) -> int:
+    """Minutes in which the training sees `NEEDED_IMAGES`, at least."""
+    return math.ceil(minutes * NEEDED_IMAGES / affordable)

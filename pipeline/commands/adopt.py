@@ -1,0 +1,110 @@
+"""`foundry adopt`: from any folder, archive or address of images to a champion, without a hand-written param.
+
+Nothing of the project changes before the table is printed, and nothing at all with `--plan`. Images that were in data/raw
+and that DVC does not have are never replaced.
+"""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import yaml
+
+from pipeline.adoption.durations import seconds_per_feature
+from pipeline.adoption.intake import Intake, take_in
+from pipeline.adoption.params_file import write_params
+from pipeline.adoption.plan import Pace, Plan, Wish, make_plan
+from pipeline.adoption.survey import survey
+from pipeline.adoption.table import plan_table
+from pipeline.commands import summary
+from pipeline.errors import FoundryError
+from pipeline.params import load_params
+from pipeline.provenance.dvc import dvc, md5_of, read_yaml
+from pipeline.training.cost import estimate
+
+PARAMS, RAW, RECORD = Path("params.yaml"), Path("data/raw"), Path("data/raw.dvc")
+PLACE = Path(".foundry/adoption")
+"""Where images wait while they are looked at, and where params.yaml is kept as it was."""
+
+
+def main(source: str, name: str | None, minutes: float, image_size: int | None, *, plan: bool) -> None:
+    load_params(PARAMS)
+    document = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    if not plan:
+        require_replaceable(source)
+    with incoming(source) as intake:
+        found = survey(intake.folder)
+        wish = Wish(name=name or intake.name, minutes=minutes, image_size=image_size)
+        free = psutil.virtual_memory().available / 2**20
+        pace = Pace(training=estimate, sec_per_feature=seconds_per_feature, memory_mib=free)
+        chosen = make_plan(found, document, wish, pace)
+        sys.stdout.write(f"{plan_table(intake, found, chosen)}\n")
+        sys.stdout.flush()
+        if plan:
+            return
+        adopt(intake, chosen)
+    run_pipeline()
+
+
+@contextmanager
+def incoming(source: str) -> Iterator[Intake]:
+    """A copy of `source` in the project, which is removed unless it has been moved."""
+    folder = PLACE / "raw"
+    shutil.rmtree(folder, ignore_errors=True)
+    PLACE.mkdir(parents=True, exist_ok=True)
+    try:
+        yield take_in(source, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def require_replaceable(source: str) -> None:
+    """Refuse to replace images in data/raw that DVC does not have.
+
+    Raises:
+        FoundryError: they are neither recorded in data/raw.dvc nor the ones to be adopted.
+    """
+    if not RAW.exists() or not any(RAW.iterdir()) or Path(source).expanduser().resolve() == RAW.resolve():
+        return
+    outs = read_yaml(RECORD).get("outs") or [{}]
+    if outs[0].get("md5") != md5_of(RAW):
+        raise FoundryError(
+            f"{RAW}: holds images that {RECORD} does not record and that would be lost; "
+            f"keep them with `dvc add {RAW}`, move them away, or adopt {RAW} itself"
+        )
+
+
+def adopt(intake: Intake, plan: Plan) -> None:
+    """Put the images and the params in their places."""
+    before = PLACE / "before"
+    shutil.rmtree(before, ignore_errors=True)
+    if RAW.exists():
+        RAW.rename(before)
+    RAW.parent.mkdir(exist_ok=True)
+    intake.folder.rename(RAW)
+    dvc("add", str(RAW))
+    shutil.copyfile(PARAMS, PLACE / PARAMS)
+    write_params(PARAMS, plan.choices)
+    shutil.rmtree(before, ignore_errors=True)
+    sys.stdout.write(f"\n{RAW} and {PARAMS} are written; {PARAMS} as it was is {PLACE / PARAMS}\n\n")
+    sys.stdout.flush()
+
+
+def run_pipeline() -> None:
+    """Run all stages, register the model, and show the results.
+
+    Raises:
+        FoundryError: a stage failed; it has said why.
+    """
+    for words in (("dvc", "repro"), ("pipeline", "model", "register")):
+        if code := subprocess.run([sys.executable, "-m", *words], check=False).returncode:  # noqa: S603
+            raise FoundryError(
+                f"`{' '.join(words).replace('pipeline', 'foundry')}` stopped with exit code {code} for the reason above; "
+                "`dvc repro` and `make register` go on from there"
+            )
+    summary.main(Path("data/evaluation"), Path("data/registration"))
+    sys.stdout.write("keep it:   git add -A && git commit -m 'Adopt new images'\n")

@@ -1,0 +1,73 @@
+"""Images are copied into the project without links, and what cannot be copied is named."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from pipeline.adoption.intake import model_name, take_in
+from pipeline.errors import FoundryError
+from pipeline.params import RegisterParams
+
+
+@pytest.fixture
+def messy(tmp_path: Path) -> Path:
+    """A folder with links of all kinds, a name that is not UTF-8, a pipe, and files of the operating system."""
+    folder = tmp_path / "My cats" / "png"
+    (folder / "tabby").mkdir(parents=True)
+    (folder / "tabby" / "one.png").write_bytes(b"one")
+    (folder / "tabby" / "two.png").symlink_to("one.png")
+    (folder / "tabby" / "lost.png").symlink_to("../nowhere.png")
+    (folder / "tabby" / "loop").symlink_to("..", target_is_directory=True)
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    (outside / "three.png").write_bytes(b"three")
+    (folder / "siamese").symlink_to(outside, target_is_directory=True)
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.png")).write_bytes(b"four")
+    os.mkfifo(folder / "pipe")
+    (folder / ".DS_Store").write_bytes(b"")
+    return folder
+
+
+def test_links_become_copies_and_the_rest_is_named(messy: Path, tmp_path: Path) -> None:
+    intake = take_in(str(messy), tmp_path / "in")
+    found = {path.relative_to(intake.folder).as_posix(): path for path in intake.folder.rglob("*") if path.is_file()}
+    assert {name: path.read_bytes() for name, path in found.items()} == {
+        "tabby/one.png": b"one",
+        "tabby/two.png": b"one",
+        "siamese/three.png": b"three",
+        "caf%e9.png": b"four",
+    }
+    assert not any(path.is_symlink() for path in intake.folder.rglob("*"))
+    assert (intake.name, intake.num_links) == ("my-cats", 1)
+    assert intake.left_out == (
+        "pipe: not a regular file",
+        "tabby/loop: a link to a folder that contains it",
+        "tabby/lost.png: a dangling link to ../nowhere.png",
+    )
+
+
+def test_a_single_file_is_taken_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "birds.tar.gz").write_bytes(b"archive")
+    intake = take_in(str(tmp_path / "birds.tar.gz"), tmp_path / "in")
+    assert (intake.folder / "birds.tar.gz").read_bytes() == b"archive"
+    assert intake.name == "birds"
+
+
+@pytest.mark.parametrize(("name", "error"), [("nowhere", "not found, wanted a folder"), ("empty", "no file in it")])
+def test_a_source_without_files_is_refused(name: str, error: str, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FoundryError, match=error):
+        take_in(str(tmp_path / name), tmp_path / "in")
+
+
+def test_an_address_that_cannot_be_read_is_an_error_in_words(tmp_path: Path) -> None:
+    with pytest.raises(FoundryError, match="get-url"):
+        take_in("http://127.0.0.1:9/birds.zip", tmp_path / "in")
+
+
+@pytest.mark.parametrize("text", ["png", "64x64", "データ", "-", "Ünïcode (2).zip", "a" * 100, "10_monkeys", ".hidden"])
+def test_every_path_has_a_valid_model_name(text: str) -> None:
+    pattern = next(each for each in RegisterParams.model_fields["model_name"].metadata if hasattr(each, "pattern"))
+    assert re.match(pattern.pattern, model_name(("/", text)))

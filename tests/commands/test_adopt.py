@@ -1,0 +1,82 @@
+"""`foundry adopt`: the table, and what it does to the project."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.errors import FoundryError
+from pipeline.params import load_params
+from tests.command_line import foundry
+from tests.test_pipeline import Project
+
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
+
+
+@pytest.fixture
+def digits_file(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
+    path = tmp_path_factory.mktemp("source") / "digits.npz"
+    np.savez(path, images=digits[0], labels=digits[1])
+    return path
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_plan_is_a_table_with_a_reason_for_each_param_and_changes_nothing(
+    workspace: Path, root: Path, digits_file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(root))
+    shutil.copy(root / "tests" / "params.yaml", workspace)
+    before = _digests(workspace)
+    foundry("adopt", "--plan", digits_file)
+    table = capfd.readouterr().out
+    assert "digits: 1,797 images in 1,797 files, read as arrays" in table
+    for row in (
+        'prepare.source               "arrays"',
+        "prepare.image_size           8 ",
+        "train.horizontal_flip        false",
+    ):
+        assert row in table
+    assert "minutes here: prepare 0.1" in table
+    assert max(map(len, table.splitlines())) <= 120
+    assert _digests(workspace) == before
+
+
+def test_images_that_dvc_does_not_have_are_never_replaced(workspace: Path, root: Path, digits_file: Path) -> None:
+    shutil.copy(root / "tests" / "params.yaml", workspace)
+    (workspace / "data" / "raw").mkdir(parents=True)
+    (workspace / "data" / "raw" / "only-copy.png").write_bytes(b"precious")
+    with pytest.raises(FoundryError, match=r"data/raw: holds images that data/raw.dvc does not record"):
+        foundry("adopt", digits_file)
+    assert (workspace / "data" / "raw" / "only-copy.png").read_bytes() == b"precious"
+
+
+@pytest.mark.long
+@pytest.mark.trains
+@pytest.mark.timeout(900)
+def test_images_become_a_champion_and_adopting_others_keeps_the_first_in_dvc(tmp_path: Path, digits_file: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.run("git", "init", "-q", "-b", "main")
+    project.commit("A clone")
+    said = project.run("foundry", "adopt", "--minutes", "2", str(digits_file))
+    assert "digits version 1 (champion)" in said
+    params = load_params(project.folder / "params.yaml")
+    assert (params.register_.model_name, params.prepare.source, params.prepare.image_size) == ("digits", "arrays", 8)
+    decision = json.loads((project.folder / "data" / "registration" / "decision.json").read_text())
+    assert decision["decision"] in {"accept", "undecided"}
+    project.commit("Digits")
+
+    other = tmp_path / "other.npz"
+    np.savez(other, images=np.load(digits_file)["images"][:500])
+    project.run("foundry", "adopt", "--minutes", "2", str(other))
+    assert load_params(project.folder / "params.yaml").register_.model_name == "other"
+    project.run("git", "checkout", "-q", "--", "data/raw.dvc")
+    project.run("dvc", "checkout", "-f", "data/raw.dvc")
+    assert (project.folder / "data" / "raw" / "digits.npz").read_bytes() == digits_file.read_bytes()
