@@ -65,7 +65,7 @@ class PrepareParams(Section):
     image_size: Annotated[ImageSize, BeforeValidator(_prepared_size)] = Field(
         description="side of the prepared square, or [height, width], in pixels"
     )
-    channels: Literal[1, 3] = Field(description="1: grey, 3: RGB")
+    channels: Literal[1, 3, 4] = Field(description="1: grey, 3: RGB, 4: RGB and alpha")
     held_out_share: float = Field(
         gt=0,
         lt=1,

@@ -17,7 +17,7 @@ from pipeline.evaluation.results import read_results
 
 ROOT = Path(__file__).parents[1]
 CHANGES = {
-    "prepare": {"source": "arrays", "class_names": None, "image_size": 8, "held_out_share": 0.3},
+    "prepare": {"source": "arrays", "class_names": None, "image_size": [8, 6], "channels": 4, "held_out_share": 0.3},
     "schedule": {"num_timesteps": 8},
     "features": {"num_images": 20_000},
     "train": {
@@ -166,7 +166,7 @@ def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> Non
         options = ("--num-images", "5", "--seed", "3", "--out", "drawn.npz")
         project.run("python", "-m", "pipeline", "sample", "--model", model, *options)
         drawn.append(dict(np.load(project.folder / "drawn.npz", allow_pickle=False)))
-    assert drawn[0]["images"].shape == (5, 8, 8, 1)
+    assert drawn[0]["images"].shape == (5, 8, 6, 4)
     assert all(np.array_equal(drawn[0][name], drawn[1][name]) for name in ("images", "labels", "seeds"))
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.artefacts.alpha import on_both
 from pipeline.artefacts.dataset import Split
 from pipeline.device import best_device
 
@@ -78,8 +79,8 @@ def unique_share(images: NDArray[np.uint8], neighbours: Neighbours, threshold: f
 
 
 def pixels(images: NDArray[np.uint8]) -> Tensor:
-    """Images as float32 vectors in [0, 1], on the best device."""
-    x = torch.tensor(images, device=best_device().device).permute(0, 3, 1, 2) / 255
+    """Images as float32 vectors in [0, 1], those with alpha on white and on black, on the best device."""
+    x = torch.tensor(on_both(images), device=best_device().device).permute(0, 3, 1, 2) / 255
     if x.shape[-1] > LARGEST_SIDE:
         x = F.interpolate(x, (LARGEST_SIDE, LARGEST_SIDE), mode="area")
     return x.flatten(1)

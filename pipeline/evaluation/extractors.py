@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from pipeline.artefacts.alpha import on_both
 from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.files import file_digest, read_document, write_json
 from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
@@ -65,7 +66,7 @@ class ConvNet(FeatureNetwork):
         sides = height_and_width(image_size)
         stride = max(1, round(math.sqrt(math.prod(sides)) / 14))
         self.convolutions = nn.Sequential(
-            *_convolution(channels, 32, kernel=2 * stride + 1, stride=stride),
+            *_convolution(6 if channels == 4 else channels, 32, kernel=2 * stride + 1, stride=stride),
             *_convolution(32, 48, kernel=3, stride=2),
             *_convolution(48, 96, kernel=3, stride=2),
             nn.Flatten(),
@@ -100,7 +101,7 @@ def _halved(side: int) -> int:
 
 
 class EfficientNetLite0(FeatureNetwork):
-    """The last feature map of EfficientNet-Lite0 (Tan and Le 2019), averaged over positions."""
+    """The last feature map of EfficientNet-Lite0 (Tan and Le 2019), averaged over positions, and over backgrounds."""
 
     num_features = 1280
 
@@ -115,8 +116,8 @@ class EfficientNetLite0(FeatureNetwork):
 
     def features(self, x: Tensor) -> Tensor:
         x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
-        pooled: Tensor = self.net.extract_features(x.expand(-1, 3, -1, -1)).mean(dim=(2, 3))
-        return pooled
+        backgrounds = x.chunk(2, dim=1) if x.shape[1] == 6 else [x.expand(-1, 3, -1, -1)]
+        return torch.stack([self.net.extract_features(seen).mean(dim=(2, 3)) for seen in backgrounds]).mean(dim=0)
 
     def load_imagenet_weights(self) -> None:
         """Read the weights from the pinned package; tensors only, nothing is unpickled."""
@@ -254,8 +255,8 @@ def _new_network(config: ExtractorConfig, seed: int) -> EfficientNetLite0 | Conv
 
 
 def _pixels(images: NDArray[np.uint8]) -> Tensor:
-    """Images as input of the networks, on the best device."""
-    return to_unit_range(torch.tensor(images, device=best_device().device)).permute(0, 3, 1, 2)
+    """Images as input of the networks, those with alpha on white and on black, on the best device."""
+    return to_unit_range(torch.tensor(on_both(images), device=best_device().device)).permute(0, 3, 1, 2)
 
 
 def _labels(batch: Subset) -> Tensor:

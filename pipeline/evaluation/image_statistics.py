@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.artefacts.alpha import on_white
+
 
 def image_statistics(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Compute statistics of images `[n, height, width, channels]`: float64 `[n]` by name.
+    """Compute statistics of images `[n, height, width, channels]`, seen on white: float64 `[n]` by name.
 
     Brightness, contrast, sharpness and colours are in grey levels of 0 … 255.
     """
+    images = on_white(images)
     x = images.astype(np.float32)
     statistics = {
         "brightness": x.mean(axis=(1, 2, 3)),
@@ -30,5 +33,5 @@ def image_statistics(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]
 
 def sharpness(images: NDArray[np.uint8], axis: tuple[int, ...] | None = None) -> Any:  # as numpy's mean
     """Mean absolute second difference between neighbouring pixels, over `axis` or all: blur lowers it, noise raises it."""
-    x = images.astype(np.float32)
+    x = on_white(images).astype(np.float32)
     return np.mean([np.abs(np.diff(x, n=2, axis=side)).mean(axis=axis) for side in (1, 2)], axis=0)

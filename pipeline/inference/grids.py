@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.artefacts.alpha import on_white
+
 
 def as_image(image: NDArray[np.uint8]) -> Image.Image:
     """A PIL image of an array `[height, width, channels]`, grey for one channel."""
@@ -15,7 +17,8 @@ def as_image(image: NDArray[np.uint8]) -> Image.Image:
 
 
 def grid_image(images: NDArray[np.uint8], columns: int | None = None) -> Image.Image:
-    """Images in rows of `columns`, one pixel apart; None for about as many rows as columns."""
+    """Images in rows of `columns`, one pixel apart, on white if they have alpha; None for a grid about square."""
+    images = on_white(images)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)

@@ -6,7 +6,8 @@ The steps, in this order:
 * EXIF orientation is applied; embedded colour profiles are ignored.
 * 16-bit grey becomes `round(value / 257)`. Modes of 32 bits must hold integers of 0 to 65,535 (as PGM files do) or floats
   in [0, 1] or, if a value is above 1, in [0, 255]; other ranges are rejected.
-* Transparent pixels are composited over white. Grey is Pillow's luma, `0.299 R + 0.587 G + 0.114 B` of the stored
+* Transparent pixels are composited over white, unless alpha is kept: then they are resized with colours multiplied by it.
+  Grey is Pillow's luma, `0.299 R + 0.587 G + 0.114 B` of the stored
   (gamma-encoded) values, ITU-R BT.601.
 * The largest centred part of the wanted aspect is resized with antialiased Lanczos-3 in one step, which equals resizing to
   cover the wanted size and cropping the centre.
@@ -66,7 +67,7 @@ def decode(content: bytes | NDArray[Any], size: ImageSize, channels: int) -> Dec
     Args:
         content: an image file's bytes, or pixels: uint8 or uint16 `[h, w]`, or uint8 `[h, w, 1, 3 or 4]`.
         size: of the prepared pixels.
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for grey, 3 for RGB, 4 for RGB and alpha.
 
     Raises:
         BrokenImageError: the content is damaged, too large, or in no known format or range.
@@ -76,8 +77,8 @@ def decode(content: bytes | NDArray[Any], size: ImageSize, channels: int) -> Dec
     height, width = height_and_width(size)
     if content.dtype == np.uint8 and content.reshape(*content.shape[:2], -1).shape == (height, width, channels):
         # Already as wanted: not converting takes half of the time off a large IDX set.
-        pixels = content.reshape(height, width, channels)
-        return DecodedImage(pixels, width, height, "L" if channels == 1 else "RGB")
+        pixels = _hidden_white(content.reshape(height, width, channels))
+        return DecodedImage(pixels, width, height, {1: "L", 3: "RGB", 4: "RGBA"}[channels])
     return _prepare(Image.fromarray(content.squeeze(2) if content.shape[2:] == (1,) else content), size, channels)
 
 
@@ -128,7 +129,7 @@ def _prepare(image: Image.Image, size: ImageSize, channels: int) -> DecodedImage
     orientation = _orientation(image)
     upright = image.transpose(TRANSPOSITIONS[orientation]) if orientation in TRANSPOSITIONS else image
     pixels = np.asarray(_centre(_eight_bit(upright, channels), rows, columns)).reshape(rows, columns, channels)
-    return DecodedImage(pixels, *((height, width) if orientation >= 5 else (width, height)), mode)
+    return DecodedImage(_hidden_white(pixels), *((height, width) if orientation >= 5 else (width, height)), mode)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -149,14 +150,22 @@ def _centre(image: Image.Image, height: int, width: int) -> Image.Image:
 
 
 def _eight_bit(image: Image.Image, channels: int) -> Image.Image:
-    """Convert to mode L or RGB."""
+    """Convert to mode L, RGB or RGBA."""
     if image.mode == "F" or image.mode.startswith("I"):
         flat = Image.fromarray(_to_bytes(np.asarray(image)))
     elif image.has_transparency_data:
-        flat = _over_white(image)
+        flat = image.convert("RGBA") if channels == 4 else _over_white(image)
     else:
         flat = image.convert("L" if image.mode in {"1", "L"} else "RGB")
-    return flat.convert("L" if channels == 1 else "RGB")
+    return flat.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
+
+
+def _hidden_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pixels whose colour alpha hides become white, so that what programs leave there does not have to be learned."""
+    if pixels.shape[-1] != 4:
+        return pixels
+    hidden: NDArray[np.bool_] = pixels[..., 3:] == 0
+    return np.where(hidden, np.array([255, 255, 255, 0], np.uint8), pixels)
 
 
 def _over_white(image: Image.Image) -> Image.Image:

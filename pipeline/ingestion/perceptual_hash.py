@@ -10,13 +10,15 @@ import scipy.fft
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.artefacts.alpha import on_white
+
 THUMBNAIL_SIZE = 32
 HASH_SIZE = 8
 
 
 def perceptual_hashes(images: NDArray[np.uint8]) -> list[str]:
-    """Return 16 hexadecimal digits for each image of uint8 `[n, height, width, 1 or 3]`."""
-    thumbnails = np.stack([_thumbnail(pixels) for pixels in images])
+    """Return 16 hexadecimal digits for each image of uint8 `[n, height, width, 1, 3 or 4]`, seen on white."""
+    thumbnails = np.stack([_thumbnail(pixels) for pixels in on_white(images)])
     spectrum = scipy.fft.dctn(thumbnails.astype(np.float64), axes=(1, 2))
     # In a flat image, all coefficients but the mean are rounding errors, which must not decide a bit.
     low = spectrum[:, :HASH_SIZE, :HASH_SIZE].reshape(len(images), -1).round(6)

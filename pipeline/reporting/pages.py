@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.artefacts.alpha import on_white
 from pipeline.artefacts.files import replacing
 
 THUMBNAIL_SIZE, LARGEST_LOSSLESS = 64, 32
@@ -76,7 +77,8 @@ def picture_uri(picture: Image.Image) -> str:
 
 def thumbnail(image: NDArray[np.uint8], caption: str) -> Thumbnail:
     """Make a thumbnail of an image `[height, width, channels]`; images of up to 32 pixels are kept exactly."""
-    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    opaque = on_white(image)
+    picture = Image.fromarray(opaque[..., 0] if opaque.shape[-1] == 1 else opaque)
     if max(picture.size) <= LARGEST_LOSSLESS:
         return Thumbnail(_data_uri(_encode(picture, "PNG", optimize=True), "png"), caption)
     picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))

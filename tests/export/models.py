@@ -22,7 +22,7 @@ WITH_CLASSES = Description(
 )
 WITHOUT_CLASSES = replace(
     WITH_CLASSES,
-    data=replace(WITH_CLASSES.data, image_size=(8, 12), class_names=None, channels=3),
+    data=replace(WITH_CLASSES.data, image_size=(8, 12), class_names=None, channels=4),
     network=UNetConfig(widths=(8,), num_blocks=1),
     target="x0",
 )

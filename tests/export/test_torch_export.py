@@ -18,7 +18,7 @@ def test_the_program_denoises_as_the_model_does_and_contains_no_pickle_and_no_pa
     folder, out = save(tmp_path / "model", WITHOUT_CLASSES), tmp_path / "model.pt2"
     export("torch-export", folder, out)
     program = torch.export.load(out).module()
-    x, t = torch.randn(3, 3, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 30, 49])
+    x, t = torch.randn(3, 4, 8, 12, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 30, 49])
     torch.testing.assert_close(program(x, t), load_model(folder).denoiser()(x, t, None), atol=1e-4, rtol=0)
     with zipfile.ZipFile(out) as archive:
         contents = {name: archive.read(name) for name in archive.namelist()}
