@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pipeline.params import PrepareParams, load_params
+from tests.servers import Servers, serving
 
 # The same examples on every machine, and no deadline: the machine may be busy.
 settings.register_profile("foundry", deadline=None, derandomize=True)
@@ -93,6 +94,21 @@ def tracking_store(workspace: Path, raced_store: tuple[Path, list[str]]) -> Path
     """The workspace's store, ready for use."""
     shutil.copyfile(raced_store[0], workspace / "mlflow.db")
     return workspace / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Started once for each process of tests that has a test of them (10 s)."""
+    with serving(tmp_path_factory.mktemp("servers")) as running:
+        yield running
+
+
+@pytest.fixture
+def tracking_server(workspace: Path, servers: Servers, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The workspace, whose tracking store is an empty MLflow server."""
+    servers.forget()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.tracking_uri)
+    return workspace
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
-"""A small repository with DVC and a tracking store of its own, in which commands run as a user would run them."""
+"""A small repository with DVC, in which commands run as a user would run them."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,19 +9,19 @@ ROOT = Path(__file__).parents[1]
 
 
 class Project:
-    """An empty repository with DVC, whose tracking store is a copy of `store`."""
+    """An empty repository with DVC, which uses a tracking server."""
 
-    def __init__(self, folder: Path, store: Path) -> None:
+    def __init__(self, folder: Path, tracking_uri: str) -> None:
         self.folder = folder
         outside = ("DVC_", "MLFLOW_", "GIT_")
         self.environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(outside)},
             "PYTHONPATH": str(ROOT),
             "DVC_NO_ANALYTICS": "1",
+            "MLFLOW_TRACKING_URI": tracking_uri,
         }
-        self.write(".gitignore", "/mlflow.db*\n/mlartifacts/\n/.foundry/\n/data/registration/\n__pycache__\n")
-        self.write(".dvcignore", "# not code\n.foundry\nmlartifacts\n__pycache__\n")
-        shutil.copyfile(store, folder / "mlflow.db")
+        self.write(".gitignore", "/.foundry/\n/data/registration/\n__pycache__\n")
+        self.write(".dvcignore", "# not code\n.foundry\n__pycache__\n")
         self.run("git", "init", "-q", "-b", "main")
         # In the repository's own file: DVC reads no configuration from the environment.
         for key, value in {"name": "a", "email": "a@b.example"}.items():

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from tests.servers import Servers
 from tests.service.server import serving
 from tests.test_pipeline import CHANGES, Project
 
@@ -32,8 +33,10 @@ BRIEF = {
 class Loop:
     """A project that is retrained."""
 
-    def __init__(self, folder: Path, **changes: dict[str, Any]) -> None:
+    def __init__(self, folder: Path, servers: Servers, **changes: dict[str, Any]) -> None:
+        servers.forget()
         self.project = Project(folder)
+        self.project.environment |= servers.environment
         self.folder = folder
         (folder / ".venv").mkdir()
         (folder / ".venv" / "installed").touch()
@@ -50,10 +53,9 @@ class Loop:
         return self.folder / "data" / "raw"
 
     def elsewhere(self, folder: Path) -> "Loop":
-        """What another machine has that shares git, DVC's remote and the tracking store."""
+        """What another machine has that shares git, DVC's remote and the tracking server."""
         other = copy(self)
         other.project, other.folder = self.project.clone(folder), folder
-        other.project.environment["MLFLOW_TRACKING_URI"] = f"sqlite:///{self.folder}/mlflow.db"
         (folder / ".venv").mkdir()
         (folder / ".venv" / "installed").touch()
         return other
@@ -99,9 +101,9 @@ def failed(decision: Any) -> list[str]:
 
 @pytest.mark.timeout(1500)
 def test_a_model_of_more_data_wins_one_without_a_class_loses_and_a_rollback_brings_the_old_pictures_back(
-    tmp_path: Path, digits: Digits
+    tmp_path: Path, servers: Servers, digits: Digits
 ) -> None:
-    loop, (images, labels) = Loop(tmp_path), digits
+    loop, (images, labels) = Loop(tmp_path, servers), digits
     loop.raw.mkdir(parents=True)
 
     np.savez(loop.raw / "digits.npz", images=images[:400], labels=labels[:400])
@@ -129,8 +131,8 @@ def test_a_model_of_more_data_wins_one_without_a_class_loses_and_a_rollback_brin
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
-def test_bad_data_never_reach_the_champion_and_good_ones_do(tmp_path: Path, digits: Digits) -> None:
-    loop = Loop(tmp_path, prepare={"source": "images", "labelled": True, "max_class_ratio": 3.0})
+def test_bad_data_never_reach_the_champion_and_good_ones_do(tmp_path: Path, servers: Servers, digits: Digits) -> None:
+    loop = Loop(tmp_path, servers, prepare={"source": "images", "labelled": True, "max_class_ratio": 3.0})
     images, labels = digits[0][:1000], digits[1][:1000]
     write_images(loop.raw, images, labels)
     assert loop.retrain("A thousand digits", "train.num_images=2560")["decision"] == "accept"
@@ -171,8 +173,10 @@ def test_bad_data_never_reach_the_champion_and_good_ones_do(tmp_path: Path, digi
 
 @pytest.mark.long
 @pytest.mark.timeout(1500)
-def test_a_machine_that_has_nothing_takes_from_the_remote_what_did_not_change(tmp_path: Path, digits: Digits) -> None:
-    loop = Loop(tmp_path / "here")
+def test_a_machine_that_has_nothing_takes_from_the_remote_what_did_not_change(
+    tmp_path: Path, servers: Servers, digits: Digits
+) -> None:
+    loop = Loop(tmp_path / "here", servers)
     loop.project.run("dvc", "remote", "add", "-d", "shared", str(tmp_path / "remote"))
     loop.raw.mkdir(parents=True)
     np.savez(loop.raw / "digits.npz", images=digits[0], labels=digits[1])

@@ -29,6 +29,8 @@ DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # Standard output is for results, which scripts read.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     # `mlflow server` without its job runner is 2 processes and 0.5 GB, not 15 and 3 GB.
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -75,9 +75,9 @@ def write_evaluation(folder: Path, kid: float) -> None:
 
 
 @pytest.fixture
-def work_tree(tracking_store: Path, digits: Digits, prepare_params: Any, root: Path) -> Path:
+def work_tree(tracking_server: Path, digits: Digits, prepare_params: Any, root: Path) -> Path:
     """A project with an evaluated model and an empty registry."""
-    folder = tracking_store.parent
+    folder = tracking_server
     params = prepare_params(source="arrays", channels=1)
     prepare_arrays(
         write_arrays(folder / "data/raw", digits[0][:300], digits[1][:300]), folder / "data/prepared", params
@@ -109,7 +109,8 @@ def register_champion(folder: Path, learning_rate: str) -> None:
     client.finalize_logged_model(logged.model_id, "READY")
     client.create_registered_model(NAME)
     tags = {DIGEST_TAG: digest, COMPLETE_TAG: "now", "data.digest": "0" * 64}
-    client.create_model_version(NAME, f"models:/{logged.model_id}", trained.info.run_id, tags=tags)
+    source, run_id = f"models:/{logged.model_id}", trained.info.run_id
+    client.create_model_version(NAME, source, run_id, tags=tags, model_id=logged.model_id)
     client.set_registered_model_alias(NAME, "champion", "1")
 
 

@@ -14,6 +14,7 @@ from pipeline.tracking import store
 from pipeline.tracking.tags import STAGE_TAG
 from tests.command_line import foundry
 from tests.dvc_project import ROOT, Project
+from tests.servers import Servers
 
 STAGE = """
 import json, shutil, sys
@@ -54,14 +55,13 @@ METRICS = '{"evaluate/kid": 0.01, "evaluate/kid_standard_error": 0.001}'
 
 
 @pytest.fixture(scope="module")
-def project(
-    tmp_path_factory: pytest.TempPathFactory, raced_store: tuple[Path, list[str]], small_model_folder: Path
-) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, servers: Servers, small_model_folder: Path) -> Project:
     """A committed pipeline with seed 0; after it one with seed 1, whose changes and dvc.lock are in no commit.
 
     The second one is champion, as a model is that CI has trained and proposes in a pull request.
     """
-    made = Project(tmp_path_factory.mktemp("project"), raced_store[0])
+    servers.forget()
+    made = Project(tmp_path_factory.mktemp("project"), servers.tracking_uri)
     shutil.copytree(small_model_folder, made.folder / "small_model")
     made.write("stage.py", STAGE)
     made.write("dvc.yaml", YAML.format(python=sys.executable))
@@ -84,6 +84,7 @@ def project(
 def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.environment["MLFLOW_TRACKING_URI"])
     monkeypatch.chdir(project.folder)
     return project
 

@@ -20,13 +20,13 @@ NAME = "tiny"
 
 
 @pytest.fixture
-def client(tracking_store: Path) -> Any:
-    """A store in which `tiny` has four versions without a model."""
-    assert tracking_store.exists()
+def client(tracking_server: Path) -> Any:
+    """A server on which `tiny` has four versions without a model."""
+    assert tracking_server.exists()
     client = store.connect()
     client.create_registered_model(NAME)
     for _ in range(4):
-        client.create_model_version(NAME, "file:///nowhere")
+        client.create_model_version(NAME, "s3://nowhere/model")
     return client
 
 

@@ -35,7 +35,6 @@ from pipeline.registry.promotion import Decision
 from pipeline.registry.registry import Registry
 from pipeline.registry.versions import COMPLETE_TAG, download
 from pipeline.tracking import runs, store
-from tests.mlflow_server import free_port, serving
 from tests.rivals import BAD, FAIR, GOOD, Digits, open_setup, write_rival, write_setup
 
 NAME = "tiny"
@@ -83,7 +82,7 @@ def versions() -> dict[str, Any]:
     return {str(version.version): version for version in found}
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_the_first_model_is_champion_with_its_evidence() -> None:
     outcome = registered(seed=1, kid=0.1)
     assert outcome.startswith("tiny version 1 is champion")
@@ -127,7 +126,7 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     assert Registry(NAME).metrics("1") == read_results(Path("evaluation"))
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_the_champion_draws_the_pictures_of_its_folder_with_pickle_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     registered(seed=1, kid=0.1)
@@ -148,7 +147,7 @@ def test_the_champion_draws_the_pictures_of_its_folder_with_pickle_refused(monke
     assert champion.predict(pd.DataFrame({"seed": [5]})).shape == (1, 8, 8, 1)
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_a_registered_model_without_classes_draws_without_labels() -> None:
     model = write_model(Path("model"), class_names=None)
     register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), NOWHERE)
@@ -159,7 +158,7 @@ def test_a_registered_model_without_classes_draws_without_labels() -> None:
     assert champion.predict(pd.DataFrame({"seed": [5], "label": [None]})).shape == (1, 8, 8, 1)
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_nothing_registered_is_pickled_and_its_requirements_are_exact() -> None:
     registered(seed=1, kid=0.1)
     folder = download("models:/tiny@champion").parents[1]
@@ -171,7 +170,7 @@ def test_nothing_registered_is_pickled_and_its_requirements_are_exact() -> None:
     assert all(re.fullmatch(r"[a-z-]+==[0-9.a-z]+", line) for line in requirements)
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_the_same_model_twice_makes_no_second_version() -> None:
     registered(seed=1, kid=0.1)
     assert "this model already" in registered(seed=1, kid=0.1)
@@ -194,7 +193,7 @@ def challenge(setup: EvaluationSetup, quality: tuple[float, float], **changes: A
     return register(NAME, model, write_evaluation(Path("evaluation"), 0.1), Path("registration"), setup, again=again)
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_models_are_compared_on_the_same_seeds_and_the_better_one_is_champion(setup_folder: Path) -> None:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR, data_digest="older")
@@ -225,7 +224,7 @@ def test_models_are_compared_on_the_same_seeds_and_the_better_one_is_champion(se
         assert ours["images"].mean() > theirs["images"].mean()
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_a_refused_model_is_judged_again_when_asked_and_both_decisions_stay(setup_folder: Path) -> None:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR)
@@ -249,7 +248,7 @@ def test_a_refused_model_is_judged_again_when_asked_and_both_decisions_stay(setu
     assert len(Registry(NAME).aliases.history()) == 3
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_an_undecided_model_is_registered_with_its_evidence_and_is_not_champion() -> None:
     candidate = tune(write_model(Path("model"), 1), write_evaluation(Path("evaluation"), 0.1), Path("candidate"))
     undecided = Decision(decision="undecided", model_digest=candidate.model.digest)
@@ -264,7 +263,7 @@ def test_an_undecided_model_is_registered_with_its_evidence_and_is_not_champion(
     )
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_a_decision_is_the_same_twice_but_for_what_was_measured(setup_folder: Path) -> None:
     setup, found = open_setup(setup_folder), []
     challenge(setup, GOOD)
@@ -280,7 +279,7 @@ def test_a_decision_is_the_same_twice_but_for_what_was_measured(setup_folder: Pa
     assert found[0] == found[1]
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_models_that_do_the_same_work_are_compared_without_a_clock(setup_folder: Path) -> None:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR)
@@ -291,7 +290,7 @@ def test_models_that_do_the_same_work_are_compared_without_a_clock(setup_folder:
     assert (latency["passed"], latency["measured"]) == (True, False)
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_a_model_of_other_pictures_or_fewer_classes_is_no_champion(setup_folder: Path) -> None:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR)
@@ -302,7 +301,7 @@ def test_a_model_of_other_pictures_or_fewer_classes_is_no_champion(setup_folder:
     assert Registry(NAME).aliases.current()["champion"] == "1"
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_a_model_of_other_data_than_the_prepared_is_refused_before_it_draws(setup_folder: Path) -> None:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR)
@@ -310,7 +309,7 @@ def test_a_model_of_other_data_than_the_prepared_is_refused_before_it_draws(setu
         challenge(setup, GOOD, data_digest="stale")
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_an_evaluation_process_that_fails_is_named_and_nothing_is_registered(setup_folder: Path) -> None:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR)
@@ -320,7 +319,7 @@ def test_an_evaluation_process_that_fails_is_named_and_nothing_is_registered(set
     assert list(versions()) == ["1"]
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_a_version_leads_to_the_run_that_trained_it_and_its_registration_lies_beside_it() -> None:
     folder = write_model(Path("model"))
     with runs.stage_run("train", params={}) as run:
@@ -336,7 +335,7 @@ def test_a_version_leads_to_the_run_that_trained_it_and_its_registration_lies_be
     assert [file.path for file in client.list_artifacts(registration.info.run_id)] == ["MODEL_CARD.md", "decision.json"]
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_when_the_champion_has_changed_meanwhile_nothing_half_made_stays() -> None:
     registered(seed=1, kid=0.1)
     candidate = tune(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"))
@@ -353,7 +352,7 @@ def test_when_the_champion_has_changed_meanwhile_nothing_half_made_stays() -> No
     assert [run.info.run_name for run in failed] == ["register", "register"]
 
 
-@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.usefixtures("tracking_server")
 def test_what_a_killed_registration_left_is_taken_away_by_the_next() -> None:
     registered(seed=1, kid=0.1)
     client = store.connect()
@@ -367,23 +366,21 @@ def test_what_a_killed_registration_left_is_taken_away_by_the_next() -> None:
     assert len(client.search_logged_models([store.experiment_id(client)])) == 1
 
 
-def test_a_real_server_registers_promotes_and_rolls_back(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server checks more than a local database does."""
-    port = free_port()
-    with serving(workspace, port):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
-        registered(seed=1, kid=0.1)
-        assert Registry(NAME).metrics("1")[promotion.KID] == 0.1
-        assert model_digest(download(f"models:/{NAME}@champion")) == decision()["model_digest"]
-        store.connect().create_model_version(NAME, f"models:/{NAME}/1")
-        promote(NAME, "2", "a copy")
-        assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1"}
-        rollback(NAME, "the original again")
-        assert Registry(NAME).aliases.current() == {"champion": "1"}
-        assert [entry["event"] for entry in Registry(NAME).aliases.history()] == ["accept", "promote", "rollback"]
-
-
 @pytest.mark.usefixtures("tracking_store")
+def test_a_local_database_registers_promotes_and_rolls_back() -> None:
+    """All other tests of this file have a server, which checks more."""
+    registered(seed=1, kid=0.1)
+    assert Registry(NAME).metrics("1")[promotion.KID] == 0.1
+    assert model_digest(download(f"models:/{NAME}@champion")) == decision()["model_digest"]
+    store.connect().create_model_version(NAME, f"models:/{NAME}/1")
+    promote(NAME, "2", "a copy")
+    assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1"}
+    rollback(NAME, "the original again")
+    assert Registry(NAME).aliases.current() == {"champion": "1"}
+    assert [entry["event"] for entry in Registry(NAME).aliases.history()] == ["accept", "promote", "rollback"]
+
+
+@pytest.mark.usefixtures("tracking_server")
 def test_a_registration_that_was_killed_after_it_moved_the_champion_is_completed_by_the_next() -> None:
     registered(seed=1, kid=0.1)
     store.connect().delete_model_version_tag(NAME, "1", COMPLETE_TAG)

@@ -1,9 +1,8 @@
-"""With real git, DVC and store, and stages that take a moment."""
+"""With real git, DVC and tracking server, and stages that take a moment."""
 
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from pipeline.tracking import reconcile, store
 from pipeline.tracking.tags import HIT_TAG, KEY_TAG, PARENT_TAG, SHOWN_TAG, STAGE_TAG, WORKTREE_TAG
 from tests.command_line import foundry
 from tests.dvc_project import Project
+from tests.servers import Servers
 
 STAGE = """
 import json, sys
@@ -45,9 +45,10 @@ stages:
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, raced_store: tuple[Path, list[str]]) -> Project:
+def project(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Project:
     """A pipeline that ran, and two experiments, of which DVC took the second one from its cache."""
-    made = Project(tmp_path_factory.mktemp("project"), raced_store[0])
+    servers.forget()
+    made = Project(tmp_path_factory.mktemp("project"), servers.tracking_uri)
     made.write("code/stage.py", STAGE)
     made.write("code/__pycache__/stage.pyc", "")
     made.write("dvc.yaml", YAML.format(python=sys.executable))
@@ -64,6 +65,7 @@ def project(tmp_path_factory: pytest.TempPathFactory, raced_store: tuple[Path, l
 def here(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     for name in [name for name in os.environ if name.startswith(("DVC_", "MLFLOW_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", project.environment["MLFLOW_TRACKING_URI"])
     monkeypatch.chdir(project.folder)
     return project
 

@@ -18,7 +18,7 @@ from pipeline.tracking import runs, store
 from pipeline.tracking.outbox import Outbox, ownerless
 from pipeline.tracking.shipper import Shipper
 from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, STAGE_TAG, WORKTREE_TAG
-from tests.mlflow_server import free_port, serving, wait_until
+from tests.servers import Servers, free_port, wait_until
 
 PARAMS = {"train": {"learning_rate": 0.001, "network": {"widths": [32, 64]}, "target": "v"}}
 
@@ -293,38 +293,39 @@ def test_mlflow_sends_no_telemetry() -> None:
 
 
 def test_an_unreachable_server_fails_no_stage_and_gets_everything_once_when_it_is_back(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tracking_server: Path, servers: Servers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Away at the start, there, gone in the middle, away at the end, and back."""
-    port = free_port()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    workspace = tracking_server
+    servers.stop_tracking()
     (workspace / "report.html").write_text("report")
 
     with runs.stage_run("prepare", params=PARAMS) as run:
         run.metrics({"prepare/num_train": 60000})
         run.artifact(workspace / "report.html")
     assert capsys.readouterr().err.count("does not answer") == 1
-    with pytest.raises(store.StoreError, match=f"http://127.0.0.1:{port}"):
+    with pytest.raises(store.StoreError, match=servers.tracking_uri):
         runs.sync()
     assert len(list((workspace / ".foundry" / "outbox").iterdir())) == 1
 
     with runs.stage_run("train", params=PARAMS) as run:
-        with serving(workspace, port):
-            run.metrics({"train/loss": 0.0}, step=0)
-            wait_until(lambda: [curve(found, "train/loss") for found in stored_runs("train")] == [[(0, 0.0)]])
+        servers.start_tracking()
+        run.metrics({"train/loss": 0.0}, step=0)
+        wait_until(lambda: [curve(found, "train/loss") for found in stored_runs("train")] == [[(0, 0.0)]])
+        servers.stop_tracking()
         for step in range(1, 50):
             run.metrics({"train/loss": float(step)}, step=step)
     assert capsys.readouterr().err.count("sync` sends the rest") == 1
 
-    with serving(workspace, port):
-        assert runs.sync() == 1
-        assert runs.sync() == 0
-        (prepare,), (train,) = stored_runs("prepare"), stored_runs("train")
-        assert curve(prepare, "prepare/num_train") == [(0, 60000.0)]
-        assert files(prepare) == ["report.html"]
-        assert curve(train, "train/loss") == [(step, float(step)) for step in range(50)]
-        assert {run.info.status for run in stored_runs()} == {"FINISHED"}
-        assert len(stored_runs()) == 4
+    servers.start_tracking()
+    assert runs.sync() == 1
+    assert runs.sync() == 0
+    (prepare,), (train,) = stored_runs("prepare"), stored_runs("train")
+    assert curve(prepare, "prepare/num_train") == [(0, 60000.0)]
+    assert files(prepare) == ["report.html"]
+    assert curve(train, "train/loss") == [(step, float(step)) for step in range(50)]
+    assert {run.info.status for run in stored_runs()} == {"FINISHED"}
+    assert len(stored_runs()) == 4
     assert list(ownerless(workspace / ".foundry" / "outbox")) == []
 
 

