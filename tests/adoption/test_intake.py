@@ -1,7 +1,10 @@
 """Images are copied into the project without links, and what cannot be copied is named."""
 
+import http.server
 import os
 import re
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,6 +63,19 @@ def test_a_source_without_files_is_refused(name: str, error: str, tmp_path: Path
     (tmp_path / "empty").mkdir()
     with pytest.raises(FoundryError, match=error):
         take_in(str(tmp_path / name), tmp_path / "in")
+
+
+def test_an_archive_is_downloaded_from_its_address(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    served.mkdir()
+    (served / "birds.zip").write_bytes(b"archive")
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        intake = take_in(f"http://127.0.0.1:{server.server_port}/birds.zip", tmp_path / "in")
+        server.shutdown()
+    assert (intake.folder / "birds.zip").read_bytes() == b"archive"
+    assert intake.name == "birds"
 
 
 def test_an_address_that_cannot_be_read_is_an_error_in_words(tmp_path: Path) -> None:
