@@ -8,6 +8,8 @@ from pipeline.adoption.survey import Survey
 
 LEAST_COLOURED = 0.01
 """Share of coloured images from which the set is in colour."""
+LEAST_TRANSPARENT = 0.9
+"""Share of images with transparent parts from which alpha belongs to them; below it some merely came without background."""
 LEAST_CLASS_SIZE, LEAST_TYPICAL_CLASS_SIZE = 2, 20
 """Images of the smallest class, of which one can be held out, and of the median class."""
 MOST_OUTSIDE = 0.05
@@ -63,12 +65,14 @@ def _labelled(survey: Survey) -> Choice:
 
 
 def _channels(survey: Survey) -> Choice:
-    found = f"{survey.coloured_share:.0%} of the images are coloured"
-    if survey.transparent_share >= 0.01:
-        found += f", {survey.transparent_share:.0%} have an alpha channel"
-    over = "; transparent pixels become white" if survey.transparent_share >= 0.01 else ""
-    count = 3 if survey.coloured_share >= LEAST_COLOURED else 1
-    return Choice("prepare.channels", count, found, f"{'RGB' if count == 3 else 'grey'}{over}")
+    found = (
+        f"{survey.coloured_share:.0%} of the images are coloured, {survey.transparent_share:.0%} have transparent parts"
+    )
+    if survey.transparent_share >= LEAST_TRANSPARENT:
+        return Choice("prepare.channels", 4, found, "RGB and alpha; 3 would put them on white")
+    white = "; what is transparent becomes white" if survey.transparent_share else ""
+    is_coloured = survey.coloured_share >= LEAST_COLOURED
+    return Choice("prepare.channels", 3 if is_coloured else 1, found, f"{'RGB' if is_coloured else 'grey'}{white}")
 
 
 def _held_out_share(survey: Survey) -> Choice:

@@ -22,6 +22,8 @@ FORWARD_SHARE = 0.4
 """Of a training step, that drawing an image takes for each of its network calls."""
 CLASSIFIER_SEC_PER_IMAGE = 3e-4
 SCHEDULE_SEC_PER_DIM = 4e-3
+NUM_BACKGROUNDS = 2
+"""On which images with alpha are judged."""
 REGISTER_SEC = 20.0
 NUM_FOR_PACE = 32
 """Images by which the extractor is timed."""
@@ -33,6 +35,8 @@ def stage_seconds(
     """Seconds by stage, in their order."""
     row_sec = FORWARD_SHARE / cost.images_per_sec
     num_images = info.num_train + info.num_held_out
+    if info.channels == 4:
+        sec_per_feature *= NUM_BACKGROUNDS
     dimensions = math.prod(info.image_shape)
     classifier = params.features.num_images * CLASSIFIER_SEC_PER_IMAGE if info.num_classes > 1 else 0.0
     num_rows, num_drawn = evaluation_rows(params.evaluate, info.num_classes)

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from pipeline.adoption.mirroring import mirror_accuracy
+from pipeline.artefacts.alpha import on_white
 from pipeline.errors import FoundryError
 from pipeline.ingestion.examination import examine
 from pipeline.ingestion.sources import read_raw
@@ -27,6 +28,8 @@ SIDE = 32
 """At which images are compared and measured."""
 COLOUR_DIFFERENCE = 16
 """Between the channels of a pixel, 0 … 255, from which it is coloured: JPEG gives grey pixels differences of a few."""
+OPAQUE = 128
+"""Alpha below which a pixel counts as transparent; smooth edges have more."""
 NEAR_BITS = 4
 """Bits of 64 by which perceptual hashes of near-duplicates differ at most."""
 BLOCK_SIZE = 1024
@@ -54,7 +57,7 @@ class Survey:
     """Longer over shorter side."""
     coloured_share: float
     transparent_share: float
-    """Of images with an alpha channel."""
+    """Of images of which something is transparent."""
     duplicate_share: float
     """Of images that repeat the pixels of another."""
     near_duplicate_share: float
@@ -76,11 +79,12 @@ def survey(folder: Path) -> Survey:
     in_folders = kind in {"images", "archive"}
     labelled = not in_folders and has_labels(folder, kind)
     start = perf_counter()
-    with TemporaryDirectory() as place, PixelSpool(Path(place), (SIDE, SIDE, 3)) as spool:
+    with TemporaryDirectory() as place, PixelSpool(Path(place), (SIDE, SIDE, 4)) as spool:
         rows = examine(read_raw(folder, kind, labelled=labelled, num_classes=None), spool, "survey").rows
         seconds = perf_counter() - start
         accepted = rows[rows["state"] == "accepted"]
         pixels = spool.read(range(len(accepted)))
+        seen = on_white(pixels)
     refusals = _counts(rows["reason"])
     if accepted.empty:
         raise FoundryError("\n".join([f"{folder}: none of {len(rows)} files is an image", *_most(refusals)]))
@@ -98,12 +102,12 @@ def survey(folder: Path) -> Survey:
         small_side=int(shorter.quantile(0.1, interpolation="lower")),
         median_side=int(shorter.median()),
         median_aspect=float((longer / shorter).median()),
-        coloured_share=float(_is_coloured(pixels).mean()),
-        transparent_share=float(accepted["mode"].isin(["RGBA", "LA", "PA"]).mean()),
+        coloured_share=float(_is_coloured(seen).mean()),
+        transparent_share=float((pixels[..., 3].min(axis=(1, 2)) < OPAQUE).mean()),
         duplicate_share=float(accepted["pixels_sha256"].duplicated().mean()),
         near_duplicate_share=float(_repeats(accepted["phash"]).mean()),
-        blank_share=float((accepted["std"] == 0).mean()),
-        mirror_accuracy=mirror_accuracy(pixels),
+        blank_share=float((np.ptp(seen, axis=(1, 2)).max(axis=1) == 0).mean()),
+        mirror_accuracy=mirror_accuracy(seen),
         seconds_per_image=seconds / len(rows),
     )
 

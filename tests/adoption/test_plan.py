@@ -145,6 +145,8 @@ def test_a_time_that_is_too_short_says_what_would_do() -> None:
     ("changes", "key", "value"),
     [
         ({"coloured_share": 0.001}, "prepare.channels", 1),
+        ({"transparent_share": 0.95}, "prepare.channels", 4),
+        ({"transparent_share": 0.5}, "prepare.channels", 3),
         ({"class_sizes": {}}, "prepare.labelled", False),
         ({"class_sizes": {"cats": 2000}}, "prepare.labelled", False),
         ({"class_sizes": {"cats": 1999, "dogs": 1}}, "prepare.labelled", False),

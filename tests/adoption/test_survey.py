@@ -25,7 +25,8 @@ def test_class_folders_colour_and_sides_are_found(photo_folder: Path) -> None:
         with Image.open(path) as image:
             sides.append(min(image.size))
     assert found.small_side == np.quantile(sides, 0.1, method="lower")
-    assert found.transparent_share == found.blank_share == found.duplicate_share == 0.0
+    assert found.transparent_share == 0.0
+    assert found.blank_share == found.duplicate_share == 0.0
 
 
 def test_repeats_grey_alpha_blank_and_broken_files_are_counted(tmp_path: Path, photos: dict[str, Image.Image]) -> None:
@@ -35,15 +36,25 @@ def test_repeats_grey_alpha_blank_and_broken_files_are_counted(tmp_path: Path, p
     shutil.copy(tmp_path / "0.png", tmp_path / "copy.png")
     with Image.open(tmp_path / "0.png") as image:
         image.save(tmp_path / "again.jpg", quality=60)
-    Image.new("LA", (50, 60), (9, 128)).save(tmp_path / "blank.png")
+    Image.new("LA", (50, 60), (9, 255)).save(tmp_path / "blank.png")
     (tmp_path / "notes.txt").write_text("These are my images.")
     found = survey(tmp_path)
     assert (found.num_files, found.num_images) == (10, 9)
     assert sum(found.refusals.values()) == 1
     assert found.class_sizes == {}
     assert found.coloured_share == 0.0
-    assert found.transparent_share == found.blank_share == found.duplicate_share == pytest.approx(1 / 9)
+    assert found.transparent_share == 0.0
+    assert found.blank_share == found.duplicate_share == pytest.approx(1 / 9)
     assert found.near_duplicate_share == pytest.approx(2 / 9)
+
+
+def test_alpha_counts_where_something_is_transparent(tmp_path: Path, photos: dict[str, Image.Image]) -> None:
+    for number in range(4):
+        picture = photos["flower"].crop((90 * number, 100, 90 * number + 90, 190)).convert("RGBA")
+        if number:
+            picture.paste((0, 0, 0, 0), (0, 0, 40, 40))
+        picture.save(tmp_path / f"{number}.png")
+    assert survey(tmp_path).transparent_share == 0.75
 
 
 def test_arrays_have_the_classes_of_their_labels(tmp_path: Path, digits: Digits) -> None:
