@@ -2,7 +2,7 @@
 
 Reads: data/model, data/prepared, data/schedule, data/features
 Writes: data/evaluation (docs/contracts.md lists it file by file)
-Params: evaluate
+Params: evaluate, train
 """
 
 import sys
@@ -22,6 +22,8 @@ from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.subset import Subset
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.errors import ArtefactError
+from pipeline.evaluation.all_images import AllImages, load_all
+from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.copies import Neighbours, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator
 from pipeline.evaluation.gaussian_mixture import draw_baseline
@@ -29,8 +31,9 @@ from pipeline.evaluation.quality_by_steps import quality_per_num_steps
 from pipeline.evaluation.results import METRICS, TABLE, write_results
 from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
 from pipeline.evaluation.tuning import Tuning, tune
+from pipeline.evaluation.verdict import Verdict, verdict
 from pipeline.inference.losses import held_out_losses
-from pipeline.params import EvaluateParams, load_params
+from pipeline.params import EvaluateParams, TrainParams, load_params
 from pipeline.reporting.evaluation_report import ClassRow, Evaluation, write_report
 from pipeline.tracking.runs import StageRun, stage_run
 
@@ -54,8 +57,11 @@ def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path)
     with stage_run("evaluate", params=params.model_dump(mode="json", by_alias=True)) as run:
         run.model(inputs.model.digest)
         run.tags({"extractor.digest": inputs.extractor_digest})
-        tuning, metrics = evaluate(inputs, out, params.evaluate)
-        log(run, out, tuning, metrics)
+        fitted_params = fitted(params.evaluate, inputs.dataset.info)
+        tuning, metrics = evaluate(inputs, out, fitted_params, params.train)
+        found = verdict(metrics, params.train)
+        sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
+        log(run, out, tuning, metrics, found)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -70,6 +76,7 @@ class Inputs:
     """Compares with held-out images."""
     tuning_evaluator: Evaluator
     """Compares with training images that the extractor was not trained on."""
+    all_images: AllImages
     extractor_digest: str
     floors: dict[str, float]
 
@@ -94,12 +101,15 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
         table=table,
         evaluator=load_evaluator(features, dataset),
         tuning_evaluator=load_evaluator(features, dataset, "train"),
+        all_images=load_all(features / "all_images", dataset),
         extractor_digest=read_document(features / "extractor.json")["digest"],
         floors=read_document(features / "floors.json"),
     )
 
 
-def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> tuple[Tuning, dict[str, float]]:
+def evaluate(
+    inputs: Inputs, out: Path, params: EvaluateParams, train_params: TrainParams
+) -> tuple[Tuning, dict[str, float]]:
     """Write all outputs into `out`; returns the content of tuning.json, and all figures as `read_results` returns them."""
     remove_outputs(out, OUTS)
     evaluator, train, names = inputs.evaluator, inputs.dataset.split("train"), inputs.dataset.info.class_names
@@ -115,7 +125,12 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> tuple[Tuning,
     write_nearest(out / "nearest.png", samples, neighbours, train)
 
     losses = held_out_losses(
-        model, evaluator.real, inputs.table, num_images=params.likelihood_num_images, seed=params.seed
+        model,
+        evaluator.real,
+        inputs.tuning_evaluator.real,
+        inputs.table,
+        num_images=params.likelihood_num_images,
+        seed=params.seed,
     )
     write_csv(out / "loss_per_noise_level.csv", losses.levels)
     quality = quality_per_num_steps(model, evaluator, samples, params)
@@ -129,7 +144,8 @@ def evaluate(inputs: Inputs, out: Path, params: EvaluateParams) -> tuple[Tuning,
     classes = class_rows(evaluator, samples.images, names)
     kind = evaluator.extractor.config.kind
     sampling, guidance = asdict(tuning.sampling), tuning.guidance_distances
-    write_report(out, Evaluation(metrics, losses.levels, quality, classes, sampling, guidance, kind))
+    words = verdict(metrics, train_params).lines()
+    write_report(out, Evaluation(words, metrics, losses.levels, quality, classes, sampling, guidance, kind))
     return tuning, metrics
 
 
@@ -138,7 +154,11 @@ def figures(
 ) -> dict[str, float]:
     """All figures of a set of images, whose nearest training images are `neighbours`."""
     train, threshold = inputs.dataset.split("train"), inputs.floors["features/honest_closeness"]
-    return inputs.evaluator.figures(images, labels) | copy_figures(images, neighbours, train, threshold)
+    return {
+        **inputs.evaluator.figures(images, labels),
+        **inputs.all_images.figures(images),
+        **copy_figures(images, neighbours, train, threshold),
+    }
 
 
 def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: EvaluateParams) -> dict[str, float]:
@@ -149,11 +169,13 @@ def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: E
 
 
 def floor_figures(inputs: Inputs, num_samples: int) -> dict[str, float]:
-    """The figures of as many real images that are new to the extractor; those of copies come from the stage `features`."""
+    """The figures of as many real images that are new to the extractor; those of all and of copies are known."""
     real = inputs.tuning_evaluator.real
     new = Subset(real.split, real.rows[:num_samples])
     known = {name.removeprefix("floor/"): value for name, value in inputs.floors.items() if name.startswith("floor/")}
-    return known | inputs.evaluator.figures(new[:], new.labels)
+    # A linear classifier was fitted to these images too.
+    of_classes = {name: value for name, value in known.items() if name.startswith("class_agreement")}
+    return known | inputs.evaluator.figures(new[:], new.labels) | of_classes
 
 
 def with_prefix(origin: str, values: dict[str, float]) -> dict[str, float]:
@@ -173,12 +195,13 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float]) -> None:
+def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float], found: Verdict) -> None:
     """Report to MLflow."""
     # Floors and baseline are in the table: as metrics they would fill MLflow's charts with flat lines.
     run.metrics({name: value for name, value in metrics.items() if name.startswith("evaluate/")})
     run.tags(
         {
+            "verdict": found.headline,
             "tuning.ema_width": str(tuning.ema_width),
             "tuning.guidance_scale": str(tuning.sampling.guidance_scale),
         }

@@ -5,6 +5,7 @@ Writes: data/features (docs/contracts.md lists it file by file)
 Params: features
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,24 +16,22 @@ from pipeline.artefacts.dataset import Dataset, Split
 from pipeline.artefacts.files import remove_outputs, write_json
 from pipeline.artefacts.subset import Subset
 from pipeline.errors import CheckFailedError, FoundryError
+from pipeline.evaluation.all_images import measure_all, save_all
 from pipeline.evaluation.copies import near_copy_threshold, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator, save_evaluator
-from pipeline.evaluation.extractors import extractor_config, make_extractor
+from pipeline.evaluation.extractors import extractor_config
+from pipeline.evaluation.figures import Z
 from pipeline.evaluation.metrics import kid
+from pipeline.evaluation.ruler import Ruler, choose_ruler
 from pipeline.params import FeaturesParams, load_params
 from pipeline.tracking.runs import stage_run
 
-OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "floors.json")
+OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "all_images", "floors.json")
 
 MIN_TRAIN, MIN_HELD_OUT = 50, 20
 """With fewer images the figures, and their errors, mean nothing."""
-MAX_HELD_OUT = 10_000
-"""Held-out images of the reference."""
 MAX_SEARCHED = 1000
 """Held-out images whose nearest training images are searched, for the threshold and again for its floor."""
-MAX_WITHHELD, WITHHELD_DIVISOR = 5000, 5
-"""Training images withheld from the classifier, to be new to it as samples are: as many as `evaluate.num_samples` should
-be for a decision, so that another number of samples trains no other classifier; at most a fifth of the images."""
 
 
 def main(prepared: Path, out: Path) -> None:
@@ -53,15 +52,32 @@ def features(dataset: Dataset, out: Path, params: FeaturesParams) -> tuple[str, 
         FoundryError: there are too few images, or too few classes for a classifier.
     """
     check_size(dataset)
-    config = extractor_config(params, dataset.info)
+    extractor_config(params, dataset.info)
     remove_outputs(out, OUTS)
-    training, new, held_out = select(dataset, params.seed, is_trained=bool(config.num_classes))
-    extractor = make_extractor(config, params, training)
-    evaluator = Evaluator(extractor, held_out, extractor.features(held_out))
-    digest = save_evaluator(out, evaluator, new)
-    floors = kid_floor(evaluator, new) | copy_floors(held_out, dataset.split("train")) | accuracy(evaluator)
+    all_images = measure_all(dataset, params)
+    save_all(out / "all_images", all_images)
+    ruler, accuracies = choose_ruler(params, dataset, all_images)
+    digest = save_evaluator(out, ruler.held_out, ruler.train)
+    closeness, copies = copy_floors(ruler.held_out.real, dataset.split("train"))
+    figures = kid_floor(ruler) | all_images.floors() | ruler.class_agreement() | copies
+    floors = {f"floor/{name}": value for name, value in figures.items()} | accuracies | closeness
+    if ruler.recognised is not None:
+        floors["features/accuracy"] = float(ruler.recognised.mean())
+    sys.stdout.write(f"{words(ruler.held_out.extractor.config.kind, floors)}\n")
     write_json(out / "floors.json", floors)
     return digest, floors
+
+
+def words(kind: str, floors: Mapping[str, float]) -> str:
+    """What the extractor can distinguish, in words."""
+    accuracies = [floors.get(f"features/{name}_accuracy") for name in ("classifier", "bundled")]
+    text = (
+        f"features: {kind} compares images; between real ones KID is {floors['floor/kid']:.3g} "
+        f"± {Z * floors['floor/kid_standard_error']:.2g}"
+    )
+    if None in accuracies:
+        return text
+    return f"{text}; held-out images recognised by the classifier {accuracies[0]:.1%}, by EfficientNet-Lite0 {accuracies[1]:.1%}"
 
 
 def check_size(dataset: Dataset) -> None:
@@ -74,37 +90,28 @@ def check_size(dataset: Dataset) -> None:
         )
 
 
-def select(dataset: Dataset, seed: int, *, is_trained: bool) -> tuple[Subset, Subset, Subset]:
-    """Training images for the extractor, training images that are new to it, and the held-out reference."""
-    train, held_out = dataset.split("train"), dataset.split("held_out")
-    random = np.random.default_rng(seed)
-    order = random.permutation(len(train))
-    num_new = min(MAX_WITHHELD, len(train) // WITHHELD_DIVISOR if is_trained else len(train))
-    reference = random.permutation(len(held_out))[:MAX_HELD_OUT]
-    return Subset(train, order[num_new:]), Subset(train, order[:num_new]), Subset(held_out, reference)
-
-
-def kid_floor(evaluator: Evaluator, new: Subset) -> dict[str, float]:
+def kid_floor(ruler: Ruler) -> dict[str, float]:
     """KID of training images against the held-out ones; `evaluate` computes all figures of as many as it has samples."""
-    floor = kid(evaluator.extractor.features(new), evaluator.reference)
-    return {"floor/num_images": len(new), "floor/kid": floor.value, "floor/kid_standard_error": floor.standard_error}
+    floor = kid(ruler.train.features, ruler.held_out.reference)
+    return {"num_images": len(ruler.train.real), "kid": floor.value, "kid_standard_error": floor.standard_error}
 
 
-def copy_floors(held_out: Subset, train: Split) -> dict[str, float]:
-    """The threshold of near-copies, from one half of the held-out images, and the figures of copies of the other half."""
+def copy_floors(held_out: Subset, train: Split) -> tuple[dict[str, float], dict[str, float]]:
+    """The threshold of near-copies, from held-out images, and the figures of copies that held-out images have.
+
+    Each half of them is judged by the threshold of the other, so that all count and none by itself.
+    """
     count = min(MAX_SEARCHED, len(held_out) // 2)
-    threshold = near_copy_threshold(nearest(held_out[:count], train))
-    others = held_out[count : 2 * count]
-    figures = copy_figures(others, nearest(others, train), train, threshold)
-    return {"features/honest_closeness": threshold} | {f"floor/{name}": value for name, value in figures.items()}
-
-
-def accuracy(evaluator: Evaluator) -> dict[str, float]:
-    """Share of held-out images whose class is recognised; empty without a classifier."""
-    labels = evaluator.real.labels
-    if labels is None or not evaluator.extractor.config.num_classes:
-        return {}
-    return {"features/accuracy": float((evaluator.extractor.classes(evaluator.features).numpy() == labels).mean())}
+    halves = held_out[:count], held_out[count : 2 * count]
+    neighbours = [nearest(half, train) for half in halves]
+    thresholds = [near_copy_threshold(each) for each in neighbours]
+    found = [
+        copy_figures(images, near, train, threshold)
+        for images, near, threshold in zip(halves, neighbours, reversed(thresholds), strict=True)
+    ]
+    figures = {name: (found[0][name] + found[1][name]) / 2 for name in found[0]}
+    figures["near_copy_share_standard_error"] /= math.sqrt(2)
+    return {"features/honest_closeness": sum(thresholds) / 2}, figures
 
 
 def check_accuracy(floors: Mapping[str, float], params: FeaturesParams) -> None:

@@ -16,6 +16,15 @@ FEATURES = PARAMS.features.model_copy(update={"num_images": 10_000})
 """Enough for the digits; trains in 2 s."""
 
 
+BETTER_THAN_BASELINES = {
+    "baseline/kid": 100.0,
+    "evaluate/kid_standard_error": 0.001,
+    "evaluate/levels_better_than_linear": 1.0,
+    "evaluate/mse_over_linear": 0.5,
+}
+"""Metrics with which a model with a KID below 99 is better than the mixture of Gaussians and than the linear denoiser."""
+
+
 def split_of(images: NDArray[np.uint8], labels: NDArray[np.int64] | None = None) -> Split:
     """A split in memory."""
     return Split((images,), labels)

@@ -12,7 +12,9 @@ import torch
 from pipeline.adoption.survey import Survey
 from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.device import best_device
-from pipeline.evaluation.extractors import EfficientNetLite0
+from pipeline.evaluation.all_images import MAX_IMAGES
+from pipeline.evaluation.budget import fitted
+from pipeline.evaluation.feature_networks import EfficientNetLite0
 from pipeline.params import EvaluateParams, Params
 from pipeline.training.cost import Cost
 
@@ -34,12 +36,12 @@ def stage_seconds(
 ) -> dict[str, float]:
     """Seconds by stage, in their order."""
     row_sec = FORWARD_SHARE / cost.images_per_sec
-    num_images = info.num_train + info.num_held_out
+    num_images = min(MAX_IMAGES, info.num_train + info.num_held_out)
     if info.channels == 4:
         sec_per_feature *= NUM_BACKGROUNDS
     dimensions = math.prod(info.image_shape)
     classifier = params.features.num_images * CLASSIFIER_SEC_PER_IMAGE if info.num_classes > 1 else 0.0
-    num_rows, num_drawn = evaluation_rows(params.evaluate, info.num_classes)
+    num_rows, num_drawn = evaluation_rows(fitted(params.evaluate, info), info.num_classes)
     return {
         "prepare": START_SEC + survey.num_files * survey.seconds_per_image,
         "schedule": START_SEC + dimensions * SCHEDULE_SEC_PER_DIM,
@@ -65,7 +67,7 @@ def evaluation_rows(params: EvaluateParams, num_classes: int) -> tuple[int, int]
 def seconds_per_feature(image_size: int) -> float:
     """Seconds in which the bundled extractor computes the features of an image here."""
     device = best_device().device
-    network = EfficientNetLite0(image_size=image_size).to(device).eval()
+    network = EfficientNetLite0(image_size=image_size, num_classes=0).to(device).eval()
     images = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (NUM_FOR_PACE, 3, image_size, image_size)))
     images = images.to(device, torch.float32)
     with torch.no_grad():

@@ -6,6 +6,8 @@ from pathlib import Path
 from pipeline.artefacts.files import read_document
 from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES, ORIGINS
 from pipeline.evaluation.results import read_results
+from pipeline.evaluation.verdict import verdict
+from pipeline.params import load_params
 from pipeline.registry.versions import holding
 
 NEXT = """\
@@ -18,7 +20,8 @@ next:  make ui      compare runs in the browser
 def main(evaluation: Path, registration: Path) -> None:
     metrics = read_results(evaluation)
     decision = read_document(registration / "decision.json", stage="register")
-    sys.stdout.write(f"\n{table(metrics)}\n")
+    lines = verdict(metrics, load_params().train).lines()
+    sys.stdout.write("\n" + "".join(f"{line}\n" for line in lines) + f"\n{table(metrics)}\n")
     sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")
     for version in holding(decision["model_digest"]):
         aliases = ", ".join(version.aliases) or "no alias"

@@ -55,13 +55,13 @@ def near_copy_threshold(neighbours: Neighbours) -> float:
     return neighbours.closeness.quantile(REAL_SHARE).item()
 
 
-def near_copy_share(neighbours: Neighbours, threshold: float) -> float:
-    """Share of images that are closer than `threshold` to a training image."""
-    return (neighbours.closeness < threshold).double().mean().item()
+def are_near_copies(neighbours: Neighbours, threshold: float) -> NDArray[np.bool_]:
+    """Whether each image is closer than `threshold` to a training image, `[n]`."""
+    return np.asarray((neighbours.closeness < threshold).numpy())
 
 
 def shifted_near_copy_share(images: NDArray[np.uint8], split: Split, threshold: float) -> float:
-    """As `near_copy_share`, with the lowest closeness of nine versions, shifted by up to one pixel in both directions."""
+    """The share of near-copies, with the lowest closeness of nine versions, shifted by up to one pixel in both directions."""
     closeness = torch.stack([nearest(shifted, split).closeness for shifted in _shifted(images)])
     return (closeness.min(dim=0).values < threshold).double().mean().item()
 

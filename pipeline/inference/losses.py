@@ -40,14 +40,20 @@ class Losses:
 
 
 def held_out_losses(
-    model: Model, held_out: Subset, schedule_table: ScheduleTable, *, num_images: int, seed: int
+    model: Model, held_out: Subset, training: Subset, schedule_table: ScheduleTable, *, num_images: int, seed: int
 ) -> Losses:
-    """Use the first images for the levels, and up to `num_images` of the others for the bound."""
+    """Use the first images for the levels, and up to `num_images` of the other held-out ones for the bound.
+
+    As many training images, of those that the model was trained on, tell whether it over-fits.
+    """
     device = best_device().device
     denoiser = model.denoiser(device)
     count = min(NUM_FOR_LEVELS, len(held_out) // 2)
-    levels = loss_per_noise_level(
-        denoiser, held_out.part(slice(count)), schedule_table, num_levels=NUM_LEVELS, seed=seed, device=device
+    levels, training_levels = (
+        loss_per_noise_level(
+            denoiser, images.part(slice(count)), schedule_table, num_levels=NUM_LEVELS, seed=seed, device=device
+        )
+        for images in (held_out, training)
     )
     others = held_out.part(slice(count, count + num_images))
     # The tightest decoder is as wide as the error at t = 0, here measured on other images.
@@ -55,6 +61,7 @@ def held_out_losses(
     return Losses(
         levels,
         level_figures(levels)
+        | {"mse_over_training": geometric_mean(levels["held_out_mse"] / training_levels["held_out_mse"])}
         | likelihood(denoiser, others, schedule_table.schedule, decoder_std=decoder_std, seed=seed, device=device),
     )
 
@@ -92,9 +99,14 @@ def level_figures(levels: pd.DataFrame) -> dict[str, float]:
     """Comparison with the error of the best linear denoiser, which a trained model must beat."""
     ratio = levels["held_out_mse"] / levels["linear_denoiser_mse"]
     return {
-        "mse_over_linear": float(np.exp(np.log(ratio).mean())),
+        "mse_over_linear": geometric_mean(ratio),
         "levels_better_than_linear": float((ratio < 1).mean()),
     }
+
+
+def geometric_mean(ratios: pd.Series) -> float:
+    """Of positive ratios, one a noise level."""
+    return float(np.exp(np.log(ratios).mean()))
 
 
 def likelihood(

@@ -3,7 +3,7 @@
 After Mitchell et al. 2019, "Model Cards for Model Reporting". The same files give the same card.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.artefacts.model import Description
 from pipeline.evaluation.figures import FIGURES, ORIGINS, Z
+from pipeline.evaluation.verdict import verdict
 from pipeline.params import Params
 from pipeline.registry.promotion import Decision
-
-LARGEST_NEAR_COPY_SHARE, SMALLEST_CLASS_AGREEMENT = 0.02, 0.9
-"""Share above, and ratio below, that of real images at which the card warns."""
 
 
 def model_card(
@@ -61,25 +59,9 @@ def model_card(
         checks=list(validation.get("checks", {}).values()),
         num_images=int(metrics.get("evaluate/num_images", 0)),
         figures=[(FIGURES[key].label, [_measured(metrics, origin, key) for origin in ORIGINS]) for key in measured],
-        warnings=list(_warnings(metrics)),
+        verdict=verdict(metrics, params.train),
         decision=decision,
     )
-
-
-def _warnings(metrics: Mapping[str, float]) -> Iterator[str]:
-    """Limits that follow from the figures."""
-    kid, floor, baseline = (metrics.get(f"{origin}/kid") for origin in ORIGINS)
-    error = metrics.get("evaluate/kid_standard_error", 0.0)
-    if kid is not None and floor is not None and kid - Z * error > max(floor, 0.0):
-        yield "Its images differ measurably from real ones: KID is above that of real images."
-    if kid is not None and baseline is not None and kid >= baseline:
-        yield "**It is no better than a mixture of Gaussians** by KID: do not use it for anything but tests."
-    agreement, real = metrics.get("evaluate/class_agreement"), metrics.get("floor/class_agreement")
-    if agreement is not None and real is not None and agreement < SMALLEST_CLASS_AGREEMENT * real:
-        yield f"It does not always draw the requested class: {agreement:.0%} of its images show it, {real:.0%} of real ones."
-    copies, honest = metrics.get("evaluate/near_copy_share"), metrics.get("floor/near_copy_share")
-    if copies is not None and honest is not None and copies > honest + LARGEST_NEAR_COPY_SHARE:
-        yield f"**It repeats training images**: {copies:.1%} of its images are near-copies ({honest:.1%} of real ones are)."
 
 
 def _measured(metrics: Mapping[str, float], origin: str, key: str) -> str:

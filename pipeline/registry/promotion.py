@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from statistics import NormalDist
 from typing import Any, Literal
 
+from pipeline.evaluation.verdict import LEAST_LEVELS, against_baselines
 from pipeline.params import RegisterParams
 
 Outcome = Literal["accept", "reject", "undecided"]
@@ -119,7 +120,7 @@ class Decision:
 
 def first_rules(metrics: Mapping[str, float]) -> list[Rule]:
     """The rules for a model when there is no champion: its own evaluation decides."""
-    return [_kid_is_known(metrics), Rule("champion", passed=True, found=None, wanted="no champion, or a worse one")]
+    return [_kid_is_known(metrics), *_better_than_baselines(metrics)]
 
 
 def unlike_rules(metrics: Mapping[str, float], challenger: str, champion: str) -> list[Rule]:
@@ -140,6 +141,7 @@ def rules(metrics: Mapping[str, float], comparison: ComparisonResult, params: Re
     memory_ratio = challenger.peak_memory_mib / champion.peak_memory_mib
     return [
         _kid_is_known(metrics),
+        *_better_than_baselines(metrics),
         _champion_holds(metrics, comparison),
         _kid(comparison, params),
         _classes_are_kept(challenger, champion),
@@ -178,14 +180,29 @@ def _kid_is_known(metrics: Mapping[str, float]) -> Rule:
     return Rule("kid_is_known", passed, kid if passed else str(kid), f"a finite {KID}")
 
 
+def _better_than_baselines(metrics: Mapping[str, float]) -> list[Rule]:
+    """Better by its own evaluation than what takes seconds and no training."""
+    mixture, linear = against_baselines(metrics)
+    below = "the interval of its KID below the KID of a mixture of Gaussians"
+    levels = f"a lower error than the best linear denoiser's at {LEAST_LEVELS:.0%} of the noise levels"
+    return [
+        Rule("better_than_mixture", mixture.is_good is True, mixture.text, below, leaves_open=True),
+        Rule("better_than_linear", linear.is_good is True, linear.text, levels, leaves_open=True),
+    ]
+
+
 def _kid(comparison: ComparisonResult, params: RegisterParams) -> Rule:
-    """Lower by more than chance; on new data, not higher than the margin by more than chance."""
-    high, kid = comparison.kid_high, comparison.champion.figures["kid"]
+    """Lower by more than chance; on new data, not higher than the margin by more than chance.
+
+    Where the interval contains the limit, the images are too few to tell.
+    """
+    low, high, kid = comparison.kid_low, comparison.kid_high, comparison.champion.figures["kid"]
     interval = f"the upper end of the {params.confidence:.0%} interval of its KID less the champion's {kid:.6g}"
+    most = margin(comparison, params)
     if comparison.data_is_new:
-        most = margin(comparison, params)
-        return Rule("kid_is_not_worse", high <= most, high, f"at most {most:.6g}, for the data are new: {interval}")
-    return Rule("kid_is_lower", high < 0, high, f"below 0: {interval}")
+        wanted = f"at most {most:.6g}, for the data are new: {interval}"
+        return Rule("kid_is_not_worse", high <= most, high, wanted, leaves_open=low <= most)
+    return Rule("kid_is_lower", high < 0, high, f"below 0: {interval}", leaves_open=low < 0)
 
 
 def _champion_holds(metrics: Mapping[str, float], comparison: ComparisonResult) -> Rule:

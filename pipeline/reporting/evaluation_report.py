@@ -28,6 +28,8 @@ class ClassRow:
 class Evaluation:
     """What the page shows besides the pictures in its folder."""
 
+    verdict: Sequence[str]
+    """In words: first the headline, last the advice."""
     metrics: Mapping[str, float]
     """metrics.json."""
     levels: pd.DataFrame

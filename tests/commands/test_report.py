@@ -22,6 +22,7 @@ from pipeline.reporting.model_summaries import Folders, ModelSummary
 from pipeline.tracking import runs, store
 from pipeline.tracking.tags import DIGEST_TAG
 from tests.image_sets import prepare_arrays, write_arrays
+from tests.small_sets import BETTER_THAN_BASELINES
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 FOLDERS = Folders(
@@ -67,8 +68,8 @@ def write_model(folder: Path, seed: int) -> str:
 
 def write_evaluation(folder: Path, kid: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    metrics = {"evaluate/kid": kid, "evaluate/kid_standard_error": 0.1, "floor/kid": 0.0, "evaluate/num_images": 100}
-    write_results(folder, metrics)
+    figures = {"evaluate/kid": kid, "evaluate/kid_standard_error": 0.1, "floor/kid": 0.0, "evaluate/num_images": 100}
+    write_results(folder, BETTER_THAN_BASELINES | figures)
     (folder / "loss_per_noise_level.csv").write_text(
         "t,log_snr,held_out_mse,linear_denoiser_mse\n0,6.0,0.01,0.02\n24,-6.0,0.5,0.4\n"
     )
@@ -124,7 +125,7 @@ def test_the_report_of_a_first_model_is_self_contained(work_tree: Path) -> None:
     assert not {"script", "link", "iframe"} & set(shown.tags)
     assert page.stat().st_size < 3 * 2**20
     assert comment.read_text().startswith(retraining.MARKER)
-    assert "| KID | 1 [0.804, 1.196] |  | 0 |  |" in comment.read_text()
+    assert "| KID | 1 [0.804, 1.196] |  | 0 | 100 |" in comment.read_text()
     assert work_tree.exists()
 
 

@@ -53,6 +53,11 @@ def new(prepared: Dataset) -> Subset:
     return Subset(prepared.split("train"), np.arange(NUM_LESSONS, 1200))
 
 
+def of(images: Subset, evaluator: Evaluator) -> Evaluator:
+    """An evaluator with the same extractor that compares with these images."""
+    return Evaluator(evaluator.extractor, images, evaluator.extractor.features(images))
+
+
 def _blurred(images: Images) -> Images:
     padded = np.pad(images.astype(float), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
     windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
@@ -132,7 +137,7 @@ def test_without_a_classifier_there_are_no_figures_of_classes(prepared: Dataset)
 
 
 def test_a_saved_evaluator_loads_the_same(evaluator: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path) -> None:
-    save_evaluator(tmp_path, evaluator, new)
+    save_evaluator(tmp_path, evaluator, of(new, evaluator))
     again = load_evaluator(tmp_path, prepared)
     assert again.figures(new[:], new.labels) == evaluator.figures(new[:], new.labels)
 
@@ -140,11 +145,8 @@ def test_a_saved_evaluator_loads_the_same(evaluator: Evaluator, new: Subset, pre
 def test_an_evaluator_can_compare_with_the_saved_training_images(
     evaluator: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
 ) -> None:
-    save_evaluator(tmp_path, evaluator, new)
-    found, wanted = (
-        load_evaluator(tmp_path, prepared, "train"),
-        Evaluator(evaluator.extractor, new, evaluator.extractor.features(new)),
-    )
+    save_evaluator(tmp_path, evaluator, of(new, evaluator))
+    found, wanted = load_evaluator(tmp_path, prepared, "train"), of(new, evaluator)
     held_out = prepared.split("held_out").images(slice(None))
     assert found.figures(held_out, None) == wanted.figures(held_out, None)
 
@@ -174,7 +176,7 @@ def _forget(folder: Path) -> None:
 def test_a_reference_that_does_not_fit_is_refused(
     spoil: Callable[[Path], None], message: str, evaluator: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
 ) -> None:
-    save_evaluator(tmp_path, evaluator, new)
+    save_evaluator(tmp_path, evaluator, of(new, evaluator))
     spoil(tmp_path)
     with pytest.raises(ArtefactError, match=message):
         load_evaluator(tmp_path, prepared)
@@ -183,7 +185,7 @@ def test_a_reference_that_does_not_fit_is_refused(
 def test_an_evaluator_of_other_images_is_refused(
     evaluator: Evaluator, new: Subset, prepared: Dataset, tmp_path: Path
 ) -> None:
-    save_evaluator(tmp_path, evaluator, new)
+    save_evaluator(tmp_path, evaluator, of(new, evaluator))
     document = json.loads((tmp_path / "extractor.json").read_text())
     assert document["digest"]
     larger = Dataset(type(prepared.info)(**{**prepared.info.document(), "image_size": 16}), prepared.splits)

@@ -8,13 +8,15 @@ from pipeline.diffusion.unet import UNetConfig
 from pipeline.evaluation.figures import FIGURES
 from pipeline.registry.model_card import model_card
 from pipeline.registry.promotion import Decision, Rule
-from tests.small_sets import PARAMS
+from tests.small_sets import BETTER_THAN_BASELINES, PARAMS
 
 METRICS = {
+    **BETTER_THAN_BASELINES,
     "evaluate/num_images": 2000.0,
     "evaluate/kid": 0.02,
     "evaluate/kid_standard_error": 0.05,
     "evaluate/class_agreement": 0.88,
+    "evaluate/class_agreement_standard_error": 0.01,
     "evaluate/near_copy_share": 0.01,
     "floor/kid": 0.01,
     "floor/class_agreement": 0.9,
@@ -71,15 +73,30 @@ def test_a_good_model_gets_no_warning() -> None:
 @pytest.mark.parametrize(
     ("changes", "warning"),
     [
-        ({"evaluate/kid": 0.3}, "differ measurably from real ones"),
-        ({"evaluate/kid": 1.6}, "no better than a mixture of Gaussians"),
-        ({"evaluate/class_agreement": 0.7}, "70% of its images show it, 90% of real ones"),
+        ({"evaluate/kid": 1.2}, "Its distance from real images is 80% of the mixture's"),
+        ({"evaluate/kid": 1.6}, "Worse than a mixture of Gaussians"),
+        (
+            {"evaluate/mse_over_linear": 1.1, "evaluate/levels_better_than_linear": 0.5},
+            "Not better than the best linear",
+        ),
+        ({"evaluate/class_agreement": 0.7}, "recognised in 70.0% of its images and in 90.0% of real ones"),
         ({"evaluate/near_copy_share": 0.2}, "repeats training images"),
     ],
 )
 def test_poor_figures_become_limits(changes: dict[str, float], warning: str) -> None:
     assert warning in card(METRICS | changes)
     assert warning not in card()
+
+
+def test_a_card_begins_with_the_verdict_and_ends_its_limits_with_what_helps() -> None:
+    assert (
+        card().splitlines()[2].startswith("**Better than the baselines: better than a mixture of Gaussians (KID 0.02")
+    )
+    text = card(METRICS | {"evaluate/kid": 1.6})
+    assert text.splitlines()[2].startswith(
+        "**Not better than the baselines: worse than a mixture of Gaussians (KID 1.6"
+    )
+    assert "What most likely helps: a longer training: `foundry set train.num_images=" in text.split("## Decision")[0]
 
 
 def test_foreign_names_are_escaped() -> None:

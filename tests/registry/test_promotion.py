@@ -22,6 +22,7 @@ from pipeline.registry.promotion import (
     rules,
     unlike_rules,
 )
+from tests.small_sets import BETTER_THAN_BASELINES
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").register_
 FIGURES = {
@@ -31,7 +32,7 @@ FIGURES = {
     "near_copy_share": 0.01,
     "near_copy_share_shifted": 0.01,
 }
-KNOWN = {KID: 1.0}
+KNOWN = {KID: 1.0, **BETTER_THAN_BASELINES}
 
 
 def result(*, classes: tuple[str, ...] = ("cat", "dog"), size: int = 100, **figures: float) -> ModelResult:
@@ -79,8 +80,36 @@ def reason(applied: list[Rule]) -> str:
     return Decision(decision=outcome(applied), rules=applied, model_digest="d1g3st").why
 
 
-def test_the_first_model_is_accepted() -> None:
+def test_a_first_model_that_is_better_than_the_baselines_is_accepted() -> None:
     assert is_accepted(first_rules(KNOWN))
+
+
+@pytest.mark.parametrize(
+    ("changes", "rule"),
+    [
+        ({KID: 101.0}, "better_than_mixture"),
+        ({"evaluate/kid_standard_error": 60.0}, "better_than_mixture"),
+        ({"evaluate/levels_better_than_linear": 0.8}, "better_than_linear"),
+    ],
+)
+def test_a_model_that_is_not_known_to_be_better_than_a_baseline_is_left_to_a_person(
+    changes: dict[str, float], rule: str
+) -> None:
+    for applied in (first_rules(KNOWN | changes), rules(KNOWN | changes, comparison(), PARAMS)):
+        assert [each.name for each in applied if not each.passed] == [rule]
+        assert outcome(applied) == "undecided"
+    lost = comparison(challenger=result(classes=("dog",)))
+    assert outcome(rules(KNOWN | changes, lost, PARAMS)) == "reject"
+
+
+def test_an_error_that_allows_no_comparison_leaves_the_decision_open() -> None:
+    def decided(low: float, high: float, *, data_is_new: bool = False) -> str:
+        return outcome(rules(KNOWN, comparison(kid_low=low, kid_high=high, data_is_new=data_is_new), PARAMS))
+
+    assert (decided(-0.2, -0.1), decided(-0.2, 0.1), decided(0.1, 0.2)) == ("accept", "undecided", "reject")
+    most = PARAMS.max_kid_rise * FIGURES["kid"]
+    new = [decided(most + low, most + high, data_is_new=True) for low, high in ((-0.2, 0), (-0.1, 0.1), (0.1, 0.2))]
+    assert new == ["accept", "undecided", "reject"]
 
 
 @pytest.mark.parametrize("kid", [math.nan, math.inf, -math.inf])
@@ -224,7 +253,7 @@ def test_new_data_on_which_the_champion_fails_are_left_to_a_person(champion: dic
 
 
 def test_a_challenger_that_is_worse_is_rejected_however_the_data_are() -> None:
-    found = comparison(champion=result(kid=105.0), data_is_new=True, kid_high=30.0)
+    found = comparison(champion=result(kid=105.0), data_is_new=True, kid_low=20.0, kid_high=30.0)
     assert outcome(rules(KNOWN | {"baseline/kid": 2.0}, found, PARAMS)) == "reject"
 
 

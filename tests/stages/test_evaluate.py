@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 import shutil
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ from pipeline.evaluation.choose_guidance import best_scale
 from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.samples import balanced_labels
+from pipeline.evaluation.verdict import verdict
 from pipeline.features import features
 from tests.command_line import foundry
 from tests.small_sets import PARAMS, evaluate_params, features_params, write_prepared
@@ -95,7 +97,7 @@ def _write_all(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64
 
 def _evaluate(data: Path, out: Path) -> dict[str, float]:
     inputs = read_inputs(*(data / name for name in ("model", "prepared", "schedule", "features")))
-    return evaluate(inputs, out, EVALUATE)[1]
+    return evaluate(inputs, out, EVALUATE, PARAMS.train)[1]
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_each_figure_of_images_has_a_floor_and_a_baseline(metrics: dict[str, flo
         for phase in ("evaluate", "floor", "baseline")
     }
     assert names["floor"] == names["baseline"]
-    only_the_models = {"mse_over_linear", "levels_better_than_linear"} | {
+    only_the_models = {"mse_over_linear", "levels_better_than_linear", "mse_over_training"} | {
         name for name in names["evaluate"] if name.startswith("bits_per_dim")
     }
     assert names["evaluate"] - only_the_models == names["floor"]
@@ -150,10 +152,19 @@ def test_the_table_of_figures_lists_every_figure_and_no_other(metrics: dict[str,
 def test_an_untrained_model_is_worse_than_real_images_and_than_the_baseline(
     metrics: dict[str, float],
 ) -> None:
-    for figure in ("kid", "frechet_distance"):
+    for figure in ("kid", "kid_to_all", "frechet_distance"):
         assert metrics[f"evaluate/{figure}"] > metrics[f"baseline/{figure}"] > metrics[f"floor/{figure}"]
     assert metrics["evaluate/levels_better_than_linear"] < 0.5
     assert metrics["evaluate/class_agreement"] < 0.3 < metrics["baseline/class_agreement"]
+
+
+def test_the_report_begins_with_the_verdict(out: Path, metrics: dict[str, float]) -> None:
+    found = verdict(metrics, PARAMS.train)
+    assert found.is_good is False
+    page = unescape((out / "report.html").read_text()).split("<h2>")[0]
+    assert [line for line in found.lines() if line not in page] == []
+    assert f"worse than a mixture of Gaussians (KID {metrics['evaluate/kid_to_all']:.3g}" in found.headline
+    assert "foundry set train.num_images=" in found.advice
 
 
 def test_the_figures_are_in_the_contract(metrics: dict[str, float]) -> None:
@@ -284,7 +295,9 @@ def test_a_missing_file_is_reported_with_its_path(data: Path, tmp_path: Path, na
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_the_command_reads_params_and_reports_to_mlflow(data: Path, out: Path, workspace: Path) -> None:
+def test_the_command_reads_params_and_reports_to_mlflow(
+    data: Path, out: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     from pipeline.tracking import store
 
     document = PARAMS.model_dump(mode="json", by_alias=True)
@@ -293,6 +306,7 @@ def test_the_command_reads_params_and_reports_to_mlflow(data: Path, out: Path, w
     for folder in ("model", "prepared", "schedule", "features"):
         shutil.copytree(data / folder, workspace / "data" / folder)
     foundry("evaluate")
+    assert capsys.readouterr().out.startswith("Not better than the baselines: worse than a mixture of Gaussians")
     assert (workspace / "data/evaluation/metrics.json").read_bytes() == (out / "metrics.json").read_bytes()
     client = store.connect()
     experiment = store.experiment_id(client)
@@ -300,6 +314,7 @@ def test_the_command_reads_params_and_reports_to_mlflow(data: Path, out: Path, w
     # The floors and the baseline are in its table, figures.csv, and draw no charts.
     assert runs[0].data.metrics == pytest.approx(json.loads((out / "metrics.json").read_text()))
     tuning = json.loads((out / "tuning.json").read_text())
+    assert runs[0].data.tags["verdict"].startswith("Not better than the baselines")
     assert runs[0].data.tags["tuning.guidance_scale"] == str(tuning["sampling"]["guidance_scale"])
     assert {"report.html", "figures.csv"} <= {file.path for file in client.list_artifacts(runs[0].info.run_id)}
 

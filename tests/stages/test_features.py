@@ -1,4 +1,3 @@
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +10,7 @@ from safetensors.torch import load_file
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import CheckFailedError, FoundryError
-from pipeline.evaluation.evaluator import load_evaluator
+from pipeline.evaluation.ruler import select
 from pipeline.features import OUTS, check_accuracy, features
 from tests.command_line import foundry
 from tests.small_sets import PARAMS, features_params, write_prepared
@@ -43,6 +42,12 @@ def folder_of(prepared: Dataset) -> Path:
     return Path(str(shard.filename)).parents[1]
 
 
+def kind_of(out: Path) -> str:
+    """The kind of the extractor."""
+    kind: str = json.loads((out / "extractor.json").read_text())["kind"]
+    return kind
+
+
 def _floors(folder: Path) -> dict[str, float]:
     return json.loads((folder / "floors.json").read_text())
 
@@ -53,9 +58,11 @@ def test_the_files_are_those_of_the_contract(out: Path) -> None:
 
 def test_a_second_run_writes_the_same_bytes(prepared: Dataset, out: Path, tmp_path: Path) -> None:
     features(prepared, tmp_path, features_params())
-    for name in OUTS:
-        digests = {hashlib.sha256((folder / name).read_bytes()).hexdigest() for folder in (out, tmp_path)}
-        assert len(digests) == 1, name
+    first, second = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (out, tmp_path)
+    )
+    assert first == second
 
 
 def test_floors_are_those_of_real_images(prepared: Dataset, out: Path) -> None:
@@ -64,6 +71,10 @@ def test_floors_are_those_of_real_images(prepared: Dataset, out: Path) -> None:
     assert abs(floors["floor/kid"]) < 3 * floors["floor/kid_standard_error"]
     assert floors["floor/near_copy_share"] < 0.05
     assert floors["floor/unique_share"] > 0.95
+    assert (
+        floors["floor/class_agreement"] == floors["features/accuracy"] == floors["features/classifier_accuracy"] > 0.9
+    )
+    assert abs(floors["floor/kid_to_all"]) < 3 * floors["floor/kid_to_all_standard_error"]
     assert 0.2 < floors["features/honest_closeness"] < 1
 
 
@@ -76,27 +87,38 @@ def test_the_reference_is_the_held_out_split_in_another_order(prepared: Dataset,
     assert len(set(tensors["train_index"].tolist())) == len(tensors["train"]) == prepared.info.num_train // 5
 
 
-def test_the_floor_is_measured_on_images_that_are_new_to_the_classifier(prepared: Dataset, out: Path) -> None:
-    # After a long training the classifier recognises all of its own images: with them, agreement would be perfect.
-    features(prepared, out.parent / "long", features_params(num_images=30_000))
-    evaluator = load_evaluator(out.parent / "long", prepared, "train")
-    found = evaluator.extractor.classes(evaluator.features).numpy()
-    assert 0.8 < (found == evaluator.real.labels).mean() < 1
-
-
-def test_at_most_a_fifth_of_the_training_images_is_withheld_from_a_classifier(
-    prepared: Dataset, tmp_path: Path
-) -> None:
-    _, floors = features(prepared, tmp_path, features_params(num_images=1000))
-    assert floors["floor/num_images"] == prepared.info.num_train // 5
+def test_the_classifier_was_not_trained_on_the_training_images_of_the_reference(prepared: Dataset) -> None:
+    training, new, held_out = select(prepared, seed=0, is_trained=True)
+    assert not set(training.rows) & set(new.rows)
+    assert len(training) + len(new) == prepared.info.num_train
+    assert len(new) == prepared.info.num_train // 5
+    assert len(held_out) == prepared.info.num_held_out
+    assert len(select(prepared, seed=0, is_trained=False)[1]) == prepared.info.num_train
 
 
 def test_a_set_without_labels_has_no_figures_of_classes(digits: Digits, tmp_path: Path) -> None:
     prepared = write_prepared(tmp_path / "prepared", digits[0][:80, ..., None], None, 20)
     _, floors = features(prepared, tmp_path / "out", features_params())
-    assert json.loads((tmp_path / "out" / "extractor.json").read_text())["kind"] == "efficientnet_lite0"
+    assert kind_of(tmp_path / "out") == "efficientnet_lite0"
     assert not [name for name in floors if "class" in name or "accuracy" in name]
     assert floors["floor/num_images"] == 60
+
+
+def test_a_classifier_that_recognises_fewer_images_gives_way_to_the_bundled_network(
+    digits: Digits, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = write_prepared(tmp_path / "prepared", digits[0][:500, ..., None], digits[1][:500], 200)
+    # Three batches teach it next to nothing.
+    params = features_params(num_images=384)
+    _, floors = features(prepared, tmp_path / "auto", params)
+    assert kind_of(tmp_path / "auto") == "efficientnet_lite0"
+    assert floors["features/classifier_accuracy"] < floors["features/bundled_accuracy"] - 0.1
+    # All 500 images, each judged by a head that has not seen it.
+    assert floors["features/accuracy"] == floors["floor/class_agreement"] > 0.8
+    assert floors["floor/class_agreement_standard_error"] < 0.02
+    assert f"EfficientNet-Lite0 {floors['features/bundled_accuracy']:.1%}" in capsys.readouterr().out
+    features(prepared, tmp_path / "asked", params.model_copy(update={"extractor": "classifier"}))
+    assert kind_of(tmp_path / "asked") == "classifier"
 
 
 @pytest.mark.parametrize(("num_train", "num_held_out"), [(40, 30), (60, 10)])
@@ -116,7 +138,7 @@ def test_a_classifier_of_too_low_accuracy_fails_the_stage_after_its_figures_are_
     prepared: Dataset, workspace: Path
 ) -> None:
     document = PARAMS.model_dump(mode="json", by_alias=True)
-    document["features"] |= {"num_images": 128, "min_accuracy": 0.99}
+    document["features"] |= {"extractor": "classifier", "num_images": 128, "min_accuracy": 0.99}
     (workspace / "params.yaml").write_text(yaml.safe_dump(document))
     shutil.copytree(folder_of(prepared), workspace / "data" / "prepared")
     with pytest.raises(CheckFailedError, match=r"features/accuracy 0\.\d+, features\.min_accuracy wants 0\.99"):

@@ -36,6 +36,7 @@ from pipeline.registry.registry import Registry
 from pipeline.registry.versions import COMPLETE_TAG, download
 from pipeline.tracking import runs, store
 from tests.rivals import BAD, FAIR, GOOD, Digits, open_setup, write_rival, write_setup
+from tests.small_sets import BETTER_THAN_BASELINES
 
 NAME = "tiny"
 NOWHERE = EvaluationSetup(
@@ -60,8 +61,7 @@ def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None
 
 def write_evaluation(folder: Path, kid: float, tuning: dict[str, Any] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
-    metrics = {promotion.KID: kid, "evaluate/kid_standard_error": 0.001, "evaluate/recall": 0.5}
-    write_results(folder, metrics)
+    write_results(folder, {**BETTER_THAN_BASELINES, promotion.KID: kid, "evaluate/recall": 0.5})
     if tuning is not None:
         (folder / "tuning.json").write_text(json.dumps(tuning))
     return folder
@@ -90,26 +90,13 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     card = Path("registration/MODEL_CARD.md").read_text()
     assert card.startswith("# Model card: tiny")
     assert versions()["1"].description == card
+    rules = decision()["rules"]
+    assert [(rule["name"], rule["passed"], rule["leaves_open"]) for rule in rules] == [
+        ("kid_is_known", True, False), ("better_than_mixture", True, True), ("better_than_linear", True, True),
+    ]  # fmt: skip
     assert decision() == {
         "decision": "accept",
-        "rules": [
-            {
-                "name": "kid_is_known",
-                "passed": True,
-                "found": 0.1,
-                "wanted": "a finite evaluate/kid",
-                "measured": False,
-                "leaves_open": False,
-            },
-            {
-                "name": "champion",
-                "passed": True,
-                "found": None,
-                "wanted": "no champion, or a worse one",
-                "measured": False,
-                "leaves_open": False,
-            },
-        ],
+        "rules": rules,
         "comparison": None,
         "champion": None,
         "version": None,
@@ -119,11 +106,25 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     assert tags["model.digest"] == decision()["model_digest"]
     assert tags["data.digest"] == "d1g3st"
     assert tags["decision"] == "accept"
-    assert "no champion" in tags["promoted_why"]
+    assert "better_than_mixture" in tags["promoted_why"]
     [entry] = Registry(NAME).aliases.history()
     assert (entry["event"], entry["version"], entry["champion_before"]) == ("accept", "1", "none")
     assert entry["why"] == tags["promoted_why"]
     assert Registry(NAME).metrics("1") == read_results(Path("evaluation"))
+
+
+@pytest.mark.usefixtures("tracking_server")
+def test_a_first_model_that_is_not_known_to_beat_the_baselines_waits_for_a_person() -> None:
+    assert registered(seed=1, kid=99.999).startswith("tiny version 1 is undecided and not champion")
+    assert decision()["decision"] == versions()["1"].tags["decision"] == "undecided"
+    assert "champion" not in Registry(NAME).aliases.current()
+    assert (
+        "not distinguishable from a mixture of Gaussians"
+        in Path("registration/MODEL_CARD.md").read_text().split("##")[0]
+    )
+    promote(NAME, "1", "good enough to try")
+    assert Registry(NAME).aliases.champion() == "1"
+    assert [entry["event"] for entry in Registry(NAME).aliases.history()] == ["undecided", "promote"]
 
 
 @pytest.mark.usefixtures("tracking_server")

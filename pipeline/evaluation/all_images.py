@@ -1,0 +1,97 @@
+"""The ruler that is the same for every data set: KID to all real images in the features of EfficientNet-Lite0.
+
+That network was trained on none of the images, so training images may stand for real ones beside the held-out ones, of
+which a small set has few. A generator that repeats its training images is close to them by this figure: copies are
+counted on their own.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.subset import Subset
+from pipeline.evaluation.evaluator import Evaluator, load_evaluator, save_evaluator
+from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
+from pipeline.evaluation.linear_head import LinearHead, fit_head
+from pipeline.evaluation.metrics import Reference, kid
+from pipeline.params import FeaturesParams
+
+MAX_IMAGES, MAX_HELD_OUT = 4000, 1000
+"""Real images of both splits, and how many of them are held-out ones if there are so many."""
+MAX_JUDGED = 1000
+"""Images that are compared with them: the standard error of KID is then a few hundredths for images that look real."""
+
+
+@dataclass(frozen=True, eq=False)
+class AllImages:
+    """Real images of both splits and their features, by the same EfficientNet-Lite0."""
+
+    train: Evaluator
+    held_out: Evaluator
+
+    @cached_property
+    def features(self) -> Tensor:
+        """float32 `[n, f]`, of the training images, then of the held-out ones."""
+        return torch.cat([self.train.features, self.held_out.features])
+
+    @cached_property
+    def _reference(self) -> Reference:
+        return Reference(self.features.double())
+
+    def figures(self, images: NDArray[np.uint8]) -> dict[str, float]:
+        """Compare images, uint8 `[n, height, width, channels]`, with all real ones."""
+        return _kid_to_all(self.train.extractor.features(images[:MAX_JUDGED]), self._reference)
+
+    def floors(self) -> dict[str, float]:
+        """The same figures of the held-out images, compared with the training images."""
+        return _kid_to_all(self.held_out.features[:MAX_JUDGED], Reference(self.train.features.double()))
+
+
+def measure_all(dataset: Dataset, params: FeaturesParams) -> AllImages:
+    """Compute the features of all images, or of a random choice of each split."""
+    random, info = np.random.default_rng(params.seed), dataset.info
+    num_held_out = min(info.num_held_out, MAX_HELD_OUT)
+    counts = {"train": MAX_IMAGES - num_held_out, "held_out": num_held_out}
+    train, held_out = (
+        Subset(dataset.split(name), random.permutation(len(dataset.split(name)))[:count])
+        for name, count in counts.items()
+    )
+    config = ExtractorConfig(
+        kind="efficientnet_lite0", image_size=info.image_size, channels=info.channels, num_classes=0
+    )
+    extractor = make_extractor(config, params, train)
+    return AllImages(*(Evaluator(extractor, part, extractor.features(part)) for part in (train, held_out)))
+
+
+def with_classes(images: AllImages, num_classes: int) -> tuple[AllImages, LinearHead]:
+    """Give the extractor a linear classifier, fitted to all images, whose labels must be known; returns that too."""
+    labels = [part.real.labels for part in (images.train, images.held_out) if part.real.labels is not None]
+    head = fit_head(images.features, np.concatenate(labels), num_classes)
+    extractor = images.train.extractor.with_head(head.weight, head.bias)
+    return AllImages(replace(images.train, extractor=extractor), replace(images.held_out, extractor=extractor)), head
+
+
+def save_all(folder: Path, images: AllImages) -> None:
+    """Write the extractor and the features."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_evaluator(folder, images.held_out, images.train)
+
+
+def load_all(folder: Path, prepared: Dataset) -> AllImages:
+    """Read what `save_all` wrote.
+
+    Raises:
+        ArtefactError: a file is missing or damaged, or does not fit the others or the prepared images.
+    """
+    return AllImages(load_evaluator(folder, prepared, "train"), load_evaluator(folder, prepared))
+
+
+def _kid_to_all(features: Tensor, reference: Reference) -> dict[str, float]:
+    distance = kid(features, reference)
+    return {"kid_to_all": distance.value, "kid_to_all_standard_error": distance.standard_error}

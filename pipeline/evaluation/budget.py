@@ -1,0 +1,29 @@
+"""How much an evaluation draws: less for small sets, whose own size limits the figures, and for large images."""
+
+import math
+
+from pipeline.artefacts.dataset import DatasetInfo
+from pipeline.params import EvaluateParams
+
+LEAST_SAMPLES, LEAST_IMAGES = 500, 100
+"""Below these the errors of the figures, and of the choices, would grow too large."""
+FULL_SIDE = 32
+"""Pixels; up to this side `params` are taken as they are, above it the work of one image grows with its area."""
+
+
+def fitted(params: EvaluateParams, info: DatasetInfo) -> EvaluateParams:
+    """The params with the numbers of images and network rows that are worth their time for this data set.
+
+    As many samples as there are real images: the errors of the distances come from both sides alike.
+    """
+    height, width, _ = info.image_shape
+    size_share = min(1.0, FULL_SIDE / math.sqrt(height * width))
+    wanted = min(params.num_samples * size_share, info.num_train + info.num_held_out)
+    num_samples = min(params.num_samples, max(LEAST_SAMPLES, round(wanted)))
+    share = num_samples / params.num_samples
+    numbers = {
+        name: min(getattr(params, name), max(LEAST_IMAGES, round(getattr(params, name) * share)))
+        for name in ("guidance_images", "likelihood_num_images", "compared_images")
+    }
+    tuning_rows = round(params.tuning_rows * min(share, size_share**2))
+    return params.model_copy(update=numbers | {"num_samples": num_samples, "tuning_rows": tuning_rows})

@@ -1,0 +1,87 @@
+"""The choice of the extractor by which a model is measured: the classifier, or the bundled network where that is better."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.subset import Subset
+from pipeline.evaluation.all_images import AllImages, with_classes
+from pipeline.evaluation.evaluator import Evaluator, share_figures
+from pipeline.evaluation.extractors import extractor_config, make_extractor
+from pipeline.evaluation.linear_head import recognises_more
+from pipeline.params import FeaturesParams
+
+MAX_HELD_OUT = 10_000
+"""Held-out images of the reference."""
+MAX_WITHHELD, WITHHELD_DIVISOR = 5000, 5
+"""Training images withheld from the classifier, to be new to it as samples are: as many as `evaluate.num_samples` should
+be for a decision, so that another number of samples trains no other classifier; at most a fifth of the images."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Ruler:
+    """An extractor, and the features of real images that are new to it."""
+
+    held_out: Evaluator
+    train: Evaluator
+    recognised: NDArray[np.bool_] | None
+    """Whether the class of each image was found by a classifier that had not seen it; None without a classifier."""
+
+    def class_agreement(self) -> dict[str, float]:
+        """Share of real images whose class is found; empty without a classifier."""
+        return {} if self.recognised is None else share_figures("class_agreement", self.recognised)
+
+
+def choose_ruler(params: FeaturesParams, dataset: Dataset, all_images: AllImages) -> tuple[Ruler, dict[str, float]]:
+    """The ruler that `params` ask for, and the accuracies by which `auto` chooses.
+
+    With classes `auto` is a classifier trained on the data set, unless a linear classifier on the bundled network's
+    features recognises more of the same held-out images by two standard errors, or unless the trained one falls short
+    of `min_accuracy` and recognises fewer: a network that cannot tell classes apart cannot tell good images from bad.
+
+    Raises:
+        FoundryError: a classifier is requested for fewer than two classes.
+    """
+    config, classes = extractor_config(params, dataset.info), dataset.info.num_classes
+    bundled = _bundled_ruler(all_images, classes if config.kind != "random" else 0)
+    if config.kind == "efficientnet_lite0":
+        return bundled, {}
+    ruler = _own_ruler(params, dataset)
+    if bundled.recognised is None or ruler.recognised is None:
+        return ruler, {}
+    images = all_images.held_out.real
+    theirs = bundled.recognised[-len(images) :]
+    ours = ruler.held_out.recognises(images)
+    accuracies = {"features/classifier_accuracy": float(ours.mean()), "features/bundled_accuracy": float(theirs.mean())}
+    is_poor = ours.mean() < min(params.min_accuracy, theirs.mean())
+    is_replaced = params.extractor == "auto" and (recognises_more(theirs, ours) or is_poor)
+    return bundled if is_replaced else ruler, accuracies
+
+
+def _bundled_ruler(all_images: AllImages, num_classes: int) -> Ruler:
+    if num_classes < 2:
+        return Ruler(all_images.held_out, all_images.train, None)
+    known, head = with_classes(all_images, num_classes)
+    return Ruler(known.held_out, known.train, head.recognised)
+
+
+def _own_ruler(params: FeaturesParams, dataset: Dataset) -> Ruler:
+    """The ruler of an extractor that is made for the data set."""
+    config = extractor_config(params, dataset.info)
+    training, new, held_out = select(dataset, params.seed, is_trained=bool(config.num_classes))
+    extractor = make_extractor(config, params, training if config.num_classes else new)
+    reference = Evaluator(extractor, held_out, extractor.features(held_out))
+    recognised = reference.recognises(held_out, reference.features) if config.num_classes else None
+    return Ruler(reference, Evaluator(extractor, new, extractor.features(new)), recognised)
+
+
+def select(dataset: Dataset, seed: int, *, is_trained: bool) -> tuple[Subset, Subset, Subset]:
+    """Training images for the extractor, training images that are new to it, and the held-out reference."""
+    train, held_out = dataset.split("train"), dataset.split("held_out")
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(train))
+    num_new = min(MAX_WITHHELD, len(train) // WITHHELD_DIVISOR if is_trained else len(train))
+    reference = random.permutation(len(held_out))[:MAX_HELD_OUT]
+    return Subset(train, order[num_new:]), Subset(train, order[:num_new]), Subset(held_out, reference)

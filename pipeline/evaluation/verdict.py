@@ -1,0 +1,191 @@
+"""The verdict on a model in words, from its metrics: what it is better than, how far from real images, what helps.
+
+Pages, cards and summaries begin with it, and the rules of promotion read it.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.evaluation.figures import Z
+from pipeline.params import TrainParams
+
+LEAST_LEVELS = 0.9
+"""Share of the noise levels at which the error has to be below the best linear denoiser's."""
+LARGEST_EXCESS = 0.5
+"""Share of the mixture's distance from real images that counts as near to them."""
+NUM_STANDARD_ERRORS = 2.0
+"""How far a share may be from that of real images before the difference counts as more than chance."""
+LARGEST_GAP = 1.15
+"""Error on held-out images over that on training images: each is known to about 3 %, so above this it is over-fitting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The answer to one question."""
+
+    name: str
+    text: str
+    is_good: bool | None
+    """None: the errors of the figures, or missing figures, allow no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the figures say."""
+
+    findings: Sequence[Finding]
+    advice: str
+    """What most likely helps, with the command."""
+
+    def finding(self, name: str) -> Finding | None:
+        """The finding of this name, if its figures are known."""
+        return next((each for each in self.findings if each.name == name), None)
+
+    @property
+    def is_good(self) -> bool | None:
+        """Whether the model is better than both baselines, the mixture of Gaussians and the linear denoiser."""
+        answers = [each.is_good for each in self.findings if each.name in BASELINES]
+        return False if False in answers else None if None in answers else True
+
+    @property
+    def headline(self) -> str:
+        """The verdict in one sentence."""
+        word = {True: "Better", False: "Not better", None: "Not known to be better"}
+        return f"{word[self.is_good]} than the baselines: {'; '.join(each.text for each in self.findings if each.name in HEADLINES)}."
+
+    @property
+    def warnings(self) -> list[str]:
+        """The findings that are not good."""
+        return [f"{each.text[0].upper()}{each.text[1:]}." for each in self.findings if each.is_good is not True]
+
+    def lines(self) -> list[str]:
+        """The headline, the other findings and the advice."""
+        others = [f"{each.text[0].upper()}{each.text[1:]}." for each in self.findings if each.name not in HEADLINES]
+        return [self.headline, *others, self.advice]
+
+
+BASELINES = ("mixture", "linear")
+HEADLINES = (*BASELINES, "real")
+
+
+def verdict(metrics: Mapping[str, float], train: TrainParams) -> Verdict:
+    """Judge metrics.json of a model that was trained with these params."""
+    others = (_real(metrics), _classes(metrics), _copies(metrics), _gap(metrics))
+    findings = (*against_baselines(metrics), *others)
+    known = [each for each in findings if each is not None]
+    return Verdict(known, _advice({each.name: each.is_good for each in known}, train))
+
+
+def against_baselines(metrics: Mapping[str, float]) -> tuple[Finding, Finding]:
+    """The findings `mixture` and `linear`: what costs seconds and no training has to be beaten at the least."""
+    return _mixture(metrics), _linear(metrics)
+
+
+def _kid_name(metrics: Mapping[str, float]) -> str:
+    return "kid_to_all" if "evaluate/kid_to_all" in metrics else "kid"
+
+
+def _mixture(metrics: Mapping[str, float]) -> Finding:
+    """By the interval of KID: better if all of it is below the mixture's, worse if all of it is above."""
+    name = _kid_name(metrics)
+    kid, baseline = metrics.get(f"evaluate/{name}", math.nan), metrics.get(f"baseline/{name}", math.nan)
+    half = Z * metrics.get(f"evaluate/{name}_standard_error", math.nan)
+    figures = f"KID {kid:.3g} ± {half:.2g}, the mixture's {baseline:.3g}"
+    if kid + half < baseline:
+        return Finding("mixture", f"better than a mixture of Gaussians ({figures})", is_good=True)
+    if kid - half > baseline:
+        return Finding("mixture", f"worse than a mixture of Gaussians ({figures})", is_good=False)
+    return Finding("mixture", f"not distinguishable from a mixture of Gaussians ({figures})", is_good=None)
+
+
+def _linear(metrics: Mapping[str, float]) -> Finding:
+    """By the errors at all noise levels, which the best linear denoiser makes with no training."""
+    share, ratio = (metrics.get(f"evaluate/{name}") for name in ("levels_better_than_linear", "mse_over_linear"))
+    if share is None or ratio is None:
+        return Finding("linear", "not compared with the best linear denoiser", is_good=None)
+    figures = f"a lower error at {share:.0%} of the noise levels, {ratio:.3g} times its error in the mean"
+    if share >= LEAST_LEVELS:
+        return Finding("linear", f"better than the best linear denoiser ({figures})", is_good=True)
+    return Finding("linear", f"not better than the best linear denoiser ({figures})", is_good=False)
+
+
+def _real(metrics: Mapping[str, float]) -> Finding | None:
+    """How much of the mixture's distance from real images is left."""
+    name = _kid_name(metrics)
+    keys = [f"{origin}/{name}" for origin in ("evaluate", "floor", "baseline")]
+    if any(key not in metrics for key in keys):
+        return None
+    kid, real, baseline = (metrics[key] for key in keys)
+    # The squared distance of real images is 0; its estimate may be below.
+    real = max(real, 0.0)
+    if baseline <= real:
+        text = "the mixture of Gaussians cannot be distinguished from real images, so it is no measure"
+        return Finding("real", text, is_good=None)
+    share = max(0.0, (kid - real) / (baseline - real))
+    figures = f"its distance from real images is {share:.0%} of the mixture's"
+    return Finding("real", figures, is_good=share <= LARGEST_EXCESS)
+
+
+def _classes(metrics: Mapping[str, float]) -> Finding | None:
+    drawn, real, error = _shares(metrics, "class_agreement")
+    if drawn is None or real is None:
+        return None
+    figures = f"the requested class is recognised in {drawn:.1%} of its images and in {real:.1%} of real ones"
+    return Finding("classes", figures, is_good=drawn >= real - NUM_STANDARD_ERRORS * error)
+
+
+def _copies(metrics: Mapping[str, float]) -> Finding | None:
+    drawn, real, error = _shares(metrics, "near_copy_share")
+    if drawn is None or real is None:
+        return None
+    is_good = drawn <= real + NUM_STANDARD_ERRORS * error
+    figures = f"{drawn:.1%} of its images are near-copies of training images, {real:.1%} of real ones"
+    return Finding("copies", figures if is_good else f"it repeats training images: {figures}", is_good=is_good)
+
+
+def _shares(metrics: Mapping[str, float], name: str) -> tuple[float | None, float | None, float]:
+    """A share of the model's images, that of real ones, and the standard error of their difference."""
+    origins = ("evaluate", "floor")
+    errors = (metrics.get(f"{origin}/{name}_standard_error", 0.0) for origin in origins)
+    drawn, real = (metrics.get(f"{origin}/{name}") for origin in origins)
+    return drawn, real, math.hypot(*errors)
+
+
+def _gap(metrics: Mapping[str, float]) -> Finding | None:
+    gap = metrics.get("evaluate/mse_over_training")
+    if gap is None:
+        return None
+    is_good = gap <= LARGEST_GAP
+    words = "it does not over-fit" if is_good else "it over-fits"
+    figures = f"its error on held-out images is {gap:.2f} times that on training images"
+    return Finding("over-fitting", f"{words}: {figures}", is_good=is_good)
+
+
+def _advice(answers: Mapping[str, bool | None], train: TrainParams) -> str:
+    """What most likely helps."""
+    return next(_remedies(answers, train))
+
+
+def _remedies(answers: Mapping[str, bool | None], train: TrainParams) -> Iterator[str]:
+    longer, half = 2 * train.num_images, max(1, train.num_images // 2)
+    if answers.get("copies") is False or answers.get("over-fitting") is False:
+        dropout = train.network.dropout
+        change = "train.network.dropout=0.1" if dropout == 0 else f"train.num_images={half}"
+        yield (
+            "What most likely helps: more images (then `dvc repro`); with these, "
+            f"{'dropout' if dropout == 0 else 'a shorter training'}: {_command(change)}."
+        )
+    if answers["linear"] is not True or answers["mixture"] is False:
+        yield f"What most likely helps: a longer training: {_command(f'train.num_images={2 * longer}')}."
+    if answers["mixture"] is None or answers.get("real") is not True or answers.get("classes") is False:
+        widths = ",".join(str(2 * width) for width in train.network.widths)
+        yield (
+            f"What most likely helps: a longer training: {_command(f'train.num_images={longer}')}; "
+            f"then a wider network: {_command(f'train.network.widths=[{widths}]')}."
+        )
+    yield f"No fault stands out; a longer training may still help: {_command(f'train.num_images={longer}')}."
+
+
+def _command(change: str) -> str:
+    return f"`foundry set '{change}' && dvc repro`" if "[" in change else f"`foundry set {change} && dvc repro`"
