@@ -21,19 +21,30 @@ export BENTOML_DO_NOT_TRACK := True
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
-install: $(VENV)/installed ## create .venv with the pinned versions of what the pipeline and the service need
+# What the addresses of stores and remotes need besides; `value`, for make would run what stands in them.
+STORES := $(value DVC_REMOTE) $(value MLFLOW_TRACKING_URI) $(value MLFLOW_DEFAULT_ARTIFACT_ROOT) \
+    $(shell cat .dvc/config .dvc/config.local 2>/dev/null)
+STORE_EXTRAS := $(if $(findstring s3://,$(STORES)),s3) $(if $(findstring postgresql,$(STORES)),postgres)
+
+# Scripts of an environment name its folder: in a copy of the project they would run the original's code.
+MOVED := $(shell [ -L $(VENV) ] || ! [ -e $(VENV)/pyvenv.cfg ] || grep -qF '$(abspath $(VENV))' $(VENV)/pyvenv.cfg || echo --clear)
+$(if $(MOVED),$(shell rm -f $(VENV)/installed*))
+
+install: $(VENV)/installed $(STORE_EXTRAS:%=$(VENV)/installed-%) ## create .venv with the pinned versions of what the pipeline, the service and configured stores need
 install-dev: $(VENV)/installed-dev ## the same, and what checks and tests need
 
 $(VENV)/installed: EXTRAS := train,serve,export
+$(VENV)/installed-s3: EXTRAS := s3
+$(VENV)/installed-postgres: EXTRAS := postgres
 $(VENV)/installed-dev: EXTRAS := train,serve,export,test,e2e,lint
-$(VENV)/installed-dev: $(VENV)/installed
+$(VENV)/installed-s3 $(VENV)/installed-postgres $(VENV)/installed-dev: $(VENV)/installed
 
 # uv takes seconds where pip takes minutes; if uv cannot be installed, pip gives the same result.
 # A local CPU build of torch is offered by find-links, which uv reads from a variable of its own.
-$(VENV)/installed $(VENV)/installed-dev: pyproject.toml constraints.txt
+$(VENV)/installed $(VENV)/installed-s3 $(VENV)/installed-postgres $(VENV)/installed-dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
 	@echo "installing $(EXTRAS) into $(VENV) (about a minute)"
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@[ -x $(BIN)/python -a -z "$(MOVED)" ] || $(PYTHON) -m venv $(MOVED) $(VENV)
 	@if $(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); then \
 	    UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python \
 	        --compile-bytecode -e '.[$(EXTRAS)]' -c constraints.txt; \

@@ -3,9 +3,10 @@
 import logging
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,18 @@ from pipeline.errors import FoundryError
 from pipeline.provenance.git import main_worktree
 
 EXPERIMENT = "diffusion-foundry"
+ARTIFACTS = "mlartifacts"
+"""Folder beside a local database."""
+ARTIFACT_ROOT = "MLFLOW_DEFAULT_ARTIFACT_ROOT"
+"""Variable for the place of artefacts where the store is a database on a server; also MLflow's own server reads it."""
+PLACES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+"""The columns in which MLflow keeps absolute places of artefacts."""
 
 
 class StoreError(FoundryError):
@@ -58,14 +71,20 @@ def tracking_uri() -> str:
 
 
 def connect() -> Any:
-    """An `mlflow.MlflowClient` of the store; a local database is created or migrated first."""
+    """An `mlflow.MlflowClient` of the store; a local database is created or migrated first.
+
+    Where a local database was moved or copied, its artefacts are those beside it now, and not those of the place where
+    it was made: a copy of a project never writes into the original.
+    """
     uri = tracking_uri()
     mlflow().set_tracking_uri(uri)
     if not uri.startswith("sqlite:"):
         return mlflow().MlflowClient(tracking_uri=uri)
     # The constructor creates or migrates the database, and two processes that do so at once destroy it.
     with locked(_database(uri).with_name(f"{_database(uri).name}.lock")):
-        return mlflow().MlflowClient(tracking_uri=uri)
+        client = mlflow().MlflowClient(tracking_uri=uri)
+        _follow_artefacts(_database(uri))
+        return client
 
 
 @contextmanager
@@ -106,6 +125,12 @@ def experiment_id(client: Any) -> str:
     return str(found.experiment_id)
 
 
+def artifact_location() -> str:
+    """Where the artefacts of this project's experiment go."""
+    client = connect()
+    return str(client.get_experiment(experiment_id(client)).artifact_location)
+
+
 def serve(host: str, port: int) -> None:
     """Become the MLflow server of a local store, until it is stopped; for a remote store, only print its address."""
     uri = tracking_uri()
@@ -127,5 +152,26 @@ def _artifact_location() -> str | None:
     uri = tracking_uri()
     if uri.startswith(("http:", "https:", "databricks")):
         return None
-    folder = _database(uri).parent if uri.startswith("sqlite:") else main_worktree()
-    return (folder / "mlartifacts").as_uri()
+    if uri.startswith("sqlite:"):
+        return _beside(_database(uri))
+    return os.environ.get(ARTIFACT_ROOT) or (main_worktree() / ARTIFACTS).as_uri()
+
+
+def _beside(database: Path) -> str:
+    return (database.resolve().parent / ARTIFACTS).as_uri()
+
+
+def _follow_artefacts(database: Path) -> None:
+    """Replace the place of artefacts in a database that has been moved or copied."""
+    query = f"SELECT artifact_location FROM experiments WHERE name = '{EXPERIMENT}'"  # noqa: S608  # a constant
+    new = _beside(database)
+    with closing(sqlite3.connect(database)) as connection:
+        [old] = connection.execute(query).fetchone() or [new]
+        if old == new or not re.fullmatch(rf"file:.*/{ARTIFACTS}", old):
+            return
+        with connection:
+            for table, column in PLACES:
+                change = f"{column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?"
+                values = (new, len(old) + 1, len(old) + 1, f"{old}/")
+                connection.execute(f"UPDATE {table} SET {change} OR {column} = ?", (*values, old))  # noqa: S608
+    sys.stderr.write(f"{database}: was made beside {old}; from now on its artefacts are those in {new}\n")

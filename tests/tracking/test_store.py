@@ -1,0 +1,71 @@
+"""A local store follows the project: `mlflow.db` with `mlartifacts` beside it."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline.artefacts.model import model_digest
+from pipeline.registry.versions import download
+from pipeline.tracking import runs, store
+
+
+def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Go on in another project, as another process would."""
+    # MLflow leaves the store of this process there.
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    monkeypatch.chdir(folder)
+
+
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_moved_project_keeps_its_champion(
+    champion: str, workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = model_digest(workspace / "registration" / "model")
+    moved = tmp_path_factory.mktemp("moved") / "project"
+    shutil.move(workspace, moved)
+    enter(moved, monkeypatch)
+    folder = download(champion)
+    assert folder.is_relative_to(moved)
+    assert model_digest(folder) == digest
+
+
+def test_a_copy_reads_and_writes_its_own_artefacts_and_says_so_once(
+    champion: str,
+    workspace: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = contents(workspace)
+    copy = tmp_path_factory.mktemp("copy") / "project"
+    shutil.copytree(workspace, copy)
+    enter(copy, monkeypatch)
+    with runs.stage_run("train", params={}) as run:
+        run.artifact(copy / "registration" / "decision.json")
+    client = store.connect()
+    [kept] = [
+        file.path
+        for found in client.search_runs([store.experiment_id(client)], order_by=["attributes.start_time DESC"])
+        for file in client.list_artifacts(found.info.run_id)
+        if found.info.run_name == "train"
+    ]
+    assert kept == "decision.json"
+    assert download(champion).is_relative_to(copy)
+    assert contents(workspace) == before
+    said = capsys.readouterr().err
+    assert said.count(f"its artefacts are those in {(copy / 'mlartifacts').as_uri()}") == 1
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_artefacts_that_a_person_has_put_elsewhere_stay_there(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    chosen = tmp_path_factory.mktemp("chosen").as_uri()
+    store.connect().create_experiment(store.EXPERIMENT, artifact_location=chosen)
+    client = store.connect()
+    assert client.get_experiment(store.experiment_id(client)).artifact_location == chosen
+    assert workspace.exists()
