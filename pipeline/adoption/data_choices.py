@@ -20,7 +20,7 @@ SLACK = 0.02
 
 
 def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
-    """Sections `prepare`, but for the size, and `register`."""
+    """Sections `prepare`, but for the size, `features` and `register`."""
     n = survey.num_images
     yield Choice("prepare.source", survey.kind, f"{survey.num_files:,} files", "the reader for this kind of data")
     yield _labelled(survey)
@@ -43,6 +43,10 @@ def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
         f"the largest class has {ratio:.1f} times the images of the smallest" if survey.class_sizes else "no classes",
         "half as much again",
     )
+    if num_classes := len(survey.class_sizes):
+        found = f"{num_classes} classes"
+        why = "chance; an extractor that recognises fewer is of no use, a better one measures better"
+        yield Choice("features.min_accuracy", round(1 / num_classes, 3), found, why)
     yield Choice("register.model_name", name, "the name of what was adopted", "models:/NAME@champion serves it")
 
 

@@ -59,8 +59,12 @@ def take_in(source: str, folder: Path) -> Intake:
     if "://" in source:
         return _download(source, folder)
     path = Path(source).expanduser()
-    if not path.exists():
-        raise FoundryError(f"{source}: not found, wanted a folder of images, an archive, or an address like https://…")
+    if not source or not path.exists():
+        raise FoundryError(
+            f"{source or 'no source'}: not found, wanted a folder of images, an archive, or an address like https://…"
+        )
+    if folder.resolve().is_relative_to(path.resolve()):
+        raise FoundryError(f"{source}: contains this project, wanted a folder of images")
     entries = list(_walk(path, "", ())) if path.is_dir() else [Entry(path.name, path, is_link=False)]
     found = [entry for entry in entries if entry.refusal is None]
     left_out = [f"{_utf8(entry.path)}: {entry.refusal}" for entry in entries if entry.refusal is not None]

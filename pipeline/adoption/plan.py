@@ -27,8 +27,8 @@ from pipeline.training.cost import Cost
 
 RESERVE = 0.1
 """Share of the time that is not planned: estimates are off by as much."""
-LEAST_SET = 80
-"""Images below which `features` refuses a set: its figures would mean nothing."""
+LEAST_SET = 150
+"""Images below which a quarter may be fewer than the 20 held-out images that `features` demands."""
 ROUND = 1000
 
 

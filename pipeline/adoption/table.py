@@ -43,14 +43,14 @@ def wrapped(text: str) -> list[str]:
 
 def facts(intake: Intake, survey: Survey) -> Iterator[str]:
     """What was found that no param says."""
-    yield f"{intake.name}: {survey.num_images:,} images in {survey.num_files:,} files, read as {survey.kind}"
+    yield f"{intake.name}: {survey.num_images:,} of {survey.num_files:,} images can be used, read as `{survey.kind}`"
     if intake.num_links:
         yield f"{intake.num_links:,} links: what they point to was copied"
     if intake.left_out:
         yield f"{len(intake.left_out):,} not copied: {_first(intake.left_out)}"
     if survey.refusals:
         reasons = [f"{count:,} x {reason}" for reason, count in survey.refusals.items()]
-        yield f"{survey.num_files - survey.num_images:,} files are no usable images: {_first(reasons)}"
+        yield f"{survey.num_files - survey.num_images:,} cannot be used: {_first(reasons)}"
     if survey.median_aspect > 1.2:
         yield f"the longer side is {survey.median_aspect:.1f} times the shorter in the median: the centre square is used"
     if survey.near_duplicate_share > 0.01:

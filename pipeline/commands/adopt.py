@@ -29,9 +29,14 @@ from pipeline.training.cost import estimate
 PARAMS, RAW, RECORD = Path("params.yaml"), Path("data/raw"), Path("data/raw.dvc")
 PLACE = Path(".foundry/adoption")
 """Where images wait while they are looked at, and where params.yaml is kept as it was."""
+BEFORE = PLACE / "raw.before"
+"""What was in data/raw, until DVC has the new images."""
 
 
 def main(source: str, name: str | None, minutes: float, image_size: int | None, *, plan: bool) -> None:
+    if BEFORE.exists() and not RAW.exists():
+        # An adoption was killed while it replaced the images.
+        BEFORE.rename(RAW)
     load_params(PARAMS)
     document = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     if not plan:
@@ -80,16 +85,15 @@ def require_replaceable(source: str) -> None:
 
 def adopt(intake: Intake, plan: Plan) -> None:
     """Put the images and the params in their places."""
-    before = PLACE / "before"
-    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(BEFORE, ignore_errors=True)
     if RAW.exists():
-        RAW.rename(before)
+        RAW.rename(BEFORE)
     RAW.parent.mkdir(exist_ok=True)
     intake.folder.rename(RAW)
     dvc("add", str(RAW))
     shutil.copyfile(PARAMS, PLACE / PARAMS)
     write_params(PARAMS, plan.choices)
-    shutil.rmtree(before, ignore_errors=True)
+    shutil.rmtree(BEFORE, ignore_errors=True)
     sys.stdout.write(f"\n{RAW} and {PARAMS} are written; {PARAMS} as it was is {PLACE / PARAMS}\n\n")
     sys.stdout.flush()
 

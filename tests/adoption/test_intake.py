@@ -65,6 +65,13 @@ def test_a_source_without_files_is_refused(name: str, error: str, tmp_path: Path
         take_in(str(tmp_path / name), tmp_path / "in")
 
 
+@pytest.mark.parametrize(("source", "error"), [("", "no source: not found"), (".", "contains this project")])
+def test_the_project_is_not_taken_for_images(source: str, error: str, workspace: Path) -> None:
+    (workspace / "params.yaml").write_text("{}")
+    with pytest.raises(FoundryError, match=error):
+        take_in(source, Path(".foundry/adoption/raw"))
+
+
 def test_an_archive_is_downloaded_from_its_address(tmp_path: Path) -> None:
     served = tmp_path / "served"
     served.mkdir()

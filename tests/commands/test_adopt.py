@@ -37,7 +37,7 @@ def test_a_plan_is_a_table_with_a_reason_for_each_param_and_changes_nothing(
     before = _digests(workspace)
     foundry("adopt", "--plan", digits_file)
     table = capfd.readouterr().out
-    assert "digits: 1,797 images in 1,797 files, read as arrays" in table
+    assert "digits: 1,797 of 1,797 images can be used, read as `arrays`" in table
     for row in (
         'prepare.source               "arrays"',
         "prepare.image_size           8 ",
@@ -54,6 +54,18 @@ def test_images_that_dvc_does_not_have_are_never_replaced(workspace: Path, root:
     (workspace / "data" / "raw").mkdir(parents=True)
     (workspace / "data" / "raw" / "only-copy.png").write_bytes(b"precious")
     with pytest.raises(FoundryError, match=r"data/raw: holds images that data/raw.dvc does not record"):
+        foundry("adopt", digits_file)
+    assert (workspace / "data" / "raw" / "only-copy.png").read_bytes() == b"precious"
+
+
+def test_an_adoption_that_was_killed_while_it_replaced_images_loses_none(
+    workspace: Path, root: Path, digits_file: Path
+) -> None:
+    shutil.copy(root / "tests" / "params.yaml", workspace)
+    (workspace / "data").mkdir()
+    (workspace / ".foundry" / "adoption" / "raw.before").mkdir(parents=True)
+    (workspace / ".foundry" / "adoption" / "raw.before" / "only-copy.png").write_bytes(b"precious")
+    with pytest.raises(FoundryError, match="does not record"):
         foundry("adopt", digits_file)
     assert (workspace / "data" / "raw" / "only-copy.png").read_bytes() == b"precious"
 
