@@ -230,7 +230,12 @@ class TrainParams(Section):
         max_length=2,
         description="relative widths sigma_rel of the two power-function EMAs (Karras et al. 2024)",
     )
-    num_snapshots: int = Field(ge=1, le=64, description="EMA snapshots stored for post-hoc EMA")
+    num_snapshots: int = Field(
+        ge=1, le=64, description="EMA snapshots stored for post-hoc EMA; the held-out error is measured at each"
+    )
+    stop_when_overfitting: bool = Field(
+        description="stop when the held-out error rises, and keep the weights of the snapshot before; false: only warn"
+    )
     num_grids: int = Field(ge=0, description="sample grids drawn during training")
     network: UNetConfig = Field(description="architecture of the U-Net, see pipeline/diffusion/unet.py")
 

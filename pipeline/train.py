@@ -34,6 +34,7 @@ from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.fingerprint import provenance, training_key
 from pipeline.training.journal import Journal
 from pipeline.training.loop import Training, check_finite
+from pipeline.training.overfitting import best, is_overfitting
 from pipeline.training.preview import Preview
 
 
@@ -125,7 +126,8 @@ def _train_to_the_end(training: Training, journal: Journal, preview: Preview, ru
     batch_size = training.params.batch_size
     total = training.num_steps * batch_size
     with tqdm(total=total, initial=training.num_images, unit=" images", desc="train", mininterval=0.5) as bar:
-        for step in training.steps():
+        # A finished training that over-fitting had stopped is only written again.
+        for step in () if journal.stopped else training.steps():
             check_finite(step, journal.num_images_saved)
             row = journal.note(step)
             bar.update(batch_size)
@@ -134,13 +136,37 @@ def _train_to_the_end(training: Training, journal: Journal, preview: Preview, ru
                 bar.set_postfix(loss=f"{row['train/loss']:.4f}", refresh=False)
             if training.completed_fraction_boundary(training.params.num_grids):
                 run.image("train/grid", journal.keep_grid(preview.grid()), step=step.num_images)
-                run.metrics(preview.held_out_losses(), step=step.num_images)
+            if training.completed_fraction_boundary(training.params.num_snapshots):
+                error, figures = preview.held_out_errors()
+                journal.note_held_out(error, figures)
+                run.metrics(figures, step=step.num_images)
             if row is not None:
                 journal.show(out)
             if signals.received or journal.is_time_to_save():
                 journal.save()
             signals.exit_if_received(training.num_images)
+            if journal.stopped:
+                break
     journal.save()
+    _report_overfitting(training, journal, run)
+
+
+def _report_overfitting(training: Training, journal: Journal, run: StageRun) -> None:
+    if not is_overfitting(journal.held_out_errors):
+        return
+    least, last = best(journal.held_out_errors), journal.held_out_errors[-1]
+    num_images = least.step * training.params.batch_size
+    run.tags({"overfitting": f"after {num_images} images"})
+    outcome = (
+        f"stopped; the model has the weights after {num_images}"
+        if journal.stopped
+        else "the model has the last weights; train.stop_when_overfitting=true keeps those with the least error"
+    )
+    sys.stderr.write(
+        f"over-fitting: the error on held-out images, relative to the best linear denoiser's, was least after {num_images} "
+        f"images ({least.mean:.3f}) and is now {last.mean:.3f}; {outcome}. More images, train.augmentation and "
+        "train.network.dropout help\n"
+    )
 
 
 class _Signals:
@@ -165,13 +191,15 @@ class _Signals:
 
 def _write(out: Path, training: Training, journal: Journal, description: Description, run: StageRun) -> None:
 
-    weights = training.ema.tracks[0]
+    end = best(journal.held_out_errors).step if journal.stopped else training.num_steps
+    weights, snapshots = training.averages_at(end)
     digest = save_model(out, description, weights=weights, schedule=training.schedule_table.schedule)
-    save_tensors(out / SNAPSHOTS, training.snapshots)
+    save_tensors(out / SNAPSHOTS, snapshots)
     journal.write(out)
     run.model(digest)
     run.metrics({"train/seconds": journal.seconds})
-    run.artifact(out / "curves.csv")
+    for name in ("curves.csv", "held_out.csv"):
+        run.artifact(out / name)
 
 
 if __name__ == "__main__":

@@ -134,7 +134,8 @@ def _positions(side: int, device: torch.device) -> Tensor:
 
 
 def _coloured(x0: Tensor, parameters: Tensor) -> Tensor:
-    """Brightness, contrast, and for three channels hue and saturation about the grey axis."""
+    """Brightness, contrast, and for three channels hue and saturation about the grey axis; the fourth, alpha, is kept."""
+    x0, alpha = x0[:, :3], x0[:, 3:]
     brightness, contrast, cos_less_1, sin, saturation = parameters[:, PLACES["colour"], None, None, None].unbind(1)
     x = (x0 + brightness) * torch.exp2(contrast)
     if x.shape[1] != 3:
@@ -143,4 +144,5 @@ def _coloured(x0: Tensor, parameters: Tensor) -> Tensor:
     colour = x - grey
     # The cross product with the unit vector of grey turns colours by a right angle.
     turned = (colour.roll(1, dims=1) - colour.roll(-1, dims=1)) / math.sqrt(3)
-    return grey + torch.exp2(saturation) * ((1 + cos_less_1) * colour + sin * turned)
+    x = grey + torch.exp2(saturation) * ((1 + cos_less_1) * colour + sin * turned)
+    return torch.cat([x, alpha], dim=1)

@@ -1,12 +1,13 @@
 """Losses of a model on held-out images: squared error per noise level, and a bound on bits per dimension."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from tqdm import tqdm
 
@@ -80,19 +81,44 @@ def loss_per_noise_level(
     All levels use the same images and the same noise, so that the curve is smooth. A level without signal (zero
     terminal SNR) is omitted.
     """
-    levels = _levels(schedule_table.schedule, num_levels)
-    errors = np.zeros(len(levels))
-    for start, (x0, labels) in _batches(images, device, "noise levels"):
-        eps = _noise(x0, [image_seed(seed, start + row) for row in range(len(x0))])
-        errors += [_squared_error(denoiser, x0, labels, eps, t, schedule_table.schedule) for t in levels]
+    levels = noise_levels(schedule_table.schedule, num_levels)
+    errors = squared_errors(denoiser, images, schedule_table.schedule, levels, seed=seed, device=device)
+    return level_table(errors, schedule_table, levels)
+
+
+def level_table(
+    errors: Float[np.ndarray, "levels images"], schedule_table: ScheduleTable, levels: Sequence[int]
+) -> pd.DataFrame:
+    """The mean over images of `squared_errors`, beside the error of the best linear denoiser."""
     return pd.DataFrame(
         {
             "t": levels,
             "log_snr": schedule_table.schedule.log_snr[levels].numpy(),
-            "held_out_mse": errors / len(images),
+            "held_out_mse": errors.mean(axis=1),
             "linear_denoiser_mse": schedule_table.linear_denoiser_mse[levels].numpy(),
         }
     )
+
+
+def squared_errors(
+    denoiser: Denoiser,
+    images: Subset,
+    schedule: NoiseSchedule,
+    levels: Sequence[int],
+    *,
+    seed: int,
+    device: torch.device,
+) -> Float[np.ndarray, "levels images"]:
+    """Squared error of x0, the mean over its dimensions, of each image at each level; float64.
+
+    Each image has noise of its own, the same at all levels.
+    """
+    parts = []
+    for start, (x0, labels) in _batches(images, device, "noise levels"):
+        eps = _noise(x0, [image_seed(seed, start + row) for row in range(len(x0))])
+        errors = [_squared_error(denoiser, x0, labels, eps, t, schedule) for t in levels]
+        parts.append(torch.stack(errors).double().cpu().numpy())
+    return np.concatenate(parts, axis=1)
 
 
 def level_figures(levels: pd.DataFrame) -> dict[str, float]:
@@ -131,7 +157,8 @@ def likelihood(
     }
 
 
-def _levels(schedule: NoiseSchedule, num_levels: int) -> list[int]:
+def noise_levels(schedule: NoiseSchedule, num_levels: int) -> list[int]:
+    """At most `num_levels` levels with some signal, equally spaced in log-SNR, t rising."""
     falling = timetable("log_snr", schedule, min(num_levels, schedule.num_timesteps))
     return [t for t in reversed(falling) if schedule.snr[t] > 0]
 
@@ -154,8 +181,8 @@ def _noise(x0: Tensor, seeds: list[int]) -> Tensor:
 @torch.no_grad()
 def _squared_error(
     denoiser: Denoiser, x0: Tensor, labels: Tensor | None, eps: Tensor, t: int, schedule: NoiseSchedule
-) -> float:
-    """Mean over pixels, summed over images."""
+) -> Tensor:
+    """Mean over pixels, `[rows]`."""
     times = torch.full((len(x0),), t, device=x0.device)
     denoised = denoiser(add_noise(x0, eps, times, schedule), times, labels)
-    return float((denoised - x0).square().flatten(1).mean(dim=1).sum())
+    return (denoised - x0).square().flatten(1).mean(dim=1)

@@ -4,6 +4,7 @@ import csv
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,15 @@ from PIL.Image import Image
 from pipeline.artefacts.files import naming, replacing
 from pipeline.training import checkpoint
 from pipeline.training.loop import Training, TrainStep
+from pipeline.training.overfitting import HeldOutError, is_overfitting
 
 NUM_ROWS = 200
 """Rows of curves.csv; each is the mean over one of so many equal parts of the training."""
 SHOW_INTERVAL_SEC = 2.0
 """Between two versions of the growing curves in the model folder; writing one takes 8 ms."""
 COLUMNS = ("images", "train/loss", "train/grad_norm", "train/learning_rate")
+HELD_OUT_COLUMNS = ("images", "train/held_out_mse", "train/linear_denoiser_mse")
+"""Of held_out.csv, one row for each snapshot."""
 
 
 class Journal:
@@ -26,6 +30,8 @@ class Journal:
     def __init__(self, store: Path, training: Training, *, checkpoint_interval_sec: float) -> None:
         self.store, self.training, self.checkpoint_interval_sec = store, training, checkpoint_interval_sec
         self.rows: list[list[float]] = []
+        self.held_out_rows: list[list[float]] = []
+        self.held_out_errors: list[HeldOutError] = []
         self.run_id: str | None = None
         self.num_images_saved: int | None = None
         self.damaged: list[str] = []
@@ -46,6 +52,8 @@ class Journal:
         self.training.restore(found.tensors, found.num_images)
         self.rows, self.run_id = found.notes["rows"], found.notes["run_id"]
         self._part = [(loss, norm) for loss, norm in found.notes["stretch"]]
+        self.held_out_rows = found.notes["held_out_rows"]
+        self.held_out_errors = [HeldOutError(step, np.array(errors)) for step, errors in found.notes["held_out_errors"]]
         self.num_images_saved = found.num_images
         self._seconds_before, self._began = found.notes.get("seconds", 0.0), time.monotonic()
         if found.num_images == found.notes["length"] < self._length:
@@ -64,6 +72,16 @@ class Journal:
         self.rows.append([step.num_images, loss, norm, step.learning_rate])
         return dict(zip(COLUMNS[1:], self.rows[-1][1:], strict=True))
 
+    def note_held_out(self, error: HeldOutError, figures: Mapping[str, float]) -> None:
+        """Add a measurement on held-out images."""
+        self.held_out_errors.append(error)
+        self.held_out_rows.append([self.training.num_images, *(figures[name] for name in HELD_OUT_COLUMNS[1:])])
+
+    @property
+    def stopped(self) -> bool:
+        """Whether over-fitting has ended the training."""
+        return self.training.params.stop_when_overfitting and is_overfitting(self.held_out_errors)
+
     def is_time_to_save(self) -> bool:
         return time.monotonic() - self._saved_at > self.checkpoint_interval_sec
 
@@ -72,6 +90,8 @@ class Journal:
         notes = {
             "rows": self.rows,
             "stretch": self._part,
+            "held_out_rows": self.held_out_rows,
+            "held_out_errors": [(error.step, error.by_image.tolist()) for error in self.held_out_errors],
             "run_id": self.run_id,
             "length": self._length,
             "seconds": self.seconds,
@@ -96,16 +116,15 @@ class Journal:
             self._shown_at = time.monotonic()
 
     def write(self, out: Path) -> None:
-        """Write curves.csv and the grids of a finished training into the model folder."""
+        """Write curves.csv, held_out.csv and the grids of a finished training into the model folder."""
         self._write_plots(out)
         checkpoint.finish(self.store)
 
     def _write_plots(self, out: Path) -> None:
         with naming(out / "grids"):
             (out / "grids").mkdir(parents=True, exist_ok=True)
-        with replacing(out / "curves.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerows([COLUMNS, *self.rows])
+        _write_table(out / "curves.csv", COLUMNS, self.rows)
+        _write_table(out / "held_out.csv", HELD_OUT_COLUMNS, self.held_out_rows)
         with naming(out / "grids"):
             for path in sorted((self.store / "grids").glob("*.png")):
                 if int(path.stem) <= self.training.num_images:
@@ -115,3 +134,8 @@ class Journal:
     def _length(self) -> int:
         """Images of the whole training."""
         return self.training.num_steps * self.training.params.batch_size
+
+
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
+    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])

@@ -130,6 +130,11 @@ class Training:
             tensors |= {f"{name}/{key}": tensor for key, tensor in _optimiser_tensors(optimiser).items()}
         return tensors | {f"snapshots/{name}": tensor for name, tensor in self.snapshots.items()}
 
+    def averages_at(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The weights of the first average at a snapshot, and the snapshots up to there."""
+        kept = {name: tensor for name, tensor in self.snapshots.items() if int(name.split("/")[0]) <= step}
+        return _below(kept, f"{step}/{self.params.ema_widths[0]}/"), kept
+
     def restore(self, tensors: Mapping[str, Tensor], num_images: int) -> None:
         """Take over the `state` that another process had after `num_images`."""
         self.step = self.ema.num_updates = num_images // self.params.batch_size

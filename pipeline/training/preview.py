@@ -9,8 +9,9 @@ from pipeline.artefacts.subset import Subset
 from pipeline.diffusion.seeds import image_seed
 from pipeline.inference.draw import BATCH_SIZE, draw
 from pipeline.inference.grids import grid_image
-from pipeline.inference.losses import loss_per_noise_level
+from pipeline.inference.losses import level_table, noise_levels, squared_errors
 from pipeline.training.loop import Training
+from pipeline.training.overfitting import HeldOutError
 
 NUM_IMAGES, NUM_STEPS = BATCH_SIZE, 10
 """Of a grid: one batch and few steps, since the other processes wait. 80 images of 20 steps, in two batches, took 5 s,
@@ -32,19 +33,23 @@ class Preview:
         num_steps = min(NUM_STEPS, self._description.sampling.num_steps)
         return grid_image(draw(self._averaged(), seeds, labels, num_steps=num_steps), columns)
 
-    def held_out_losses(self) -> dict[str, float]:
-        """Mean squared error of x0 at `NUM_LEVELS` noise levels, by metric name."""
-        training = self._training
+    def held_out_errors(self) -> tuple[HeldOutError, dict[str, float]]:
+        """The error of x0 at `NUM_LEVELS` noise levels: by image, and the means by metric name."""
+        training, table = self._training, self._training.schedule_table
         device = training.device.device
-        levels = loss_per_noise_level(
-            self._averaged().denoiser(device),
-            self._held_out,
-            training.schedule_table,
-            num_levels=NUM_LEVELS,
-            seed=training.params.seed,
-            device=device,
+        levels = noise_levels(table.schedule, NUM_LEVELS)
+        denoiser = self._averaged().denoiser(device)
+        errors = squared_errors(
+            denoiser, self._held_out, table.schedule, levels, seed=training.params.seed, device=device
         )
-        return {f"train/held_out_mse_t{t:04d}": mse for t, mse in zip(levels["t"], levels["held_out_mse"], strict=True)}
+        means = level_table(errors, table, levels)
+        relative = errors / means["linear_denoiser_mse"].to_numpy()[:, None]
+        figures = {
+            "train/held_out_mse": float(means["held_out_mse"].mean()),
+            "train/linear_denoiser_mse": float(means["linear_denoiser_mse"].mean()),
+        }
+        figures |= {f"train/held_out_mse_t{t:04d}": mse for t, mse in zip(levels, means["held_out_mse"], strict=True)}
+        return HeldOutError(training.step, relative.mean(axis=0)), figures
 
     def _averaged(self) -> Model:
         """A model with the present weights of the first EMA track."""

@@ -89,6 +89,13 @@ def test_hue_turns_red_to_green_to_blue_and_saturation_leaves_grey() -> None:
     assert torch.allclose(augmented(grey, _only("colour", [0, 0, 0, 0, 2])), grey, atol=1e-6)
 
 
+def test_colour_leaves_alpha() -> None:
+    x0 = _images(channels=4)
+    changed = augmented(x0, _only("colour", [0.1, -1, -2, 0, 1]))
+    assert torch.equal(changed[:, 3], x0[:, 3])
+    assert torch.equal(changed[:, :3], augmented(x0[:, :3], _only("colour", [0.1, -1, -2, 0, 1])))
+
+
 def test_brightness_and_contrast_are_all_that_colour_does_to_grey_images() -> None:
     x0 = _images(channels=1)
     changed = augmented(x0, _only("colour", [0.1, -1, -2, 0, 1]))

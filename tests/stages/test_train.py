@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pipeline.artefacts.dataset import DatasetInfo, digest_of, write_split
 from pipeline.artefacts.files import file_digest
 from pipeline.artefacts.model import load_model
+from pipeline.artefacts.tensors import load_tensors
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 CHANGES = {
@@ -44,23 +45,28 @@ def project(tmp_path_factory: pytest.TempPathFactory, root: Path, digits: Digits
     for section, changes in CHANGES.items():
         document[section] |= changes
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
-    prepared, (images, labels) = folder / "data" / "prepared", digits
+    _write_prepared(folder / "data" / "prepared", digits, num_train=1500)
+    schedule = _command(root, folder, "schedule", "--out", "data/schedule")
+    _, errors = schedule.communicate(timeout=240)
+    assert schedule.returncode == 0, errors
+    return folder
+
+
+def _write_prepared(prepared: Path, digits: Digits, num_train: int) -> None:
+    """The first digits to train on, and the last 297 held out."""
+    images, labels = digits
     prepared.mkdir(parents=True)
-    for split, part in (("train", np.arange(1500)), ("held_out", np.arange(1500, 1797))):
+    for split, part in (("train", np.arange(num_train)), ("held_out", np.arange(1500, 1797))):
         write_split(prepared / split, part, images[..., None].__getitem__, labels[part])
     info = DatasetInfo(
         image_size=8,
         channels=1,
         class_names=tuple("0123456789"),
-        num_train=1500,
+        num_train=num_train,
         num_held_out=297,
         digest=digest_of(prepared),
     )
     (prepared / "dataset.json").write_text(json.dumps(info.document()))
-    schedule = _command(root, folder, "schedule", "--out", "data/schedule")
-    _, errors = schedule.communicate(timeout=240)
-    assert schedule.returncode == 0, errors
-    return folder
 
 
 def _command(root: Path, folder: Path, stage: str, *options: str, **more: str) -> subprocess.Popen[str]:
@@ -113,6 +119,7 @@ def test_a_training_writes_what_the_contracts_say(project: Path, uninterrupted: 
         "curves.csv",
         "grids/000002400.png",
         "grids/000004800.png",
+        "held_out.csv",
         "model.json",
         "model.safetensors",
         "snapshots.safetensors",
@@ -123,6 +130,11 @@ def test_a_training_writes_what_the_contracts_say(project: Path, uninterrupted: 
         rows = list(csv.DictReader(file))
     assert len(rows) == 150
     assert float(rows[-1]["train/loss"]) < 0.7 * float(rows[0]["train/loss"])
+    with (project / "whole" / "held_out.csv").open() as file:
+        held_out = list(csv.DictReader(file))
+    assert [row["images"] for row in held_out] == ["2400", "4800"]
+    assert float(held_out[-1]["train/held_out_mse"]) < float(held_out[0]["train/held_out_mse"])
+    assert len({row["train/linear_denoiser_mse"] for row in held_out}) == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
@@ -229,6 +241,48 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert f"{newest.name}: damaged" in errors
     assert "the checkpoint before is used" in errors
     assert _digests(fresh / "out") == uninterrupted
+
+
+def _overfit(folder: Path, digits: Digits) -> None:
+    """Make a project of so few images that a training learns them by heart."""
+    shutil.rmtree(folder / "data" / "prepared")
+    _write_prepared(folder / "data" / "prepared", digits, num_train=24)
+    document = yaml.safe_load((folder / "params.yaml").read_text())
+    document["train"] |= {"num_snapshots": 10, "num_images": 6400, "stop_when_overfitting": True, "num_grids": 0}
+    document["train"]["network"] |= {"widths": [32], "patch_size": 1}
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+
+
+@pytest.mark.trains
+def test_a_training_that_overfits_stops_with_its_best_weights_and_a_kill_changes_no_byte_of_them(
+    fresh: Path, root: Path, digits: Digits
+) -> None:
+    _overfit(fresh, digits)
+    whole = _train(root, fresh, "whole")
+    _, errors = whole.communicate(timeout=240)
+    assert whole.returncode == 0, errors
+    assert "over-fitting: the error on held-out images" in errors
+    with (fresh / "whole" / "held_out.csv").open() as file:
+        rows = [(int(row["images"]), float(row["train/held_out_mse"])) for row in csv.DictReader(file)]
+    assert rows[-1][0] < 6400
+    kept = max(int(name.split("/")[0]) * 32 for name in load_tensors(fresh / "whole" / "snapshots.safetensors"))
+    assert kept <= rows[-3][0]
+    assert f"least after {kept} images" in errors
+
+    again = _train(root, fresh, "again")
+    again.communicate(timeout=240)
+    assert _digests(fresh / "again") == _digests(fresh / "whole")
+
+    shutil.rmtree(fresh / ".foundry" / "training")
+    first = _train(root, fresh, "out")
+    for _ in range(2):
+        _wait_for_another_checkpoint(fresh, first)
+    first.send_signal(signal.SIGKILL)
+    first.communicate(timeout=240)
+    second = _train(root, fresh, "out")
+    _, errors = second.communicate(timeout=240)
+    assert "resuming after" in errors
+    assert _digests(fresh / "out") == _digests(fresh / "whole")
 
 
 NUM_KILLS = 20
