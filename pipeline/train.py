@@ -30,6 +30,7 @@ from pipeline.params import Params, load_params
 from pipeline.tracking import runs
 from pipeline.tracking.runs import StageRun
 from pipeline.training import checkpoint
+from pipeline.training.cost import require_memory
 from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.fingerprint import provenance, training_key
 from pipeline.training.journal import Journal
@@ -82,8 +83,11 @@ def _prepare(params: Params, dataset: Dataset, schedule: Path, workers: Workers)
     schedule_table = read_schedule_table(schedule / "table.parquet")
     check_target(params.train.target, schedule_table.schedule)
     description = describe(params, dataset, schedule_table, schedule)
-    network = build_network(description, seed=params.train.seed)
-    return description, Training(params.train, network, schedule_table, dataset.split("train"), best_device(), workers)
+    network, device = build_network(description, seed=params.train.seed), best_device()
+    if workers.is_first and device.device.type == "cpu":
+        info = dataset.info
+        require_memory(params.train, image_size=info.image_size, channels=info.channels, num_classes=info.num_classes)
+    return description, Training(params.train, network, schedule_table, dataset.split("train"), device, workers)
 
 
 def describe(params: Params, dataset: Dataset, schedule_table: ScheduleTable, schedule: Path) -> Description:

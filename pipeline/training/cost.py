@@ -9,6 +9,7 @@ ask about. Time is measured by `pipeline.training.pace` in as many processes as 
 
 from dataclasses import dataclass
 
+import psutil
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
@@ -17,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.errors import FoundryError
 from pipeline.params import TrainParams
 from pipeline.training import pace
 from pipeline.training.distributed import num_workers
@@ -57,17 +59,23 @@ class NetworkSize:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Cost:
-    """What a training takes on this machine."""
+class Memory:
+    """What a training holds in this machine's memory."""
 
     network: NetworkSize
     num_processes: int
-    num_steps: int
-    batch_size: int
     process_mib: float
     """Peak memory of each process while it trains."""
     all_mib: float
     """Peak of all processes together; the first also holds the snapshots, and a copy of everything while it saves."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cost(Memory):
+    """What a training takes on this machine."""
+
+    num_steps: int
+    batch_size: int
     step_sec: float
     """Of a whole batch, in all processes."""
 
@@ -112,6 +120,25 @@ def _identity(tensor: Tensor) -> int:
     return int(StorageWeakRef(tensor.untyped_storage()).cdata)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
+def memory(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> Memory:
+    """Count what a training in `num_workers` processes would hold; computes nothing.
+
+    Raises:
+        ValueError: the image size does not divide into the network's patches and levels.
+    """
+    size = network_size(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
+    num_processes = num_workers(params.batch_size)
+    rows = -(-params.batch_size // num_processes)
+    process_mib = size.step_mib(min(rows, params.micro_batch_size or rows))
+    snapshots = params.num_snapshots * len(params.ema_widths)
+    return Memory(
+        network=size,
+        num_processes=num_processes,
+        process_mib=process_mib,
+        all_mib=num_processes * process_mib + (2 * snapshots + STATE_COPIES) * size.weight_mib,
+    )
+
+
 def estimate(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> Cost:
     """Count and measure what a training would take here; trains for a few seconds on random pixels.
 
@@ -119,23 +146,40 @@ def estimate(params: TrainParams, *, image_size: ImageSize, channels: int, num_c
         ValueError: the image size does not divide into the network's patches and levels.
         FoundryError: the steps could not be measured.
     """
-    size = network_size(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
-    num_processes = num_workers(params.batch_size)
-    process_mib = size.step_mib(-(-params.batch_size // num_processes))
-    snapshots = params.num_snapshots * len(params.ema_widths)
+    held = memory(params, image_size=image_size, channels=channels, num_classes=num_classes)
+    step_sec = pace.step_seconds(
+        params,
+        held.network.multiply_adds,
+        image_size=image_size,
+        channels=channels,
+        num_classes=num_classes,
+        num_processes=held.num_processes,
+    )
     return Cost(
-        network=size,
-        num_processes=num_processes,
+        network=held.network,
+        num_processes=held.num_processes,
+        process_mib=held.process_mib,
+        all_mib=held.all_mib,
         num_steps=-(-params.num_images // params.batch_size),
         batch_size=params.batch_size,
-        process_mib=process_mib,
-        all_mib=num_processes * process_mib + (2 * snapshots + STATE_COPIES) * size.weight_mib,
-        step_sec=pace.step_seconds(
-            params,
-            size.multiply_adds,
-            image_size=image_size,
-            channels=channels,
-            num_classes=num_classes,
-            num_processes=num_processes,
-        ),
+        step_sec=step_sec,
+    )
+
+
+def require_memory(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> None:
+    """Refuse a training that this machine's free memory cannot hold, before it takes any.
+
+    Raises:
+        FoundryError: it names what is needed, what is free and a `train.micro_batch_size` that fits, if one does.
+    """
+    held = memory(params, image_size=image_size, channels=channels, num_classes=num_classes)
+    free_mib = psutil.virtual_memory().available / MIB
+    if held.all_mib <= free_mib:
+        return
+    own = held.process_mib - (held.all_mib - free_mib) / held.num_processes
+    rows = held.network.rows_within(own)
+    remedy = f"foundry set train.micro_batch_size={rows}" if rows else "train a smaller train.network, or with NPROC=1"
+    raise FoundryError(
+        f"params.yaml: train.batch_size: {params.batch_size} images in {held.num_processes} processes need about "
+        f"{held.all_mib / 1024:.1f} GiB, {free_mib / 1024:.1f} GiB are free; {remedy}"
     )

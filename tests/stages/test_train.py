@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -241,6 +242,19 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     assert f"{newest.name}: damaged" in errors
     assert "the checkpoint before is used" in errors
     assert _digests(fresh / "out") == uninterrupted
+
+
+def test_a_batch_that_memory_cannot_hold_is_refused_with_one_that_fits(fresh: Path, root: Path) -> None:
+    document = yaml.safe_load((fresh / "params.yaml").read_text())
+    document["train"]["batch_size"] = 50_000_000
+    (fresh / "params.yaml").write_text(yaml.safe_dump(document))
+    process = _train(root, fresh, "out")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 2, errors
+    assert "train.batch_size: 50000000 images in 1 processes need about" in errors
+    found = re.search(r"foundry set train\.micro_batch_size=(\d+)\n", errors)
+    assert found, errors
+    assert 1000 < int(found[1]) < 50_000_000
 
 
 def _overfit(folder: Path, digits: Digits) -> None:

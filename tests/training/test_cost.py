@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.params import load_params
-from pipeline.training.cost import BASE_MIB, estimate, network_size
+from pipeline.training.cost import BASE_MIB, estimate, memory, network_size
 
 COMMITTED = load_params(Path(__file__).parents[1] / "params.yaml").train
 SHAPE = {"image_size": 16, "channels": 3, "num_classes": 4}
@@ -31,6 +31,14 @@ def test_rows_within_a_limit_are_the_most_that_keep_it() -> None:
     rows = size.rows_within(1000)
     assert size.step_mib(rows) <= 1000 < size.step_mib(rows + 1)
     assert size.rows_within(BASE_MIB) == 0
+
+
+def test_micro_batches_need_the_memory_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPROC", "2")
+    whole = memory(COMMITTED, **SHAPE)
+    parts = memory(COMMITTED.model_copy(update={"micro_batch_size": 4}), **SHAPE)
+    assert whole.process_mib == whole.network.step_mib(COMMITTED.batch_size // 2)
+    assert parts.process_mib == whole.network.step_mib(4)
 
 
 def test_a_large_image_is_counted_without_being_computed() -> None:
