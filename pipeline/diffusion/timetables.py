@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import Sampler, coefficients, make_plan
-from pipeline.diffusion.surrogate import PIXEL_VARIANCE, errors, surrogate_error
+from pipeline.diffusion.sampling import Sampler, coefficients
+from pipeline.diffusion.surrogate import PIXEL_VARIANCE, errors
 from pipeline.errors import FoundryError
 
 Grid = Literal["uniform", "trailing", "log_snr", "karras"]
@@ -99,8 +99,9 @@ def _distinct(t: Int[Tensor, " steps"], T: int) -> Int[Tensor, " steps"]:
     return (room + place).cummin(dim=0).values - place
 
 
-NUM_GROUPS = 64
-"""Groups of eigenvalues in the search, each represented by its mean."""
+NUM_GROUPS, NUM_FINE_GROUPS = 64, 1024
+"""Groups of eigenvalues, each represented by its mean, in the search and in the last comparison with the grids: 256x256
+RGB has 196,608 eigenvalues, which take minutes and gigabytes one by one."""
 
 LEAST_GAIN = 1e-3
 """Least relative improvement for which the search moves."""
@@ -119,19 +120,22 @@ def optimise_each(
         FoundryError: a number of steps is not in 1 … T.
     """
     loss, T = _loss(sampler, schedule, eigenvalues), schedule.num_timesteps
+    fine_loss = _loss(sampler, schedule, eigenvalues, NUM_FINE_GROUPS)
     found: Int[Tensor, " steps"] | None = None
     for number in numbers:
         _check_num_steps(number, schedule)
         found = _search(loss, number, schedule) if found is None else _descend(loss, _stretched(found, number, T), T)
-        yield _best(found, sampler, schedule, eigenvalues)
+        yield _best(found, fine_loss, schedule)
 
 
 Loss = Callable[[Int[Tensor, "plans steps"]], Float[Tensor, " plans"]]
 
 
-def _loss(sampler: Sampler, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]) -> Loss:
+def _loss(
+    sampler: Sampler, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"], num_groups: int = NUM_GROUPS
+) -> Loss:
     """`surrogate_error` of many timetables at once, on grouped eigenvalues."""
-    values, weights = _grouped(eigenvalues.clamp(min=0))
+    values, weights = _grouped(eigenvalues.clamp(min=0), num_groups)
 
     def loss(t: Int[Tensor, "plans steps"]) -> Float[Tensor, " plans"]:
         found: Tensor = errors(coefficients(sampler, schedule, t), t, schedule, values)
@@ -140,15 +144,11 @@ def _loss(sampler: Sampler, schedule: NoiseSchedule, eigenvalues: Float[Tensor, 
     return loss
 
 
-def _best(
-    found: Int[Tensor, " steps"], sampler: Sampler, schedule: NoiseSchedule, eigenvalues: Float[Tensor, " d"]
-) -> tuple[int, ...]:
+def _best(found: Int[Tensor, " steps"], loss: Loss, schedule: NoiseSchedule) -> tuple[int, ...]:
     """The timetable `found`, or a grid if that is better."""
-    grids = [timetable(grid, schedule, len(found)) for grid in GRIDS]
-    return min(
-        [tuple(found.tolist()), *grids],
-        key=lambda times: surrogate_error(make_plan(sampler, schedule, times), schedule, eigenvalues),
-    )
+    candidates = [found, *(torch.tensor(timetable(grid, schedule, len(found))) for grid in GRIDS)]
+    best: list[int] = candidates[int(loss(torch.stack(candidates)).argmin())].tolist()
+    return tuple(best)
 
 
 def _search(loss: Loss, num_steps: int, schedule: NoiseSchedule) -> Int[Tensor, " steps"]:
@@ -186,12 +186,14 @@ def _stretched(t: Int[Tensor, " coarse"], num_steps: int, T: int) -> Int[Tensor,
     return _distinct(torch.lerp(t[low].double(), t[high].double(), place - low).round().long(), T)
 
 
-def _grouped(eigenvalues: Float[Tensor, " d"]) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:
-    """Means of at most `NUM_GROUPS` groups of eigenvalues of similar size, and the share of each group."""
+def _grouped(
+    eigenvalues: Float[Tensor, " d"], num_groups: int
+) -> tuple[Float[Tensor, " groups"], Float[Tensor, " groups"]]:
+    """Means of at most `num_groups` groups of eigenvalues of similar size, and the share of each group."""
     size = (eigenvalues + PIXEL_VARIANCE).log()
-    edges = torch.linspace(size.min().item(), size.max().item(), NUM_GROUPS + 1, dtype=torch.float64)
+    edges = torch.linspace(size.min().item(), size.max().item(), num_groups + 1, dtype=torch.float64)
     group = torch.bucketize(size, edges[1:-1])
-    counts = torch.bincount(group, minlength=NUM_GROUPS).double()
+    counts = torch.bincount(group, minlength=num_groups).double()
     sums = torch.zeros_like(counts).index_add(0, group, eigenvalues)
     some = counts > 0
     return sums[some] / counts[some], counts[some] / len(eigenvalues)
