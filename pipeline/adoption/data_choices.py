@@ -43,10 +43,11 @@ def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
         f"the largest class has {ratio:.1f} times the images of the smallest" if survey.class_sizes else "no classes",
         "half as much again",
     )
-    if num_classes := len(survey.class_sizes):
-        found = f"{num_classes} classes"
-        why = "chance; an extractor that recognises fewer is of no use, a better one measures better"
-        yield Choice("features.min_accuracy", round(1 / num_classes, 3), found, why)
+    why = "a classifier of the classes, or the bundled network where it recognises more or there are none"
+    yield Choice("features.extractor", "auto", _classes_in_words(survey), why)
+    why = "chance; an extractor that recognises fewer is of no use, a better one measures better"
+    chance = round(1 / max(1, len(survey.class_sizes)), 3)
+    yield Choice("features.min_accuracy", chance, _classes_in_words(survey), why)
     yield Choice("register.model_name", name, "the name of what was adopted", "models:/NAME@champion serves it")
 
 

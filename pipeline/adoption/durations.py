@@ -11,6 +11,7 @@ import torch
 
 from pipeline.adoption.survey import Survey
 from pipeline.artefacts.dataset import DatasetInfo
+from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.device import best_device
 from pipeline.evaluation.all_images import MAX_IMAGES
 from pipeline.evaluation.budget import fitted
@@ -64,11 +65,11 @@ def evaluation_rows(params: EvaluateParams, num_classes: int) -> tuple[int, int]
     return rows_per_step * steps + params.tuning_rows + losses, tuned + 2 * params.num_samples + compared
 
 
-def seconds_per_feature(image_size: int) -> float:
+def seconds_per_feature(image_size: ImageSize) -> float:
     """Seconds in which the bundled extractor computes the features of an image here."""
     device = best_device().device
     network = EfficientNetLite0(image_size=image_size, num_classes=0).to(device).eval()
-    images = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (NUM_FOR_PACE, 3, image_size, image_size)))
+    images = torch.from_numpy(np.random.default_rng(0).uniform(-1, 1, (NUM_FOR_PACE, 3, *height_and_width(image_size))))
     images = images.to(device, torch.float32)
     with torch.no_grad():
         network.features(images)

@@ -21,6 +21,7 @@ from pipeline.adoption.training_choices import (
     training_choices,
 )
 from pipeline.artefacts.dataset import DatasetInfo
+from pipeline.artefacts.image_size import ImageSize
 from pipeline.errors import FoundryError
 from pipeline.params import Params, PrepareParams
 from pipeline.training.cost import Cost
@@ -49,7 +50,7 @@ class Pace:
 
     training: Callable[..., Cost]
     """As `pipeline.training.cost.estimate`."""
-    sec_per_feature: Callable[[int], float]
+    sec_per_feature: Callable[[ImageSize], float]
     """As `pipeline.adoption.durations.seconds_per_feature`."""
     memory_mib: float
     """That is free."""
@@ -94,13 +95,13 @@ def _plan_for(
     why = "as asked for" if wish.image_size else f"as many of the source's pixels as can be learned in time{refused}"
     choices = [
         *data_choices(survey, wish.name),
-        *size_choices(side, survey, why),
+        *size_choices(side, survey, wish.image_size, why),
         *training_choices(survey),
     ]
     params = params_of(document, choices)
     info = _dataset_info(survey, params.prepare)
-    cost = pace.training(params.train, image_size=side, channels=info.channels, num_classes=info.num_classes)
-    seconds = stage_seconds(survey, params, info, cost, pace.sec_per_feature(side))
+    cost = pace.training(params.train, image_size=info.image_size, channels=info.channels, num_classes=info.num_classes)
+    seconds = stage_seconds(survey, params, info, cost, pace.sec_per_feature(info.image_size))
     left = (1 - RESERVE) * 60 * wish.minutes - sum(each for stage, each in seconds.items() if stage != "train")
     affordable = max(LEAST_IMAGES, int(left * cost.images_per_sec) // ROUND * ROUND)
     length = length_choice(affordable, info.num_train, wish.minutes)

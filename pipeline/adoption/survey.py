@@ -30,6 +30,7 @@ COLOUR_DIFFERENCE = 16
 """Between the channels of a pixel, 0 … 255, from which it is coloured: JPEG gives grey pixels differences of a few."""
 OPAQUE = 128
 """Alpha below which a pixel counts as transparent; smooth edges have more."""
+ASPECT_TOLERANCE = 0.1
 NEAR_BITS = 4
 """Bits of 64 by which perceptual hashes of near-duplicates differ at most."""
 BLOCK_SIZE = 1024
@@ -53,8 +54,10 @@ class Survey:
     small_side: int
     """Shorter side in pixels that 9 of 10 images reach."""
     median_side: int
-    median_aspect: float
-    """Longer over shorter side."""
+    aspect: float
+    """Width over height, the median."""
+    same_aspect_share: float
+    """Of images whose aspect is within `ASPECT_TOLERANCE` of it."""
     coloured_share: float
     transparent_share: float
     """Of images of which something is transparent."""
@@ -90,7 +93,8 @@ def survey(folder: Path) -> Survey:
         raise FoundryError("\n".join([f"{folder}: none of {len(rows)} files is an image", *_most(refusals)]))
     names = folder_classes(accepted["file"]) if in_folders else accepted["label"].dropna().astype("str")
     sides = accepted[["width", "height"]].astype("int64")
-    shorter, longer = sides.min(axis=1), sides.max(axis=1)
+    shorter, aspects = sides.min(axis=1), sides["width"] / sides["height"]
+    aspect = float(aspects.median())
     return Survey(
         kind=kind,
         num_files=len(rows),
@@ -101,7 +105,8 @@ def survey(folder: Path) -> Survey:
         has_own_split=bool(accepted["split"].notna().any()),
         small_side=int(shorter.quantile(0.1, interpolation="lower")),
         median_side=int(shorter.median()),
-        median_aspect=float((longer / shorter).median()),
+        aspect=aspect,
+        same_aspect_share=float((abs(aspects / aspect - 1) <= ASPECT_TOLERANCE).mean()),
         coloured_share=float(_is_coloured(seen).mean()),
         transparent_share=float((pixels[..., 3].min(axis=(1, 2)) < OPAQUE).mean()),
         duplicate_share=float(accepted["pixels_sha256"].duplicated().mean()),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pipeline.adoption.intake import Intake
 from pipeline.adoption.plan import Plan
 from pipeline.adoption.survey import Survey
+from pipeline.adoption.training_choices import is_oblong
 
 WIDTH = 120
 MOST_NAMES = 5
@@ -51,8 +52,8 @@ def facts(intake: Intake, survey: Survey) -> Iterator[str]:
     if survey.refusals:
         reasons = [f"{count:,} x {reason}" for reason, count in survey.refusals.items()]
         yield f"{survey.num_files - survey.num_images:,} cannot be used: {_first(reasons)}"
-    if survey.median_aspect > 1.2:
-        yield f"the longer side is {survey.median_aspect:.1f} times the shorter in the median: the centre square is used"
+    if survey.same_aspect_share < 1 and not is_oblong(survey):
+        yield f"{1 - survey.same_aspect_share:.0%} of the images have another aspect than most: of each, the centre square is used"
     if survey.near_duplicate_share > 0.01:
         yield (
             f"{survey.near_duplicate_share:.0%} of the images nearly repeat an earlier one, {survey.duplicate_share:.0%} exactly; "

@@ -19,6 +19,8 @@ NETWORKS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (512, 8, (64, 128, 192)),
 )
 """Largest side, patch size and widths: 8 to 16 patches each way up to 64 pixels, 16 to 64 above."""
+LEAST_OBLONG, MOST_OBLONG, LEAST_SAME_ASPECT = 1.15, 4.0, 0.8
+"""Longer over shorter side between which images are prepared oblong, if this share of them has nearly the same aspect."""
 BATCH_SIZE = 96
 NEEDED_IMAGES = 100_000
 """Training length below which a smaller side is better: of 1,750 drawings at 32 pixels, 20,000 images seen gave coloured
@@ -40,20 +42,35 @@ def candidate_sides(survey: Survey, wanted: int | None) -> tuple[int, ...]:
     return (largest, SMALL_SIDE) if largest > SMALL_SIDE else (largest,)
 
 
-def size_choices(side: int, survey: Survey, why: str) -> Iterator[Choice]:
-    """The side, and a network whose patches and levels divide it."""
+def size_choices(side: int, survey: Survey, wanted: int | None, why: str) -> Iterator[Choice]:
+    """The size, and a network whose patches and levels divide it."""
     patch, widths = next((patch, widths) for largest, patch, widths in NETWORKS if side <= largest)
     while side % (patch * 2 ** (len(widths) - 1)):
         patch, widths = (patch // 2, widths) if patch > 1 else (1, widths[:-1])
     found = (
         f"the shorter side has {survey.median_side} pixels in the median, {survey.small_side} or more in 9 of 10 images"
     )
-    yield Choice("prepare.image_size", side, found, why)
-    positions = f"{side // patch} x {side // patch}"
-    yield Choice("train.network.patch_size", patch, f"{side} x {side} pixels", f"the network sees {positions} patches")
-    yield Choice(
-        "train.network.widths", list(widths), f"{positions} patches", "wide enough for them; wider takes longer"
-    )
+    size: int | list[int] = side
+    if wanted is None and is_oblong(survey):
+        size = oblong(side, survey.aspect, patch * 2 ** (len(widths) - 1))
+        found += f"; {survey.same_aspect_share:.0%} are {survey.aspect:.2f} times as wide as high"
+    yield Choice("prepare.image_size", size, found, why)
+    height, width = [size, size] if isinstance(size, int) else size
+    patches = f"{height // patch} x {width // patch} patches"
+    yield Choice("train.network.patch_size", patch, f"{height} x {width} pixels", f"the network sees {patches}")
+    yield Choice("train.network.widths", list(widths), patches, "wide enough for them; wider takes longer")
+
+
+def is_oblong(survey: Survey) -> bool:
+    """Whether a square would cut off much of nearly all images."""
+    longer_over_shorter = max(survey.aspect, 1 / survey.aspect)
+    return LEAST_OBLONG <= longer_over_shorter <= MOST_OBLONG and survey.same_aspect_share >= LEAST_SAME_ASPECT
+
+
+def oblong(side: int, aspect: float, divisor: int) -> list[int]:
+    """Height and width with about the area of a square: multiples of `divisor` near this aspect."""
+    root = math.sqrt(aspect)
+    return [max(divisor, round(each / divisor) * divisor) for each in (side / root, side * root)]
 
 
 def training_choices(survey: Survey) -> Iterator[Choice]:

@@ -1,5 +1,6 @@
 """Whatever a survey finds, the plan is valid, its network fits its images, and it keeps to the time."""
 
+import math
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from pipeline.adoption.plan import LEAST_SET, Pace, Plan, Wish, make_plan
 from pipeline.adoption.survey import Survey
 from pipeline.adoption.training_choices import LEAST_IMAGES, NEEDED_IMAGES
+from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.diffusion.unet import UNet
 from pipeline.errors import FoundryError
 from pipeline.params import TrainParams
@@ -25,7 +27,7 @@ size_of = cache(network_size)
 def pace(multiply_adds_per_sec: float, memory_mib: float = 8192) -> Pace:
     """A machine of this speed; the network's arithmetic is counted, not run."""
 
-    def training(params: TrainParams, *, image_size: int, channels: int, num_classes: int) -> Cost:
+    def training(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> Cost:
         size = size_of(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
         return Cost(
             network=size,
@@ -37,7 +39,11 @@ def pace(multiply_adds_per_sec: float, memory_mib: float = 8192) -> Pace:
             step_sec=3 * params.batch_size * size.multiply_adds / multiply_adds_per_sec,
         )
 
-    return Pace(training=training, sec_per_feature=lambda size: 0.002 * (1 + size / 112), memory_mib=memory_mib)
+    return Pace(
+        training=training,
+        sec_per_feature=lambda size: 0.002 + 1e-7 * math.prod(height_and_width(size)),
+        memory_mib=memory_mib,
+    )
 
 
 def photographs(**changes: Any) -> Survey:
@@ -52,7 +58,8 @@ def photographs(**changes: Any) -> Survey:
         "has_own_split": False,
         "small_side": 300,
         "median_side": 500,
-        "median_aspect": 1.5,
+        "aspect": 1.5,
+        "same_aspect_share": 0.5,
         "coloured_share": 1.0,
         "transparent_share": 0.0,
         "duplicate_share": 0.0,
@@ -85,6 +92,8 @@ def surveys(draw: st.DrawFn) -> Survey:
         outside_share=draw(SHARES),
         small_side=side,
         median_side=side + draw(st.integers(0, 500)),
+        aspect=draw(st.floats(0.001, 1000)),
+        same_aspect_share=draw(SHARES),
         coloured_share=draw(SHARES),
         transparent_share=draw(SHARES),
         duplicate_share=draw(SHARES),
@@ -102,7 +111,7 @@ def test_every_survey_gives_valid_params_and_a_network_that_fits(survey: Survey,
     plan = planned(survey, speed=speed, minutes=minutes)
     prepare, train = plan.params.prepare, plan.params.train
     UNet(train.network, image_size=prepare.image_size, channels=prepare.channels, num_classes=0)
-    assert prepare.image_size <= max(4, survey.small_side)
+    assert min(prepare.image_shape[:2]) <= max(4, survey.small_side)
     assert sum(plan.seconds.values()) <= 60 * minutes or train.num_images == LEAST_IMAGES
     assert all(choice.found and choice.why for choice in plan.choices)
     # What was found passes the checks that are written for it.
@@ -118,6 +127,13 @@ def test_every_side_that_is_asked_for_gets_a_network(side: int) -> None:
     plan = planned(photographs(), image_size=side)
     assert plan.params.prepare.image_size == side
     UNet(plan.params.train.network, image_size=side, channels=3, num_classes=2)
+
+
+@pytest.mark.parametrize(("aspect", "size"), [(1.5, (28, 40)), (0.67, (40, 28)), (1.1, 32), (9.0, 32)])
+def test_images_of_one_aspect_keep_it(aspect: float, size: object) -> None:
+    plan = planned(photographs(aspect=aspect, same_aspect_share=0.95))
+    assert plan.params.prepare.image_size == size
+    assert planned(photographs(aspect=aspect, same_aspect_share=0.5)).params.prepare.image_size == 32
 
 
 def test_a_fast_machine_gets_64_pixels_and_a_slow_one_32_and_says_so() -> None:

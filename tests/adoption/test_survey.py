@@ -62,7 +62,7 @@ def test_arrays_have_the_classes_of_their_labels(tmp_path: Path, digits: Digits)
     found = survey(tmp_path)
     assert found.kind == "arrays"
     assert found.class_sizes == {str(label): int((digits[1] == label).sum()) for label in range(10)}
-    assert (found.small_side, found.median_aspect, found.coloured_share) == (8, 1.0, 0.0)
+    assert (found.small_side, found.aspect, found.same_aspect_share, found.coloured_share) == (8, 1.0, 1.0, 0.0)
 
 
 def test_an_archive_is_read_like_its_folder(photo_folder: Path, tmp_path: Path) -> None:
