@@ -4,9 +4,7 @@ A version is created in steps, of which the tag `registered_at` is the last. If 
 what a killed registration leaves has no such tag and is removed by the next.
 """
 
-import importlib.metadata
 import time
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -15,9 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-
-from pipeline.artefacts.model import Model
 from pipeline.provenance import lineage
 from pipeline.provenance.dvc import LOCK
 from pipeline.provenance.git import worktree
@@ -25,15 +20,14 @@ from pipeline.provenance.process import ProcessId
 from pipeline.registry import history
 from pipeline.registry.aliases import Aliases
 from pipeline.registry.comparison import LoadedModel
+from pipeline.registry.logged_model import save_logged_model
 from pipeline.registry.promotion import Decision, Outcome
 from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.tracking import store
 from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, PROCESS_TAG, SOURCE_TAG, STAGE_TAG, WORKTREE_TAG
 
-REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "jaxtyping", "tqdm", "mlflow")
 LOGGED_MODEL = "models:/"
 """Prefix of a version's source; the id of its logged model follows."""
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -147,7 +141,7 @@ class Registry:
 
     def _upload(self, model_id: str, candidate: Candidate) -> None:
         with TemporaryDirectory() as folder:
-            _save_pyfunc(Path(folder) / "model", candidate)
+            save_logged_model(Path(folder) / "model", candidate.folder, candidate.model)
             self._client.log_model_artifacts(model_id, f"{folder}/model")
         self._client.finalize_logged_model(model_id, "READY")
 
@@ -242,34 +236,3 @@ def _verdict(decision: Decision) -> dict[str, str]:
     if decision.is_accepted:
         tags["promoted_why"] = decision.why[: history.MAX_REASON_LENGTH]
     return tags
-
-
-def _save_pyfunc(path: Path, candidate: Candidate) -> None:
-    """Write the model folder, and the code that loads it, in MLflow's format."""
-    with warnings.catch_warnings():
-        # With a data frame as example MLflow runs into a deprecation of pandas 3; the signature holds the same.
-        warnings.filterwarnings("ignore", message=".*input example was not provided")
-        store.mlflow().pyfunc.save_model(
-            path,
-            python_model=str(MODEL_CODE),
-            artifacts={"model": str(candidate.folder)},
-            signature=_signature(candidate.model),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
-        )
-
-
-def _signature(model: Model) -> Any:
-    types, kinds = store.mlflow().types, store.mlflow().types.DataType
-    sampling, (channels, height, width) = model.description.sampling, model.description.data.shape
-    # Any: pandas turns integers into floats where one is missing.
-    label = types.ColSpec(types.schema.AnyType(), "label", required=False)
-    params = [
-        types.ParamSpec("steps", kinds.long, sampling.num_steps),
-        types.ParamSpec("sampler", kinds.string, sampling.sampler),
-        types.ParamSpec("guidance_scale", kinds.double, sampling.guidance_scale),
-    ]
-    return store.mlflow().models.ModelSignature(
-        inputs=types.Schema([types.ColSpec(kinds.long, "seed"), label]),
-        outputs=types.Schema([types.TensorSpec(np.dtype(np.uint8), (-1, height, width, channels))]),
-        params=types.ParamSchema(params),
-    )
