@@ -334,6 +334,10 @@ command(
     describe="Train twice, once killed at random moments, and compare every byte.",
 )
 command(
+    foundry, "cost", "pipeline.commands.cost:main",
+    describe="Show the memory and the time that the training of params.yaml takes here.",
+)
+command(
     foundry, "set", "pipeline.commands.set_params:main", argument("changes", nargs=-1, metavar="[KEY=VALUE]..."),
     describe="Change params.yaml, or refuse and leave it: `train.seed=1 evaluate.seed=2`.",
 )

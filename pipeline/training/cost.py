@@ -93,10 +93,13 @@ def network_size(network: UNetConfig, *, image_size: ImageSize, channels: int, n
     """Count weights, arithmetic and memory of a network; computes nothing.
 
     Raises:
-        ValueError: the image size does not divide into the network's patches and levels.
+        FoundryError: the image size does not divide into the network's patches and levels.
     """
     with torch.device("meta"):
-        unet = UNet(network, image_size=image_size, channels=channels, num_classes=num_classes)
+        try:
+            unet = UNet(network, image_size=image_size, channels=channels, num_classes=num_classes)
+        except ValueError as error:
+            raise FoundryError(f"train.network: {error}; prepare.image_size sets the size") from None
         x, t = torch.empty(2, channels, *height_and_width(image_size)), torch.zeros(2, dtype=torch.int64)
     kept: dict[int, torch.UntypedStorage] = {}
 
@@ -124,7 +127,7 @@ def memory(params: TrainParams, *, image_size: ImageSize, channels: int, num_cla
     """Count what a training in `num_workers` processes would hold; computes nothing.
 
     Raises:
-        ValueError: the image size does not divide into the network's patches and levels.
+        FoundryError: the image size does not divide into the network's patches and levels.
     """
     size = network_size(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
     num_processes = num_workers(params.batch_size)
@@ -143,8 +146,7 @@ def estimate(params: TrainParams, *, image_size: ImageSize, channels: int, num_c
     """Count and measure what a training would take here; trains for a few seconds on random pixels.
 
     Raises:
-        ValueError: the image size does not divide into the network's patches and levels.
-        FoundryError: the steps could not be measured.
+        FoundryError: the image size does not divide into the network's patches and levels, or a step failed.
     """
     held = memory(params, image_size=image_size, channels=channels, num_classes=num_classes)
     step_sec = pace.step_seconds(

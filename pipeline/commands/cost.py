@@ -1,0 +1,36 @@
+"""`foundry cost`: the memory and the time that the training of params.yaml takes on this machine, before it runs."""
+
+import sys
+
+import psutil
+
+from pipeline.params import Params, load_params
+from pipeline.training.cost import MIB, Cost, estimate
+
+
+def main() -> None:
+    params = load_params()
+    sys.stdout.write(f"{table(params, measured(params))}\n")
+
+
+def measured(params: Params) -> Cost:
+    """The cost of the training on images as params.yaml wants them prepared.
+
+    How many classes folders have is not known before they are read, and changes the cost little.
+    """
+    images = params.prepare
+    num_classes = len(images.class_names or ("one",)) if images.labelled else 0
+    return estimate(params.train, image_size=images.image_size, channels=images.channels, num_classes=num_classes)
+
+
+def table(params: Params, cost: Cost) -> str:
+    """One line each for the network, its memory, a step and the whole training."""
+    network, free = cost.network, psutil.virtual_memory().available / MIB
+    lines = {
+        "network": f"{network.num_weights / 1e6:.2f} M weights, {network.multiply_adds / 1e6:,.0f} M multiply-adds for an image",
+        "memory": f"{cost.process_mib:,.0f} MiB in each of {cost.num_processes} processes, {cost.all_mib:,.0f} MiB in all; "
+        f"{free:,.0f} MiB are free",
+        "step": f"{cost.step_sec:.3f} s for {cost.batch_size} images, {cost.images_per_sec:,.0f} images/s",
+        "training": f"{params.train.num_images:,} images in {cost.seconds / 60:.1f} minutes, previews and checkpoints apart",
+    }
+    return "\n".join(f"{name:10}{text}" for name, text in lines.items())
