@@ -9,6 +9,7 @@ from typing import Any
 from pipeline.adoption.choices import Choice, params_of
 from pipeline.adoption.data_choices import data_choices
 from pipeline.adoption.durations import stage_seconds
+from pipeline.adoption.evaluation_choices import evaluation_choices
 from pipeline.adoption.survey import Survey
 from pipeline.adoption.training_choices import (
     LEAST_IMAGES,
@@ -98,10 +99,13 @@ def _plan_for(
         *size_choices(side, survey, wish.image_size, why),
         *training_choices(survey),
     ]
-    params = params_of(document, choices)
+    params = params_of(document, [*choices, *evaluation_choices(0.0, wish.minutes)])
     info = _dataset_info(survey, params.prepare)
     cost = pace.training(params.train, image_size=info.image_size, channels=info.channels, num_classes=info.num_classes)
-    seconds = stage_seconds(survey, params, info, cost, pace.sec_per_feature(info.image_size))
+    sec_per_feature = pace.sec_per_feature(info.image_size)
+    thorough = stage_seconds(survey, params, info, cost, sec_per_feature)
+    choices += evaluation_choices(thorough["evaluate"], wish.minutes)
+    seconds = stage_seconds(survey, params_of(document, choices), info, cost, sec_per_feature)
     left = (1 - RESERVE) * 60 * wish.minutes - sum(each for stage, each in seconds.items() if stage != "train")
     affordable = max(LEAST_IMAGES, int(left * cost.images_per_sec) // ROUND * ROUND)
     length = length_choice(affordable, info.num_train, wish.minutes)

@@ -91,7 +91,9 @@ def survey(folder: Path) -> Survey:
     refusals = _counts(rows["reason"])
     if accepted.empty:
         raise FoundryError("\n".join([f"{folder}: none of {len(rows)} files is an image", *_most(refusals)]))
-    names = folder_classes(accepted["file"]) if in_folders else accepted["label"].dropna().astype("str")
+    # The first part of the path of an archive's member is the archive.
+    files = accepted["file"].str.partition("/")[2] if kind == "archive" else accepted["file"]
+    names = folder_classes(files) if in_folders else accepted["label"].dropna().astype("str")
     sides = accepted[["width", "height"]].astype("int64")
     shorter, aspects = sides.min(axis=1), sides["width"] / sides["height"]
     aspect = float(aspects.median())

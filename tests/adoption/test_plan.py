@@ -182,6 +182,13 @@ def test_a_fact_decides_its_param(changes: dict[str, Any], key: str, value: obje
     assert chosen(planned(photographs(**changes)))[key] == value
 
 
+def test_an_evaluation_that_would_take_time_from_the_training_is_shortened() -> None:
+    slow, fast = planned(photographs(), speed=2e10), planned(photographs(), speed=1e12)
+    assert fast.params.evaluate.guidance_scales == (1.0, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0)
+    assert slow.params.evaluate.compared_steps == ()
+    assert slow.params.evaluate.num_samples == fast.params.evaluate.num_samples
+
+
 def test_a_batch_that_does_not_fit_is_computed_in_parts() -> None:
     def chosen_with(memory_mib: float) -> TrainParams:
         wish = Wish(name="pets", minutes=600, image_size=128)

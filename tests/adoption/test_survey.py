@@ -67,7 +67,7 @@ def test_arrays_have_the_classes_of_their_labels(tmp_path: Path, digits: Digits)
 
 def test_an_archive_is_read_like_its_folder(photo_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
-    shutil.make_archive(str(tmp_path / "archive" / "photos"), "zip", photo_folder)
+    shutil.make_archive(str(tmp_path / "archive" / "photos"), "zip", photo_folder.parent, photo_folder.name)
     archive, folder = survey(tmp_path / "archive"), survey(photo_folder)
     assert (archive.kind, archive.class_sizes) == ("archive", folder.class_sizes)
     assert archive.mirror_accuracy == folder.mirror_accuracy

@@ -1,0 +1,25 @@
+"""How thoroughly the model is tuned and evaluated: less where that would take time from the training."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.adoption.choices import Choice
+
+MOST_SHARE = 0.2
+"""Of the time, that the evaluation may take before it is shortened."""
+THOROUGH: dict[str, Any] = {
+    "guidance_scales": [1.0, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0],
+    "tuning_rows": 20_000,
+    "compared_steps": [5, 20],
+}
+SHORT: dict[str, Any] = {"guidance_scales": [1.0, 1.25, 1.5, 2.0], "tuning_rows": 8_000, "compared_steps": []}
+"""Half of the network's rows; the number of samples, on which the errors of the figures depend, stays."""
+
+
+def evaluation_choices(thorough_sec: float, minutes: float) -> Iterator[Choice]:
+    """Choose between `THOROUGH` and `SHORT`; the former takes `thorough_sec` here."""
+    is_short = thorough_sec > MOST_SHARE * 60 * minutes
+    found = f"a thorough evaluation takes {thorough_sec / 60:.1f} of {minutes:g} minutes"
+    why = "shortened, so that the training has more" if is_short else "as thorough as the demo's"
+    for name, value in (SHORT if is_short else THOROUGH).items():
+        yield Choice(f"evaluate.{name}", value, found, why)
