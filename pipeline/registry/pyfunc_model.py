@@ -27,7 +27,7 @@ from pipeline.inference.draw import draw
 
 
 class InvalidInputError(FoundryError, MlflowException):  # type: ignore[misc]  # mlflow is untyped
-    """The rows or the params are invalid. MLflow's server tells its client the messages of its own errors only."""
+    """The rows or the params are invalid. MLflow's server sends its client only the messages of its own errors."""
 
     def __init__(self, message: str) -> None:
         MlflowException.__init__(self, message, error_code=INVALID_PARAMETER_VALUE)
