@@ -168,14 +168,10 @@ def _advice(answers: Mapping[str, bool | None], train: TrainParams) -> str:
 
 
 def _remedies(answers: Mapping[str, bool | None], train: TrainParams) -> Iterator[str]:
-    longer, half = 2 * train.num_images, max(1, train.num_images // 2)
+    longer = 2 * train.num_images
     if answers.get("copies") is False or answers.get("over-fitting") is False:
-        dropout = train.network.dropout
-        change = "train.network.dropout=0.1" if dropout == 0 else f"train.num_images={half}"
-        yield (
-            "What most likely helps: more images (then `dvc repro`); with these, "
-            f"{'dropout' if dropout == 0 else 'a shorter training'}: {_command(change)}."
-        )
+        name, change = _against_overfitting(train)
+        yield f"What most likely helps: more images (then `dvc repro`); with these, {name}: {_command(change)}."
     if answers["linear"] is not True or answers["mixture"] is False:
         yield f"What most likely helps: a longer training: {_command(f'train.num_images={2 * longer}')}."
     if answers["mixture"] is None or answers.get("real") is not True or answers.get("classes") is False:
@@ -185,6 +181,17 @@ def _remedies(answers: Mapping[str, bool | None], train: TrainParams) -> Iterato
             f"then a wider network: {_command(f'train.network.widths=[{widths}]')}."
         )
     yield f"No fault stands out; a longer training may still help: {_command(f'train.num_images={longer}')}."
+
+
+def _against_overfitting(train: TrainParams) -> tuple[str, str]:
+    """The first remedy that is not taken yet, and the change of params.yaml."""
+    if not train.augmentation.kinds:
+        return "augmentation", "train.augmentation.kinds=[shift,scale]"
+    if train.network.dropout == 0:
+        return "dropout", "train.network.dropout=0.1"
+    if not train.stop_when_overfitting:
+        return "an earlier end", "train.stop_when_overfitting=true"
+    return "a narrower network", f"train.network.widths=[{','.join(str(width // 2) for width in train.network.widths)}]"
 
 
 def _command(change: str) -> str:

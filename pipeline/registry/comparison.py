@@ -16,6 +16,7 @@ from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import WEIGHTS, Model, load_model
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.errors import ArtefactError, FoundryError
+from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.evaluator import NUM_SHIFTED, REFERENCE
 from pipeline.evaluation.paired_kid import kid_difference
 from pipeline.params import Params
@@ -34,10 +35,11 @@ class EvaluationSetup:
 
     def facts(self) -> dict[str, Any]:
         """The fields of decision.json that identify the setup."""
+        info = DatasetInfo.read(self.prepared / "dataset.json")
         return {
-            "data_digest": DatasetInfo.read(self.prepared / "dataset.json").digest,
+            "data_digest": info.digest,
             "extractor_digest": read_document(self.features / "extractor.json")["digest"],
-            "num_images": self.params.evaluate.num_samples,
+            "num_images": fitted(self.params.evaluate, info).num_samples,
             "seed": self.params.evaluate.seed,
         }
 

@@ -27,6 +27,7 @@ from pipeline.artefacts.model import Model, load_model
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.device import best_device
 from pipeline.diffusion.seeds import image_seed
+from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.copies import nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator
 from pipeline.evaluation.samples import Samples, balanced_labels, write_samples
@@ -37,7 +38,8 @@ MIB = 1 << 20
 
 
 def main(model: Path, prepared: Path, features: Path, out: Path) -> None:
-    params, dataset = load_params().evaluate, Dataset.open(prepared)
+    dataset = Dataset.open(prepared)
+    params = fitted(load_params().evaluate, dataset.info)
     loaded = load_model(model)
     samples = draw_samples(loaded, dataset, params)
     # Before the evaluation, which may need more memory than the sampling.

@@ -1,10 +1,12 @@
 from collections.abc import Mapping
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.verdict import Verdict, verdict
+from pipeline.params import TrainParams
 from tests.small_sets import PARAMS
 
 GOOD = {
@@ -91,8 +93,24 @@ def test_copies_and_over_fitting_call_for_images_and_not_for_a_longer_training()
     for changes in ({"evaluate/near_copy_share": 0.2}, {"evaluate/mse_over_training": 1.4}):
         found = of(changes)
         assert "more images" in found.advice
-        assert "foundry set train.network.dropout=0.1" in found.advice
+        assert "num_images" not in found.advice
         assert len(found.warnings) == 1
+
+
+def test_a_remedy_that_is_taken_already_is_not_advised_again() -> None:
+    train, advised = PARAMS.train.model_dump(mode="json"), []
+    for _ in range(4):
+        advice = verdict(GOOD | {"evaluate/mse_over_training": 1.4}, TrainParams.model_validate(train)).advice
+        key, _, value = advice.split("foundry set ")[1].strip("'").split(" && ")[0].strip("'").partition("=")
+        advised.append(key)
+        *sections, name = key.split(".")[1:]
+        changed = train
+        for section in sections:
+            changed = changed[section]
+        changed[name] = yaml.safe_load(value)
+    assert advised == [
+        "train.augmentation.kinds", "train.network.dropout", "train.stop_when_overfitting", "train.network.widths",
+    ]  # fmt: skip
 
 
 def test_metrics_of_an_earlier_release_are_judged_by_the_figures_that_they_have() -> None:
