@@ -66,10 +66,18 @@ class PrepareParams(Section):
         description="side of the prepared square, or [height, width], in pixels"
     )
     channels: Literal[1, 3, 4] = Field(description="1: grey, 3: RGB, 4: RGB and alpha")
+    background: Literal["white", "black", "grey"] = Field(description="colour below transparent pixels")
+    value_range: tuple[float, float] | None = Field(
+        description="which values are black and white in images of more than 8 bits; null: decided once for the whole set "
+        "(pipeline/ingestion/value_range.py)"
+    )
+    min_side: int = Field(
+        ge=1, description="least shorter side of a source image, in pixels; smaller ones are quarantined"
+    )
     held_out_share: float = Field(
         gt=0,
         lt=1,
-        description="share of images held out; ignored for IDX, which has its own split",
+        description="share of images held out; ignored where the source has a split of its own (IDX, folders train and test)",
     )
     min_num_images: int = Field(ge=2, description="check: least number of accepted images")
     max_broken_share: Share = Field(description="check: largest share of quarantined files")
@@ -82,6 +90,12 @@ class PrepareParams(Section):
     def image_shape(self) -> tuple[int, int, int]:
         """Height, width, channels of prepared images."""
         return *height_and_width(self.image_size), self.channels
+
+    @model_validator(mode="after")
+    def _require_white_above_black(self) -> PrepareParams:
+        if self.value_range is not None and self.value_range[0] >= self.value_range[1]:
+            raise ValueError(f"value_range: should be [black, white], black below white (got {list(self.value_range)})")
+        return self
 
 
 class LinearBetas(Section):

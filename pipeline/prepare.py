@@ -18,7 +18,7 @@ from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, write_spl
 from pipeline.artefacts.files import naming, remove_outputs, write_json
 from pipeline.artefacts.image_size import image_size
 from pipeline.errors import CheckFailedError
-from pipeline.ingestion.examination import examine
+from pipeline.ingestion.examination import examine, wanted_images
 from pipeline.ingestion.expectations import validate
 from pipeline.ingestion.manifest import build_manifest, write_manifest
 from pipeline.ingestion.sources import read_raw
@@ -57,8 +57,12 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> tuple[ValidationRepo
     remove_outputs(out, OUTS)
     num_classes = len(params.class_names) if params.class_names else None
     with PixelSpool(out, params.image_shape) as spool:
-        source = read_raw(raw, params.source, labelled=params.labelled, num_classes=num_classes)
-        examination = examine(source, spool, "prepare")
+        examination = examine(
+            lambda: read_raw(raw, params.source, labelled=params.labelled, num_classes=num_classes),
+            spool,
+            wanted_images(params),
+            "prepare",
+        )
         manifest, class_names = build_manifest(examination.rows, params.class_names, params.held_out_share)
         write_manifest(out / "manifest.parquet", manifest)
         validation = validate(manifest, class_names, params)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pipeline.adoption.mirroring import mirror_accuracy
 from pipeline.artefacts.alpha import on_white
 from pipeline.errors import FoundryError
+from pipeline.ingestion.decode import Wanted
 from pipeline.ingestion.examination import examine
 from pipeline.ingestion.sources import read_raw
 from pipeline.ingestion.sources.archive import SUFFIXES
@@ -31,9 +32,6 @@ COLOUR_DIFFERENCE = 16
 OPAQUE = 128
 """Alpha below which a pixel counts as transparent; smooth edges have more."""
 ASPECT_TOLERANCE = 0.1
-NEAR_BITS = 4
-"""Bits of 64 by which perceptual hashes of near-duplicates differ at most."""
-BLOCK_SIZE = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,7 +62,7 @@ class Survey:
     duplicate_share: float
     """Of images that repeat the pixels of another."""
     near_duplicate_share: float
-    """Of images whose perceptual hash is that of an earlier image but for `NEAR_BITS`; includes duplicates."""
+    """Of images that nearly repeat an earlier one (pipeline/ingestion/near_duplicates.py); includes duplicates."""
     blank_share: float
     mirror_accuracy: float | None
     """See `pipeline.adoption.mirroring`."""
@@ -83,7 +81,9 @@ def survey(folder: Path) -> Survey:
     labelled = not in_folders and has_labels(folder, kind)
     start = perf_counter()
     with TemporaryDirectory() as place, PixelSpool(Path(place), (SIDE, SIDE, 4)) as spool:
-        rows = examine(read_raw(folder, kind, labelled=labelled, num_classes=None), spool, "survey").rows
+        rows = examine(
+            lambda: read_raw(folder, kind, labelled=labelled, num_classes=None), spool, Wanted(SIDE, 4), "survey"
+        ).rows
         seconds = perf_counter() - start
         accepted = rows[rows["state"] == "accepted"]
         pixels = spool.read(range(len(accepted)))
@@ -112,7 +112,7 @@ def survey(folder: Path) -> Survey:
         coloured_share=float(_is_coloured(seen).mean()),
         transparent_share=float((pixels[..., 3].min(axis=(1, 2)) < OPAQUE).mean()),
         duplicate_share=float(accepted["pixels_sha256"].duplicated().mean()),
-        near_duplicate_share=float(_repeats(accepted["phash"]).mean()),
+        near_duplicate_share=float(accepted["group"].duplicated().mean()),
         blank_share=float((np.ptp(seen, axis=(1, 2)).max(axis=1) == 0).mean()),
         mirror_accuracy=mirror_accuracy(seen),
         seconds_per_image=seconds / len(rows),
@@ -165,15 +165,3 @@ def _is_coloured(pixels: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Whether any pixel of each image `[n, h, w, 3]` is coloured."""
     difference = pixels.max(axis=3) - pixels.min(axis=3)
     return np.asarray(difference.reshape(len(pixels), -1).max(axis=1) >= COLOUR_DIFFERENCE)
-
-
-def _repeats(phashes: "pd.Series[str]") -> NDArray[np.bool_]:
-    """Whether each image has nearly the perceptual hash of an earlier one."""
-    hashes = np.array([int(text, 16) for text in phashes], np.uint64)
-    repeats = np.zeros(len(hashes), bool)
-    for start in range(0, len(hashes), BLOCK_SIZE):
-        block = hashes[start : start + BLOCK_SIZE]
-        distances = np.bitwise_count(block[:, None] ^ hashes[None, : start + len(block)])
-        is_earlier = np.arange(start + len(block)) < (start + np.arange(len(block)))[:, None]
-        repeats[start : start + len(block)] = ((distances <= NEAR_BITS) & is_earlier).any(axis=1)
-    return repeats

@@ -10,10 +10,10 @@ import logging
 import os
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,16 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
-from pipeline.ingestion.decode import BrokenImageError, DecodedImage, decode
+from pipeline.artefacts.image_size import height_and_width
+from pipeline.ingestion.decode import DecodedImage, Wanted, decode
+from pipeline.ingestion.formats import BrokenImageError
 from pipeline.ingestion.manifest import to_frame
+from pipeline.ingestion.near_duplicates import group_near_duplicates
 from pipeline.ingestion.perceptual_hash import perceptual_hashes
 from pipeline.ingestion.sources import RawImage, RawSet
 from pipeline.ingestion.spool import PixelSpool
+from pipeline.ingestion.value_range import ValueRange, decided
+from pipeline.params import PrepareParams
 
 BATCH_SIZE = 64
 """Most images per batch."""
@@ -45,7 +49,8 @@ class Examination:
     """The examined images of a source."""
 
     rows: pd.DataFrame
-    """One per image, accepted or quarantined, in the order of the source; columns `ROW` of pipeline/ingestion/manifest.py."""
+    """One per image, accepted or quarantined, in the order of the source; columns `ROW` of pipeline/ingestion/manifest.py
+    and `group`, equal for near-duplicates."""
     quarantined_bytes: dict[str, bytes]
     """Content of quarantined image files by `file`, up to about `QUARANTINED_BYTES`."""
 
@@ -62,18 +67,39 @@ class ExaminedBatch:
     """Content of the quarantined image files by `file`."""
 
 
-def examine(source: RawSet, spool: PixelSpool, description: str) -> Examination:
-    """Examine every image of `source` and append the pixels of the accepted ones to `spool`, whose shape they get.
+def wanted_images(params: PrepareParams) -> Wanted:
+    """How images are prepared, by params.yaml."""
+    return Wanted(
+        params.image_size,
+        params.channels,
+        background=params.background,
+        min_side=params.min_side,
+        value_range=ValueRange.given(params.value_range),
+    )
 
-    A progress bar named `description` is shown.
+
+def examine(open_source: Callable[[], RawSet], spool: PixelSpool, wanted: Wanted, description: str) -> Examination:
+    """Examine every image of a source and append the pixels of the accepted ones to `spool`.
+
+    A source with images of more than 8 bits is read a second time if the values found in the first ask for another range.
+    Progress bars named `description` are shown.
     """
-    *sides, channels = spool.shape
-    size = image_size(sides)
+    found = _pass(open_source(), spool, wanted, description)
+    if not wanted.value_range.is_given and found.rows["highest"].notna().any():
+        value_range = decided(found.rows)
+        if value_range != wanted.value_range:
+            spool.clear()
+            found = _pass(open_source(), spool, replace(wanted, value_range=value_range), description)
+    groups = group_near_duplicates(found.rows, spool.read)
+    return replace(found, rows=found.rows.assign(group=groups))
+
+
+def _pass(source: RawSet, spool: PixelSpool, wanted: Wanted, description: str) -> Examination:
     frames: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
     kept: dict[str, bytes] = {}
     with _quiet_pillow(), tqdm(total=source.num_images, desc=description, unit="image") as progress:
-        for batch in examine_batches(source.images, size, channels):
+        for batch in examine_batches(source.images, wanted):
             spool.append(batch.pixels)
             if sum(map(len, kept.values())) < QUARANTINED_BYTES:
                 kept |= batch.quarantined_bytes
@@ -98,13 +124,13 @@ def _quiet_pillow() -> Iterator[None]:
         yield
 
 
-def examine_batches(images: Iterable[RawImage], size: ImageSize, channels: int) -> Iterator[ExaminedBatch]:
-    """Examine every image, in order; size and channels are those of the prepared pixels."""
+def examine_batches(images: Iterable[RawImage], wanted: Wanted) -> Iterator[ExaminedBatch]:
+    """Examine every image, in order."""
     num_threads = os.cpu_count() or 1
     with ThreadPoolExecutor(num_threads) as pool:
         waiting: deque[Future[ExaminedBatch]] = deque()
         for batch in _batches(images):
-            waiting.append(pool.submit(_examine_batch, batch, size, channels))
+            waiting.append(pool.submit(_examine_batch, batch, wanted))
             if len(waiting) == DEPTH * num_threads:
                 yield waiting.popleft().result()
         while waiting:
@@ -124,21 +150,21 @@ def _batches(images: Iterable[RawImage]) -> Iterator[list[RawImage]]:
         yield batch
 
 
-def _examine_batch(batch: list[RawImage], size: ImageSize, channels: int) -> ExaminedBatch:
-    results = [_decoded(raw, size, channels) for raw in batch]
+def _examine_batch(batch: list[RawImage], wanted: Wanted) -> ExaminedBatch:
+    results = [_decoded(raw, wanted) for raw in batch]
     decoded = [result.pixels for result in results if isinstance(result, DecodedImage)]
-    pixels = np.stack(decoded) if decoded else np.empty((0, *height_and_width(size), channels), np.uint8)
+    pixels = np.stack(decoded) if decoded else np.empty((0, *height_and_width(wanted.size), wanted.channels), np.uint8)
     measured = iter(_measures(pixels) if decoded else [])
     rows = [_row(raw, result, measured) for raw, result in zip(batch, results, strict=True)]
     return ExaminedBatch(rows, pixels, _quarantined_bytes(batch, results))
 
 
-def _decoded(raw: RawImage, size: ImageSize, channels: int) -> DecodedImage | str:
+def _decoded(raw: RawImage, wanted: Wanted) -> DecodedImage | str:
     """The decoded image, or the reason for its quarantine."""
     if raw.reason is not None or raw.content is None:
         return raw.reason or "not readable"
     try:
-        return decode(raw.content, size, channels)
+        return decode(raw.content, wanted)
     except BrokenImageError as error:
         return str(error)
 
@@ -196,8 +222,9 @@ def _row(raw: RawImage, result: DecodedImage | str, measures: Iterator[dict[str,
     }
     if isinstance(result, str):
         return row | {"state": "quarantined", "reason": result}
-    size = {"width": result.width, "height": result.height, "mode": result.mode}
-    return row | {"state": "accepted"} | size | next(measures)
+    source = {"width": result.width, "height": result.height, "mode": result.mode, "highest": result.highest}
+    notes = {"notes": "; ".join(result.notes) or None}
+    return row | {"state": "accepted"} | source | notes | next(measures)
 
 
 def _sha256(content: bytes | NDArray[Any]) -> str:

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from pipeline.artefacts.files import replacing
+from pipeline.ingestion.splits import split_of
 
 COLUMNS: dict[str, Any] = {
     "source": "str",
@@ -31,16 +30,25 @@ COLUMNS: dict[str, Any] = {
     "std": "float64",
     "neighbour_correlation": "float64",
     "duplicate_of": "str",
+    "near_duplicate_of": "str",
+    "notes": "str",
 }
 """Columns of manifest.parquet and their dtypes; docs/contracts.md describes them."""
 
-NEW_COLUMNS = {"neighbour_correlation"}
+NEW_COLUMNS = {"neighbour_correlation", "near_duplicate_of", "notes"}
 """Columns that the manifests of release 0.2 do not have."""
 
-ROW: dict[str, Any] = {"file": "str", "position": "Int64"} | {
-    column: dtype for column, dtype in COLUMNS.items() if column not in {"source", "index", "duplicate_of"}
+FOUND_LATER = {"source", "index", "duplicate_of", "near_duplicate_of"}
+"""Columns that follow from all images together."""
+
+ROW: dict[str, Any] = {
+    "file": "str",
+    "position": "Int64",
+    **{column: dtype for column, dtype in COLUMNS.items() if column not in FOUND_LATER},
+    "highest": "float64",
 }
-"""Columns known from an image alone; `position` is its number in an array or IDX file, `label` and `class_name` are the source's."""
+"""Columns known from an image alone; `position` is its number in an array or IDX file, `label` and `class_name` are the
+source's, `highest` is the largest value of a source of more than 8 bits."""
 
 
 def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -54,7 +62,7 @@ def build_manifest(
     """Assign classes, duplicates and splits to the examined images.
 
     Args:
-        rows: one per image, with the columns `ROW`.
+        rows: one per image, with the columns `ROW` and, if near-duplicates are known, `group`, equal for them.
         class_names: names of the labels of IDX and array sources; None: the labels' numbers are the names.
         held_out_share: of images whose source has no split of its own, 0 to 1.
 
@@ -68,6 +76,8 @@ def build_manifest(
     position = rows["position"].astype("str")
     rows["source"] = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + position)
     names = _classes(rows, class_names)
+    if "group" not in rows:
+        rows["group"] = rows.groupby("pixels_sha256").ngroup()
     _find_duplicates(rows)
     _split(rows, held_out_share)
     return rows[[*COLUMNS, "spool_index"]], names
@@ -87,29 +97,20 @@ def _classes(rows: pd.DataFrame, class_names: Sequence[str] | None) -> tuple[str
 
 
 def _find_duplicates(rows: pd.DataFrame) -> None:
-    first = rows.groupby("pixels_sha256")["source"].transform("first")
-    rows["duplicate_of"] = first.where(first != rows["source"]).astype("str")
+    """Fill in the first image with the same pixels, and the first of the near-duplicates."""
+    accepted = rows["state"] == "accepted"
+    for column, key in (("duplicate_of", "pixels_sha256"), ("near_duplicate_of", "group")):
+        first = rows[accepted].groupby(key)["source"].transform("first").reindex(rows.index)
+        rows[column] = first.where(accepted & (first != rows["source"])).astype("str")
 
 
 def _split(rows: pd.DataFrame, held_out_share: float) -> None:
     """Fill in `split` where the source has none, and `index`."""
     accepted = rows["state"] == "accepted"
     if rows["split"].isna().all() and accepted.any():
-        rows.loc[accepted, "split"] = split_of(rows.loc[accepted, "pixels_sha256"], held_out_share)
+        rows.loc[accepted, "split"] = split_of(rows[accepted], held_out_share)
     rows["split"] = rows["split"].where(accepted)
     rows["index"] = rows.groupby("split").cumcount().where(accepted).astype("Int64")
-
-
-def split_of(pixels_sha256: pd.Series[str], held_out_share: float) -> NDArray[np.str_]:
-    """Return `held_out` for the images whose digest, read as a fraction, lies below `held_out_share`, else `train`.
-
-    Equal images get the same split, and an image's split does not depend on the other images, with one exception: the
-    lowest digest is always held out and the highest, if it differs, never, so that neither split is empty.
-    """
-    held_out = pixels_sha256.map(lambda digest: int(digest[:16], 16) / 2**64) < held_out_share
-    held_out |= pixels_sha256 == pixels_sha256.min()
-    held_out &= (pixels_sha256 != pixels_sha256.max()) | (pixels_sha256 == pixels_sha256.min())
-    return np.where(held_out, "held_out", "train")
 
 
 def write_manifest(path: Path, manifest: pd.DataFrame) -> None:

@@ -40,6 +40,11 @@ class PixelSpool:
         with naming(self._folder):
             self._file.write(pixels.tobytes())
 
+    def clear(self) -> None:
+        """Drop all images."""
+        self._file.seek(0)
+        self._file.truncate()
+
     def read(self, positions: Iterable[int]) -> NDArray[np.uint8]:
         """Return the images with these positions in the order of appending: `[n, height, width, channels]`."""
         with naming(self._folder):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import SPLITS, Dataset
 from pipeline.errors import ArtefactError
-from pipeline.ingestion.examination import examine
+from pipeline.ingestion.examination import examine, wanted_images
 from pipeline.ingestion.manifest import COLUMNS, NEW_COLUMNS, build_manifest
 from pipeline.ingestion.sources import read_raw
 from pipeline.ingestion.spool import PixelSpool
@@ -72,9 +72,13 @@ def open_raw(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
     Raises:
         FoundryError: the folder does not hold a source of the kind `params.source`.
     """
-    source = read_raw(folder, params.source, labelled=params.labelled, num_classes=None)
     with TemporaryDirectory() as place, PixelSpool(Path(place), params.image_shape) as spool:
-        examination = examine(source, spool, f"examine {folder}")
+        examination = examine(
+            lambda: read_raw(folder, params.source, labelled=params.labelled, num_classes=None),
+            spool,
+            wanted_images(params),
+            f"examine {folder}",
+        )
         manifest, _ = build_manifest(examination.rows, _names(params, examination.rows), params.held_out_share)
 
         def pixels(rows: pd.DataFrame) -> NDArray[np.uint8]:

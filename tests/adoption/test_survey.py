@@ -76,5 +76,5 @@ def test_an_archive_is_read_like_its_folder(photo_folder: Path, tmp_path: Path) 
 def test_a_folder_without_images_is_refused_with_the_reasons(tmp_path: Path) -> None:
     for number in range(3):
         (tmp_path / f"{number}.csv.gz").write_bytes(gzip.compress(b"1,2"))
-    with pytest.raises(FoundryError, match="none of 3 files is an image\n  3 x not an image"):
+    with pytest.raises(FoundryError, match="none of 3 files is an image\n  3 x a compressed file within the data"):
         survey(tmp_path)

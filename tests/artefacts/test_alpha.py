@@ -11,7 +11,7 @@ from PIL import Image
 from pipeline.artefacts.alpha import BLACK, WHITE, on_both, on_white, over
 from pipeline.artefacts.passport import Passport, read
 from pipeline.evaluation.copies import pixels
-from pipeline.ingestion.decode import decode
+from pipeline.ingestion.decode import Wanted, decode
 
 IMAGES = arrays(np.uint8, (3, 4, 5, 4))
 
@@ -51,21 +51,21 @@ def test_a_hidden_colour_changes_nothing_that_is_kept_or_judged() -> None:
     image[2:4, 2:4] = 255, 0, 0, 255
     other = np.where(image[..., 3:] == 0, np.array([1, 2, 3, 0], np.uint8), image)
     for content, same in ((image, other), (_png(image), _png(other))):
-        np.testing.assert_array_equal(decode(content, 6, 4).pixels, decode(same, 6, 4).pixels)
+        np.testing.assert_array_equal(decode(content, Wanted(6, 4)).pixels, decode(same, Wanted(6, 4)).pixels)
     assert pixels(image[None]).equal(pixels(other[None]))
 
 
 def test_resizing_bleeds_no_hidden_colour_into_the_edge() -> None:
     image = np.zeros((64, 64, 4), np.uint8)
     image[16:48, 16:48] = 255, 0, 0, 255
-    small = decode(_png(image), 9, 4).pixels
+    small = decode(_png(image), Wanted(9, 4)).pixels
     visible = small[small[..., 3] > 8]
     assert (visible[:, 0] > 245).all()
     assert (visible[:, 1:3] < 10).all()
 
 
 def test_opaque_sources_get_an_opaque_alpha() -> None:
-    prepared = decode(_png(np.full((4, 4), 77, np.uint8)), 4, 4)
+    prepared = decode(_png(np.full((4, 4), 77, np.uint8)), Wanted(4, 4))
     assert (prepared.pixels == [77, 77, 77, 255]).all()
 
 

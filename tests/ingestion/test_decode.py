@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.artefacts.image_size import image_size
-from pipeline.ingestion.decode import FORMATS, MAX_PIXELS, BrokenImageError, decode, salvage
+from pipeline.ingestion.decode import FORMATS, MAX_PIXELS, Wanted, decode, salvage
+from pipeline.ingestion.formats import BrokenImageError
+from pipeline.ingestion.value_range import ValueRange
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,7 +50,7 @@ def china(photos: dict[str, Image.Image]) -> Image.Image:
 
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_every_format_can_be_read(china: Image.Image, file_format: str) -> None:
-    prepared = decode(encoded(china, file_format, **({"quality": 95} if file_format == "AVIF" else {})), 32, 3)
+    prepared = decode(encoded(china, file_format, **({"quality": 95} if file_format == "AVIF" else {})), Wanted(32, 3))
     difference = np.abs(prepared.pixels.astype(int) - np.asarray(china))
     assert difference.mean() < 12
     assert (prepared.width, prepared.height) == (32, 32)
@@ -56,7 +58,7 @@ def test_every_format_can_be_read(china: Image.Image, file_format: str) -> None:
 
 @pytest.mark.parametrize("file_format", ["PNG", "BMP", "TIFF", "PPM"])
 def test_pixels_of_the_wanted_size_and_mode_are_unchanged(china: Image.Image, file_format: str) -> None:
-    prepared = decode(encoded(china, file_format), 32, 3)
+    prepared = decode(encoded(china, file_format), Wanted(32, 3))
     np.testing.assert_array_equal(prepared.pixels, np.asarray(china))
     assert prepared.mode == "RGB"
 
@@ -73,32 +75,33 @@ SIXTEEN_BIT = np.array([[0, 128, 129], [257, 32_768, 40_000], [65_278, 65_535, 3
     SIXTEEN_BIT[:, :, None],
 ], ids=["png", "tiff", "pgm", "array", "big-endian", "one channel"])  # fmt: skip
 def test_16_bits_are_rounded_to_8(content: bytes | NDArray[np.uint16]) -> None:
-    prepared = decode(content, 3, 1)
+    prepared = decode(content, Wanted(3, 1))
     np.testing.assert_array_equal(prepared.pixels[:, :, 0], np.round(SIXTEEN_BIT / 257))
 
 
-@pytest.mark.parametrize(("values", "wanted"), [
-    ([[0.0, 0.5], [1.0, 0.25]], [[0, 128], [255, 64]]),
-    ([[0.0, 127.6], [255.0, 1.2]], [[0, 128], [255, 1]]),
+@pytest.mark.parametrize(("white", "values", "wanted"), [
+    (1, [[0.0, 0.5], [1.0, 0.25]], [[0, 128], [255, 64]]),
+    (255, [[0.0, 127.6], [255.0, 1.2]], [[0, 128], [255, 1]]),
 ])  # fmt: skip
 def test_floats_are_scaled_from_0_to_1_or_0_to_255(
-    values: Sequence[Sequence[float]], wanted: Sequence[Sequence[int]]
+    white: float, values: Sequence[Sequence[float]], wanted: Sequence[Sequence[int]]
 ) -> None:
-    prepared = decode(encoded(Image.fromarray(np.array(values, np.float32)), "TIFF"), 2, 1)
+    content = encoded(Image.fromarray(np.array(values, np.float32)), "TIFF")
+    prepared = decode(content, Wanted(2, 1, value_range=ValueRange(floats=(0, white))))
     np.testing.assert_array_equal(prepared.pixels[:, :, 0], wanted)
     assert prepared.mode == "F"
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -0.5, 255.5])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, -20, 300])
 def test_floats_without_a_known_range_are_rejected(value: float) -> None:
     image = Image.fromarray(np.array([[0.5, value]], np.float32))
     with pytest.raises(BrokenImageError, match=r"NaN or infinity|wanted 0 … "):
-        decode(encoded(image, "TIFF"), 2, 1)
+        decode(encoded(image, "TIFF"), Wanted(2, 1))
 
 
 def test_integers_beyond_16_bits_are_rejected() -> None:
     with pytest.raises(BrokenImageError, match="values 1 … 70000, wanted 0 … 65535"):
-        decode(encoded(Image.fromarray(np.array([[1, 70_000]], np.int32)), "TIFF"), 2, 1)
+        decode(encoded(Image.fromarray(np.array([[1, 70_000]], np.int32)), "TIFF"), Wanted(2, 1))
 
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -108,7 +111,7 @@ def test_palette_indices_become_colours() -> None:
     image = Image.new("P", (2, 2))
     image.putpalette([*RED, *GREEN, *BLUE])
     image.putdata([0, 1, 2, 0])
-    np.testing.assert_array_equal(decode(encoded(image, "PNG"), 2, 3).pixels, [[RED, GREEN], [BLUE, RED]])
+    np.testing.assert_array_equal(decode(encoded(image, "PNG"), Wanted(2, 3)).pixels, [[RED, GREEN], [BLUE, RED]])
 
 
 def test_a_transparent_palette_colour_becomes_white() -> None:
@@ -117,7 +120,7 @@ def test_a_transparent_palette_colour_becomes_white() -> None:
     image.putdata([0, 1])
     for transparency in (1, b"\xff\x00"):
         content = encoded(image.resize((2, 2)), "PNG", transparency=transparency)
-        np.testing.assert_array_equal(decode(content, 2, 3).pixels, [[RED, WHITE]] * 2)
+        np.testing.assert_array_equal(decode(content, Wanted(2, 3)).pixels, [[RED, WHITE]] * 2)
 
 
 def test_transparency_is_composited_over_white() -> None:
@@ -125,20 +128,20 @@ def test_transparency_is_composited_over_white() -> None:
     image.putpixel((1, 0), (*RED, 0))
     image.putpixel((1, 1), (*RED, 51))
     wanted = [[RED, WHITE], [RED, (255, 204, 204)]]
-    np.testing.assert_array_equal(decode(encoded(image, "PNG"), 2, 3).pixels, wanted)
-    np.testing.assert_array_equal(decode(np.asarray(image), 2, 3).pixels, wanted)
+    np.testing.assert_array_equal(decode(encoded(image, "PNG"), Wanted(2, 3)).pixels, wanted)
+    np.testing.assert_array_equal(decode(np.asarray(image), Wanted(2, 3)).pixels, wanted)
 
 
 def test_grey_with_transparency_is_composited_over_white() -> None:
     image = Image.fromarray(np.array([[[100, 255], [0, 0]], [[0, 51], [255, 255]]], np.uint8), "LA")
-    np.testing.assert_array_equal(decode(encoded(image, "PNG"), 2, 1).pixels[:, :, 0], [[100, 255], [204, 255]])
+    np.testing.assert_array_equal(decode(encoded(image, "PNG"), Wanted(2, 1)).pixels[:, :, 0], [[100, 255], [204, 255]])
 
 
 def test_a_transparent_colour_of_an_rgb_image_becomes_white() -> None:
     image = Image.new("RGB", (2, 2), RED)
     image.putpixel((0, 0), GREEN)
     content = encoded(image, "PNG", transparency=GREEN)
-    np.testing.assert_array_equal(decode(content, 2, 3).pixels, [[WHITE, RED], [RED, RED]])
+    np.testing.assert_array_equal(decode(content, Wanted(2, 3)).pixels, [[WHITE, RED], [RED, RED]])
 
 
 def test_premultiplied_colours_are_divided_by_alpha() -> None:
@@ -146,12 +149,12 @@ def test_premultiplied_colours_are_divided_by_alpha() -> None:
     content = bytearray(encoded(Image.fromarray(np.array([[[51, 0, 0, 51]]], np.uint8), "RGBA"), "TIFF"))
     entry = content.index(struct.pack("<HHI", 338, 3, 1))
     content[entry + 8] = 1
-    np.testing.assert_array_equal(decode(bytes(content), 1, 3).pixels, [[(255, 204, 204)]])
+    np.testing.assert_array_equal(decode(bytes(content), Wanted(1, 3)).pixels, [[(255, 204, 204)]])
 
 
 def test_one_bit_is_black_and_white() -> None:
     image = Image.fromarray(np.array([[True, False], [False, True]]))
-    np.testing.assert_array_equal(decode(encoded(image, "PNG"), 2, 1).pixels[:, :, 0], [[255, 0], [0, 255]])
+    np.testing.assert_array_equal(decode(encoded(image, "PNG"), Wanted(2, 1)).pixels[:, :, 0], [[255, 0], [0, 255]])
 
 
 @pytest.mark.parametrize("file_format", ["TIFF", "JPEG"])
@@ -159,18 +162,18 @@ def test_cmyk_is_ink_on_white_paper(file_format: str) -> None:
     ink = {(255, 0, 0, 0): (0, 255, 255), (0, 0, 0, 255): (0, 0, 0), (0, 0, 0, 0): (255, 255, 255)}
     for cmyk, rgb in ink.items():
         content = encoded(Image.new("CMYK", (16, 16), cmyk), file_format)
-        assert np.abs(decode(content, 8, 3).pixels.astype(int) - rgb).max() <= 2
+        assert np.abs(decode(content, Wanted(8, 3)).pixels.astype(int) - rgb).max() <= 2
 
 
 def test_grey_is_the_luma_of_itu_r_601() -> None:
     for colour, weight in ((RED, 0.299), (GREEN, 0.587), (BLUE, 0.114)):
         content = encoded(Image.new("RGB", (2, 2), colour), "PNG")
-        assert np.abs(decode(content, 2, 1).pixels - 255 * weight).max() <= 0.5
+        assert np.abs(decode(content, Wanted(2, 1)).pixels - 255 * weight).max() <= 0.5
 
 
 def test_grey_as_rgb_has_three_equal_channels() -> None:
     content = encoded(Image.new("L", (2, 2), 77), "PNG")
-    np.testing.assert_array_equal(decode(content, 2, 3).pixels, np.full((2, 2, 3), 77))
+    np.testing.assert_array_equal(decode(content, Wanted(2, 3)).pixels, np.full((2, 2, 3), 77))
 
 
 VISUAL_PLACE = {
@@ -199,7 +202,7 @@ def test_exif_orientation_is_applied(orientation: int, file_format: str) -> None
     exif = Image.Exif()
     exif[0x0112] = orientation
     lossless = {"lossless": True} if file_format == "WEBP" else {}
-    prepared = decode(encoded(Image.fromarray(stored), file_format, exif=exif, **lossless), 4, 3)
+    prepared = decode(encoded(Image.fromarray(stored), file_format, exif=exif, **lossless), Wanted(4, 3))
     np.testing.assert_array_equal(prepared.pixels, visual[1:5])
     assert (prepared.width, prepared.height) == (width, height)
 
@@ -211,7 +214,7 @@ def test_invalid_orientations_and_damaged_exif_leave_the_image_upright(china: Im
         with warnings.catch_warnings():
             # As in the stage, since Pillow warns about it.
             warnings.simplefilter("ignore")
-            prepared = decode(encoded(china, "PNG", exif=content), 32, 3)
+            prepared = decode(encoded(china, "PNG", exif=content), Wanted(32, 3))
         np.testing.assert_array_equal(prepared.pixels, np.asarray(china))
 
 
@@ -223,7 +226,7 @@ def test_images_are_resized_by_the_short_side_and_their_centre_is_cropped(
 ) -> None:
     picture = photos["flower"].resize(size)
     wanted = picture.resize(resized, Image.Resampling.LANCZOS).crop((left, top, left + 20, top + 20))
-    np.testing.assert_array_equal(decode(encoded(picture, "PNG"), 20, 3).pixels, np.asarray(wanted))
+    np.testing.assert_array_equal(decode(encoded(picture, "PNG"), Wanted(20, 3)).pixels, np.asarray(wanted))
 
 
 @pytest.mark.parametrize(
@@ -234,26 +237,26 @@ def test_images_that_are_not_square_keep_their_centre(
 ) -> None:
     picture = photos["flower"].resize(source)
     wanted = picture.resize(resized, Image.Resampling.LANCZOS).crop((left, top, left + 40, top + 30))
-    np.testing.assert_array_equal(decode(encoded(picture, "PNG"), (30, 40), 3).pixels, np.asarray(wanted))
+    np.testing.assert_array_equal(decode(encoded(picture, "PNG"), Wanted((30, 40), 3)).pixels, np.asarray(wanted))
 
 
 @given(st.tuples(*[st.integers(1, 60)] * 4))
 def test_every_source_fills_every_size(sides: tuple[int, int, int, int]) -> None:
     width, height, *size = sides
-    prepared = decode(np.full((height, width), 90, np.uint8), image_size(size), 1)
+    prepared = decode(np.full((height, width), 90, np.uint8), Wanted(image_size(size), 1))
     np.testing.assert_array_equal(prepared.pixels, np.full((*size, 1), 90))
 
 
 def test_reducing_does_not_alias() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), (64, 32))
     # The average is grey; picking every eighth column would give black or white.
-    assert np.abs(decode(stripes, 8, 1).pixels.astype(int) - 127.5).max() < 8
+    assert np.abs(decode(stripes, Wanted(8, 1)).pixels.astype(int) - 127.5).max() < 8
 
 
 def test_a_large_jpeg_decoded_at_reduced_size_is_close_to_one_decoded_in_full(photos: dict[str, Image.Image]) -> None:
     content = encoded(photos["china"].resize((1280, 854)), "JPEG", quality=95)
-    whole = decode(np.asarray(Image.open(io.BytesIO(content))), 32, 3)
-    small = decode(content, 32, 3)
+    whole = decode(np.asarray(Image.open(io.BytesIO(content))), Wanted(32, 3))
+    small = decode(content, Wanted(32, 3))
     assert np.abs(small.pixels.astype(int) - whole.pixels).mean() < 1.5
     assert (small.width, small.height) == (1280, 854)
 
@@ -261,7 +264,7 @@ def test_a_large_jpeg_decoded_at_reduced_size_is_close_to_one_decoded_in_full(ph
 @pytest.mark.parametrize("size", [(1, 1), (1, 500), (500, 1), (2, 3)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_smallest_images_fill_the_square(size: tuple[int, int], channels: int) -> None:
-    prepared = decode(encoded(Image.new("RGB", size, (90, 90, 90)), "PNG"), 8, channels)
+    prepared = decode(encoded(Image.new("RGB", size, (90, 90, 90)), "PNG"), Wanted(8, channels))
     np.testing.assert_array_equal(prepared.pixels, np.full((8, 8, channels), 90))
 
 
@@ -270,7 +273,7 @@ def test_the_first_frame_of_an_animation_is_used(file_format: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in (RED, GREEN, BLUE)]
     lossless = {"lossless": True} if file_format == "WEBP" else {}
     content = encoded(frames[0], file_format, save_all=True, append_images=frames[1:], **lossless)
-    np.testing.assert_array_equal(decode(content, 4, 3).pixels, np.full((4, 4, 3), RED))
+    np.testing.assert_array_equal(decode(content, Wanted(4, 3)).pixels, np.full((4, 4, 3), RED))
 
 
 @pytest.mark.parametrize("side", [8_193, 20_000, 60_000])
@@ -279,20 +282,21 @@ def test_decompression_bombs_are_rejected_by_their_header(side: int) -> None:
     with pytest.raises(
         BrokenImageError, match=f"pixels, at most {MAX_PIXELS} are decoded|more than {MAX_PIXELS} pixels"
     ):
-        decode(png_header(side, side), 8, 1)
+        decode(png_header(side, side), Wanted(8, 1))
 
 
 @pytest.mark.parametrize(("content", "reason"), [
     (b"", "empty file"),
-    (b"this is no picture\n", "not an image in a known format"),
-    (b"\x89PNG\r\n\x1a\n", "not an image in a known format"),
-    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n", "not an image in a known format"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not an image in a known format"),
+    (b"this is no picture\n", "text, no image"),
+    (b"\x89PNG\r\n\x1a\n", r"damaged: PNG without its end marker \(IEND\): cut off"),
+    (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n",
+     r"PostScript: draw it as PNG \(Ghostscript\)"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", r"SVG: draw it as PNG \(rsvg-convert\)"),
     (bytes(1000), "not an image in a known format"),
 ])  # fmt: skip
 def test_files_that_are_no_images_are_rejected_with_a_reason(content: bytes, reason: str) -> None:
     with pytest.raises(BrokenImageError, match=f"^{reason}$"):
-        decode(content, 8, 3)
+        decode(content, Wanted(8, 3))
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "TIFF", "BMP", "WEBP"])
@@ -304,7 +308,7 @@ def test_a_truncated_image_is_rejected_with_the_same_reason_every_time(
     reasons = set()
     for _ in range(2):
         with pytest.raises(BrokenImageError) as refusal:
-            decode(bytes(bytearray(content)), 32, 3)
+            decode(bytes(bytearray(content)), Wanted(32, 3))
         reasons.add(str(refusal.value))
     assert len(reasons) == 1
     assert "0x" not in reasons.pop().replace("0x…", "")
@@ -321,7 +325,7 @@ def test_damaged_files_are_decoded_or_raise_broken_image_error(data: st.DataObje
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with contextlib.suppress(BrokenImageError):
-            prepared = decode(bytes(content[: data.draw(st.integers(1, len(content)))]), 8, 3)
+            prepared = decode(bytes(content[: data.draw(st.integers(1, len(content)))]), Wanted(8, 3))
             assert prepared.pixels.shape == (8, 8, 3)
             assert prepared.pixels.dtype == np.uint8
 
@@ -333,7 +337,7 @@ def test_the_intact_part_of_a_truncated_image_is_salvaged(photos: dict[str, Imag
     assert seen is not None
     np.testing.assert_array_equal(seen[:30], np.asarray(whole)[:30])
     with pytest.raises(BrokenImageError):
-        decode(content[: len(content) * 3 // 4], 64, 3)
+        decode(content[: len(content) * 3 // 4], Wanted(64, 3))
 
 
 def test_nothing_is_salvaged_from_a_file_that_is_no_image() -> None:

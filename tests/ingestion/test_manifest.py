@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pytest
 
-from pipeline.ingestion.manifest import COLUMNS, build_manifest, split_of, to_frame, write_manifest
+from pipeline.ingestion.manifest import COLUMNS, build_manifest, to_frame, write_manifest
 
 
 def row(file: str, pixels: str = "", **more: Any) -> dict[str, Any]:
@@ -73,32 +72,6 @@ def test_the_split_of_the_source_is_kept() -> None:
     table, _ = manifest(*(row(f"t{k}", split="train") for k in range(9)), row("h", split="held_out"), share=0.9)
     assert table["split"].tolist() == ["held_out", *["train"] * 9]
     assert table["index"].tolist() == [0, *range(9)]
-
-
-def names(*numbers: int) -> pd.Series[str]:
-    return pd.Series([hashlib.sha256(str(number).encode()).hexdigest() for number in numbers], dtype="str")
-
-
-def test_the_held_out_share_is_close_to_the_param() -> None:
-    held_out = (split_of(names(*range(20_000)), 0.1) == "held_out").mean()
-    # Five standard deviations of a binomial share.
-    assert abs(held_out - 0.1) < 5 * (0.1 * 0.9 / 20_000) ** 0.5
-
-
-def test_adding_images_does_not_move_others_to_another_split() -> None:
-    few, many = split_of(names(*range(500)), 0.2), split_of(names(*range(2000)), 0.2)
-    assert few.tolist() == many[:500].tolist()
-
-
-def test_equal_images_are_in_one_split() -> None:
-    split = split_of(names(*range(100), *range(100)), 0.5)
-    assert split[:100].tolist() == split[100:].tolist()
-
-
-@pytest.mark.parametrize("share", [0.0001, 0.5, 0.9999])
-@pytest.mark.parametrize("num_images", [2, 3, 10])
-def test_no_split_is_empty(share: float, num_images: int) -> None:
-    assert set(split_of(names(*range(num_images)), share)) == {"train", "held_out"}
 
 
 def test_the_file_has_the_columns_and_types_of_the_contract_even_if_all_values_are_null(tmp_path: Path) -> None:
