@@ -98,9 +98,9 @@ def tracking_store(workspace: Path, raced_store: tuple[Path, list[str]]) -> Path
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers() -> Iterator[Servers]:
     """Started once for each process of tests that has a test of them (10 s)."""
-    with serving(tmp_path_factory.mktemp("servers")) as running:
+    with serving() as running:
         yield running
 
 

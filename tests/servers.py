@@ -1,7 +1,7 @@
-"""Real servers for tests: an MLflow server on PostgreSQL, and S3 and STS (moto), on loopback below one folder.
+"""Real servers for tests: an MLflow server on PostgreSQL, and S3 and STS (moto), on loopback.
 
-They live in a process of their own, `python -m tests.servers FOLDER`, which ends them when its standard input ends: they
-do not outlive a test process that is killed.
+They live in a process of their own, `python -m tests.servers`, which ends them and removes what they wrote when its
+standard input ends: nothing outlives a test process that is killed.
 """
 
 import json
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, cast
 
 import requests
@@ -74,9 +75,9 @@ class Servers:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Servers]:
-    """All servers while the block lasts; `folder` is empty, and short enough for the name of a socket."""
-    command = [sys.executable, "-m", "tests.servers", str(folder)]
+def serving() -> Iterator[Servers]:
+    """All servers while the block lasts."""
+    command = [sys.executable, "-m", "tests.servers"]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield Servers(process)
         cast("IO[str]", process.stdin).close()
@@ -147,7 +148,12 @@ def forget(database: str) -> None:
 
 
 def serve(folder: Path) -> None:
-    """Start everything, print the addresses, and obey one word a line until standard input ends."""
+    """Start everything, print the addresses, and obey one word a line until standard input ends.
+
+    Args:
+        folder: an empty one. As root PostgreSQL runs as another user, who must get there: not below pytest's own folder,
+            which the next pytest closes for others.
+    """
     # Where the package keeps its lock; it is read when the package is imported.
     runtime = folder / "runtime"
     runtime.mkdir(mode=0o700)
@@ -180,4 +186,5 @@ def _answer(**content: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    with TemporaryDirectory(prefix="servers-") as place:
+        serve(Path(place))
