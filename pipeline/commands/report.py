@@ -17,6 +17,7 @@ from typing import Any
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import FoundryError
+from pipeline.evaluation.verdict import verdict
 from pipeline.params import load_params
 from pipeline.provenance import git
 from pipeline.provenance.dvc_cache import link_outs
@@ -55,6 +56,7 @@ def report(folders: Folders, out: Path, *, against: str | None = None) -> tuple[
     retraining = Retraining(
         challenger=challenger,
         champion=champion,
+        verdict=verdict(challenger.metrics, params.train).lines(),
         no_champion=no_champion,
         decision=decision,
         data=data,

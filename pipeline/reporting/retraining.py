@@ -27,6 +27,8 @@ class Retraining:
 
     challenger: ModelSummary
     champion: ModelSummary | None
+    verdict: Sequence[str]
+    """On the challenger, in words: first the headline, last the advice."""
     no_champion: str
     """Why there is no champion to compare with."""
     decision: Mapping[str, Any] | None

@@ -120,6 +120,10 @@ def test_the_report_of_a_first_model_is_self_contained(work_tree: Path) -> None:
     shown = Page(page)
     assert "this is the first model" in shown.text
     assert "not decided yet" in shown.text
+    headline = "Better than the baselines: better than a mixture of Gaussians (KID 1 ± 0.2, the mixture's 100)"
+    assert headline in shown.text
+    assert headline in comment.read_text()
+    assert "- No fault stands out; a longer training may still help: `foundry set" in comment.read_text()
     assert shown.loaded
     assert all(uri.startswith("data:image/png;base64,") for uri in shown.loaded)
     assert not {"script", "link", "iframe"} & set(shown.tags)
