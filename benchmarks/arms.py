@@ -101,7 +101,7 @@ class Adaptive:
 
     @bentoml.api
     def forwards(self) -> int:
-        """Network calls so far."""
+        """Model calls so far."""
         return self._forwards
 
 

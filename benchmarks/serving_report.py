@@ -109,7 +109,7 @@ def _targets(result: dict[str, Any], cells: dict[tuple[float, str], Cell]) -> It
     yield _verdict("saturated throughput over serial's", saturated[OURS] / saturated["serial"], at_least=1.2)
     yield _verdict("saturated throughput over grouping's", saturated[OURS] / saturated["grouped"], at_least=0.95)
     calls = result["forwards_together"] / max(STEPS)
-    yield _verdict("network calls of mixed requests that come at once, over the longest's", calls, at_most=1.1)
+    yield _verdict("model calls of mixed requests that come at once, over the longest's", calls, at_most=1.1)
 
 
 def _verdict(claim: str, found: float, *, at_least: float | None = None, at_most: float | None = None) -> Target:

@@ -149,7 +149,7 @@ def write_figure(path: Path, document: dict[str, Any]) -> None:
             steps, distances = ([result[key] for result in own] for key in ("num_steps", "frechet_distance"))
             axes.plot(steps, distances, marker="o", label=grid, linewidth=2.5 if grid == OPTIMISED else 1.2)
         ticks = sorted({result["num_steps"] for result in results})
-        axes.set(xscale="log", yscale="log", xlabel="network calls per image", title=sampler)
+        axes.set(xscale="log", yscale="log", xlabel="model calls per image", title=sampler)
         axes.set_xticks(ticks, [str(tick) for tick in ticks])
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.yaxis.set_major_formatter("{x:g}")

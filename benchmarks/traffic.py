@@ -65,11 +65,11 @@ class Target:
         return (await self.client.post(f"{self.url}{path}", json=body)).status_code
 
     async def forwards(self) -> int:
-        """Number of network calls so far."""
+        """Number of model calls so far."""
         if self.determinism is None:
             return int((await self.client.post(f"{self.url}/forwards", json={})).text)
         lines = (await self.client.get(f"{self.url}/metrics")).text.splitlines()
-        return int(float(next(line for line in lines if line.startswith("unet_forwards_total")).split()[1]))
+        return int(float(next(line for line in lines if line.startswith("foundry_unet_forwards_total")).split()[1]))
 
 
 async def isolated(target: Target, times: int) -> dict[str, float]:
@@ -86,7 +86,7 @@ async def isolated(target: Target, times: int) -> dict[str, float]:
 
 
 async def together(target: Target) -> int:
-    """Network calls of six concurrent requests: two of each number of steps, one image each."""
+    """Model calls of six concurrent requests: two of each number of steps, one image each."""
     before = await target.forwards()
     await asyncio.gather(*(target.send(Kind(steps, 1), seed) for steps in STEPS for seed in (1, 2)))
     return await target.forwards() - before

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from pipeline.environment import check_environment
 from pipeline.errors import FoundryError
 
 PATH = click.Path(path_type=Path)
@@ -76,6 +77,7 @@ CONTEXT: dict[str, Any] = {"help_option_names": ["-h", "--help"], "max_content_w
 @click.version_option(package_name="diffusion-foundry")
 def foundry() -> None:
     """Turn a folder of images into a reproducible, registered and served image generator."""
+    check_environment(os.environ)
 
 
 DATA, RUNS, MODEL = (
@@ -310,6 +312,7 @@ def serve(model: str | None, name: str | None, host: str, port: int) -> None:
 
         bundle = package.fetch(chosen)
         chosen, name = str(bundle.folder), name or bundle.name
+        os.environ.setdefault("FOUNDRY_MODEL_VERSION", bundle.origin.get("mlflow.version", ""))
     serve.main(Path(chosen), name, host, port)
 
 

@@ -7,12 +7,14 @@ torch would make the supervisor's start 1.6 s longer, and the worker starts afte
 
 import asyncio
 import functools
+import os
 from pathlib import Path
 from typing import Any
 
 import bentoml
 from starlette.types import ASGIApp
 
+from pipeline.environment import check_environment
 from pipeline.errors import FoundryError
 from service import drain
 from service.http.schemas import GenerationRequest, ImagesResponse
@@ -52,14 +54,16 @@ class Foundry:
         """Start to load the model; /readyz answers 503 until it is loaded."""
         from service.runtime import Runtime  # noqa: PLC0415, the worker only
 
+        check_environment(os.environ)
         settings = load_settings()
         folder = settings.model
         if folder is None:
-            folder, name = _model_of(self.bento_service.bento)
-            if "model_name" not in settings.model_fields_set:
-                settings = settings.model_copy(update={"model_name": name})
+            folder, name, version = _model_of(self.bento_service.bento)
+            of_bento = {"model_name": name, "model_version": version}
+            given = {field: getattr(settings, field) for field in settings.model_fields_set}
+            settings = settings.model_copy(update=of_bento | given)
         self.runtime = _api().state.runtime = Runtime(settings, folder)
-        self.drain_server = await drain.listen(settings.port, self.runtime.engine.drain)
+        self.drain_server = await drain.listen(settings.port, self._drain)
         self.runtime.engine.start()
 
     @bentoml.on_shutdown
@@ -68,6 +72,10 @@ class Foundry:
         self.drain_server.close()
         drain.socket_path(self.runtime.settings.port).unlink(missing_ok=True)
         await asyncio.to_thread(self.runtime.stop)
+
+    def _drain(self) -> int:
+        self.runtime.engine.drain()
+        return self.runtime.engine.num_open_requests
 
     async def __is_alive__(self) -> bool:
         return self.runtime.engine.is_alive
@@ -81,14 +89,19 @@ class Foundry:
         raise NotImplementedError
 
 
-def _model_of(bento: bentoml.Bento | None) -> tuple[Path, str]:
-    """Folder and name of the only model in a Bento."""
+def _model_of(bento: bentoml.Bento | None) -> tuple[Path, str, str]:
+    """Folder, name and version of the only model in a Bento."""
     models = [] if bento is None else bento.info.all_models
     if len(models) != 1:
         raise FoundryError(
             f"FOUNDRY_MODEL: should name a model folder, or the Bento should hold one model (got {len(models)})"
         )
-    return Path(models[0].to_model().resolve().path), models[0].tag.name
+    tag = models[0].tag
+    return (
+        Path(models[0].to_model().resolve().path),
+        tag.name,
+        models[0].to_model().info.metadata.get("mlflow.version", ""),
+    )
 
 
 @functools.cache

@@ -9,9 +9,11 @@ class ServiceError(Exception):
     status = 500
     code = "internal_error"
     """Stable across versions; clients may compare it."""
+    is_retryable = True
+    """Whether the same request may succeed later."""
 
-    def __init_subclass__(cls, *, status: int, code: str) -> None:
-        cls.status, cls.code = status, code
+    def __init_subclass__(cls, *, status: int, code: str, is_retryable: bool = False) -> None:
+        cls.status, cls.code, cls.is_retryable = status, code, is_retryable
 
     def __init__(self, message: str = "", *, param: str | None = None, retry_after_sec: int | None = None) -> None:
         super().__init__(message or "internal error; see the server's log")
@@ -31,6 +33,10 @@ class UnauthorizedError(ServiceError, status=401, code="invalid_api_key"):
     """The API key is missing or wrong."""
 
 
+class HostNotAllowedError(ServiceError, status=403, code="host_not_allowed"):
+    """Without keys: the Host header names neither this machine nor one of FOUNDRY_ALLOWED_HOSTS."""
+
+
 class NotFoundError(ServiceError, status=404, code="not_found"):
     """The path, model or request does not exist, or the request belongs to another key."""
 
@@ -43,15 +49,11 @@ class MethodNotAllowedError(ServiceError, status=405, code="method_not_allowed")
         super().__init__(f"{path} supports {self.allow}")
 
 
-class DuplicateIdError(ServiceError, status=409, code="duplicate_request_id"):
-    """The client has an open request with this id."""
-
-
 class CancelledError(ServiceError, status=409, code="cancelled"):
     """The request was cancelled with /v1/images/cancel."""
 
 
-class SlowBodyError(ServiceError, status=408, code="request_timeout"):
+class SlowBodyError(ServiceError, status=408, code="request_timeout", is_retryable=True):
     """The body did not arrive in time."""
 
 
@@ -67,32 +69,36 @@ class ClientGoneError(ServiceError, status=499, code="client_gone"):
     """As in nginx: the client has disconnected. Nobody reads the response, but BentoML waits for one."""
 
 
-class QueueFullError(ServiceError, status=429, code="queue_full"):
+class QueueFullError(ServiceError, status=429, code="queue_full", is_retryable=True):
     """The queue is full."""
 
 
-class KeyShareError(ServiceError, status=429, code="key_share_exceeded"):
+class KeyShareError(ServiceError, status=429, code="key_share_exceeded", is_retryable=True):
     """The key has reached its share of the queue."""
 
 
-class TooManyConnectionsError(ServiceError, status=429, code="too_many_connections"):
+class TooManyConnectionsError(ServiceError, status=429, code="too_many_connections", is_retryable=True):
     """Too many requests or streams are open."""
 
 
-class NotReadyError(ServiceError, status=503, code="not_ready"):
+class NotReadyError(ServiceError, status=503, code="not_ready", is_retryable=True):
     """The service is starting, or its engine is not alive."""
 
 
-class DrainingError(ServiceError, status=503, code="draining"):
+class DrainingError(ServiceError, status=503, code="draining", is_retryable=True):
     """The service is draining and refuses new requests."""
 
 
-class StoppedError(ServiceError, status=503, code="stopped"):
+class StoppedError(ServiceError, status=503, code="stopped", is_retryable=True):
     """The engine stopped while the request was open."""
 
 
 class DeadlineUnattainableError(ServiceError, status=503, code="deadline_unattainable"):
-    """The deadline cannot be met, or would break one that was accepted before."""
+    """The deadline, or the longest time of a request, cannot be met, or one that was accepted before would be broken."""
+
+    def __init__(self, message: str = "", *, param: str | None = None, retry_after_sec: int | None = None) -> None:
+        super().__init__(message, param=param, retry_after_sec=retry_after_sec)
+        self.is_retryable = retry_after_sec is not None
 
 
 class DeadlineExceededError(ServiceError, status=504, code="deadline_exceeded"):

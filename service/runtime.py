@@ -3,16 +3,20 @@
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import GaugeMetricFamily as Gauge
+from prometheus_client.core import InfoMetricFamily as Info
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service.engine.engine import Engine
-from service.engine.stats import Stats
+from service.engine.stats import PREFIX, Stats
 from service.engine.stepper import Stepper
+from service.errors import NotReadyError
 from service.http.request_log import RequestLog
 from service.settings import Settings
 
@@ -54,6 +58,7 @@ class Runtime(Collector):
         self.metrics = CollectorRegistry()
         self.metrics.register(self.stats)
         self.metrics.register(self)
+        ProcessCollector(registry=self.metrics)
 
     def stop(self) -> None:
         """Fail open requests and stop all threads."""
@@ -62,12 +67,21 @@ class Runtime(Collector):
         if self.log:
             self.log.close()
 
-    def collect(self) -> Iterator[Gauge]:
+    def collect(self) -> Iterator[Metric]:
         load = self.engine.load()
-        yield Gauge("active_units", "Images being drawn.", load.active_units)
-        yield Gauge("waiting_units", "Images waiting for their first step.", load.waiting_units)
-        yield Gauge("waiting_row_steps", "Remaining work, in rows of network calls.", load.row_steps)
-        yield Gauge("open_streams", "Open streams.", self.num_streams)
-        yield Gauge("engine_alive", "1 if the engine's thread runs and is not stuck.", self.engine.is_alive)
-        yield Gauge("engine_ready", "1 if requests are accepted.", self.engine.is_ready)
-        yield Gauge("tick_age_seconds", "Seconds since the engine's last sign of life.", self.engine.tick_age_sec)
+        yield Gauge(PREFIX + "active_units", "Images being drawn.", load.active_units)
+        yield Gauge(PREFIX + "waiting_units", "Images waiting for their first step.", load.waiting_units)
+        yield Gauge(PREFIX + "waiting_row_steps", "Remaining work, in rows of model calls.", load.row_steps)
+        yield Gauge(PREFIX + "open_streams", "Open streams.", self.num_streams)
+        yield Gauge(PREFIX + "engine_alive", "1 if the engine's thread runs and is not stuck.", self.engine.is_alive)
+        yield Gauge(PREFIX + "engine_ready", "1 if requests are accepted.", self.engine.is_ready)
+        yield Gauge(
+            PREFIX + "tick_age_seconds", "Seconds since the engine's last sign of life.", self.engine.tick_age_sec
+        )
+        with suppress(NotReadyError):
+            yield Info(PREFIX + "model", "The served model.", value=self._model_info)
+
+    @property
+    def _model_info(self) -> dict[str, str]:
+        settings, model = self.settings, self.engine.stepper.model
+        return {"model": settings.model_name, "version": settings.model_version, "digest": model.digest}

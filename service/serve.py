@@ -1,4 +1,4 @@
-"""Serves a model folder: checks address, environment and model, then replaces itself by `bentoml serve`.
+"""Serves a model folder: checks address, environment and model, then replaces itself by `service.supervisor`.
 
 BentoML restarts a service that fails at its start for ever; here an error ends with one line and exit code 2.
 """
@@ -14,6 +14,9 @@ from service.runtime import load_stepper
 from service.settings import Settings, load_settings
 
 SERVICE = "service.app:Foundry"
+KEEP_ALIVE_SEC = 620
+"""Time after which an idle connection is closed. A proxy that keeps connections must close them first, else it sends a
+request into a connection that is just being closed: nginx and AWS wait 60 s, Google's load balancers 600 s."""
 
 
 def main(model: Path, name: str | None, host: str, port: int) -> None:
@@ -22,7 +25,8 @@ def main(model: Path, name: str | None, host: str, port: int) -> None:
     settings = load_settings()
     _check_keys(host, settings)
     load_stepper(settings, model)
-    command = [sys.executable, "-m", "bentoml", "serve", SERVICE, "--host", host, "--port", str(port)]
+    command = [sys.executable, "-m", "service.supervisor", SERVICE, "--host", host, "--port", str(port)]
+    command += ["--timeout-keep-alive", str(KEEP_ALIVE_SEC)]
     os.execv(sys.executable, command)  # noqa: S606, no shell is needed
 
 
@@ -51,6 +55,8 @@ def _check_address(host: str, port: int) -> None:
 
 
 def _check_keys(host: str, settings: Settings) -> None:
+    if "FOUNDRY_API_KEY" in os.environ and not settings.key_digests:
+        raise FoundryError("FOUNDRY_API_KEY: is a client's; the service wants FOUNDRY_API_KEYS, or neither of them")
     if not (ipaddress.ip_address(host).is_loopback or settings.key_digests or settings.allow_anonymous):
         raise FoundryError(
             f"--host {host}: other machines can reach it; set FOUNDRY_API_KEYS, or FOUNDRY_ALLOW_ANONYMOUS=1 to serve anybody"

@@ -1,22 +1,21 @@
 """The service's settings: environment variables that start with FOUNDRY_, read once at the start."""
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline.environment import PREFIX
 from pipeline.errors import FoundryError
+from service.cpus import available_cores
 from service.engine.scheduler import Limits
-
-PREFIX = "FOUNDRY_"
 
 
 def _spare_cores() -> int:
     """All cores but one, which is left for HTTP."""
-    return max(1, len(os.sched_getaffinity(0)) - 1)
+    return max(1, available_cores() - 1)
 
 
 class Settings(BaseSettings):
@@ -30,12 +29,15 @@ class Settings(BaseSettings):
         pattern=r"^[a-zA-Z0-9][a-zA-Z0-9._-]{0,62}$",
         description="name of the model in the API; a Bento has its own",
     )
+    model_version: str = Field(
+        default="", max_length=128, description="version of the model in the metrics; a registered model has its own"
+    )
     backend: Literal["auto", "torch", "onnxruntime"] = Field(
         default="auto",
         description="library that runs the network; auto: on CPUs onnxruntime, if its file is in the model folder",
     )
     port: int = Field(default=3000, ge=1, le=65535, description="port of `bentoml serve`, for `foundry drain`")
-    rows: int = Field(default=8, ge=2, le=128, description="rows per network call")
+    rows: int = Field(default=8, ge=2, le=128, description="rows per model call")
     threads: int = Field(
         default_factory=_spare_cores, ge=1, le=256, description="of torch or ONNX Runtime; the bits depend on it"
     )
@@ -53,6 +55,14 @@ class Settings(BaseSettings):
     stuck_sec: float = Field(default=30, gt=0, description="time without a tick after which /livez answers 503")
     api_keys: SecretStr = Field(default=SecretStr(""), description="separated by commas; none: loopback only")
     allow_anonymous: bool = Field(default=False, description="serve other machines without keys")
+    allowed_hosts: str = Field(
+        default="", description="names that Host may have without keys, besides loopback's; separated by commas"
+    )
+    cors_origins: str = Field(
+        default="",
+        pattern=r"^(\s*(\*|https?://[^\s/,]+)\s*(,|$))*$",
+        description="origins whose pages may call the API, such as https://app.example, or *; separated by commas",
+    )
     passport_key: SecretStr = Field(default=SecretStr(""), description="signs the passports in PNGs")
     request_log: Path | None = Field(default=None, description="file with one JSON line per request; none: no log")
     request_log_mib: int = Field(default=16, ge=1, le=1024, description="size at which it is rotated; 3 old files stay")
@@ -60,8 +70,17 @@ class Settings(BaseSettings):
     @property
     def key_digests(self) -> tuple[bytes, ...]:
         """SHA-256 of each API key."""
-        keys = [key.strip() for key in self.api_keys.get_secret_value().split(",")]
-        return tuple(hashlib.sha256(key.encode()).digest() for key in keys if key)
+        return tuple(hashlib.sha256(key.encode()).digest() for key in _items(self.api_keys.get_secret_value()))
+
+    @property
+    def host_names(self) -> frozenset[str]:
+        """Allowed names besides loopback's, in lower case."""
+        return frozenset(name.lower() for name in _items(self.allowed_hosts))
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Origins whose pages may call the API."""
+        return _items(self.cors_origins)
 
     @property
     def limits(self) -> Limits:
@@ -72,6 +91,10 @@ class Settings(BaseSettings):
             open_row_steps=self.max_open_row_steps,
             owner_share=self.key_share if len(self.key_digests) > 1 else 1.0,
         )
+
+
+def _items(text: str) -> tuple[str, ...]:
+    return tuple(item for part in text.split(",") if (item := part.strip()))
 
 
 def load_settings() -> Settings:

@@ -78,5 +78,7 @@ def _request(line: str) -> dict[str, Any] | None:
         request = json.loads(line)
     except ValueError:
         return None
-    label = request.get("class_label", "") if isinstance(request, dict) else ""
+    if not isinstance(request, dict) or request.get("outcome") == "refused":
+        return None
+    label = request.get("class_label", "")
     return request if label is None or type(label) is int else None

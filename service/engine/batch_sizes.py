@@ -27,7 +27,7 @@ class BatchSizes:
     exact: tuple[int, ...]
     """Rising sizes whose outputs have equal bits; the last one is the number of rows per tick."""
     call_sec: dict[int, float]
-    """Measured seconds per network call, for every size up to the last."""
+    """Measured seconds per model call, for every size up to the last."""
 
     def size_for(self, rows: int, *, is_exact: bool) -> int:
         """The size for a number of rows: the next exact size, or just that many."""

@@ -66,7 +66,7 @@ class Engine:
         self._stuck_sec = stuck_sec
         self._clock = clock
         self._lock = threading.Lock()
-        """Guards the scheduler and the requests; never held during a network call."""
+        """Guards the scheduler and the requests; never held during a model call."""
         self._wake = threading.Event()
         self._requests = RequestTable()
         self._listeners: dict[Request, Listener] = {}
@@ -132,28 +132,35 @@ class Engine:
             if not self.is_ready or self._is_stopping:
                 raise NotReadyError("the service is not ready", retry_after_sec=5)
             now = self._clock()
-            self._requests.check_free(request.owner, request.request_id)
             request.submit(now, self._max_request_sec)
             self._scheduler.admit(request, now)
             self._requests.add(request)
             self._listeners[request] = listener
         self._wake.set()
 
-    def cancel(self, owner: str, request_id: str) -> Request:
-        """Close a request before the next tick; a closed one stays as it is. Raises as `find` does."""
-        request = self.find(owner, request_id)
-        request.is_cancelled = True
+    def cancel(self, owner: str, any_id: str) -> Request:
+        """Close all requests that `find` looks at before the next tick; closed ones stay as they are. Raises as it does."""
+        with self._lock:
+            found = self._requests.find(owner, any_id)
+            for request in found:
+                request.is_cancelled |= request.is_open
         self._wake.set()
-        return request
+        return found[0]
 
-    def find(self, owner: str, request_id: str) -> Request:
-        """An owner's request, open or recently closed.
+    def find(self, owner: str, any_id: str) -> Request:
+        """The newest of an owner's requests with this id or X-Request-ID; open ones go before closed ones.
 
         Raises:
-            NotFoundError: the owner has no such request.
+            NotFoundError: there is none.
         """
         with self._lock:
-            return self._requests.find(owner, request_id)
+            return self._requests.find(owner, any_id)[0]
+
+    @property
+    def num_open_requests(self) -> int:
+        """Requests that are waiting or being drawn."""
+        with self._lock:
+            return len(self._requests.open_requests)
 
     def load(self) -> Load:
         """The open work."""
@@ -209,7 +216,7 @@ class Engine:
             self._fail([job], error)
 
     def _forward(self, jobs: Sequence[Job]) -> StepResult | None:
-        """One network call; when it raises, the requests of these jobs fail, and the result is None."""
+        """One model call; when it raises, the requests of these jobs fail, and the result is None."""
         try:
             result = self.stepper.step(jobs)
         except Exception as error:

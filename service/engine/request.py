@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pipeline.diffusion.sampling import Sampler
 
 Determinism = Literal["exact", "fast"]
-Status = Literal["queued", "running", "completed", "cancelled", "expired", "failed"]
+Status = Literal["queued", "running", "cancelling", "completed", "cancelled", "expired", "failed"]
 OUTCOMES: dict[type[ServiceError], Status] = {CancelledError: "cancelled", DeadlineExceededError: "expired"}
 """Status after these errors; after any other it is failed."""
 
@@ -29,7 +29,7 @@ class SamplingParams:
     """None: unconditional."""
     sampler: Sampler
     num_steps: int
-    """Network calls per image."""
+    """Model calls per image."""
     eta: float = 0.0
     """Stochasticity of `ddim`, 0 … 1."""
     guidance_scale: float = 1.0
@@ -46,6 +46,7 @@ class Request:
     """Images that one client asked for together, and their progress."""
 
     request_id: str
+    """Unique."""
     owner: str
     """The client: a prefix of its API key's digest, or "anonymous"."""
     images: tuple[SamplingParams, ...]
@@ -58,6 +59,10 @@ class Request:
     """Whether the bits of an image may depend on its parameters only, never on other requests."""
     num_previews: int = 0
     """Previews per image while it is drawn."""
+    trace_id: str = ""
+    """The client's X-Request-ID, which several requests may share."""
+    traceparent: str | None = None
+    """The client's W3C trace context."""
 
     created: float = field(default_factory=time.time)
     """Unix time."""
@@ -106,6 +111,8 @@ class Request:
     @property
     def status(self) -> Status:
         """The status in the API's words."""
+        if self.is_open and self.is_cancelled:
+            return "cancelling"
         if self.is_open:
             return "queued" if self.started is None else "running"
         return "completed" if self.error is None else OUTCOMES.get(type(self.error), "failed")

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Collection
 
 from service.engine.request import Request
-from service.errors import DuplicateIdError, NotFoundError
+from service.errors import NotFoundError
 
 MAX_CLOSED = 1024
 """Closed requests whose status is kept for /v1/images/status."""
@@ -22,33 +22,24 @@ class RequestTable:
         """In the order of their submission."""
         return self._open.values()
 
-    def check_free(self, owner: str, request_id: str) -> None:
-        """Check that the owner has no open request with this id.
-
-        Raises:
-            DuplicateIdError: there is one.
-        """
-        if (owner, request_id) in self._open:
-            raise DuplicateIdError(f"request {request_id} is still open; use another id")
-
     def add(self, request: Request) -> None:
         self._open[request.owner, request.request_id] = request
 
     def close(self, request: Request) -> None:
         """Move a request to the closed ones and forget the oldest of them beyond `MAX_CLOSED`."""
         key = request.owner, request.request_id
-        self._closed.pop(key, None)
         self._closed[key] = self._open.pop(key)
         while len(self._closed) > MAX_CLOSED:
             self._closed.popitem(last=False)
 
-    def find(self, owner: str, request_id: str) -> Request:
-        """An owner's request, open or recently closed.
+    def find(self, owner: str, any_id: str) -> list[Request]:
+        """An owner's requests with this id or X-Request-ID: the open ones, then the closed ones, the newest first.
 
         Raises:
-            NotFoundError: the owner has no such request.
+            NotFoundError: there is none.
         """
-        request = self._open.get((owner, request_id)) or self._closed.get((owner, request_id))
-        if request is None:
-            raise NotFoundError(f"there is no request {request_id}")
-        return request
+        known = [*reversed(self._open.values()), *reversed(self._closed.values())]
+        found = [each for each in known if each.owner == owner and any_id in (each.request_id, each.trace_id)]
+        if not found:
+            raise NotFoundError(f"there is no request {any_id}")
+        return found

@@ -8,7 +8,7 @@ ticks goes before all others of its owner.
 Every request has a time at which it expires: its deadline, or the longest time of a request. It is admitted only if it
 and all others will then be finished, and what is promised so goes before all else when it presses (`promises.py`).
 
-A row-step is one row of one network call and the unit of work: an image costs its number of steps, twice that with
+A row-step is one row of one model call and the unit of work: an image costs its number of steps, twice that with
 guidance. The scheduler is plain Python over numbers, and is given the time.
 """
 

@@ -15,7 +15,9 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from service.engine.request import Job, Request
+from service.errors import ServiceError
 
+PREFIX = "foundry_"
 LATENCY_SEC = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 TICK_SEC = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 STEP_CLASSES = (10, 25, 50, 100, 1000)
@@ -49,7 +51,9 @@ class Stats(Collector):
         self._forwards = 0
         self._row_steps = Counter({"image": 0, "guidance": 0, "padding": 0})
         self._requests = Counter(dict.fromkeys(("completed", "cancelled", "expired", "failed"), 0))
-        self._errors: Counter[str] = Counter()
+        self._errors: Counter[str] = Counter(
+            {ServiceError.code: 0} | {kind.code: 0 for kind in ServiceError.__subclasses__()}
+        )
         self._images = 0
         self._tick_sec = Histogram(TICK_SEC)
         self._queue_sec = Histogram(LATENCY_SEC)
@@ -82,14 +86,16 @@ class Stats(Collector):
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
-            yield CounterMetricFamily("unet_forwards", "Network calls.", value=self._forwards)
-            yield CounterMetricFamily("images", "Finished images.", value=self._images)
-            yield _labelled("row_steps", "Rows of network calls, by purpose.", "kind", self._row_steps)
-            yield _labelled("requests", "Closed requests, by outcome.", "outcome", self._requests)
-            yield _labelled("errors", "Error responses, by code.", "code", self._errors)
-            yield _histogram("tick_seconds", "Seconds per tick.", self._tick_sec)
-            yield _histogram("queue_seconds", "Seconds from a request to its first step.", self._queue_sec)
-            latency = HistogramMetricFamily("request_seconds", "Seconds of completed requests.", labels=["max_steps"])
+            yield CounterMetricFamily(PREFIX + "unet_forwards", "Model calls.", value=self._forwards)
+            yield CounterMetricFamily(PREFIX + "images", "Finished images.", value=self._images)
+            yield _labelled(PREFIX + "row_steps", "Rows of model calls, by purpose.", "kind", self._row_steps)
+            yield _labelled(PREFIX + "requests", "Closed requests, by outcome.", "outcome", self._requests)
+            yield _labelled(PREFIX + "errors", "Error responses, by code.", "code", self._errors)
+            yield _histogram(PREFIX + "tick_seconds", "Seconds per tick.", self._tick_sec)
+            yield _histogram(PREFIX + "queue_seconds", "Seconds from a request to its first step.", self._queue_sec)
+            latency = HistogramMetricFamily(
+                PREFIX + "request_seconds", "Seconds of completed requests.", labels=["max_steps"]
+            )
             for steps, histogram in self._latency_sec.items():
                 latency.add_metric([str(steps)], histogram.buckets, histogram.total)
             yield latency

@@ -1,4 +1,4 @@
-"""The tensors of all images in flight, one slot per image, and the tick: one network call and one solver step.
+"""The tensors of all images in flight, one slot per image, and the tick: one model call and one solver step.
 
 Rows of a call may differ in sampler, step, class and guidance: the solver step of `pipeline.diffusion` works row by
 row. A row's bits depend on its parameters alone as long as the batch sizes are those of `BatchSizes.exact`.
@@ -37,7 +37,7 @@ class StepResult:
     finite: list[bool]
     """For each job, whether the network's output was finite; if not, its image is lost."""
     batch_size: int
-    """Rows of the network call, including padding."""
+    """Rows of the model call, including padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Stepper:
 
     @torch.inference_mode()
     def step(self, jobs: Sequence[Job]) -> StepResult:
-        """One network call and one solver step for jobs that all have a slot."""
+        """One model call and one solver step for jobs that all have a slot."""
         numbers = [job.slot for job in jobs if job.slot is not None]
         slots = [self._slots[number] for number in numbers]
         rows = torch.tensor(numbers, device=self._device)

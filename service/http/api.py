@@ -16,12 +16,13 @@ from starlette.routing import Route
 
 from service.errors import InvalidRequestError, NotFoundError, ServiceError
 from service.http import openapi, schemas
-from service.http.error_responses import error_response, invalid_fields
-from service.http.event_stream import EventStream
+from service.http.error_responses import invalid_fields
+from service.http.event_stream import EventStream, check_streams
 from service.http.images import ImageEncoder
 from service.http.json_body import JsonRoute
+from service.http.refusals import refuse
 from service.http.responses import draw, image_response
-from service.http.validation import engine_request, size_of
+from service.http.validation import check_model_name, engine_request, max_steps_of, size_of
 from service.runtime import Runtime
 
 PLAYGROUND = Path(__file__).parents[1] / "static" / "playground.html"
@@ -37,9 +38,12 @@ router = APIRouter(route_class=JsonRoute)
 )
 async def generations(body: schemas.GenerationRequest, http: Request) -> Response:
     runtime = _runtime(http)
-    request = engine_request(
-        body, runtime.engine.stepper.model, runtime.settings, request_id=http.state.request_id, owner=http.state.owner
+    if body.stream:
+        check_streams(runtime)
+    request = http.state.request = engine_request(
+        body, runtime.engine.stepper.model, runtime.settings, request_id=http.state.job_id, owner=http.state.owner
     )
+    request.trace_id, request.traceparent = http.state.request_id, http.state.traceparent
     encoder = ImageEncoder(runtime, request)
     if body.stream:
         return EventStream(runtime, request, encoder)
@@ -74,29 +78,37 @@ async def status(http: Request, id: Annotated[schemas.RequestId, Query()]) -> sc
     responses=openapi.errors(400, 401, 404, 408, 413, 415, 422, 429, 503),
 )
 async def cancel(body: schemas.CancelRequest, http: Request) -> schemas.RequestStatus:
-    """It ends before the next tick; a request that has ended stays as it is."""
+    """It ends before the next tick; a request that has ended stays as it is. With an X-Request-ID all that have it end."""
     return schemas.RequestStatus.of(_runtime(http).engine.cancel(http.state.owner, body.id))
 
 
 @router.get("/v1/models", summary="The served model", responses=openapi.errors(401, 429, 503))
 async def models(http: Request) -> schemas.ModelList:
-    runtime = _runtime(http)
+    return schemas.ModelList(data=[_served_model(_runtime(http))])
+
+
+@router.get("/v1/models/{model}", summary="The served model by name", responses=openapi.errors(401, 404, 429, 503))
+async def model(model: str, http: Request) -> schemas.ServedModel:
+    check_model_name(model, _runtime(http).settings)
+    return _served_model(_runtime(http))
+
+
+def _served_model(runtime: Runtime) -> schemas.ServedModel:
     stepper = runtime.engine.stepper
     data, defaults = stepper.model.description.data, stepper.model.description.sampling
-    served = schemas.ServedModel(
+    return schemas.ServedModel(
         id=runtime.settings.model_name,
         created=runtime.created,
         digest=stepper.model.digest,
         size=size_of(data),
         channels=data.channels,
         class_names=None if data.class_names is None else list(data.class_names),
-        max_steps=min(1000, stepper.model.schedule.num_timesteps),
+        max_steps=max_steps_of(stepper.model),
         sampler=defaults.sampler,
         steps=defaults.num_steps,
         guidance_scale=defaults.guidance_scale,
         repro_id=stepper.repro_id,
     )
-    return schemas.ModelList(data=[served])
 
 
 @router.get("/v1/queue", summary="The engine's open work", responses=openapi.errors(401, 429, 503))
@@ -137,9 +149,12 @@ def build_api() -> FastAPI:
 
 
 def paths(api: FastAPI) -> dict[str, set[str]]:
-    """The methods of every path."""
+    """The methods of every path; HEAD is where GET is."""
     routes = [route for route in [*api.routes, *router.routes] if isinstance(route, Route)]
-    return {route.path: set(route.methods or ()) for route in routes}
+    return {
+        route.path: {*(route.methods or ())} | ({"HEAD"} if "GET" in (route.methods or ()) else set())
+        for route in routes
+    }
 
 
 def _runtime(http: Request) -> Runtime:
@@ -167,6 +182,4 @@ def _page() -> tuple[bytes, str]:
 async def _refuse(http: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = invalid_fields(error.errors())
-    refusal = error if isinstance(error, ServiceError) else ServiceError()
-    _runtime(http).stats.count_error(refusal.code)
-    return error_response(refusal, http.state.request_id)
+    return refuse(_runtime(http), http.scope, error if isinstance(error, ServiceError) else ServiceError())

@@ -26,7 +26,7 @@ class EventStream(StreamingResponse):
     """A stream of events. The request is submitted in the constructor, so that a refusal has its own HTTP status.
 
     Raises:
-        ServiceError: the engine refuses the request, or too many streams are open.
+        ServiceError: the engine refuses the request.
     """
 
     media_type = "text/event-stream"
@@ -43,10 +43,18 @@ class EventStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-@contextmanager
-def _open_stream(runtime: Runtime, request: Request, events: EventQueue) -> Iterator[None]:
+def check_streams(runtime: Runtime) -> None:
+    """Check that one more stream may be opened.
+
+    Raises:
+        TooManyConnectionsError: too many are open.
+    """
     if runtime.num_streams >= runtime.settings.max_streams:
         raise TooManyConnectionsError("too many streams are open", retry_after_sec=1)
+
+
+@contextmanager
+def _open_stream(runtime: Runtime, request: Request, events: EventQueue) -> Iterator[None]:
     with submitted(runtime, request, events):
         runtime.num_streams += 1
         try:
@@ -70,7 +78,7 @@ async def _messages(
                     return
                 case End(ServiceError() as error):
                     runtime.stats.count_error(error.code)
-                    yield _message("error", error_body(error, request.request_id).model_dump())
+                    yield _message("error", error_body(error, request.trace_id).model_dump())
                     return
                 case Progress(steps_done, steps):
                     yield _message("progress", {"id": request.request_id, "steps_done": steps_done, "steps": steps})

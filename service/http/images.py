@@ -47,6 +47,7 @@ class ImageEncoder:
     def headers(self) -> dict[str, str]:
         """The headers of an answer that is a file and has no room for fields."""
         return {
+            "x-job-id": self._request.request_id,
             "x-seeds": ",".join(str(params.seed) for params in self._request.images),
             "x-model-digest": self._stepper.model.digest,
             "x-repro-id": self._stepper.repro_id,

@@ -12,6 +12,7 @@ from service.http.schemas import ErrorResponse, ImagesResponse
 STATUSES = (400, 401, 404, 408, 409, 413, 415, 422, 429, 500, 503, 504)
 """Errors with which the generation of images can end."""
 BINARY: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
+LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum")
 TEXT: dict[str, Any] = {"schema": {"type": "string"}}
 GENERATED: dict[int | str, dict[str, Any]] = {
     200: {
@@ -42,7 +43,7 @@ GENERATION_ERRORS = errors(*STATUSES)
 
 def document(api: FastAPI) -> dict[str, Any]:
     """The complete document; with API keys, every path that is not public requires one."""
-    found = get_openapi(title=api.title, version=api.version, routes=api.routes)
+    found: dict[str, Any] = _with_whole_limits(get_openapi(title=api.title, version=api.version, routes=api.routes))
     for path, text in (("/livez", "Whether the engine works"), ("/readyz", "Whether requests are accepted")):
         replies = {"200": "Yes", "503": "No"}
         responses = {
@@ -55,3 +56,13 @@ def document(api: FastAPI) -> dict[str, Any]:
             for operation in found["paths"][path].values():
                 operation["security"] = [{"key": []}]
     return found
+
+
+def _with_whole_limits(part: Any) -> Any:
+    """The same document with whole limits of integers, which FastAPI writes as floats."""
+    if isinstance(part, list):
+        return [_with_whole_limits(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    whole = LIMITS if part.get("type") == "integer" else ()
+    return {key: int(value) if key in whole else _with_whole_limits(value) for key, value in part.items()}

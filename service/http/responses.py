@@ -17,7 +17,7 @@ from starlette.types import Receive
 from service.engine.engine import Listener
 from service.engine.events import Completed, End
 from service.engine.request import Request
-from service.errors import ClientGoneError, NotFoundError
+from service.errors import ClientGoneError, NotFoundError, ServiceError
 from service.http.encoding import npy, parameter_fields, zipped
 from service.http.event_queue import EventQueue
 from service.http.images import ImageEncoder
@@ -31,7 +31,11 @@ def submitted(runtime: Runtime, request: Request, listener: Listener) -> Iterato
     Raises:
         ServiceError: the engine refuses the request.
     """
-    runtime.engine.submit(request, listener)
+    try:
+        runtime.engine.submit(request, listener)
+    except ServiceError as refusal:
+        _write_log(runtime, request, "refused", refusal.code)
+        raise
     try:
         yield
     finally:
@@ -39,7 +43,8 @@ def submitted(runtime: Runtime, request: Request, listener: Listener) -> Iterato
         if is_early:
             with suppress(NotFoundError):
                 runtime.engine.cancel(request.owner, request.request_id)
-        _write_log(runtime, request, "disconnected" if is_early else request.status)
+        code = None if request.error is None else request.error.code
+        _write_log(runtime, request, *(("disconnected", None) if is_early else (request.status, code)))
 
 
 async def draw(runtime: Runtime, request: Request, receive: Receive) -> list[NDArray[np.uint8]]:
@@ -97,11 +102,13 @@ async def _disconnected(receive: Receive) -> None:
         pass
 
 
-def _write_log(runtime: Runtime, request: Request, outcome: str) -> None:
+def _write_log(runtime: Runtime, request: Request, outcome: str, code: str | None) -> None:
     if runtime.log is None:
         return
     runtime.log.write(
-        request_id=request.request_id,
+        id=request.request_id,
+        request_id=request.trace_id,
+        traceparent=request.traceparent,
         owner=request.owner,
         model_digest=runtime.engine.stepper.model.digest,
         n=len(request.images),
@@ -109,6 +116,7 @@ def _write_log(runtime: Runtime, request: Request, outcome: str) -> None:
         priority=request.priority,
         deadline_sec=request.deadline_sec,
         outcome=outcome,
+        code=code,
         images_done=request.images_done,
         seconds=round(time.time() - request.created, 3),
     )

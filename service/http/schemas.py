@@ -1,8 +1,8 @@
 """The JSON bodies of the API. Unknown fields are refused, and values are never converted to another type."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from service.engine.request import Determinism, Request, Status
 
@@ -12,7 +12,7 @@ SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
 
 
 class GenerationRequest(BaseModel):
-    """The images to draw."""
+    """The images to draw. Null is the default of every field."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -30,7 +30,12 @@ class GenerationRequest(BaseModel):
     seed: int | None = Field(
         default=None, ge=0, lt=2**63, description="equal seeds give equal images; null: random, see the response"
     )
-    steps: int | None = Field(default=None, ge=1, le=1000, description="network calls per image; null: the model's")
+    steps: int | None = Field(
+        default=None,
+        ge=1,
+        lt=2**31,
+        description="model calls per image, at most the model's max_steps; null: the model's",
+    )
     sampler: SamplerName | None = Field(default=None, description="null: the model's")
     eta: float = Field(default=0.0, ge=0, le=1, description="stochasticity of ddim; 0 for other samplers")
     guidance_scale: float | None = Field(
@@ -48,6 +53,16 @@ class GenerationRequest(BaseModel):
     priority: int = Field(default=0, ge=-9, le=9, description="higher goes first, among requests of the same key")
     determinism: Determinism = Field(default="exact", description="fast: last bits may depend on other requests")
     user: str | None = Field(default=None, max_length=256, description="ignored and not stored")
+    output_format: Literal["png"] = Field(default="png", description="for OpenAI's clients; there is no other")
+    quality: Literal["auto", "standard"] = Field(default="auto", description="for OpenAI's clients; changes nothing")
+    background: Literal["auto"] = Field(default="auto", description="for OpenAI's clients; changes nothing")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        if not isinstance(body, dict):
+            return body
+        return {name: value for name, value in body.items() if value is not None or name not in cls.model_fields}
 
 
 class Image(BaseModel):
@@ -145,7 +160,7 @@ class Queue(BaseModel):
 
     active_units: int = Field(description="images being drawn")
     waiting_units: int = Field(description="images waiting for their first step")
-    row_steps: int = Field(description="remaining work, in rows of network calls")
+    row_steps: int = Field(description="remaining work, in rows of model calls")
     backlog_sec: int = Field(description="estimated whole seconds until it is done")
     max_units: int
     max_row_steps: int

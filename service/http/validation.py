@@ -40,6 +40,21 @@ def engine_request(
     )
 
 
+def max_steps_of(model: Model) -> int:
+    """The most steps that a request may have."""
+    return min(1000, model.schedule.num_timesteps)
+
+
+def check_model_name(name: str, settings: Settings) -> None:
+    """Check that a model is the served one.
+
+    Raises:
+        NotFoundError: it is not.
+    """
+    if name != settings.model_name:
+        raise NotFoundError(f"there is no model {name}; the service has {settings.model_name}", param="model")
+
+
 def size_of(data: DataSpec) -> str:
     """The model's image size as the API writes it."""
     _, height, width = data.shape
@@ -47,8 +62,8 @@ def size_of(data: DataSpec) -> str:
 
 
 def _check_names(body: GenerationRequest, data: DataSpec, settings: Settings) -> None:
-    if body.model not in (None, settings.model_name):
-        raise NotFoundError(f"there is no model {body.model}; the service has {settings.model_name}", param="model")
+    if body.model is not None:
+        check_model_name(body.model, settings)
     if body.size not in (None, "auto", size_of(data)):
         raise InvalidRequestError(f"size: should be {size_of(data)}, the model's (got {body.size})", param="size")
     if body.stream and body.response_format != "b64_json":
@@ -59,7 +74,7 @@ def _check_names(body: GenerationRequest, data: DataSpec, settings: Settings) ->
 
 def _sampling_params(body: GenerationRequest, model: Model) -> SamplingParams:
     """The parameters that all images share; the seed is still missing."""
-    defaults, most = model.description.sampling, model.schedule.num_timesteps
+    defaults, most = model.description.sampling, max_steps_of(model)
     label = _class_label(body, model.description.data)
     sampler: SamplerName = body.sampler or defaults.sampler
     num_steps = min(defaults.num_steps, most) if body.steps is None else body.steps
@@ -80,7 +95,7 @@ def _sampling_params(body: GenerationRequest, model: Model) -> SamplingParams:
 
 def _class_label(body: GenerationRequest, data: DataSpec) -> int | None:
     """The class that `prompt` and `class_label` name; None: unconditional."""
-    prompted = _known_class("prompt", body.prompt, data) if body.prompt else None
+    prompted = _known_class("prompt", body.prompt, data) if body.prompt.strip() else None
     if body.class_label is None:
         return prompted
     label = _known_class("class_label", body.class_label, data)
@@ -91,9 +106,19 @@ def _class_label(body: GenerationRequest, data: DataSpec) -> int | None:
 
 def _known_class(param: str, value: str | int, data: DataSpec) -> int:
     names = data.class_names or ()
-    if value in names:
-        return names.index(str(value))
-    if isinstance(value, int) and value < len(names):
-        return value
-    wanted = f"0 … {len(names) - 1} or one of {', '.join(names)}" if names else "null: the model has no classes"
+    if isinstance(value, int):
+        if value < len(names):
+            return value
+    elif value in names:
+        return names.index(value)
+    elif (plain := [_plain(name) for name in names]).count(_plain(value)) == 1:
+        return plain.index(_plain(value))
+    empty = "empty" if param == "prompt" else "null"
+    named = f"one of {', '.join(names)}" if param == "prompt" else f"0 … {len(names) - 1} or one of {', '.join(names)}"
+    wanted = f"{named}, or {empty}" if names else f"{empty}: the model has no classes"
     raise InvalidRequestError(f"{param}: should be {wanted} (got {value})", param=param)
+
+
+def _plain(name: str) -> str:
+    """Without case and outer or double spaces."""
+    return " ".join(name.casefold().split())

@@ -43,4 +43,4 @@ def test_each_target_is_met_or_missed() -> None:
     assert rows["p95 at 0.3: ours over the best arm's <= 1.1"] == ["1.00", "met"]
     assert rows["saturated throughput over serial's >= 1.2"] == ["1.11", "missed"]
     assert rows["saturated throughput over grouping's >= 0.95"] == ["0.98", "met"]
-    assert rows["network calls of mixed requests that come at once, over the longest's <= 1.1"] == ["1.04", "met"]
+    assert rows["model calls of mixed requests that come at once, over the longest's <= 1.1"] == ["1.04", "met"]

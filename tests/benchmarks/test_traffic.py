@@ -9,7 +9,7 @@ CALL_SEC = 0.01
 
 
 class OneAtATime:
-    """A server that handles one request at a time, in constant time, and counts one network call for each."""
+    """A server that handles one request at a time, in constant time, and counts one model call for each."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -17,7 +17,7 @@ class OneAtATime:
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
         if request.url.path == "/metrics":
-            return httpx.Response(200, text=f"# HELP\nunet_forwards_total {self.calls}.0\n")
+            return httpx.Response(200, text=f"# HELP\nfoundry_unet_forwards_total {self.calls}.0\n")
         async with self._turn:
             await asyncio.sleep(CALL_SEC)
         self.calls += 1

@@ -50,9 +50,9 @@ class Server:
             return client.get(path, params=query)
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the samples with this name and these labels."""
+        """The sum of the samples with this name, after the prefix, and these labels."""
         families = text_string_to_metric_families(self.get("/metrics").text)
-        samples = [sample for family in families for sample in family.samples if sample.name == name]
+        samples = [sample for family in families for sample in family.samples if sample.name == f"foundry_{name}"]
         assert samples, name
         return sum(sample.value for sample in samples if labels.items() <= sample.labels.items())
 
@@ -152,7 +152,7 @@ def busy(server: Server) -> Iterator[None]:
 def begin(server: Server, body: dict[str, Any], stack: ExitStack, *, request_id: str = "") -> socket.socket:
     """Send a request without reading the response; the connection is closed with the stack."""
     content = json.dumps(body).encode()
-    head = "POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = "POST /v1/images/generations HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     head += f"x-request-id: {request_id}\r\n" if request_id else ""
     connection = stack.enter_context(socket.create_connection(("127.0.0.1", server.port)))
     connection.sendall(f"{head}content-length: {len(content)}\r\n\r\n".encode() + content)
@@ -177,7 +177,7 @@ def images_of(response: httpx.Response) -> list[bytes]:
 def error_of(response: httpx.Response) -> str:
     error = ErrorResponse.model_validate_json(response.content).error
     assert error.request_id == response.headers["x-request-id"]
-    if response.status_code in (429, 503):
+    if response.status_code in (429, 503) and "x-should-retry" not in response.headers:
         assert int(response.headers["retry-after"]) >= 1
     return error.code
 

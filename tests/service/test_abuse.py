@@ -62,7 +62,7 @@ def test_floods_and_slow_readers_affect_no_other_request(server: Server) -> None
                 for _ in range(2000):
                     connection.sendall(content)
 
-    head = b"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    head = b"POST /v1/images/generations HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
     with ThreadPoolExecutor(16) as pool:
         floods = [pool.submit(flood, b"GET / HTTP/1.1\r\n")]
         floods += [pool.submit(flood, b"x-header: " + b"h" * 1000 + b"\r\n", head) for _ in range(4)]
@@ -85,6 +85,6 @@ def _begin_and_never_read(server: Server) -> socket.socket:
     body = b'{"stream": true, "n": 8, "steps": 50, "partial_images": 3}'
     connection = socket.create_connection(("127.0.0.1", server.port))
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    head = f"POST /v1/images/generations HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST /v1/images/generations HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection

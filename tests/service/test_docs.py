@@ -5,14 +5,17 @@ import re
 from pathlib import Path
 
 import pytest
+from prometheus_client.core import InfoMetricFamily
 from pydantic_core import PydanticUndefined
 
 from service import errors
+from service.engine.stats import PREFIX as METRICS
 from service.engine.stats import Stats
 from service.errors import ServiceError
 from service.http.api import build_api, paths
 from service.http.authentication import PUBLIC_PATHS
 from service.http.schemas import GenerationRequest
+from service.runtime import Runtime
 from service.settings import PREFIX, Settings
 
 PAGE = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
@@ -55,6 +58,11 @@ def test_every_path_is_mentioned(path: str) -> None:
 
 
 def test_every_metric_is_listed() -> None:
-    names = {metric.name + ("_total" if metric.type == "counter" else "") for metric in Stats().collect()}
-    listed = set(re.findall(r"`(\w+)(?:\{\w+\})?`", PAGE.split("| metric |")[1].split("\n\n")[0]))
-    assert names <= listed
+    suffixes = {"counter": "_total", "info": "_info"}
+    runtime = Runtime(Settings(), Path("unread"))
+    # The model's info exists when the model is loaded.
+    found = [*Stats().collect(), *runtime.collect(), InfoMetricFamily(f"{METRICS}model", "")]
+    names = {metric.name.removeprefix(METRICS) + suffixes.get(metric.type, "") for metric in found}
+    listed = set(re.findall(r"`(\w+)(?:\{[\w,]+\})?`", PAGE.split("| metric |")[1].split("\n\n")[0]))
+    assert all(metric.name.startswith(METRICS) for metric in found)
+    assert names == listed - {"completed", "cancelled", "expired", "failed", "image", "guidance", "padding"}

@@ -23,7 +23,7 @@ def test_a_port_without_a_service_is_an_error() -> None:
 
 
 def test_the_command_drains_a_service_whose_predecessor_was_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     drained: list[bool] = []
@@ -31,7 +31,7 @@ def test_the_command_drains_a_service_whose_predecessor_was_killed(
     async def scenario() -> None:
         with socket.socket(socket.AF_UNIX) as killed:
             killed.bind(str(drain.socket_path(3000)))
-        server = await drain.listen(3000, lambda: drained.append(True))
+        server = await drain.listen(3000, lambda: drained.append(True) or 3)
         # Only the same user can connect.
         assert stat.S_IMODE(drain.socket_path(3000).stat().st_mode) == 0o600
         await asyncio.to_thread(drain.main, 3000)
@@ -39,3 +39,4 @@ def test_the_command_drains_a_service_whose_predecessor_was_killed(
 
     asyncio.run(scenario())
     assert drained == [True]
+    assert capsys.readouterr().out == "draining; 3 open requests\n"

@@ -91,9 +91,7 @@ class Leaver(Guest):
     def visit(self, client: httpx.Client) -> None:
         del client
         body = json.dumps({"stream": True, "n": 8, "steps": 50, "partial_images": 3}).encode()
-        head = (
-            f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-        )
+        head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
         with socket.create_connection(("127.0.0.1", self.server.port), timeout=5) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             connection.sendall(head.encode() + body[: self.draw.choice([5, len(body), len(body)])])
@@ -108,7 +106,7 @@ class Flood(Guest):
 
     def visit(self, client: httpx.Client) -> None:
         del client
-        head = f"POST {PATH} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n".encode()
+        head = f"POST {PATH} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n".encode()
         content = self.draw.choice([
             b"x-header: " + b"h" * 1000 + b"\r\n",
             b"content-length: 99999999\r\n\r\n" + b"x" * 1000,

@@ -11,7 +11,6 @@ from service.engine.engine import Engine
 from service.engine.events import Preview, Progress
 from service.errors import (
     CancelledError,
-    DuplicateIdError,
     NotFoundError,
     QueueFullError,
 )
@@ -99,16 +98,15 @@ def test_requests_of_other_owners_are_not_found(engine: Engine) -> None:
         engine.find("somebody", "mine")
 
 
-def test_an_id_can_be_reused_only_after_its_request_has_ended(model_folder: Path) -> None:
+def test_cancelling_a_trace_id_cancels_every_open_request_with_it(model_folder: Path) -> None:
     with gated(model_folder) as (engine, gate):
-        engine.submit(make_request("twice"), listener := Listener())
-        with pytest.raises(DuplicateIdError):
-            engine.submit(make_request("twice"), Listener())
-        engine.submit(make_request("twice", owner="somebody"), Listener())
+        listeners = {name: Listener() for name in ("one", "two", "other")}
+        for name, listener in listeners.items():
+            engine.submit(make_request(name, trace_id="trace" if name != "other" else ""), listener)
+        assert engine.cancel("o", "trace").status == "cancelling"
         gate.open.set()
-        listener.images()
-        engine.submit(make_request("twice"), again := Listener())
-        again.images()
+        errors = {name: type(listener.error()) for name, listener in listeners.items()}
+    assert errors == {"one": CancelledError, "two": CancelledError, "other": type(None)}
 
 
 def test_hundreds_of_cancelled_requests_free_every_slot(engine: Engine) -> None:

@@ -36,10 +36,10 @@ def test_rows_are_counted_by_purpose() -> None:
     stats.count_forward(jobs, 8)
     stats.observe_tick(0.002)
     samples = _samples(stats)
-    assert samples["unet_forwards_total", ""] == 1
-    kinds = {kind: samples["row_steps_total", kind] for kind in ("image", "guidance", "padding")}
+    assert samples["foundry_unet_forwards_total", ""] == 1
+    kinds = {kind: samples["foundry_row_steps_total", kind] for kind in ("image", "guidance", "padding")}
     assert kinds == {"image": 4, "guidance": 2, "padding": 2}
-    assert samples["tick_seconds_bucket", "0.0025"] == 1
+    assert samples["foundry_tick_seconds_bucket", "0.0025"] == 1
 
 
 def test_requests_are_counted_by_outcome_and_timed_by_their_steps() -> None:
@@ -49,18 +49,22 @@ def test_requests_are_counted_by_outcome_and_timed_by_their_steps() -> None:
         job.is_open = False
     stats.count_request(request, 12.0)
     samples = _samples(stats)
-    assert samples["requests_total", "completed"] == 1
-    assert samples["images_total", ""] == 2
-    assert samples["request_seconds_count", "25"] == 1
-    assert samples["request_seconds_count", "10"] == 0
-    assert samples["queue_seconds_bucket", "0.25"] == 1
+    assert samples["foundry_requests_total", "completed"] == 1
+    assert samples["foundry_images_total", ""] == 2
+    assert samples["foundry_request_seconds_count", "25"] == 1
+    assert samples["foundry_request_seconds_count", "10"] == 0
+    assert samples["foundry_queue_seconds_bucket", "0.25"] == 1
 
 
 def test_all_series_exist_from_the_start() -> None:
-    assert _samples(Stats()).keys() >= {("requests_total", "failed"), ("request_seconds_count", "1000")}
+    assert _samples(Stats()).keys() >= {
+        ("foundry_requests_total", "failed"),
+        ("foundry_request_seconds_count", "1000"),
+        ("foundry_errors_total", "numerical_error"),
+    }
 
 
 def test_errors_are_counted_by_code() -> None:
     stats = Stats()
     stats.count_error("queue_full")
-    assert _samples(stats)["errors_total", "queue_full"] == 1
+    assert _samples(stats)["foundry_errors_total", "queue_full"] == 1

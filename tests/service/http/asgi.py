@@ -35,7 +35,7 @@ def middleware(bentoml: ASGIApp = unreachable, **settings: Any) -> HttpMiddlewar
     api = build_api()
     for path, endpoint in (("/echo", echo), ("/fail", fail)):
         api.router.add_api_route(path, endpoint, methods=["POST"], route_class_override=JsonRoute)
-    api.state.runtime = SimpleNamespace(settings=Settings(**settings), stats=Stats())
+    api.state.runtime = SimpleNamespace(settings=Settings(**settings), stats=Stats(), log=None)
     return HttpMiddleware(bentoml, api=api)
 
 

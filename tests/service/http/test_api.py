@@ -57,7 +57,7 @@ def test_the_openapi_document_is_valid_and_has_every_path(server: Server) -> Non
     document = server.get("/openapi.json").json()
     validate(document)
     generations = {GENERATIONS, "/generate", "/v1/images/status", "/v1/images/cancel"}
-    facts = {"/v1/models", "/v1/queue", "/metrics", "/livez", "/readyz"}
+    facts = {"/v1/models", "/v1/models/{model}", "/v1/queue", "/metrics", "/livez", "/readyz"}
     assert set(document["paths"]) == generations | facts
     assert "security" not in document["paths"][GENERATIONS]["post"]
 

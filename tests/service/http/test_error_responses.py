@@ -41,15 +41,15 @@ def test_an_unsupported_method_gets_the_supported_ones() -> None:
 
 def test_every_field_is_named_once_and_the_first_is_param() -> None:
     findings = [
-        {"loc": ("body", "n"), "msg": "too many"},
-        {"loc": ("body", "class_label", "str"), "msg": "no text"},
-        {"loc": ("body", "class_label", "int"), "msg": "no text"},
+        {"loc": ("body", "n"), "type": "less_than_equal", "msg": "too many"},
+        {"loc": ("body", "class_label", "str"), "type": "string_type", "msg": "should be text"},
+        {"loc": ("body", "class_label", "int"), "type": "int_type", "msg": "should be a number"},
     ]
     error = invalid_fields(findings)
-    assert str(error) == "n: too many; class_label: no text"
+    assert str(error) == "n: too many; class_label: should be the name of a class, its index, or null"
     assert error.param == "n"
 
 
 def test_a_body_that_is_no_object_has_no_field() -> None:
-    error = invalid_fields([{"loc": ("body",), "msg": "should be an object"}])
+    error = invalid_fields([{"loc": ("body",), "type": "dict_type", "msg": "should be an object"}])
     assert (str(error), error.param) == ("should be an object", None)

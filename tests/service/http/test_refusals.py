@@ -122,12 +122,6 @@ def test_unknown_paths_and_methods_are_refused(server: Server) -> None:
             assert response.headers["allow"]
 
 
-def test_an_invalid_request_id_is_refused(server: Server) -> None:
-    response = server.post(headers={"x-request-id": "a b"})
-    assert response.status_code == 422
-    assert response.json()["error"]["param"] == "X-Request-ID"
-
-
 def test_a_deadline_that_cannot_be_met_is_refused_at_once(server: Server) -> None:
     response = server.post(steps=100, n=8, deadline_ms=1)
     assert (response.status_code, error_of(response)) == (503, "deadline_unattainable")
