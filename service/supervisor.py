@@ -7,7 +7,7 @@ import os
 import sys
 from contextlib import suppress
 
-import circus.arbiter
+import circus.controller
 import psutil
 from bentoml_cli.cli import cli
 from circus.sighandler import SysHandler
@@ -38,7 +38,7 @@ class Supervisor(SysHandler):  # type: ignore[misc]  # circus has no types
 def main() -> None:
     """Run `bentoml serve` with the arguments of this process."""
     # The class that circus, below BentoML, makes its handler of; it has no setting.
-    circus.arbiter.SysHandler = Supervisor
+    circus.controller.SysHandler = Supervisor
     cli(["serve", *sys.argv[1:]])
 
 

@@ -25,13 +25,14 @@ def write_model(
     folder: Path,
     *,
     class_names: tuple[str, ...] | None = CLASS_NAMES,
+    guidance_scale: float = 1.0,
     spoil: Callable[[dict[str, torch.Tensor]], None] | None = None,
 ) -> Path:
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=class_names, sigma_data=0.5),
         network=UNetConfig(widths=(8, 16), num_blocks=1),
         target="v",
-        sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=10, guidance_scale=1.0),
+        sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=10, guidance_scale=guidance_scale),
         timetables={"ddim": {"3": (99, 60, 20)}},
     )
     weights = _weights(description)

@@ -171,6 +171,25 @@ def test_the_log_has_the_parameters_but_neither_the_user_nor_the_key(strict: Ser
     assert not {"beta", "me"} & set(map(str, line.values()))
 
 
+def test_refused_requests_stand_in_the_log(strict: Server) -> None:
+    _post(strict, "wrong", request_id="no-key", steps=1)
+    _post(strict, request_id="no-field", stepz=1)
+    _post(strict, request_id="no-time", steps=100, deadline_ms=1)
+    path = strict.log.parent / "log" / "requests.jsonl"
+    lines = {line["request_id"]: line for line in map(json.loads, path.read_text().splitlines())}
+    alpha = hashlib.sha256(b"alpha").hexdigest()[:12]
+    found = [
+        (lines[name]["outcome"], lines[name]["code"], lines[name]["owner"])
+        for name in ("no-key", "no-field", "no-time")
+    ]
+    assert found == [
+        ("refused", "invalid_api_key", None),
+        ("refused", "invalid_request", alpha),
+        ("refused", "deadline_unattainable", alpha),
+    ]
+    assert (lines["no-time"]["steps"], "steps" in lines["no-field"]) == (100, False)
+
+
 # Drain, stop and restart
 
 

@@ -1,15 +1,17 @@
 import asyncio
+import signal
 import socket
 import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from service import drain
-from tests.service.server import free_port
+from tests.service.server import begin, free_port, serving, soon
 
 
 def test_a_port_without_a_service_is_an_error() -> None:
@@ -40,3 +42,23 @@ def test_the_command_drains_a_service_whose_predecessor_was_killed(
     asyncio.run(scenario())
     assert drained == [True]
     assert capsys.readouterr().out == "draining; 3 open requests\n"
+
+
+def test_ctrl_c_names_what_it_waits_for_and_a_second_one_ends_it(model_folder: Path, tmp_path: Path) -> None:
+    with serving(model_folder, tmp_path, FOUNDRY_ROWS="2") as server, ExitStack() as stack:
+        for _ in range(2):
+            begin(server, {"n": 8, "steps": 100, "stream": True}, stack)
+        assert soon(lambda: server.metric("open_streams") == 2)
+        server.process.send_signal(signal.SIGINT)
+        assert soon(lambda: "waiting for 2 open requests; Ctrl-C again ends at once" in server.log.read_text())
+        assert server.get("/readyz").status_code == 503
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 130
+        assert soon(lambda: server.processes() == [])
+
+
+def test_ctrl_c_ends_an_idle_service_at_once(model_folder: Path, tmp_path: Path) -> None:
+    with serving(model_folder, tmp_path) as server:
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(20) == 0
+        assert "waiting for" not in server.log.read_text()
