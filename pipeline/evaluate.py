@@ -26,6 +26,7 @@ from pipeline.evaluation.all_images import AllImages, load_all
 from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.copies import Neighbours, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator
+from pipeline.evaluation.figures import chief_table
 from pipeline.evaluation.gaussian_mixture import draw_baseline
 from pipeline.evaluation.quality_by_steps import quality_per_num_steps
 from pipeline.evaluation.results import METRICS, TABLE, write_results
@@ -206,6 +207,7 @@ def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float], fou
             "tuning.guidance_scale": str(tuning.sampling.guidance_scale),
         }
     )
+    run.note(chief_table(metrics))
     for name in ("grid", "nearest"):
         run.image(f"evaluate/{name}", out / f"{name}.png")
     for name in ("report.html", METRICS, TABLE, "tuning.json", "loss_per_noise_level.csv", "quality_per_num_steps.csv"):

@@ -39,7 +39,7 @@ def main(prepared: Path, out: Path) -> None:
     params, dataset = load_params(), Dataset.open(prepared)
     with stage_run("features", params=params.model_dump(mode="json", by_alias=True)) as run:
         digest, floors = features(dataset, out, params.features)
-        run.metrics(floors)
+        run.metrics({name: value for name, value in floors.items() if name.startswith("features/")})
         run.tags({"extractor.digest": digest})
         check_accuracy(floors, params.features)
         check_labels(load_evaluator(out, dataset), dataset.info.class_names or ())

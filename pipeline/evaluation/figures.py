@@ -102,3 +102,14 @@ CHIEF_FIGURES = (
     "bits_per_dim",
 )
 """Names of the figures that summaries show."""
+
+
+def chief_table(metrics: Mapping[str, float]) -> str:
+    """The chief figures of the model, of as many real images and of the mixture of Gaussians, as a Markdown table."""
+    rows = ["| | model | real images | mixture of Gaussians |", "|---|---|---|---|"]
+    for name in CHIEF_FIGURES:
+        if f"evaluate/{name}" in metrics:
+            values = (metrics.get(f"{origin}/{name}") for origin in ORIGINS)
+            cells = ("" if value is None else format(value, FIGURES[name].format) for value in values)
+            rows.append(f"| {FIGURES[name].title} | {' | '.join(cells)} |")
+    return "\n".join(rows)

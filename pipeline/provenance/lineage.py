@@ -13,11 +13,12 @@ from typing import Any
 
 import psutil
 
-from pipeline.provenance.dvc import LOCK, md5, read_yaml
+from pipeline.provenance.dvc import LOCK, md5, parse_yaml, read_yaml
 from pipeline.provenance.git import GitError, git, git_line
 
 COMMIT_TAG, LOCK_TAG, EXPERIMENT_TAG, RAW_DATA_TAG = "git.commit", "dvc.lock.md5", "dvc.exp.name", "data.md5"
 LIBRARIES = ("torch", "numpy", "pandas", "dvc", "mlflow")
+PARAMS = "params.yaml"
 DIFF_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
 MAX_BYTES_OF_NEW_FILES = 10 << 20
 """Untracked files beyond this total are named in the patch, not copied into it."""
@@ -68,7 +69,14 @@ def uncommitted() -> str:
 
 def all_params() -> dict[str, Any]:
     """params.yaml of the working folder."""
-    return read_yaml(Path("params.yaml"))
+    return read_yaml(Path(PARAMS))
+
+
+def changed_params() -> dict[str, str]:
+    """Dotted names and texts of the params that differ from the commit's; empty outside of git."""
+    committed = git_line("show", f"HEAD:./{PARAMS}")
+    before = dict(flat_params(parse_yaml(committed))) if committed else {}
+    return {key: text for key, text in flat_params(all_params()) if before and before.get(key) != text}
 
 
 def params_digest(params: Mapping[str, Any]) -> str:

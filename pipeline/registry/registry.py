@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pipeline.evaluation.figures import ORIGINS
 from pipeline.provenance import lineage
 from pipeline.provenance.dvc import LOCK
 from pipeline.provenance.git import worktree
@@ -24,7 +25,17 @@ from pipeline.registry.logged_model import save_logged_model
 from pipeline.registry.promotion import Decision, Outcome
 from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.tracking import store
-from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, PROCESS_TAG, SOURCE_TAG, STAGE_TAG, WORKTREE_TAG
+from pipeline.tracking.tags import (
+    DIGEST_TAG,
+    NAME_TAG,
+    NOTE_TAG,
+    PARENT_TAG,
+    PROCESS_TAG,
+    SOURCE_TAG,
+    STAGE_TAG,
+    TRAINING_RUN_TAG,
+    WORKTREE_TAG,
+)
 
 LOGGED_MODEL = "models:/"
 """Prefix of a version's source; the id of its logged model follows."""
@@ -93,20 +104,17 @@ class Registry:
         training = self._training_run(candidate.trained_digest)
         with self._run(training) as run_id:
             self._log_evidence(run_id, decision, card)
-            source_run = training.info.run_id if training else run_id
             tags = {
                 DIGEST_TAG: candidate.model.digest,
                 **process_tags(),
                 **candidate.tags,
                 **_verdict(decision),
             }
-            logged = self._client.create_logged_model(
-                self._experiment, self.name, source_run, tags, model_type="diffusion"
-            )
+            logged = self._client.create_logged_model(self._experiment, self.name, run_id, tags, model_type="diffusion")
             try:
                 self._upload(logged.model_id, candidate)
                 self._log_metrics(run_id, logged.model_id, candidate.metrics)
-                version = self._create_version(logged.model_id, source_run, tags, decision, card)
+                version = self._create_version(logged.model_id, run_id, tags, decision, card)
                 self.aliases.apply(decision.decision, version, decision.champion)
             except BaseException:
                 # If the store went away, the next registration does it.
@@ -114,6 +122,7 @@ class Registry:
                     self._undo(logged.model_id)
                 raise
             self._complete(version)
+            self._name_run(run_id, version, decision)
             self.aliases.show()
         return version
 
@@ -131,6 +140,11 @@ class Registry:
             for key, value in _verdict(decision).items():
                 self._client.set_model_version_tag(self.name, version, key, value)
             self._client.update_model_version(self.name, version, description=card)
+            self._name_run(run_id, version, decision)
+
+    def _name_run(self, run_id: str, version: str, decision: Decision) -> None:
+        self._client.set_tag(run_id, NAME_TAG, f"{self.name} version {version}: {decision.decision}")
+        self._client.set_tag(run_id, NOTE_TAG, decision.why)
 
     def _log_evidence(self, run_id: str, decision: Decision, card: str) -> None:
         self._client.log_dict(run_id, decision.document(), "decision.json")
@@ -146,8 +160,10 @@ class Registry:
         self._client.finalize_logged_model(model_id, "READY")
 
     def _log_metrics(self, run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
+        """Log the model's own figures: floors and baseline would fill the charts; they are in the card and the evidence."""
         metric, now = store.mlflow().entities.Metric, time.time_ns() // 1_000_000
-        entities = [metric(key, value, now, 0, model_id=model_id, run_id=run_id) for key, value in metrics.items()]
+        own = {key: value for key, value in metrics.items() if key.startswith(f"{ORIGINS[0]}/")}
+        entities = [metric(key, value, now, 0, model_id=model_id, run_id=run_id) for key, value in own.items()]
         self._client.log_batch(run_id, metrics=entities)
 
     def _create_version(
@@ -198,12 +214,21 @@ class Registry:
 
     @contextmanager
     def _run(self, training: Any) -> Iterator[str]:
-        """A run for the registration, below the same parent as the training run."""
+        """A run for the registration, below the same parent as the training run, whose code it names.
+
+        MLflow compares versions by their runs, so it has all params and the data set.
+        """
         tags = {**lineage.facts(), SOURCE_TAG: "pipeline.register", **process_tags()}
-        if training and (parent := training.data.tags.get(PARENT_TAG)):
-            tags[PARENT_TAG] = parent
-        run_id = str(self._client.create_run(self._experiment, tags=tags, run_name="register").info.run_id)
+        if training:
+            known = training.data.tags
+            tags |= {key: value for key, value in known.items() if key == PARENT_TAG or key.startswith("git.")}
+            tags[TRAINING_RUN_TAG] = training.info.run_id
+        run_id = str(self._client.create_run(self._experiment, tags=tags, run_name=f"register {self.name}").info.run_id)
         try:
+            params = lineage.flat_params(lineage.all_params())
+            self._client.log_batch(run_id, params=[store.mlflow().entities.Param(*each) for each in params])
+            if digest := lineage.data_digest():
+                self._client.log_inputs(run_id, datasets=[store.dataset(digest)])
             yield run_id
         except BaseException:
             with suppress(Exception):

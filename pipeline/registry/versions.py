@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.tracking import store
-from pipeline.tracking.tags import DIGEST_TAG
+from pipeline.tracking.tags import DIGEST_TAG, TRAINING_RUN_TAG
 
 COMPLETE_TAG = "registered_at"
 """Tag that a version gets last; without it the registration was killed on the way."""
@@ -23,7 +23,7 @@ class Version:
     number: str
     aliases: tuple[str, ...]
     run_id: str
-    """The run that trained it."""
+    """The run of its registration; of versions that release 0.2 registered, that of the training."""
     tags: Mapping[str, str]
     """Its own tags and those of its run; for `git.` tags the run has precedence, as it knows which code it ran."""
 
@@ -34,6 +34,11 @@ class Version:
     def uri(self) -> str:
         """A URI that does not depend on aliases."""
         return f"models:/{self.name}/{self.number}"
+
+    @property
+    def training_run(self) -> str:
+        """The run that trained it."""
+        return self.tags.get(TRAINING_RUN_TAG, self.run_id)
 
     @property
     def digest(self) -> str:

@@ -92,7 +92,7 @@ def summarize_version(version: Version) -> ModelSummary:
     with answering():
         past = PastRuns()
         digest = version.tags.get(TRAINED_DIGEST_TAG, version.digest)
-        trained, evaluated = past.run(version.run_id), past.stage_run("evaluate", digest)
+        trained, evaluated = past.run(version.training_run), past.stage_run("evaluate", digest)
         parent = past.parent(trained)
         return ModelSummary(
             name=str(version),

@@ -4,7 +4,6 @@ What a stage logs goes to an outbox on disk first (`pipeline.tracking.outbox`) a
 store (`pipeline.tracking.shipper`): logging costs a stage microseconds, and a server that is away costs it nothing.
 """
 
-import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -16,10 +15,10 @@ from typing import Any
 from PIL import Image
 
 from pipeline.provenance import lineage
-from pipeline.provenance.git import main_worktree, short_commit, worktree
+from pipeline.provenance.git import main_worktree, worktree
 from pipeline.provenance.process import ProcessId
 from pipeline.provenance.stage_key import key_of_running
-from pipeline.tracking import parent_run, store
+from pipeline.tracking import parent_run, store, titles
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.shipper import BackgroundShipper, Shipper
 from pipeline.tracking.tags import (
@@ -27,6 +26,7 @@ from pipeline.tracking.tags import (
     DIGEST_TAG,
     DIRTY_TAG,
     KEY_TAG,
+    NOTE_TAG,
     PROCESS_TAG,
     SOURCE_TAG,
     STAGE_TAG,
@@ -45,7 +45,7 @@ class StageRun:
     """The run of a stage that is under way; no method waits for a server."""
 
     def __init__(self, outbox: Outbox, parent: str, child: str) -> None:
-        self._outbox, self._parent, self._child = outbox, parent, child
+        self._outbox, self._parent, self._child, self._origin = outbox, parent, child, ""
 
     @property
     def run_id(self) -> str:
@@ -62,6 +62,11 @@ class StageRun:
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of this run and its parent."""
         self._append_to_both("tags", tags={key: str(value) for key, value in values.items()})
+
+    def note(self, text: str) -> None:
+        """Show this Markdown with the run, and with its parent below what that was made from."""
+        self._append("tags", self._child, tags={NOTE_TAG: text})
+        self._append("tags", self._parent, tags={NOTE_TAG: f"{self._origin}\n\n{text}"})
 
     def model(self, digest: str) -> None:
         """Record the model that the run and its parent have trained or evaluated."""
@@ -88,12 +93,12 @@ class StageRun:
         patch = lineage.uncommitted()
         tags = lineage.facts() | {DIRTY_TAG: str(bool(patch)).lower()}
         everything = lineage.all_params()
-        versions = filter(None, [short_commit(), lineage.params_digest(everything)[:8]])
-        name = os.environ.get("DVC_EXP_NAME") or "-".join(versions)
+        self._origin = titles.note(is_dirty=bool(patch))
         stage_tags = {SOURCE_TAG: f"pipeline.{stage}", STAGE_TAG: stage}
         if key := key_of_running(stage):
             stage_tags[KEY_TAG] = key
-        self._open_run(self._parent, name, parent=None, params=everything, tags=tags | {SOURCE_TAG: "pipeline"})
+        pipeline_tags = {SOURCE_TAG: "pipeline", NOTE_TAG: self._origin}
+        self._open_run(self._parent, titles.run_name(), parent=None, params=everything, tags=tags | pipeline_tags)
         own = {section: values for section, values in params.items() if section == stage}
         self._open_run(self._child, stage, parent=self._parent, params=own, tags=tags | stage_tags)
         if digest := lineage.data_digest():

@@ -20,8 +20,6 @@ from pipeline.tracking import store
 from pipeline.tracking.outbox import DamagedOutboxError, Entry, Outbox, ownerless
 from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, RUN_TAG, WORKTREE_TAG
 
-MAX_DIGEST_LENGTH = 36
-"""MLflow's limit on the digest of a data set."""
 INTERVAL_SEC, MAX_BACKOFF_SEC = 5.0, 60.0
 PATIENCE_SEC = 5.0
 """How long the end of a stage waits for a server that did not answer the last time."""
@@ -137,8 +135,7 @@ class Shipper:
         return found[0] if found else None
 
     def _log_dataset(self, run_id: str, digest: str) -> None:
-        dataset = self._entities.Dataset("prepared", digest[:MAX_DIGEST_LENGTH], "local", '{"uri": "data/prepared"}')
-        self._client.log_inputs(run_id, datasets=[self._entities.DatasetInput(dataset)])
+        self._client.log_inputs(run_id, datasets=[store.dataset(digest)])
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(run_id, tags=[self._entities.RunTag(*each) for each in tags.items()])

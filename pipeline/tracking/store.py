@@ -27,6 +27,10 @@ PLACES = (
     ("model_versions", "storage_location"),
 )
 """The columns in which MLflow keeps absolute places of artefacts."""
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""The experiment's tag for which MLflow shows its pages of model training; by default those for language models."""
+MAX_DIGEST_LENGTH = 36
+"""MLflow's limit on the digest of a data set."""
 
 
 class StoreError(FoundryError):
@@ -114,7 +118,7 @@ def experiment_id(client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=_artifact_location()))
+            return str(client.create_experiment(EXPERIMENT, artifact_location=_artifact_location(), tags=KIND))
         except mlflow().exceptions.MlflowException:
             # Another stage may have been quicker.
             found = client.get_experiment_by_name(EXPERIMENT)
@@ -131,10 +135,21 @@ def artifact_location() -> str:
     return str(client.get_experiment(experiment_id(client)).artifact_location)
 
 
+def dataset(digest: str) -> Any:
+    """The prepared images with this digest, as an input of a run."""
+    entities = mlflow().entities
+    prepared = entities.Dataset("prepared", digest[:MAX_DIGEST_LENGTH], "local", '{"uri": "data/prepared"}')
+    return entities.DatasetInput(prepared)
+
+
 def serve(host: str, port: int) -> None:
     """Become the MLflow server of a local store, until it is stopped; for a remote store, only print its address."""
     uri = tracking_uri()
-    page = f"#/experiments/{experiment_id(connect())}/runs?compareRunsMode=CHART"
+    client = connect()
+    experiment = experiment_id(client)
+    for key, value in KIND.items():
+        client.set_experiment_tag(experiment, key, value)
+    page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
     if uri.startswith(("http:", "https:")):
         sys.stderr.write(f"{uri}/{page}\n")
         return

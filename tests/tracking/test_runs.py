@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline.provenance import lineage
 from pipeline.provenance.git import worktree
 from pipeline.provenance.process import ProcessId
-from pipeline.tracking import runs, store
+from pipeline.tracking import runs, store, titles
 from pipeline.tracking.outbox import Outbox, ownerless
 from pipeline.tracking.shipper import Shipper
 from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, STAGE_TAG, WORKTREE_TAG
@@ -256,7 +256,30 @@ def test_the_changes_of_a_dirty_tree_are_kept_with_the_pipeline(workspace: Path)
     assert parent.data.tags["git.dirty"] == "true"
     path = store.connect().download_artifacts(parent.info.run_id, "git-diff.patch")
     assert "+/mlartifacts/" in Path(path).read_text()
-    assert parent.info.run_name.startswith(parent.data.tags["git.commit"][:7])
+    assert parent.info.run_name == "first"
+    assert parent.data.tags["mlflow.note.content"].startswith(f"Commit `{parent.data.tags['git.commit'][:7]}`: ")
+    assert "git-diff.patch" in parent.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_pipeline_is_named_by_the_params_that_differ_from_the_commits_and_noted_with_its_results(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = workspace / "params.yaml"
+    params.write_text("train: {seed: 0, target: v}\nregister: {model_name: digits}\n")
+    for command in (["init"], ["add", "params.yaml"], ["commit", "--message", "first"]):
+        identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
+        subprocess.run(["git", *identity, *command], cwd=workspace, check=True, capture_output=True)
+    params.write_text(params.read_text().replace("seed: 0", "seed: 7"))
+    with runs.stage_run("evaluate", params=PARAMS) as run:
+        run.note("| KID |")
+    (child,) = stored_runs("evaluate")
+    parent = parent_of(child)
+    assert parent.info.run_name == "digits: train.seed=7"
+    assert child.data.tags["mlflow.note.content"] == "| KID |"
+    assert parent.data.tags["mlflow.note.content"].endswith("Params changed since: `train.seed=7`\n\n| KID |")
+    monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
+    assert titles.run_name() == "wide-net"
 
 
 def test_a_relative_database_lies_in_the_main_worktree(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

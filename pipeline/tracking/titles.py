@@ -1,0 +1,34 @@
+"""Names and notes of pipelines' runs, by which people tell them apart in MLflow."""
+
+import os
+
+from pipeline.provenance import lineage
+from pipeline.provenance.git import commit_line, git_line, short_commit
+
+MAX_LENGTH = 80
+
+
+def run_name() -> str:
+    """The experiment's name; else the registered model's, and what is new: changed params, or the commit's subject."""
+    if experiment := os.environ.get("DVC_EXP_NAME"):
+        return experiment
+    params = lineage.all_params()
+    new = _changes() or git_line("show", "--no-patch", "--format=%s") or lineage.params_digest(params)[:8]
+    model = params.get("register", {}).get("model_name")
+    name = f"{model}: {new}" if model else new
+    return name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 1]}…"
+
+
+def note(*, is_dirty: bool) -> str:
+    """Commit, uncommitted changes and changed params, as Markdown."""
+    commit = short_commit()
+    lines = [
+        f"Commit `{commit}`: {commit_line(commit)}" if commit else "Outside of git",
+        "With uncommitted changes: `git-diff.patch` among the artefacts" if is_dirty else "",
+        f"Params changed since: `{_changes()}`" if _changes() else "",
+    ]
+    return "\n\n".join(filter(None, lines))
+
+
+def _changes() -> str:
+    return " ".join(f"{key}={text}" for key, text in lineage.changed_params().items())
