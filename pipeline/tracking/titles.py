@@ -9,13 +9,11 @@ MAX_LENGTH = 80
 
 
 def run_name() -> str:
-    """The experiment's name; else the registered model's, and what is new: changed params, or the commit's subject."""
+    """The experiment's name; else what is new: changed params, or the commit's subject."""
     if experiment := os.environ.get("DVC_EXP_NAME"):
         return experiment
-    params = lineage.all_params()
-    new = _changes() or git_line("show", "--no-patch", "--format=%s") or lineage.params_digest(params)[:8]
-    model = params.get("register", {}).get("model_name")
-    name = f"{model}: {new}" if model else new
+    subject = git_line("show", "--no-patch", "--format=%s")
+    name = _changes() or subject or f"params {lineage.params_digest(lineage.all_params())[:8]}"
     return name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 1]}…"
 
 

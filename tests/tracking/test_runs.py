@@ -57,7 +57,7 @@ def test_a_stage_is_a_child_of_its_pipeline_and_both_have_the_facts_of_their_ori
         "train.target": "v",
     }
     assert parent.data.params == {"prepare.image_size": "28", "train.target": "v"}
-    assert parent.info.run_name == lineage.params_digest(lineage.all_params())[:8]
+    assert parent.info.run_name == f"params {lineage.params_digest(lineage.all_params())[:8]}"
     assert (child.info.status, parent.info.status) == ("FINISHED", "FINISHED")
     assert child.data.tags[STAGE_TAG] == "train"
     assert child.data.tags["mlflow.source.name"] == "pipeline.train"
@@ -266,7 +266,7 @@ def test_a_pipeline_is_named_by_the_params_that_differ_from_the_commits_and_note
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = workspace / "params.yaml"
-    params.write_text("train: {seed: 0, target: v}\nregister: {model_name: digits}\n")
+    params.write_text("train: {seed: 0, target: v}\n")
     for command in (["init"], ["add", "params.yaml"], ["commit", "--message", "first"]):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
         subprocess.run(["git", *identity, *command], cwd=workspace, check=True, capture_output=True)
@@ -275,7 +275,7 @@ def test_a_pipeline_is_named_by_the_params_that_differ_from_the_commits_and_note
         run.note("| KID |")
     (child,) = stored_runs("evaluate")
     parent = parent_of(child)
-    assert parent.info.run_name == "digits: train.seed=7"
+    assert parent.info.run_name == "train.seed=7"
     assert child.data.tags["mlflow.note.content"] == "| KID |"
     assert parent.data.tags["mlflow.note.content"].endswith("Params changed since: `train.seed=7`\n\n| KID |")
     monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
