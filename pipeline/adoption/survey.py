@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,9 @@ from pipeline.artefacts.alpha import on_white
 from pipeline.errors import FoundryError
 from pipeline.ingestion.decode import Wanted
 from pipeline.ingestion.examination import examine
-from pipeline.ingestion.sources import read_raw
-from pipeline.ingestion.sources.archive import SUFFIXES
+from pipeline.ingestion.sources import Kind, kind_of, read_raw
 from pipeline.ingestion.sources.classes import class_depth, class_of
-from pipeline.ingestion.sources.raw import is_ignored
 from pipeline.ingestion.spool import PixelSpool
-
-Kind = Literal["idx", "images", "archive", "arrays"]
 
 SIDE = 32
 """At which images are compared and measured."""
@@ -117,16 +112,6 @@ def survey(folder: Path) -> Survey:
         mirror_accuracy=mirror_accuracy(seen),
         seconds_per_image=seconds / len(rows),
     )
-
-
-def kind_of(folder: Path) -> Kind:
-    """The kind of raw data in a folder, as `prepare.source` names it."""
-    names = [path.name.lower() for path in folder.iterdir() if not is_ignored(path.name)]
-    if "train-images-idx3-ubyte" in names:
-        return "idx"
-    if "images.npy" in names or (len(names) == 1 and names[0].endswith(".npz")):
-        return "arrays"
-    return "archive" if len(names) == 1 and names[0].endswith(SUFFIXES) else "images"
 
 
 def has_labels(folder: Path, kind: Kind) -> bool:

@@ -51,7 +51,7 @@ def test_hostile_files_are_listed_with_their_reasons_and_the_rest_is_prepared(
     assert quarantined == {
         "china/bomb.png": "20000 x 20000 pixels, at most 67108864 are decoded",
         "china/text.png": "text, no image",
-        "china/out.png": "a link out of the folder",
+        "china/out.png": "a link out of the folder: copy what it points to (cp -rL)",
         "china/empty.png": "empty file",
         "china/nan.tiff": "holds NaN or infinity",
     }

@@ -161,7 +161,7 @@ def break_some(folder: Path) -> dict[str, str]:
         "china/text.png": "text, no image",
         "china/empty.jpg": "empty file",
         "flower/half – ½.jpg": "damaged: ",
-        "flower/link.png": "a link out of the folder",
+        "flower/link.png": "a link out of the folder: copy what it points to (cp -rL)",
     }
 
 

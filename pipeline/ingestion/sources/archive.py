@@ -1,4 +1,4 @@
-"""Source `archive`: a zip or tar of a folder of images, read member by member in memory; nothing is extracted to disk."""
+"""A zip or tar of a folder of images, read member by member in memory; nothing is extracted to disk."""
 
 import lzma
 import stat
@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FoundryError
-from pipeline.ingestion.sources.classes import class_depth, class_of
+from pipeline.ingestion.sources.layout import Layout, layout_of
 from pipeline.ingestion.sources.raw import (
+    FLAT,
     MAX_BYTES,
     NO_CLASS,
     RawImage,
@@ -22,6 +23,7 @@ from pipeline.ingestion.sources.raw import (
     listed,
     printable,
 )
+from pipeline.ingestion.sources.webdataset import is_webdataset, read_webdataset
 
 SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
@@ -64,6 +66,9 @@ def path_parts(name: str) -> tuple[str, ...]:
 def read_archive(folder: Path, *, labelled: bool) -> RawSet:
     """Read all members that are not ignored, in the archive's order: a compressed tar cannot be read in another."""
     found = sorted(path.name for path in folder.iterdir() if not is_ignored(path.name))
+    tars = [folder / name for name in found if name.lower().endswith(SUFFIXES[1:])]
+    if len(tars) == len(found) and tars and is_webdataset(tars):
+        return read_webdataset(tars, labelled=labelled)
     if len(found) != 1 or not found[0].lower().endswith(SUFFIXES):
         raise FoundryError(f"{folder}: found {listed(found)}, wanted exactly one file of {', '.join(SUFFIXES)}")
     path = folder / found[0]
@@ -72,27 +77,38 @@ def read_archive(folder: Path, *, labelled: bool) -> RawSet:
             members = _members(archive)
     except DAMAGED as error:
         raise FoundryError(f"{path}: not a readable archive: {error}") from None
+    layout, beside = layout_of(
+        [member.parts for member in members if not member.refusal], lambda parts: _file_of(path, members, parts)
+    )
+    members = [member for member in members if member.parts not in beside]
     if not members:
         raise FoundryError(f"{path}: found no files, wanted images")
-    return RawSet(len(members), _images(path, members, labelled=labelled))
+    if labelled and all(layout.label(member.parts) is None for member in members):
+        raise FoundryError(f"{path}: {FLAT}")
+    return RawSet(len(members), _images(path, members, layout, labelled=labelled))
 
 
-def _images(path: Path, members: list[Member], *, labelled: bool) -> Iterator[RawImage]:
-    depth = class_depth([member.parts for member in members if not member.refusal])
+def _file_of(path: Path, members: list[Member], parts: tuple[str, ...]) -> bytes:
+    with _opened(path) as archive:
+        return _read(archive, next(member for member in members if member.parts == parts))
+
+
+def _images(path: Path, members: list[Member], layout: Layout, *, labelled: bool) -> Iterator[RawImage]:
     last = {member.parts: member for member in members}
     with _opened(path) as archive:
         for member in members:
-            label = class_of(member.parts, depth) if labelled else None
+            label = layout.label(member.parts) if labelled else None
+            split = layout.split(member.parts)
             printable_label = label and printable(label)
             try:
                 content = _content(archive, member, is_last=member is last[member.parts])
             except UnreadableError as error:
                 name, refusal = printable(f"{path.name}/{member.name}"), printable(str(error))
-                yield RawImage(name, None, None, member.num_bytes, reason=refusal, label=printable_label)
+                yield RawImage(name, None, None, member.num_bytes, reason=refusal, label=printable_label, split=split)
             else:
                 name = printable("/".join((path.name, *member.parts)))
                 reason = NO_CLASS if labelled and label is None else None
-                yield RawImage(name, None, content, len(content), reason=reason, label=printable_label)
+                yield RawImage(name, None, content, len(content), reason=reason, label=printable_label, split=split)
 
 
 def _content(archive: zipfile.ZipFile | tarfile.TarFile, member: Member, *, is_last: bool) -> bytes:

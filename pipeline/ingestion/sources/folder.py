@@ -6,16 +6,33 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.errors import FoundryError
-from pipeline.ingestion.sources.classes import class_depth, class_of
-from pipeline.ingestion.sources.raw import MAX_BYTES, NO_CLASS, RawImage, RawSet, UnreadableError, is_ignored, printable
+from pipeline.ingestion.sources.layout import Layout, layout_of
+from pipeline.ingestion.sources.raw import (
+    FLAT,
+    MAX_BYTES,
+    NO_CLASS,
+    RawImage,
+    RawSet,
+    UnreadableError,
+    is_ignored,
+    printable,
+)
 
 
 def read_folder(folder: Path, *, labelled: bool) -> RawSet:
-    """Read all files that are not ignored, sorted by path."""
-    paths = sorted(_walk(folder))
+    """Read all files that are not ignored, nor captions beside images, sorted by path.
+
+    Raises:
+        FoundryError: there are no images, or no class folders where there should be.
+    """
+    files = sorted(_walk(folder))
+    layout, beside = layout_of([path.parts for path in files], lambda parts: folder.joinpath(*parts).read_bytes())
+    paths = [path for path in files if path.parts not in beside]
     if not paths:
         raise FoundryError(f"{folder}: found no files, wanted images")
-    return RawSet(len(paths), _images(folder, paths, labelled=labelled))
+    if labelled and all(layout.label(path.parts) is None for path in paths):
+        raise FoundryError(f"{folder}: {FLAT}")
+    return RawSet(len(paths), _images(folder, paths, layout, labelled=labelled))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -30,20 +47,20 @@ def _refuse(error: OSError) -> None:
     raise FoundryError(f"{error.filename}: not readable: {error.strerror}")
 
 
-def _images(folder: Path, paths: list[Path], *, labelled: bool) -> Iterator[RawImage]:
+def _images(folder: Path, paths: list[Path], layout: Layout, *, labelled: bool) -> Iterator[RawImage]:
     root = folder.resolve()
-    depth = class_depth([path.parts for path in paths])
     for path in paths:
-        label = class_of(path.parts, depth) if labelled else None
+        label = layout.label(path.parts) if labelled else None
         name, printable_label = printable(path.as_posix()), label and printable(label)
+        split = layout.split(path.parts)
         try:
             content = _content(folder / path, root)
         except UnreadableError as error:
             num_bytes = (folder / path).lstat().st_size
-            yield RawImage(name, None, None, num_bytes, reason=str(error), label=printable_label)
+            yield RawImage(name, None, None, num_bytes, reason=str(error), label=printable_label, split=split)
         else:
             reason = NO_CLASS if labelled and label is None else None
-            yield RawImage(name, None, content, len(content), reason=reason, label=printable_label)
+            yield RawImage(name, None, content, len(content), reason=reason, label=printable_label, split=split)
 
 
 def _content(path: Path, root: Path) -> bytes:
@@ -54,10 +71,10 @@ def _content(path: Path, root: Path) -> bytes:
     """
     try:
         if path.is_symlink() and not path.resolve(strict=True).is_relative_to(root):
-            raise UnreadableError("a link out of the folder")
+            raise UnreadableError("a link out of the folder: copy what it points to (cp -rL)")
         status = path.stat()
         if path.is_symlink() and stat.S_ISDIR(status.st_mode):
-            raise UnreadableError("a link to a folder")
+            raise UnreadableError("a link to a folder: copy what it points to (cp -rL)")
         # Reading a named pipe would block for ever.
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableError("not a regular file")

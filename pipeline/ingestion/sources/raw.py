@@ -15,11 +15,17 @@ from pipeline.errors import FoundryError
 MAX_BYTES = 2**28
 """Largest image file that is read, 256 MiB: the header of an archive may claim any size."""
 
-JUNK = {"__MACOSX", "Thumbs.db", "desktop.ini"}
-"""Files and folders that operating systems create by themselves."""
+JUNK = {
+    "__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "lost+found",
+    "system volume information",
+}  # fmt: skip
+"""Files and folders that operating systems and network disks create by themselves, in lower case."""
 
 NO_CLASS = "in no class folder"
 """Reason for the quarantine of a file outside of all class folders."""
+
+
+FLAT = "the images are in no class folders: set prepare.labelled to false, or sort them into a folder for each class"
 
 
 class UnreadableError(Exception):
@@ -55,7 +61,7 @@ class RawSet:
 
 def is_ignored(name: str) -> bool:
     """Whether a file or folder is hidden or created by the operating system, and so not part of the data."""
-    return name.startswith(".") or name in JUNK
+    return name.startswith(".") or name.lower() in JUNK
 
 
 def printable(name: str) -> str:

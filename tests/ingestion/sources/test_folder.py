@@ -19,11 +19,11 @@ def test_the_first_sub_folder_is_the_class(tmp_path: Path) -> None:
 
 
 def test_a_single_folder_around_the_class_folders_is_no_class(tmp_path: Path) -> None:
-    for name in ("photos/dog/2.png", "photos/cat/1.png", "readme.txt"):
+    for name in ("photos/dog/2.png", "photos/cat/1.png", "stray.png"):
         write(tmp_path / name)
     images = read(tmp_path, "images")
     assert labels(images) == {"photos/cat/1.png": "cat", "photos/dog/2.png": "dog"}
-    assert reasons(images) == {"readme.txt": "in no class folder"}
+    assert reasons(images) == {"stray.png": "in no class folder"}
 
 
 def test_a_single_class_is_a_class(tmp_path: Path) -> None:
@@ -62,11 +62,11 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     (raw / "dog").symlink_to(tmp_path / "secret")
     images = read(raw, "images")
     assert reasons(images) == {
-        "cat/out.png": "a link out of the folder",
-        "cat/relative.png": "a link out of the folder",
+        "cat/out.png": "a link out of the folder: copy what it points to (cp -rL)",
+        "cat/relative.png": "a link out of the folder: copy what it points to (cp -rL)",
         "cat/nowhere.png": "a broken link",
         "cat/loop.png": "a broken link",
-        "dog": "a link out of the folder",
+        "dog": "a link out of the folder: copy what it points to (cp -rL)",
     }
     assert labels(images) == {"cat/1.png": "cat", "cat/inside.png": "cat"}
     assert not any(image.content == b"secret" for image in images)
@@ -75,7 +75,7 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
 def test_links_to_folders_are_not_walked(tmp_path: Path) -> None:
     write(tmp_path / "cat/1.png")
     (tmp_path / "cat/again").symlink_to(tmp_path / "cat")
-    assert reasons(read(tmp_path, "images")) == {"cat/again": "a link to a folder"}
+    assert reasons(read(tmp_path, "images")) == {"cat/again": "a link to a folder: copy what it points to (cp -rL)"}
 
 
 def test_a_raw_folder_that_is_a_link_itself_is_read(tmp_path: Path) -> None:

@@ -1,0 +1,105 @@
+"""Parquet tables with the bytes of image files, as Hugging Face stores data sets."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.errors import FoundryError
+from pipeline.ingestion.sources.layout import LABEL_COLUMNS, SPLIT_NAMES, Split
+from pipeline.ingestion.sources.raw import RawImage, RawSet, is_ignored
+
+SUFFIX = ".parquet"
+ROWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """One file of the set."""
+
+    path: Path
+    name: str
+    """Below the folder of the data."""
+    num_rows: int
+    image: str
+    """Column of the images: bytes, or a struct with `bytes`."""
+    label: str | None
+    """Column of the classes."""
+    class_names: tuple[str, ...] | None
+    """By label, if the file names them."""
+    split: Split | None
+
+
+def read_parquet(folder: Path, *, labelled: bool) -> RawSet:
+    """Read all tables below `folder`, sorted by path.
+
+    Raises:
+        FoundryError: a file is no Parquet table, or has no column of images or, if labelled, of classes.
+    """
+    paths = sorted(path for path in folder.rglob(f"*{SUFFIX}") if not is_ignored(path.name))
+    tables = [_table(path, path.relative_to(folder).as_posix(), labelled=labelled) for path in paths]
+    if len({table.split for table in tables}) == 1:
+        tables = [replace(table, split=None) for table in tables]
+    return RawSet(sum(table.num_rows for table in tables), (image for table in tables for image in _images(table)))
+
+
+def _table(path: Path, name: str, *, labelled: bool) -> Table:
+    try:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise FoundryError(f"{path}: not a readable Parquet file: {error}") from None
+    with file:
+        schema = file.schema_arrow
+        image = next((field.name for field in schema if _holds_bytes(field.type)), None)
+        label = next((column for column in LABEL_COLUMNS if column in schema.names), None) if labelled else None
+        if image is None or (labelled and label is None):
+            wanted = "a column of image bytes" if image is None else f"a column of classes ({', '.join(LABEL_COLUMNS)})"
+            raise FoundryError(f"{path}: found the columns {', '.join(schema.names)}, wanted {wanted}")
+        prefix = path.name.lower().partition("-")[0].partition(".")[0]
+        split = SPLIT_NAMES.get(prefix) or SPLIT_NAMES.get(path.parent.name.lower())
+        return Table(path, name, file.metadata.num_rows, image, label, _class_names(schema, label), split)
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(field.name == "bytes" for field in kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None:
+    """Names of the classes that Hugging Face writes into the file's metadata."""
+    try:
+        features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+        return tuple(str(name) for name in features[label]["names"])
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def _images(table: Table) -> Iterator[RawImage]:
+    columns = [table.image, *([table.label] if table.label else [])]
+    position = 0
+    try:
+        with pq.ParquetFile(table.path) as file:
+            for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
+                for row in batch.to_pylist():
+                    yield _image(table, position, row)
+                    position += 1
+    except (OSError, pa.ArrowException) as error:
+        raise FoundryError(f"{table.path}: damaged at row {position} of {table.num_rows}: {error}") from None
+
+
+def _image(table: Table, position: int, row: dict[str, Any]) -> RawImage:
+    value = row[table.image]
+    content = value["bytes"] if isinstance(value, dict) else value
+    label = row[table.label] if table.label else None
+    if table.class_names is not None and isinstance(label, int) and 0 <= label < len(table.class_names):
+        label = table.class_names[label]
+    reason = None if content is not None else "no bytes in the table"
+    if table.label and label is None:
+        reason = "no class in the table"
+    known = label if label is None or isinstance(label, int) else str(label)
+    return RawImage(table.name, position, content, len(content or b""), reason=reason, label=known, split=table.split)

@@ -1,0 +1,206 @@
+"""How people lay out their images: splits, metadata, captions, junk, and every way to pack them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+import unicodedata
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.errors import FoundryError
+from pipeline.ingestion.sources import RawImage
+from tests.ingestion.sources.reading import labels, read, reasons, write
+
+
+def splits(images: list[RawImage]) -> dict[str, str | None]:
+    return {image.file: image.split for image in images}
+
+
+def zipped(folder: Path, archive: Path) -> None:
+    archive.parent.mkdir(parents=True)
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(folder.rglob("*.*")):
+            file.write(path, path.relative_to(folder))
+
+
+def tarred(folder: Path, archive: Path) -> None:
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w") as file:
+        file.add(folder, ".")
+
+
+def plain(folder: Path, target: Path) -> None:
+    folder.rename(target)
+
+
+PACKED = pytest.mark.parametrize(
+    ("pack", "name"), [(plain, "."), (zipped, "set.zip"), (tarred, "set.tar")], ids=["folder", "zip", "tar"]
+)
+Pack = Callable[[Path, Path], None]
+
+
+@PACKED
+@pytest.mark.parametrize("kind", ["images", "archive"])
+def test_split_folders_are_no_classes(tmp_path: Path, pack: Pack, name: str, kind: str) -> None:
+    for path in ("train/cat/1.png", "train/dog/2.png", "val/cat/3.png", "Test/dog/4.png"):
+        write(tmp_path / "set" / path)
+    pack(tmp_path / "set", tmp_path / "raw" / name)
+    images = read(tmp_path / "raw", kind)
+    assert [image.label for image in images] == ["dog", "cat", "dog", "cat"] or sorted(
+        (image.file[-5:], image.label) for image in images
+    ) == [("1.png", "cat"), ("2.png", "dog"), ("3.png", "cat"), ("4.png", "dog")]
+    assert {image.file[-5:]: image.split for image in images} == {
+        "1.png": "train", "2.png": "train", "3.png": "held_out", "4.png": "held_out",
+    }  # fmt: skip
+
+
+def test_split_folders_without_classes_are_splits(tmp_path: Path) -> None:
+    for path in ("train/1.png", "train/2.png", "test/3.png"):
+        write(tmp_path / path)
+    images = read(tmp_path, "images", labelled=False)
+    assert splits(images) == {"test/3.png": "held_out", "train/1.png": "train", "train/2.png": "train"}
+
+
+def test_classes_of_which_one_is_called_test_are_classes(tmp_path: Path) -> None:
+    for path in ("test/1.png", "dog/2.png"):
+        write(tmp_path / path)
+    assert set(labels(read(tmp_path, "images")).values()) == {"test", "dog"}
+
+
+@PACKED
+@pytest.mark.parametrize("table", [
+    ("metadata.csv", b"file_name,label,text\n1.png,cat,a cat\n2.png,dog,\n"),
+    ("metadata.jsonl", b'{"file_name": "1.png", "label": "cat"}\n{"file_name": "2.png", "label": "dog"}\n'),
+], ids=["csv", "jsonl"])  # fmt: skip
+def test_metadata_of_hugging_face_name_the_classes(
+    tmp_path: Path, pack: Pack, name: str, table: tuple[str, bytes]
+) -> None:
+    for path in ("train/1.png", "train/2.png", "test/1.png", "test/2.png"):
+        write(tmp_path / "set" / path)
+    for split in ("train", "test"):
+        write(tmp_path / "set" / split / table[0], table[1])
+    pack(tmp_path / "set", tmp_path / "raw" / name)
+    images = read(tmp_path / "raw", "images")
+    assert sorted((image.file[-5:], str(image.label), str(image.split)) for image in images) == [
+        ("1.png", "cat", "held_out"), ("1.png", "cat", "train"),
+        ("2.png", "dog", "held_out"), ("2.png", "dog", "train"),
+    ]  # fmt: skip
+
+
+def test_metadata_that_are_no_table_are_an_error(tmp_path: Path) -> None:
+    write(tmp_path / "1.png")
+    write(tmp_path / "metadata.jsonl", b"{")
+    with pytest.raises(FoundryError, match=r"metadata\.jsonl: not a readable table of images"):
+        read(tmp_path, "images")
+
+
+def test_captions_and_notes_are_no_images(tmp_path: Path) -> None:
+    for path in ("cat/1.png", "cat/1.txt", "cat/2.jpg", "cat/2.json", "README.md", "cat/LICENSE", "classes.txt"):
+        write(tmp_path / path)
+    write(tmp_path / "cat/lost.txt")
+    images = read(tmp_path, "images")
+    assert [image.file for image in images] == ["cat/1.png", "cat/2.jpg", "cat/lost.txt"]
+
+
+def test_junk_of_systems_and_network_disks_is_ignored(tmp_path: Path) -> None:
+    for path in (
+        "cat/1.png",
+        "@eaDir/1.png",
+        "$RECYCLE.BIN/a/1.png",
+        "cat/@eaDir/1.png",
+        "cat/Thumbs.db",
+        "cat/THUMBS.DB",
+    ):
+        write(tmp_path / path)
+    assert [image.file for image in read(tmp_path, "images")] == ["cat/1.png"]
+
+
+def test_two_ways_to_write_a_letter_are_one_class(tmp_path: Path) -> None:
+    for number, form in enumerate(("NFC", "NFD")):
+        write(tmp_path / unicodedata.normalize(form, "Käse") / f"{number}.png")  # type: ignore[arg-type]
+    assert len(list(tmp_path.iterdir())) == 2
+    assert set(labels(read(tmp_path, "images")).values()) == {unicodedata.normalize("NFC", "Käse")}
+
+
+@PACKED
+def test_a_flat_folder_that_should_have_classes_says_what_to_set(tmp_path: Path, pack: Pack, name: str) -> None:
+    write(tmp_path / "set" / "1.png")
+    pack(tmp_path / "set", tmp_path / "raw" / name)
+    with pytest.raises(FoundryError, match="in no class folders: set prepare.labelled to false"):
+        read(tmp_path / "raw", "images")
+    assert len(read(tmp_path / "raw", "images", labelled=False)) == 1
+
+
+def shard(path: Path, members: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("kind", ["images", "archive"])
+def test_shards_of_a_webdataset_are_read_with_their_classes(tmp_path: Path, kind: str) -> None:
+    shard(tmp_path / "set-000.tar", {"a.png": b"1", "a.cls": b"7", "b.jpg": b"2", "b.cls": b"0", "b.txt": b"a cat"})
+    shard(tmp_path / "set-001.tar", {"c.png": b"3", "c.json": json.dumps({"label": "7"}).encode(), "d.png": b"4"})
+    images = read(tmp_path, kind)
+    assert labels(images) == {"set-000.tar/a.png": "7", "set-000.tar/b.jpg": "0", "set-001.tar/c.png": "7"}
+    assert reasons(images) == {"set-001.tar/d.png": "no class beside it (.cls, or label in .json)"}
+    assert [image.content for image in images] == [b"1", b"2", b"3", b"4"]
+
+
+def table(path: Path, names: list[str] | None, **columns: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = pa.table(columns)
+    if names:
+        features = {"info": {"features": {"label": {"names": names, "_type": "ClassLabel"}}}}
+        found = found.replace_schema_metadata({"huggingface": json.dumps(features)})
+    pq.write_table(found, path)
+
+
+@pytest.mark.parametrize("kind", ["images", "archive"])
+def test_parquet_of_hugging_face_is_read_with_names_and_splits(tmp_path: Path, kind: str) -> None:
+    for split, contents in (("train", [b"1", b"2"]), ("test", [b"3"])):
+        images = [{"bytes": content, "path": None} for content in contents]
+        label = [number % 2 for number in range(len(contents))]
+        table(tmp_path / f"data/{split}-00000-of-00001.parquet", ["cat", "dog"], image=images, label=label)
+    images = read(tmp_path, kind)
+    assert [(image.content, image.label, image.split) for image in images] == [
+        (b"3", "cat", "held_out"), (b"1", "cat", "train"), (b"2", "dog", "train"),
+    ]  # fmt: skip
+    assert (images[0].file, images[0].position) == ("data/test-00000-of-00001.parquet", 0)
+
+
+def test_parquet_without_images_or_classes_names_its_columns(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet", None, image=[b"1"], text=["a"])
+    with pytest.raises(FoundryError, match="found the columns image, text, wanted a column of classes"):
+        read(tmp_path, "images")
+    assert [image.content for image in read(tmp_path, "images", labelled=False)] == [b"1"]
+    table(tmp_path / "a.parquet", None, text=["a"])
+    with pytest.raises(FoundryError, match="wanted a column of image bytes"):
+        read(tmp_path, "images", labelled=False)
+
+
+@pytest.mark.parametrize(("name", "recipe"), [
+    ("data_batch_1", "CIFAR's pickles, which are never loaded: save images and labels as .npy"),
+    ("images.mat", "save images and labels as .npy"),
+    ("set.pkl", "pickles, which are never loaded"),
+    ("shard.tfrecord", "records of another framework"),
+])  # fmt: skip
+def test_data_of_other_programs_get_a_recipe(tmp_path: Path, name: str, recipe: str) -> None:
+    write(tmp_path / name)
+    with pytest.raises(FoundryError, match=recipe):
+        read(tmp_path, "images")
+
+
+def test_arrays_where_files_were_expected_say_which_kind_to_set(tmp_path: Path) -> None:
+    write(tmp_path / "images.npy")
+    with pytest.raises(FoundryError, match="found arrays, wanted image files: prepare.source is images, set arrays"):
+        read(tmp_path, "images")
