@@ -10,7 +10,6 @@ samples, and for each line on standard input the seconds for one more batch, so 
 """
 
 import json
-import resource
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +32,7 @@ from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluato
 from pipeline.evaluation.samples import Samples, balanced_labels, write_samples
 from pipeline.inference.draw import BATCH_SIZE, draw
 from pipeline.params import EvaluateParams, load_params
+from pipeline.provenance.process import process_peak_mib
 
 MIB = 1 << 20
 
@@ -121,16 +121,6 @@ def peak_memory_mib() -> float:
     if best_device().is_cuda:
         return torch.cuda.max_memory_allocated() / MIB
     return process_peak_mib()
-
-
-def process_peak_mib() -> float:
-    """The largest resident size of this process since it began."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # getrusage's peak is inherited from the process that started this one.
-        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB
 
 
 def report(message: Mapping[str, float]) -> None:

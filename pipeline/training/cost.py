@@ -152,10 +152,10 @@ def estimate(params: TrainParams, *, image_size: ImageSize, channels: int, num_c
     step_sec = pace.step_seconds(
         params,
         held.network.multiply_adds,
+        held.num_processes,
         image_size=image_size,
         channels=channels,
         num_classes=num_classes,
-        num_processes=held.num_processes,
     )
     return Cost(
         network=held.network,

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import astuple, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from pipeline.diffusion.unet import UNet
 from pipeline.diffusion.weighting import SnrBounds, Weighting, x0_weight
 from pipeline.errors import FoundryError
 from pipeline.params import TrainParams
+from pipeline.provenance.process import process_peak_mib
 from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.loop import Training
 
@@ -39,33 +41,54 @@ POOL = 256
 """Different images in the random set."""
 
 
-def step_seconds(
-    params: TrainParams,
-    multiply_adds: int,
-    *,
-    image_size: ImageSize,
-    channels: int,
-    num_classes: int,
-    num_processes: int,
-) -> float:
-    """Seconds of a whole step of `params.batch_size` images.
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Measured steps of one batch size."""
+
+    batch_size: int
+    step_sec: float
+    peak_mib: float
+    """Of the first process since it began."""
+
+
+def step_seconds(params: TrainParams, multiply_adds: int, num_processes: int, **shape: Any) -> float:
+    """Seconds of a whole step of `params.batch_size` images; those of a large batch follow from smaller ones.
 
     Args:
         params: of the training.
         multiply_adds: of the network for one image, forwards.
-        image_size: side, or height and width, in pixels.
-        channels: of an image.
-        num_classes: 0 for a network without classes.
         num_processes: that share the batch.
+        shape: `image_size`, `channels` and `num_classes` of the images.
 
     Raises:
         FoundryError: a process failed; the message is its last line.
     """
     most = max(4 * num_processes, int(MULTIPLY_ADDS / (3 * multiply_adds)))
-    sizes = [params.batch_size] if params.batch_size <= most else [max(num_processes, most // 4), most]
+    if params.batch_size <= most:
+        return measure(params, [params.batch_size], num_processes, **shape)[0].step_sec
+    few, many = measure(params, [max(num_processes, most // 4), most], num_processes, **shape)
+    # What does not depend on the batch (the optimisers) is in both.
+    per_image = (many.step_sec - few.step_sec) / (many.batch_size - few.batch_size)
+    return many.step_sec + per_image * (params.batch_size - many.batch_size)
+
+
+def measure(
+    params: TrainParams,
+    batch_sizes: list[int],
+    num_processes: int,
+    *,
+    image_size: ImageSize,
+    channels: int,
+    num_classes: int,
+) -> list[Pace]:
+    """Train a few steps of each batch size, rising, in processes of their own.
+
+    Raises:
+        FoundryError: a process failed; the message is its last line.
+    """
     question = {
         "params": params.model_dump(mode="json"),
-        "sizes": sizes,
+        "batch_sizes": batch_sizes,
         "image_size": image_size,
         "channels": channels,
         "num_classes": num_classes,
@@ -75,26 +98,21 @@ def step_seconds(
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if result.returncode:
         raise FoundryError(f"the pace of the training could not be measured: {result.stderr.strip().splitlines()[-1:]}")
-    times: list[float] = json.loads(result.stdout)
-    if len(times) == 1:
-        return times[0]
-    # What does not depend on the batch (the optimisers) is in both.
-    per_image = (times[1] - times[0]) / (sizes[1] - sizes[0])
-    return times[1] + per_image * (params.batch_size - sizes[1])
+    return [Pace(*found) for found in json.loads(result.stdout)]
 
 
 def main(question: str) -> None:
-    """Command `pace`: print the seconds per step at each batch size as a JSON list."""
+    """Command `pace`: print the `Pace` of each batch size as a JSON list."""
     asked = json.loads(question)
     params = TrainParams.model_validate_json(json.dumps(asked.pop("params")), strict=True)
+    batch_sizes, asked["image_size"] = asked.pop("batch_sizes"), read_size(asked["image_size"])
     with launch_workers(params.batch_size) as workers:
-        sizes, asked["image_size"] = asked.pop("sizes"), read_size(asked["image_size"])
-        times = [_step_time(params, batch_size, workers, **asked) for batch_size in sizes]
+        found = [_pace(params, batch_size, workers, **asked) for batch_size in batch_sizes]
         if workers.is_first:
-            sys.stdout.write(json.dumps(times))
+            sys.stdout.write(json.dumps([astuple(each) for each in found]))
 
 
-def _step_time(params: TrainParams, batch_size: int, workers: Workers, **shape: Any) -> float:
+def _pace(params: TrainParams, batch_size: int, workers: Workers, **shape: Any) -> Pace:
     steps = _training(params, batch_size, workers, **shape).steps()
     times = []
     for _ in range(1 + NUM_STEPS):
@@ -102,7 +120,7 @@ def _step_time(params: TrainParams, batch_size: int, workers: Workers, **shape: 
         float(next(steps).loss)
         times.append(time.perf_counter() - start)
     # Whatever else the machine does makes a step longer, never shorter.
-    return min(times[1:])
+    return Pace(batch_size, min(times[1:]), process_peak_mib())
 
 
 def _training(
@@ -114,7 +132,9 @@ def _training(
     labels = random.integers(0, num_classes, POOL) if num_classes else None
     torch.manual_seed(params.seed)
     network = UNet(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
-    changed = params.model_copy(update={"batch_size": batch_size, "num_images": batch_size * (NUM_STEPS + 2)})
+    # Longer than what is timed: no snapshot falls into it.
+    update = {"batch_size": batch_size, "num_images": 2 * batch_size * (NUM_STEPS + 1), "num_snapshots": 1}
+    changed = params.model_copy(update=update)
     return Training(changed, network, cosine_table(params.weighting), Split((pixels,), labels), best_device(), workers)
 
 
