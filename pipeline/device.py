@@ -1,7 +1,9 @@
-"""The compute device of this machine, and the numeric precision used on it."""
+"""The compute device of this machine, the numeric precision used on it, and the memory that a process has taken."""
 
 import os
+import resource
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -46,3 +48,13 @@ def best_device() -> Device:
 def _has_amx() -> bool:
     """Whether this CPU has Intel's matrix extensions for bfloat16."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def process_peak_mib() -> float:
+    """The largest resident size of this process since it began."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # getrusage's peak is inherited from the process that started this one.
+        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)

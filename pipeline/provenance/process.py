@@ -1,6 +1,5 @@
-"""Identities of processes, which stay valid when the clock is set and when a process number is used again; peak memory."""
+"""Identities of processes, which stay valid when the clock is set and when a process number is used again."""
 
-import resource
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -56,13 +55,3 @@ def dvc_process() -> ProcessId | None:
         except psutil.Error:
             continue
     return None
-
-
-def process_peak_mib() -> float:
-    """The largest resident size of this process since it began."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        # getrusage's peak is inherited from the process that started this one.
-        line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)

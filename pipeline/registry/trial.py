@@ -24,7 +24,7 @@ from pipeline.artefacts.dataset import Dataset, DatasetInfo
 from pipeline.artefacts.files import read_document, write_json
 from pipeline.artefacts.model import Model, load_model
 from pipeline.artefacts.tensors import save_tensors
-from pipeline.device import best_device
+from pipeline.device import best_device, process_peak_mib
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.copies import nearest
@@ -32,7 +32,6 @@ from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluato
 from pipeline.evaluation.samples import Samples, balanced_labels, write_samples
 from pipeline.inference.draw import BATCH_SIZE, draw
 from pipeline.params import EvaluateParams, load_params
-from pipeline.provenance.process import process_peak_mib
 
 MIB = 1 << 20
 

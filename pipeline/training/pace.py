@@ -19,7 +19,7 @@ from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.artefacts.image_size import image_size as read_size
 from pipeline.artefacts.schedule_table import ScheduleTable
-from pipeline.device import best_device
+from pipeline.device import best_device, process_peak_mib
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
@@ -27,7 +27,6 @@ from pipeline.diffusion.unet import UNet
 from pipeline.diffusion.weighting import SnrBounds, Weighting, x0_weight
 from pipeline.errors import FoundryError
 from pipeline.params import TrainParams
-from pipeline.provenance.process import process_peak_mib
 from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.loop import Training
 
