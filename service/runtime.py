@@ -1,4 +1,4 @@
-"""The objects that live as long as the service: settings, engine, metrics, request log and the encoder's thread."""
+"""The objects that live as long as the service: settings, engine, metrics, spans, request log and the encoder's thread."""
 
 import time
 from collections.abc import Iterator
@@ -19,6 +19,7 @@ from service.engine.stepper import Stepper
 from service.errors import NotReadyError
 from service.http.request_log import RequestLog
 from service.settings import Settings
+from service.tracing import Tracing
 
 
 def load_stepper(settings: Settings, folder: Path) -> Stepper:
@@ -55,6 +56,7 @@ class Runtime(Collector):
             max_request_sec=settings.max_request_sec,
             stuck_sec=settings.stuck_sec,
         )
+        self.tracing = Tracing.configured()
         self.metrics = CollectorRegistry()
         self.metrics.register(self.stats)
         self.metrics.register(self)
@@ -66,6 +68,8 @@ class Runtime(Collector):
         self.encoder_pool.shutdown()
         if self.log:
             self.log.close()
+        if self.tracing:
+            self.tracing.close()
 
     def collect(self) -> Iterator[Metric]:
         load = self.engine.load()

@@ -236,18 +236,19 @@ class Engine:
             self._scheduler.advance(jobs)
             for job, is_finite in zip(jobs, result.finite, strict=True):
                 if job.is_open:  # Another image of its request may not have been finite.
-                    self._report(job, is_finite=is_finite)
+                    self._report(job, (began, self._clock()), is_finite=is_finite)
             seconds = self._clock() - began
             self._scheduler.tick_times.observe(result.batch_size, seconds)
         self._stats.observe_tick(seconds)
 
-    def _report(self, job: Job, *, is_finite: bool) -> None:
+    def _report(self, job: Job, tick: tuple[float, float], *, is_finite: bool) -> None:
         request = job.request
         if not is_finite:
             self._close(request, NumericalError("the network's output was not finite"))
             return
         if request.started is None:
-            request.started = self._clock()
+            request.started, request.first_step = tick[1], tick
+        request.last_step = tick
         self._send(request, Progress(request.steps_done, request.steps))
         if (number := job.preview_number) is not None:
             self._send(request, Preview(job.index, number, self.stepper.preview(job)))

@@ -70,6 +70,10 @@ class Request:
     """On the engine's clock, in seconds, like the following times."""
     started: float | None = field(init=False, default=None)
     """When its first step was done."""
+    first_step: tuple[float, float] | None = field(init=False, default=None)
+    """When the tick with its first step began and ended."""
+    last_step: tuple[float, float] | None = field(init=False, default=None)
+    """The same of the latest one."""
     expires: float = field(init=False, default=math.inf)
     """When the engine gives up; equal to the deadline, or earlier."""
     due: float = field(init=False, default=math.inf)

@@ -21,7 +21,7 @@ from service.http.event_stream import EventStream, check_streams
 from service.http.images import ImageEncoder
 from service.http.json_body import JsonRoute
 from service.http.refusals import refuse
-from service.http.responses import draw, image_response
+from service.http.responses import draw, image_response, traced
 from service.http.validation import check_model_name, engine_request, max_steps_of, size_of
 from service.runtime import Runtime
 
@@ -47,8 +47,9 @@ async def generations(body: schemas.GenerationRequest, http: Request) -> Respons
     encoder = ImageEncoder(runtime, request)
     if body.stream:
         return EventStream(runtime, request, encoder)
-    pixels = await draw(runtime, request, http.receive)
-    return await image_response(body.response_format, encoder, pixels)
+    with traced(runtime, request, encoder):
+        pixels = await draw(runtime, request, http.receive)
+        return await image_response(body.response_format, encoder, pixels)
 
 
 @router.post(

@@ -15,7 +15,7 @@ from service.errors import ServiceError, TooManyConnectionsError
 from service.http.error_responses import error_body
 from service.http.event_queue import EventQueue
 from service.http.images import ImageEncoder
-from service.http.responses import submitted
+from service.http.responses import submitted, traced
 from service.runtime import Runtime
 
 HEARTBEAT_SEC = 15.0
@@ -34,6 +34,7 @@ class EventStream(StreamingResponse):
     def __init__(self, runtime: Runtime, request: Request, encoder: ImageEncoder) -> None:
         events = EventQueue(wants_progress=True)
         self._open = ExitStack()
+        self._open.enter_context(traced(runtime, request, encoder))
         self._open.enter_context(_open_stream(runtime, request, events))
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(_messages(runtime, request, encoder, events), headers=headers)

@@ -26,6 +26,8 @@ class ImageEncoder:
         self._runtime = runtime
         self._request = request
         self._stepper = runtime.engine.stepper
+        self.encoded: tuple[float, float] | None = None
+        """When the first image began to be encoded, and the last one was."""
         self._ids = [uuid.uuid4().hex for _ in request.images]
 
     @property
@@ -94,4 +96,7 @@ class ImageEncoder:
         }
 
     async def _in_thread(self, encode: Callable[..., bytes], *args: Any) -> bytes:
-        return await asyncio.get_running_loop().run_in_executor(self._runtime.encoder_pool, encode, *args)
+        began = self.encoded[0] if self.encoded else time.monotonic()
+        content = await asyncio.get_running_loop().run_in_executor(self._runtime.encoder_pool, encode, *args)
+        self.encoded = began, time.monotonic()
+        return content

@@ -4,6 +4,7 @@ When the client disconnects, its request is cancelled, and its rows are free in 
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +46,16 @@ def submitted(runtime: Runtime, request: Request, listener: Listener) -> Iterato
                 runtime.engine.cancel(request.owner, request.request_id)
         code = None if request.error is None else request.error.code
         _write_log(runtime, request, *(("disconnected", None) if is_early else (request.status, code)))
+
+
+@contextmanager
+def traced(runtime: Runtime, request: Request, encoder: ImageEncoder) -> Iterator[None]:
+    """Record the spans of a request, if it was admitted, when the block ends."""
+    try:
+        yield
+    finally:
+        if runtime.tracing and request.due < math.inf:
+            runtime.tracing.record(request, encoder.encoded)
 
 
 async def draw(runtime: Runtime, request: Request, receive: Receive) -> list[NDArray[np.uint8]]:

@@ -16,6 +16,7 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.service.collector import collecting
 from tests.service.conftest import write_model
 from tests.service.server import Server, serving, soon
 
@@ -126,8 +127,13 @@ class Flood(Guest):
 def abused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     home = tmp_path_factory.mktemp("abused")
     # Short limits, so that a short run reaches all of them.
-    with serving(write_model(home / "model"), home, FOUNDRY_READER_SEC="2", FOUNDRY_BODY_SEC="2") as server:
+    short = {"FOUNDRY_READER_SEC": "2", "FOUNDRY_BODY_SEC": "2"}
+    with (
+        collecting() as (url, spans),
+        serving(write_model(home / "model"), home, OTEL_EXPORTER_OTLP_ENDPOINT=url, **short) as server,
+    ):
         yield server
+        assert spans
 
 
 @pytest.mark.long
