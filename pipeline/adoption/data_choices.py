@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 
 from pipeline.adoption.choices import Choice
-from pipeline.adoption.survey import Survey
+from pipeline.adoption.survey import MOST_OUTSIDE, Survey
 
 LEAST_COLOURED = 0.01
 """Share of coloured images from which the set is in colour."""
@@ -12,8 +12,6 @@ LEAST_TRANSPARENT = 0.9
 """Share of images with transparent parts from which alpha belongs to them; below it some merely came without background."""
 LEAST_CLASS_SIZE, LEAST_TYPICAL_CLASS_SIZE = 2, 20
 """Images of the smallest class, of which one can be held out, and of the median class."""
-MOST_OUTSIDE = 0.05
-"""Share of images outside of class folders above which folders are no classes."""
 WANTED_HELD_OUT, LEAST_HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 200, 0.1, 0.25
 SLACK = 0.02
 """By which new data may be worse than those found, as a share of the images, before a check fails."""
@@ -21,19 +19,21 @@ SLACK = 0.02
 
 def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
     """Sections `prepare`, but for the size, `features` and `register`."""
-    n = survey.num_images
+    n = round(survey.num_images * (1 - survey.tiny_share))
     yield Choice("prepare.source", survey.kind, f"{survey.num_files:,} files", "the reader for this kind of data")
     yield _labelled(survey)
     yield Choice(
         "prepare.class_names", None, _classes_in_words(survey), "classes are named by their folders or numbers"
     )
     yield _channels(survey)
+    yield Choice("prepare.min_side", survey.least_side, _sides_in_words(survey), "smaller ones are left out")
     yield _held_out_share(survey)
     yield Choice("prepare.min_num_images", max(2, round(0.9 * n)), f"{n:,} images", "a tenth may go missing")
     for key, share, what in (
         ("max_broken_share", 1 - n / survey.num_files, "of the files cannot be used"),
         ("max_duplicate_share", survey.duplicate_share, "of the images repeat the pixels of another"),
         ("max_blank_share", survey.blank_share, "of the images have one pixel value"),
+        ("max_noise_share", survey.noise_share, "of the images look like noise"),
     ):
         yield Choice(f"prepare.{key}", _with_slack(share), f"{share:.1%} {what}", "what was found, and a little more")
     ratio = _class_ratio(survey)
@@ -86,6 +86,10 @@ def _held_out_share(survey: Survey) -> Choice:
         return Choice("prepare.held_out_share", LEAST_HELD_OUT_SHARE, "the data have a split", "is not used")
     why = f"about {WANTED_HELD_OUT} images to judge by, at most a quarter"
     return Choice("prepare.held_out_share", math.ceil(100 * share) / 100, f"{survey.num_images:,} images", why)
+
+
+def _sides_in_words(survey: Survey) -> str:
+    return f"{survey.tiny_share:.1%} of the images have a side of less than {survey.least_side} pixels"
 
 
 def _with_slack(share: float) -> float:

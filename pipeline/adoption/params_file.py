@@ -1,40 +1,65 @@
-"""Write the choices into params.yaml: each value with its reason beside it, everything else as it is."""
+"""params.yaml as a file: changed in place, with everything else and all comments as they are."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.adoption.choices import Choice
 from pipeline.artefacts.files import replacing
 from pipeline.params import load_params
 
 
-def write_params(path: Path, choices: Sequence[Choice]) -> None:
-    """Change params.yaml at `path`; comments of other keys stay.
+class _Representer(RoundTripRepresenter):
+    """Writes `null` as it stands in params.yaml, where ruamel would leave the value empty."""
+
+    def represent_none(self, data: None) -> ScalarNode:
+        del data
+        return self.represent_scalar("tag:yaml.org,2002:null", "null")
+
+
+_Representer.add_representer(type(None), _Representer.represent_none)
+
+
+@contextmanager
+def editing(path: Path) -> Iterator[CommentedMap]:
+    """Yield the content of params.yaml, and write it as the caller has changed it.
 
     Raises:
         ParamsError: the result is not valid; the file is unchanged.
     """
     yaml = YAML()
     # Ruamel would break long lists and comments.
-    yaml.width = 1000
+    yaml.width, yaml.Representer = 1000, _Representer
     document = yaml.load(path.read_text(encoding="utf-8"))
-    for choice in choices:
-        *sections, last = choice.key.split(".")
-        section = document
-        for name in sections:
-            section = section[name]
-        section[last] = _value(choice.value)
-        _comment(section, last, f"{choice.found}: {choice.why}")
+    yield document
     text = StringIO()
     yaml.dump(document, text)
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
         load_params(temporary)
+
+
+def write_params(path: Path, choices: Sequence[Choice]) -> None:
+    """Write each choice with its reason beside it.
+
+    Raises:
+        ParamsError: the result is not valid; the file is unchanged.
+    """
+    with editing(path) as document:
+        for choice in choices:
+            *sections, last = choice.key.split(".")
+            section = document
+            for name in sections:
+                section = section[name]
+            section[last] = _value(choice.value)
+            _comment(section, last, f"{choice.found}: {choice.why}")
 
 
 def _value(value: Any) -> Any:

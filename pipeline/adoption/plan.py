@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.adoption.choices import Choice, params_of
 from pipeline.adoption.data_choices import data_choices
 from pipeline.adoption.durations import stage_seconds
-from pipeline.adoption.evaluation_choices import evaluation_choices
+from pipeline.adoption.evaluation_choices import baseline_choice, evaluation_choices
 from pipeline.adoption.survey import Survey
 from pipeline.adoption.training_choices import (
     LEAST_IMAGES,
@@ -109,7 +109,12 @@ def _plan_for(
     left = (1 - RESERVE) * 60 * wish.minutes - sum(each for stage, each in seconds.items() if stage != "train")
     affordable = max(LEAST_IMAGES, int(left * cost.images_per_sec) // ROUND * ROUND)
     length = length_choice(affordable, info.num_train, wish.minutes)
-    choices += [length, augmentation_choice(length.value, info.num_train), memory_choice(cost, pace.memory_mib)]
+    choices += [
+        length,
+        augmentation_choice(length.value, info.num_train),
+        memory_choice(cost, pace.memory_mib),
+        baseline_choice(info.num_train),
+    ]
     params = params_of(document, choices)
     seconds["train"] = length.value / cost.images_per_sec
     return Plan(choices=tuple(choices), params=params, seconds=seconds, memory_mib=cost.all_mib), affordable

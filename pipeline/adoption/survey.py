@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,8 +17,9 @@ from pipeline.artefacts.alpha import on_white
 from pipeline.errors import FoundryError
 from pipeline.ingestion.decode import Wanted
 from pipeline.ingestion.examination import examine
+from pipeline.ingestion.expectations import NOISE_CORRELATION
 from pipeline.ingestion.sources import Kind, kind_of, read_raw
-from pipeline.ingestion.sources.classes import class_depth, class_of
+from pipeline.ingestion.sources.raw import NO_CLASS, NoClassesError, RawSet
 from pipeline.ingestion.spool import PixelSpool
 
 SIDE = 32
@@ -27,6 +29,10 @@ COLOUR_DIFFERENCE = 16
 OPAQUE = 128
 """Alpha below which a pixel counts as transparent; smooth edges have more."""
 ASPECT_TOLERANCE = 0.1
+MOST_OUTSIDE = 0.05
+"""Share of images in no class above which folders are no classes."""
+LEAST_SIDE = 8
+"""Shorter side below which an image in a set of larger ones is an icon or a leftover."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,7 +48,7 @@ class Survey:
     class_sizes: Mapping[str, int]
     """Accepted images by class; empty if there are none."""
     outside_share: float
-    """Images in no class folder, where others are in one."""
+    """Of files in no class; above `MOST_OUTSIDE` the others are surveyed without classes."""
     has_own_split: bool
     small_side: int
     """Shorter side in pixels that 9 of 10 images reach."""
@@ -59,6 +65,12 @@ class Survey:
     near_duplicate_share: float
     """Of images that nearly repeat an earlier one (pipeline/ingestion/near_duplicates.py); includes duplicates."""
     blank_share: float
+    noise_share: float
+    """Of images whose neighbouring pixels are unrelated (pipeline/ingestion/expectations.py)."""
+    tiny_share: float
+    """Of images with a shorter side below `least_side`."""
+    least_side: int
+    """`LEAST_SIDE`, or less where most images are smaller."""
     mirror_accuracy: float | None
     """See `pipeline.adoption.mirroring`."""
     seconds_per_image: float
@@ -71,14 +83,12 @@ def survey(folder: Path) -> Survey:
     Raises:
         FoundryError: the folder holds no image that can be decoded.
     """
-    kind = kind_of(folder)
-    in_folders = kind in {"images", "archive"}
-    labelled = not in_folders and has_labels(folder, kind)
-    start = perf_counter()
+    kind, start = kind_of(folder), perf_counter()
     with TemporaryDirectory() as place, PixelSpool(Path(place), (SIDE, SIDE, 4)) as spool:
-        rows = examine(
-            lambda: read_raw(folder, kind, labelled=labelled, num_classes=None), spool, Wanted(SIDE, 4), "survey"
-        ).rows
+        rows, class_sizes, outside_share = _examined_with_classes(folder, kind, spool)
+        if outside_share > MOST_OUTSIDE:
+            spool.clear()
+            rows = _examined(folder, kind, spool, labelled=False)
         seconds = perf_counter() - start
         accepted = rows[rows["state"] == "accepted"]
         pixels = spool.read(range(len(accepted)))
@@ -86,21 +96,19 @@ def survey(folder: Path) -> Survey:
     refusals = _counts(rows["reason"])
     if accepted.empty:
         raise FoundryError("\n".join([f"{folder}: none of {len(rows)} files is an image", *_most(refusals)]))
-    # The first part of the path of an archive's member is the archive.
-    files = accepted["file"].str.partition("/")[2] if kind == "archive" else accepted["file"]
-    names = folder_classes(files) if in_folders else accepted["label"].dropna().astype("str")
     sides = accepted[["width", "height"]].astype("int64")
     shorter, aspects = sides.min(axis=1), sides["width"] / sides["height"]
-    aspect = float(aspects.median())
+    aspect, small_side = float(aspects.median()), int(shorter.quantile(0.1, interpolation="lower"))
+    least_side = min(LEAST_SIDE, small_side)
     return Survey(
         kind=kind,
         num_files=len(rows),
         num_images=len(accepted),
         refusals=refusals,
-        class_sizes=dict(sorted(_counts(names).items())),
-        outside_share=float(names.isna().mean()) if len(names) else 0.0,
+        class_sizes=class_sizes,
+        outside_share=outside_share,
         has_own_split=bool(accepted["split"].notna().any()),
-        small_side=int(shorter.quantile(0.1, interpolation="lower")),
+        small_side=small_side,
         median_side=int(shorter.median()),
         aspect=aspect,
         same_aspect_share=float((abs(aspects / aspect - 1) <= ASPECT_TOLERANCE).mean()),
@@ -108,6 +116,9 @@ def survey(folder: Path) -> Survey:
         transparent_share=float((pixels[..., 3].min(axis=(1, 2)) < OPAQUE).mean()),
         duplicate_share=float(accepted["pixels_sha256"].duplicated().mean()),
         near_duplicate_share=float(accepted["group"].duplicated().mean()),
+        noise_share=float((accepted["neighbour_correlation"] < NOISE_CORRELATION).mean()),
+        tiny_share=float((shorter < least_side).mean()),
+        least_side=least_side,
         blank_share=float((np.ptp(seen, axis=(1, 2)).max(axis=1) == 0).mean()),
         mirror_accuracy=mirror_accuracy(seen),
         seconds_per_image=seconds / len(rows),
@@ -129,11 +140,28 @@ def has_labels(folder: Path, kind: Kind) -> bool:
         return False
 
 
-def folder_classes(files: "pd.Series[str]") -> "pd.Series[str]":
-    """The class of each image by its folder; null outside of all class folders."""
-    parts = [tuple(file.split("/")) for file in files]
-    depth = class_depth(parts)
-    return pd.Series([class_of(each, depth) for each in parts], index=files.index, dtype="str")
+def _examined(folder: Path, kind: Kind, spool: PixelSpool, *, labelled: bool) -> pd.DataFrame:
+    """One row per file, with the columns of `pipeline.ingestion.manifest.ROW`; pixels go to `spool`."""
+
+    def source() -> RawSet:
+        return read_raw(folder, kind, labelled=labelled, num_classes=None)
+
+    return examine(source, spool, Wanted(SIDE, 4), "survey").rows
+
+
+def _examined_with_classes(folder: Path, kind: Kind, spool: PixelSpool) -> tuple[pd.DataFrame, dict[str, int], float]:
+    """The rows, the images by class, and the share of files in no class."""
+    if kind in {"images", "archive"} or has_labels(folder, kind):
+        with suppress(NoClassesError):
+            rows = _examined(folder, kind, spool, labelled=True)
+            return rows, dict(sorted(_class_sizes(rows).items())), float((rows["reason"] == NO_CLASS).mean())
+    return _examined(folder, kind, spool, labelled=False), {}, 0.0
+
+
+def _class_sizes(rows: pd.DataFrame) -> dict[str, int]:
+    """Images by class: by its name, or by its number in IDX files and arrays."""
+    usable = rows[rows["reason"].isna()]
+    return _counts(usable["class_name"].fillna(usable["label"].astype("str")))
 
 
 def _counts(values: "pd.Series[str]") -> dict[str, int]:

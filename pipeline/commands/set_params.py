@@ -5,17 +5,13 @@ If params.yaml would become invalid, nothing is written.
 
 import shlex
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.nodes import ScalarNode
-from ruamel.yaml.representer import RoundTripRepresenter
 
-from pipeline.artefacts.files import replacing
+from pipeline.adoption.params_file import editing
 from pipeline.errors import FoundryError
-from pipeline.params import load_params
 
 
 def main(changes: Sequence[str]) -> None:
@@ -25,17 +21,6 @@ def main(changes: Sequence[str]) -> None:
         set_params(Path("params.yaml"), words)
 
 
-class _Representer(RoundTripRepresenter):
-    """Writes `null` as it stands in params.yaml, where ruamel would leave the value empty."""
-
-    def represent_none(self, data: None) -> ScalarNode:
-        del data
-        return self.represent_scalar("tag:yaml.org,2002:null", "null")
-
-
-_Representer.add_representer(type(None), _Representer.represent_none)
-
-
 def set_params(path: Path, changes: list[str]) -> None:
     """Write `path` with changes like `train.seed=1`.
 
@@ -43,19 +28,12 @@ def set_params(path: Path, changes: list[str]) -> None:
         FoundryError: a change is not KEY=VALUE, or its key does not exist.
         ParamsError: a value is not allowed.
     """
-    yaml = YAML()
-    yaml.width, yaml.Representer = 1000, _Representer
-    document = yaml.load(path.read_text(encoding="utf-8"))
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise FoundryError(f"{change}: should be KEY=VALUE, like train.seed=1")
-        _set(document, key, yaml.load(value))
-    text = StringIO()
-    yaml.dump(document, text)
-    with replacing(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-        load_params(temporary)
+    with editing(path) as document:
+        for change in changes:
+            key, equals, value = change.partition("=")
+            if not equals:
+                raise FoundryError(f"{change}: should be KEY=VALUE, like train.seed=1")
+            _set(document, key, YAML().load(value))
 
 
 def _set(document: Any, key: str, value: Any) -> None:

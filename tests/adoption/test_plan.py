@@ -65,6 +65,9 @@ def photographs(**changes: Any) -> Survey:
         "duplicate_share": 0.0,
         "near_duplicate_share": 0.0,
         "blank_share": 0.0,
+        "noise_share": 0.0,
+        "tiny_share": 0.0,
+        "least_side": 8,
         "mirror_accuracy": 0.51,
         "seconds_per_image": 0.003,
     }
@@ -98,6 +101,8 @@ def surveys(draw: st.DrawFn) -> Survey:
         transparent_share=draw(SHARES),
         duplicate_share=draw(SHARES),
         blank_share=draw(SHARES),
+        noise_share=draw(SHARES),
+        least_side=min(8, side),
         mirror_accuracy=draw(st.none() | SHARES),
     )
 
@@ -174,6 +179,9 @@ def test_a_time_that_is_too_short_says_what_would_do() -> None:
         ({"mirror_accuracy": 0.51}, "train.horizontal_flip", True),
         ({"mirror_accuracy": 0.6}, "train.horizontal_flip", False),
         ({"mirror_accuracy": None}, "train.horizontal_flip", False),
+        ({"least_side": 3, "small_side": 3}, "prepare.min_side", 3),
+        ({"num_images": 300, "num_files": 300}, "evaluate.baseline_components", 4),
+        ({"num_images": 8000, "num_files": 8000}, "evaluate.baseline_components", 144),
         ({"num_images": 300, "num_files": 300}, "prepare.held_out_share", 0.25),
         ({"num_images": 8000, "num_files": 8000}, "prepare.held_out_share", 0.1),
     ],

@@ -16,6 +16,7 @@ from pipeline.ingestion.sources.raw import (
     FLAT,
     MAX_BYTES,
     NO_CLASS,
+    NoClassesError,
     RawImage,
     RawSet,
     UnreadableError,
@@ -84,7 +85,7 @@ def read_archive(folder: Path, *, labelled: bool) -> RawSet:
     if not members:
         raise FoundryError(f"{path}: found no files, wanted images")
     if labelled and all(layout.label(member.parts) is None for member in members):
-        raise FoundryError(f"{path}: {FLAT}")
+        raise NoClassesError(f"{path}: {FLAT}")
     return RawSet(len(members), _images(path, members, layout, labelled=labelled))
 
 

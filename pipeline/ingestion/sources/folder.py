@@ -11,6 +11,7 @@ from pipeline.ingestion.sources.raw import (
     FLAT,
     MAX_BYTES,
     NO_CLASS,
+    NoClassesError,
     RawImage,
     RawSet,
     UnreadableError,
@@ -31,7 +32,7 @@ def read_folder(folder: Path, *, labelled: bool) -> RawSet:
     if not paths:
         raise FoundryError(f"{folder}: found no files, wanted images")
     if labelled and all(layout.label(path.parts) is None for path in paths):
-        raise FoundryError(f"{folder}: {FLAT}")
+        raise NoClassesError(f"{folder}: {FLAT}")
     return RawSet(len(paths), _images(folder, paths, layout, labelled=labelled))
 
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.layout import LABEL_COLUMNS, SPLIT_NAMES, Split
-from pipeline.ingestion.sources.raw import RawImage, RawSet, is_ignored
+from pipeline.ingestion.sources.raw import NoClassesError, RawImage, RawSet, is_ignored
 
 SUFFIX = ".parquet"
 ROWS_AT_ONCE = 64
@@ -58,7 +58,8 @@ def _table(path: Path, name: str, *, labelled: bool) -> Table:
         label = next((column for column in LABEL_COLUMNS if column in schema.names), None) if labelled else None
         if image is None or (labelled and label is None):
             wanted = "a column of image bytes" if image is None else f"a column of classes ({', '.join(LABEL_COLUMNS)})"
-            raise FoundryError(f"{path}: found the columns {', '.join(schema.names)}, wanted {wanted}")
+            refusal = FoundryError if image is None else NoClassesError
+            raise refusal(f"{path}: found the columns {', '.join(schema.names)}, wanted {wanted}")
         prefix = path.name.lower().partition("-")[0].partition(".")[0]
         split = SPLIT_NAMES.get(prefix) or SPLIT_NAMES.get(path.parent.name.lower())
         return Table(path, name, file.metadata.num_rows, image, label, _class_names(schema, label), split)

@@ -24,8 +24,11 @@ JUNK = {
 NO_CLASS = "in no class folder"
 """Reason for the quarantine of a file outside of all class folders."""
 
-
 FLAT = "the images are in no class folders: set prepare.labelled to false, or sort them into a folder for each class"
+
+
+class NoClassesError(FoundryError):
+    """None of the images has a class, and each should have one."""
 
 
 class UnreadableError(Exception):
