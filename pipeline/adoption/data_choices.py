@@ -19,15 +19,25 @@ SLACK = 0.02
 
 def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
     """Sections `prepare`, but for the size, `features` and `register`."""
-    n = round(survey.num_images * (1 - survey.tiny_share))
+    classes = _classes_in_words(survey)
     yield Choice("prepare.source", survey.kind, f"{survey.num_files:,} files", "the reader for this kind of data")
     yield _labelled(survey)
-    yield Choice(
-        "prepare.class_names", None, _classes_in_words(survey), "classes are named by their folders or numbers"
-    )
+    yield Choice("prepare.class_names", None, classes, "classes are named by their folders or numbers")
     yield _channels(survey)
     yield Choice("prepare.min_side", survey.least_side, _sides_in_words(survey), "smaller ones are left out")
     yield _held_out_share(survey)
+    yield from _limits(survey)
+    why = "a classifier of the classes, or the bundled network where it recognises more or there are none"
+    yield Choice("features.extractor", "auto", classes, why)
+    why = "chance; an extractor that recognises fewer is of no use, a better one measures better"
+    chance = round(1 / len(survey.class_sizes), 3) if survey.class_sizes else 0.0
+    yield Choice("features.min_accuracy", chance, classes, why)
+    yield Choice("register.model_name", name, "the name of what was adopted", "models:/NAME@champion serves it")
+
+
+def _limits(survey: Survey) -> Iterator[Choice]:
+    """The limits of the checks: what was found passes, and new data that are worse do not."""
+    n = round(survey.num_images * (1 - survey.tiny_share))
     yield Choice("prepare.min_num_images", max(2, round(0.9 * n)), f"{n:,} images", "a tenth may go missing")
     for key, share, what in (
         ("max_broken_share", 1 - n / survey.num_files, "of the files cannot be used"),
@@ -36,19 +46,10 @@ def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
         ("max_noise_share", survey.noise_share, "of the images look like noise"),
     ):
         yield Choice(f"prepare.{key}", _with_slack(share), f"{share:.1%} {what}", "what was found, and a little more")
-    ratio = _class_ratio(survey)
-    yield Choice(
-        "prepare.max_class_ratio",
-        float(max(3, math.ceil(1.5 * ratio))),
-        f"the largest class has {ratio:.1f} times the images of the smallest" if survey.class_sizes else "no classes",
-        "half as much again",
-    )
-    why = "a classifier of the classes, or the bundled network where it recognises more or there are none"
-    yield Choice("features.extractor", "auto", _classes_in_words(survey), why)
-    why = "chance; an extractor that recognises fewer is of no use, a better one measures better"
-    chance = round(1 / max(1, len(survey.class_sizes)), 3)
-    yield Choice("features.min_accuracy", chance, _classes_in_words(survey), why)
-    yield Choice("register.model_name", name, "the name of what was adopted", "models:/NAME@champion serves it")
+    sizes = survey.class_sizes.values()
+    ratio = max(sizes) / min(sizes) if sizes else 1.0
+    found = f"the largest class has {ratio:.1f} times the images of the smallest" if sizes else "no classes"
+    yield Choice("prepare.max_class_ratio", float(max(3, math.ceil(1.5 * ratio))), found, "half as much again")
 
 
 def _labelled(survey: Survey) -> Choice:
@@ -94,13 +95,6 @@ def _sides_in_words(survey: Survey) -> str:
 
 def _with_slack(share: float) -> float:
     return min(1.0, math.ceil(100 * (share + SLACK)) / 100)
-
-
-def _class_ratio(survey: Survey) -> float:
-    if not survey.class_sizes:
-        return 1.0
-    sizes = survey.class_sizes.values()
-    return max(sizes) / min(sizes)
 
 
 def _classes_in_words(survey: Survey) -> str:
