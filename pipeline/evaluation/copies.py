@@ -25,8 +25,10 @@ REAL_SHARE = 0.01
 """Share of held-out images that count as near-copies, and so about that of a generator that copies nothing."""
 LARGEST_SIDE = 32
 """Pixels; larger images are averaged down to this before they are compared."""
-NUM_ROWS, NUM_COLUMNS = 512, 2048
-"""Images and training images that are compared at a time."""
+NUM_ROWS, NUM_COLUMNS = 4096, 2048
+"""Images and training images that are compared at a time; each block of images reads all training images."""
+NUM_REDUCED = 256
+"""Images that are in memory as numbers of full size at a time: 200 MB of 256x256 RGB."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -62,7 +64,7 @@ def are_near_copies(neighbours: Neighbours, threshold: float) -> NDArray[np.bool
 
 def shifted_near_copy_share(images: NDArray[np.uint8], split: Split, threshold: float) -> float:
     """The share of near-copies, with the lowest closeness of nine versions, shifted by up to one pixel in both directions."""
-    closeness = torch.stack([nearest(shifted, split).closeness for shifted in _shifted(images)])
+    closeness = nearest(np.concatenate(list(_shifted(images))), split).closeness.reshape(-1, len(images))
     return (closeness.min(dim=0).values < threshold).double().mean().item()
 
 
@@ -80,6 +82,10 @@ def unique_share(images: NDArray[np.uint8], neighbours: Neighbours, threshold: f
 
 def pixels(images: NDArray[np.uint8]) -> Tensor:
     """Images as float32 vectors in [0, 1], those with alpha on white and on black, on the best device."""
+    return torch.cat([_reduced(images[rows]) for rows in _blocks(len(images), NUM_REDUCED)])
+
+
+def _reduced(images: NDArray[np.uint8]) -> Tensor:
     x = torch.tensor(on_both(images), device=best_device().device).permute(0, 3, 1, 2) / 255
     if x.shape[-1] > LARGEST_SIDE:
         x = F.interpolate(x, (LARGEST_SIDE, LARGEST_SIDE), mode="area")
@@ -98,9 +104,16 @@ def _nearest(x: Tensor, split: Split) -> Neighbours:
         squares, order = squares.topk(min(count, squares.shape[1]), dim=1, largest=False)
         indices = indices.gather(1, order)
     # Computed anew, since in float32 the difference of large squares is not 0 for a copy.
-    y = pixels(split.images(indices.flatten().cpu().numpy())).reshape(*indices.shape, -1)
-    distances, order = (x[:, None].cpu().double() - y.cpu().double()).norm(dim=2).sort(dim=1)
+    parts = [_distances(x[rows], indices[rows], split) for rows in _blocks(len(x), NUM_REDUCED)]
+    distances, order = torch.cat(parts).sort(dim=1)
     return Neighbours(distances, indices.cpu().gather(1, order))
+
+
+def _distances(x: Tensor, indices: Tensor, split: Split) -> Tensor:
+    """Of each image from its own images of `split`, `[n, k]`."""
+    y = pixels(split.images(indices.flatten().cpu().numpy())).reshape(*indices.shape, -1)
+    distances: Tensor = (x[:, None].cpu().double() - y.cpu().double()).norm(dim=2)
+    return distances
 
 
 def _shifted(images: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:

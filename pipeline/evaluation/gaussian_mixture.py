@@ -27,6 +27,8 @@ NUM_FOR_CLUSTERS = 100_000
 NUM_EPOCHS = 10
 """Passes of k-means over the images; later ones move few of them."""
 BLOCK_SIZE = 4096
+MAX_NUMBERS = 2**28
+"""Pixel values in memory at a time, 1 GiB: 1,365 images of 256x256 RGB."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -88,8 +90,10 @@ def draw_baseline(
     """Fit the mixture to `split` and draw `count` images, uint8 `[count, h, w, c]`, of the classes `labels`."""
     random = np.random.default_rng(seed)
     order = random.permutation(len(split))[:NUM_FOR_CLUSTERS]
-    components = principal_components(split.images(order[:NUM_FOR_COMPONENTS]), seed)
-    points = torch.cat([components.points(split.images(order[rows])) for rows in _blocks(len(order))])
+    at_once = max(1, MAX_NUMBERS // split.images(slice(1)).size)
+    components = principal_components(split.images(order[: min(NUM_FOR_COMPONENTS, at_once)]), seed)
+    blocks = _blocks(len(order), min(BLOCK_SIZE, at_once))
+    points = torch.cat([components.points(split.images(order[rows])) for rows in blocks])
     if labels is None or split.labels is None:
         drawn = fit(points, num_components, random).draw(count, random)
     else:
@@ -151,5 +155,5 @@ def _flat(images: NDArray[np.uint8]) -> Tensor:
     return to_unit_range(torch.tensor(images)).flatten(1)
 
 
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK_SIZE) for start in range(0, count, BLOCK_SIZE))
+def _blocks(count: int, size: int) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))

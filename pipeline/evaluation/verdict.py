@@ -123,7 +123,8 @@ def _real(metrics: Mapping[str, float]) -> Finding | None:
         text = "the mixture of Gaussians cannot be distinguished from real images, so it is no measure"
         return Finding("real", text, is_good=None)
     share = max(0.0, (kid - real) / (baseline - real))
-    figures = f"its distance from real images is {share:.0%} of the mixture's"
+    size = f"{share:.0%} of" if share < 2 else f"{share:.3g} times"
+    figures = f"its distance from real images is {size} the mixture's"
     return Finding("real", figures, is_good=share <= LARGEST_EXCESS)
 
 

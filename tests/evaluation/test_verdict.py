@@ -79,6 +79,7 @@ def test_half_of_the_mixtures_distance_is_near_to_real_images() -> None:
     assert answer("real", floor__kid_to_all=0.2, evaluate__kid_to_all=0.6)
     assert answer("real", floor__kid_to_all=0.2, evaluate__kid_to_all=0.61) is False
     assert answer("real", floor__kid_to_all=1.2) is None
+    assert "is 30 times the mixture's" in of({"evaluate/kid_to_all": 30.0}).headline
 
 
 def test_shares_differ_beyond_two_standard_errors() -> None:
