@@ -29,6 +29,8 @@ from pipeline.training.cost import estimate
 PARAMS, RAW, RECORD = Path("params.yaml"), Path("data/raw"), Path("data/raw.dvc")
 PLACE = Path(".foundry/adoption")
 """Where images wait while they are looked at, and where params.yaml is kept as it was."""
+BUSY_PERCENT = 30
+"""Of all cores, from which the measured pace is not that of an idle machine."""
 BEFORE = PLACE / "raw.before"
 """What was in data/raw, until DVC has the new images."""
 
@@ -41,6 +43,7 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
     document = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
     if not plan:
         require_replaceable(source)
+    busy_percent = psutil.cpu_percent(interval=0.5)
     with incoming(source) as intake:
         found = survey(intake.folder)
         wish = Wish(name=name or intake.name, minutes=minutes, image_size=image_size)
@@ -48,6 +51,10 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
         pace = Pace(training=estimate, sec_per_feature=seconds_per_feature, memory_mib=free)
         chosen = make_plan(found, document, wish, pace)
         sys.stdout.write(f"{plan_table(intake, found, chosen)}\n")
+        if busy_percent > BUSY_PERCENT:
+            sys.stdout.write(
+                f"other programs take {busy_percent:.0f} % of this machine: without them it is faster than planned\n"
+            )
         sys.stdout.flush()
         if plan:
             return
