@@ -7,6 +7,9 @@ from pipeline.params import EvaluateParams
 
 LEAST_SAMPLES, LEAST_IMAGES = 500, 100
 """Below these the errors of the figures, and of the choices, would grow too large."""
+IMAGES_PER_COMPONENT = 50
+"""Training images for each Gaussian of the baseline. With 5 it repeats them: of 1,533 digits 35 % of its images were
+near-copies, of the real held-out ones 1 %, and no model could be distinguished from it by KID."""
 FULL_SIDE = 32
 """Pixels; up to this side `params` are taken as they are, above it the work of one image grows with its area."""
 
@@ -26,4 +29,6 @@ def fitted(params: EvaluateParams, info: DatasetInfo) -> EvaluateParams:
         for name in ("guidance_images", "likelihood_num_images", "compared_images")
     }
     tuning_rows = round(params.tuning_rows * min(share, size_share**2))
-    return params.model_copy(update=numbers | {"num_samples": num_samples, "tuning_rows": tuning_rows})
+    components = min(params.baseline_components, max(1, info.num_train // IMAGES_PER_COMPONENT))
+    others = {"num_samples": num_samples, "tuning_rows": tuning_rows, "baseline_components": components}
+    return params.model_copy(update=numbers | others)

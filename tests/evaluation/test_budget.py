@@ -7,7 +7,13 @@ from pipeline.evaluation.budget import LEAST_IMAGES, LEAST_SAMPLES, fitted
 from tests.small_sets import PARAMS
 
 FULL = PARAMS.evaluate.model_copy(
-    update={"num_samples": 2000, "guidance_images": 500, "compared_images": 1000, "tuning_rows": 20_000}
+    update={
+        "num_samples": 2000,
+        "guidance_images": 500,
+        "compared_images": 1000,
+        "tuning_rows": 20_000,
+        "baseline_components": 300,
+    }
 )
 
 
@@ -30,7 +36,7 @@ def test_a_large_set_of_small_images_is_measured_as_params_ask() -> None:
 def test_a_small_set_gets_as_many_samples_as_it_has_images() -> None:
     found = fitted(FULL, info(1000))
     assert (found.num_samples, found.guidance_images, found.compared_images) == (1000, 250, 500)
-    assert found.tuning_rows == 10_000
+    assert (found.tuning_rows, found.baseline_components) == (10_000, 18)
 
 
 def test_large_images_get_fewer_samples_and_as_much_work_for_the_sampling_times() -> None:
