@@ -39,15 +39,17 @@ $(VENV)/installed-postgres: EXTRAS := postgres
 $(VENV)/installed-dev: EXTRAS := train,serve,export,test,e2e,lint
 $(VENV)/installed-s3 $(VENV)/installed-postgres $(VENV)/installed-dev: $(VENV)/installed
 
-# uv takes seconds where pip takes minutes; if uv cannot be installed, pip gives the same result.
-# A local CPU build of torch is offered by find-links, which uv reads from a variable of its own.
+# uv takes seconds where pip takes minutes; if uv cannot be installed, pip gives the same result. Where PIP_FIND_LINKS
+# offers builds, as a local CPU build of torch, they are taken (uv reads them from a variable of its own); else uv takes
+# torch from its own index, built for the card that is here or for none; else PyPI has a build with CUDA, 2 GB of it.
 $(VENV)/installed $(VENV)/installed-s3 $(VENV)/installed-postgres $(VENV)/installed-dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
 	@echo "installing $(EXTRAS) into $(VENV) (about a minute)"
 	@[ -x $(BIN)/python -a -z "$(MOVED)" ] || $(PYTHON) -m venv $(MOVED) $(VENV)
 	@if $(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION); then \
-	    UV_FIND_LINKS="$${PIP_FIND_LINKS:-}" $(BIN)/uv pip install --quiet --python $(BIN)/python \
-	        --compile-bytecode -e '.[$(EXTRAS)]' -c constraints.txt; \
+	    uv=($(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode -e '.[$(EXTRAS)]' -c constraints.txt); \
+	    if [ -n "$${PIP_FIND_LINKS:-}" ]; then UV_FIND_LINKS="$$PIP_FIND_LINKS" "$${uv[@]}"; \
+	    else "$${uv[@]}" --torch-backend auto || { echo "torch's own index fails: taking PyPI's build"; "$${uv[@]}"; }; fi; \
 	else \
 	    $(BIN)/pip install --quiet --disable-pip-version-check -e '.[$(EXTRAS)]' -c constraints.txt; \
 	fi
@@ -104,13 +106,13 @@ remotes: install ## refuse to go on without a tracking server and a DVC remote (
 push: install ## send what was made to DVC's remote
 	@dvc push --quiet
 
-drift: install ## compare new images with the training set (NEW=folder, request log or url; REMOTE=1)
+drift: install ## compare new images with the training set (NEW=folder, request log or url; UNLABELLED=1, REMOTE=1)
 	@$(if $(REMOTE),dvc pull --quiet prepare features)
 	@new="$${NEW:-}"; \
 	if [[ "$$new" == *://* ]]; then \
 	    rm -rf .foundry/incoming && dvc get-url --quiet "$$new" .foundry/incoming && new=.foundry/incoming; \
 	fi; \
-	foundry data drift "$$new"
+	foundry data drift $(if $(UNLABELLED),--unlabelled) "$$new"
 
 bento: install ## pack the champion and the service
 	@foundry model package
@@ -140,7 +142,8 @@ check: install-dev $(VENV)/resolved ## formatting, lint, types, architecture, wo
 	@lint-imports
 	@codespell
 	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	@zizmor --offline --quiet .github/workflows
+	@check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	@zizmor --offline --quiet .github
 
 # One thread of torch for each test process: threads that wait for each other by spinning make a busy machine crawl.
 test-fast: install-dev ## all tests that start no process and train nothing, for every save

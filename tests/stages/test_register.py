@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import socket
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +34,7 @@ from pipeline.registry.aliases import ChampionChangedError
 from pipeline.registry.comparison import Champion, EvaluationSetup, compare
 from pipeline.registry.promotion import Decision
 from pipeline.registry.registry import Registry
-from pipeline.registry.versions import COMPLETE_TAG, download
+from pipeline.registry.versions import COMPLETE_TAG, download, resolve
 from pipeline.tracking import runs, store
 from tests.rivals import BAD, FAIR, GOOD, Digits, open_setup, write_rival, write_setup
 from tests.small_sets import BETTER_THAN_BASELINES
@@ -110,7 +111,9 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     [entry] = Registry(NAME).aliases.history()
     assert (entry["event"], entry["version"], entry["champion_before"]) == ("accept", "1", "none")
     assert entry["why"] == tags["promoted_why"]
-    assert Registry(NAME).metrics("1") == read_results(Path("evaluation"))
+    assert Registry(NAME).metrics("1") == {
+        name: value for name, value in read_results(Path("evaluation")).items() if name.startswith("evaluate/")
+    }
 
 
 @pytest.mark.usefixtures("tracking_server")
@@ -321,19 +324,29 @@ def test_an_evaluation_process_that_fails_is_named_and_nothing_is_registered(set
 
 
 @pytest.mark.usefixtures("tracking_server")
-def test_a_version_leads_to_the_run_that_trained_it_and_its_registration_lies_beside_it() -> None:
+def test_a_versions_run_has_what_mlflow_compares_and_leads_to_the_run_that_trained_it() -> None:
+    shutil.copyfile(Path(__file__).parents[1] / "params.yaml", "params.yaml")
+    Path("data/prepared").mkdir(parents=True)
+    Path("data/prepared/dataset.json").write_text('{"digest": "d1g3st"}')
     folder = write_model(Path("model"))
     with runs.stage_run("train", params={}) as run:
         run.tags({"model.digest": model_digest(folder)})
     register(NAME, folder, write_evaluation(Path("evaluation"), 0.1), Path("registration"), NOWHERE)
     client = store.connect()
-    training = client.get_run(versions()["1"].run_id)
-    (registration,) = client.search_runs([store.experiment_id(client)], "attributes.run_name = 'register'")
-    assert training.info.run_name == "train"
+    registration = client.get_run(versions()["1"].run_id)
+    training = client.get_run(registration.data.tags["training.run"])
+    assert (training.info.run_name, registration.info.run_name) == ("train", "tiny version 1: accept")
+    assert resolve(f"models:/{NAME}/1").training_run == training.info.run_id
+    assert "kid_is_known" in registration.data.tags["mlflow.note.content"]
+    assert registration.data.params["train.target"] == "v"
+    assert [entry.dataset.digest for entry in registration.inputs.dataset_inputs] == ["d1g3st"]
+    assert not [name for name in registration.data.metrics if not name.startswith("evaluate/")]
     assert registration.data.tags["mlflow.parentRunId"] == training.data.tags["mlflow.parentRunId"]
     assert registration.data.metrics[promotion.KID] == 0.1
     assert registration.info.status == "FINISHED"
-    assert [file.path for file in client.list_artifacts(registration.info.run_id)] == ["MODEL_CARD.md", "decision.json"]
+    assert [file.path for file in client.list_artifacts(registration.info.run_id)] == [
+        "MODEL_CARD.md", "decision.json", "params.yaml",
+    ]  # fmt: skip
 
 
 @pytest.mark.usefixtures("tracking_server")
@@ -350,7 +363,7 @@ def test_when_the_champion_has_changed_meanwhile_nothing_half_made_stays() -> No
     assert [found.name for found in client.search_registered_models()] == [NAME]
     assert len(client.search_logged_models([store.experiment_id(client)])) == 1
     failed = client.search_runs([store.experiment_id(client)], "attributes.status = 'FAILED'")
-    assert [run.info.run_name for run in failed] == ["register", "register"]
+    assert [run.info.run_name for run in failed] == ["register another", "register tiny"]
 
 
 @pytest.mark.usefixtures("tracking_server")
