@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.errors import FoundryError
+from pipeline.evaluation.results import write_results
 from pipeline.tracking import store
 from pipeline.tracking.tags import STAGE_TAG
 from tests.command_line import foundry
@@ -52,7 +53,7 @@ stages:
     outs: [data/model/model.safetensors, data/model/model.json]
     metrics: [data/model/seed.json: {{cache: false}}]
 """
-METRICS = json.dumps({**BETTER_THAN_BASELINES, "evaluate/kid": 0.01})
+METRICS = {**BETTER_THAN_BASELINES, "evaluate/kid": 0.01}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,8 @@ def project(tmp_path_factory: pytest.TempPathFactory, servers: Servers, small_mo
     made.write("stage.py", STAGE)
     made.write("dvc.yaml", YAML.format(python=sys.executable))
     made.write("params.yaml", (ROOT / "tests" / "params.yaml").read_text())
-    made.write("data/evaluation/metrics.json", METRICS)
+    (made.folder / "data/evaluation").mkdir(parents=True)
+    write_results(made.folder / "data/evaluation", METRICS)
     made.commit("A project")
     made.dvc("repro", "-q")
     made.commit("Its results")
