@@ -122,10 +122,14 @@ def argument(name: str, **settings: Any) -> click.Argument:
 ANY_MODEL = {"metavar": "FOLDER|URI", "help": "A model folder, models:/NAME@ALIAS or models:/NAME/VERSION."}
 OR_CHAMPION = {"metavar": "FOLDER|URI", "help": "A model folder or a models:/… URI.  [default: the champion]"}
 
+EXCLUDED = option(
+    "--excluded", type=PATH, default=Path("data/excluded.txt"), metavar="FILE", help="Images to leave out."
+)
+
 # A table reads best in short rows.
 # fmt: off
 command(
-    foundry, "prepare", "pipeline.prepare:main", folder("raw"), out("data/prepared"),
+    foundry, "prepare", "pipeline.prepare:main", folder("raw"), EXCLUDED, out("data/prepared"),
     describe="Decode, check, split and pack the raw images.",
 )
 command(
@@ -154,6 +158,23 @@ command(
 command(
     DATA, "report", "pipeline.commands.data_report:main", folder("prepared"),
     describe="Print the checks of the prepared data; exit code 3 if one failed.",
+)
+command(
+    DATA, "exclude", "pipeline.commands.exclude_data:main",
+    argument("files", nargs=-1, metavar="[FILE]..."),
+    option("--near-duplicates", is_flag=True, help="All but the first of each group of near-duplicates."),
+    option("--quarantined", is_flag=True, help="All files that are quarantined."),
+    option("--undo", is_flag=True, help="Take the files from the list."),
+    folder("prepared"), EXCLUDED,
+    describe="""Leave images out of the data: a line each in data/excluded.txt, which is under git.
+
+    FILE is a `source` of the manifest, as the data report shows it, or its path; - reads them from standard input.""",
+)
+command(
+    DATA, "add", "pipeline.commands.add_data:main",
+    argument("source", metavar="FOLDER|ARCHIVE|URL"),
+    folder("raw"), folder("prepared"),
+    describe="Add images to data/raw, record them with DVC, and say what changes.",
 )
 command(
     DATA, "compare", "pipeline.commands.compare_data:main",

@@ -4,12 +4,13 @@ Every image found is listed in the manifest. Files that cannot be decoded are qu
 images are resized, split and packed into shards, provided that the manifest passes the checks of Great Expectations. If it
 does not, the manifest, the validation report and the data report are written, but no dataset.
 
-Reads: data/raw
+Reads: data/raw, data/excluded.txt
 Writes: data/prepared (docs/contracts.md lists it file by file)
 Params: prepare
 """
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from pipeline.artefacts.files import naming, remove_outputs, write_json
 from pipeline.artefacts.image_size import image_size
 from pipeline.errors import CheckFailedError
 from pipeline.ingestion.examination import examine, wanted_images
+from pipeline.ingestion.exclusions import read_exclusions
 from pipeline.ingestion.expectations import validate
 from pipeline.ingestion.manifest import build_manifest, write_manifest
 from pipeline.ingestion.sources import read_raw
@@ -34,19 +36,21 @@ PARTIAL = ".partial"
 OUTS = ("dataset.json", "manifest.parquet", "validation.json", "report.html", *SPLITS, PARTIAL)
 
 
-def main(raw: Path, out: Path) -> None:
+def main(raw: Path, excluded: Path, out: Path) -> None:
 
     params = load_params().prepare
     # Before the run is opened, since a run logs the dataset that exists when it starts.
     remove_outputs(out, OUTS)
     with stage_run("prepare", params={"prepare": params.model_dump(mode="json")}) as run:
-        validation, dataset = prepare(raw, out, params)
+        validation, dataset = prepare(raw, out, params, read_exclusions(excluded))
         log(run, out, validation, dataset)
         require_success(validation, out)
 
 
-def prepare(raw: Path, out: Path, params: PrepareParams) -> tuple[ValidationReport, DatasetInfo | None]:
-    """Make `out` from `raw`.
+def prepare(
+    raw: Path, out: Path, params: PrepareParams, excluded: Collection[str] = ()
+) -> tuple[ValidationReport, DatasetInfo | None]:
+    """Make `out` from `raw` without the sources `excluded`.
 
     Returns:
         The results of the checks; and the dataset, or None if a check failed and no dataset was written.
@@ -63,7 +67,7 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> tuple[ValidationRepo
             wanted_images(params),
             "prepare",
         )
-        manifest, class_names = build_manifest(examination.rows, params.class_names, params.held_out_share)
+        manifest, class_names = build_manifest(examination.rows, params.class_names, params.held_out_share, excluded)
         write_manifest(out / "manifest.parquet", manifest)
         validation = validate(manifest, class_names, params)
         write_json(out / "validation.json", validation.document())
@@ -75,7 +79,8 @@ def prepare(raw: Path, out: Path, params: PrepareParams) -> tuple[ValidationRepo
     counts = validation.counts
     sys.stderr.write(
         f"{out}: {counts['train']} images to train on, {counts['held_out']} held out, "
-        f"{counts['quarantined']} quarantined, {counts['duplicates']} duplicates\n"
+        f"{counts['quarantined']} quarantined, {counts['duplicates']} duplicates, "
+        f"{counts['near_duplicates']} near-duplicates, {counts['excluded']} left out\n"
     )
     return validation, dataset
 

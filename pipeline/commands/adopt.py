@@ -22,11 +22,13 @@ from pipeline.adoption.survey import survey
 from pipeline.adoption.table import plan_table
 from pipeline.commands import summary
 from pipeline.errors import FoundryError
+from pipeline.ingestion.exclusions import write_exclusions
 from pipeline.params import load_params
 from pipeline.provenance.dvc import dvc, md5_of, read_yaml
 from pipeline.training.cost import estimate
 
 PARAMS, RAW, RECORD = Path("params.yaml"), Path("data/raw"), Path("data/raw.dvc")
+EXCLUDED = RAW.parent / "excluded.txt"
 PLACE = Path(".foundry/adoption")
 """Where images wait while they are looked at, and where params.yaml is kept as it was."""
 BUSY_PERCENT = 30
@@ -98,6 +100,7 @@ def adopt(intake: Intake, plan: Plan) -> None:
     RAW.parent.mkdir(exist_ok=True)
     intake.folder.rename(RAW)
     dvc("add", str(RAW))
+    write_exclusions(EXCLUDED, ())
     shutil.copyfile(PARAMS, PLACE / PARAMS)
     write_params(PARAMS, plan.choices)
     shutil.rmtree(BEFORE, ignore_errors=True)

@@ -22,6 +22,7 @@ def main(prepared: Path) -> None:
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
     counts = ", ".join(f"{count:,} {name}" for name, count in report.counts.items())
     sys.stdout.write("\n".join([*lines, "", f"images: {counts}", f"report: {prepared / 'report.html'}", ""]))
-    failed = sum(not result.success for result in report.checks.values())
+    failed = len(report.findings())
     if failed:
+        sys.stdout.write("\n".join(["", *report.findings(), ""]))
         raise CheckFailedError(f"{prepared}: {failed} of {len(report.checks)} checks failed")

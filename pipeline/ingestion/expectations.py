@@ -5,7 +5,7 @@ Expectations, and only the stage `prepare` imports this one: the import takes tw
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from great_expectations.expectations import (
     ExpectTableRowCountToBeBetween,
 )
 
+from pipeline.ingestion.culprits import culprits
 from pipeline.ingestion.validation import ExpectationResult, ValidationReport
 from pipeline.params import PrepareParams
 
@@ -103,9 +104,9 @@ def tables_of(manifest: pd.DataFrame, class_names: Sequence[str]) -> dict[str, p
     """Return the tables that the checks are about: selected rows of the manifest, its classes and its distinct images."""
     accepted = manifest[manifest["state"] == "accepted"]
     return {
-        "found": manifest,
+        "found": manifest[manifest["state"] != "excluded"],
         "accepted": accepted.assign(smaller_side=accepted[["width", "height"]].min(axis=1)),
-        "quarantined": manifest[manifest["state"] != "accepted"],
+        "quarantined": manifest[manifest["state"] == "quarantined"],
         "contents": accepted[["split", "pixels_sha256"]].drop_duplicates(),
         "classes": _class_counts(accepted, class_names),
     }
@@ -137,8 +138,15 @@ def validate(manifest: pd.DataFrame, class_names: Sequence[str] | None, params: 
         "held_out": int((accepted["split"] == "held_out").sum()),
         "quarantined": len(tables["quarantined"]),
         "duplicates": int(accepted["duplicate_of"].notna().sum()),
+        "near_duplicates": int(accepted["near_duplicate_of"].notna().sum() - accepted["duplicate_of"].notna().sum()),
+        "excluded": int((manifest["state"] == "excluded").sum()),
     }
-    return ValidationReport(run_checks(suite(params, len(class_names or ())), tables), counts)
+    checks = run_checks(suite(params, len(class_names or ())), tables)
+    for name, result in checks.items():
+        found = None if result.success else culprits(name, manifest, class_names or (), params)
+        if found is not None:
+            checks[name] = replace(result, remedy=found.remedy, classes=found.classes, files=found.files)
+    return ValidationReport(checks, counts)
 
 
 def run_checks(checks: Sequence[Check], tables: Mapping[str, pd.DataFrame]) -> dict[str, ExpectationResult]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +57,10 @@ def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 
 
 def build_manifest(
-    rows: pd.DataFrame, class_names: Sequence[str] | None, held_out_share: float
+    rows: pd.DataFrame,
+    class_names: Sequence[str] | None,
+    held_out_share: float,
+    excluded: Collection[str] = (),
 ) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
     """Assign classes, duplicates and splits to the examined images.
 
@@ -65,6 +68,7 @@ def build_manifest(
         rows: one per image, with the columns `ROW` and, if near-duplicates are known, `group`, equal for them.
         class_names: names of the labels of IDX and array sources; None: the labels' numbers are the names.
         held_out_share: of images whose source has no split of its own, 0 to 1.
+        excluded: sources that are left out.
 
     Returns:
         The manifest, sorted by source, with one more column than the file, `spool_index` (the position of an accepted
@@ -75,12 +79,20 @@ def build_manifest(
     rows = rows.sort_values(["file", "position"], kind="stable", ignore_index=True)
     position = rows["position"].astype("str")
     rows["source"] = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + position)
+    rows = _excluded(rows, excluded)
     names = _classes(rows, class_names)
     if "group" not in rows:
         rows["group"] = rows.groupby("pixels_sha256").ngroup()
     _find_duplicates(rows)
     _split(rows, held_out_share)
     return rows[[*COLUMNS, "spool_index"]], names
+
+
+def _excluded(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
+    """Rows with the state `excluded`, and without class and reason, where the source is one of `sources`."""
+    chosen = rows["source"].isin(list(sources))
+    nothing = {column: rows[column].mask(chosen) for column in ("label", "class_name", "reason")}
+    return rows.assign(state=rows["state"].mask(chosen, "excluded"), **nothing)
 
 
 def _classes(rows: pd.DataFrame, class_names: Sequence[str] | None) -> tuple[str, ...] | None:

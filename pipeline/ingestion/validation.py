@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.artefacts.files import read_document
 from pipeline.errors import ArtefactError
+from pipeline.ingestion.sources.raw import listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +23,28 @@ class ExpectationResult:
     """The limit, in words."""
     error: str | None = None
     """Message of the exception if the check failed to run."""
+    remedy: str | None = None
+    """What to do, if it did not pass."""
+    classes: Mapping[str, int] = field(default_factory=dict)
+    """At fault, with their numbers of images."""
+    files: tuple[str, ...] = ()
+    """At fault, the first ones."""
 
     def document(self) -> dict[str, Any]:
-        """As JSON; `error` is left out if it is None."""
+        """As JSON; what is empty is left out."""
         document = {"success": self.success, "observed": self.observed, "wanted": self.wanted}
-        return document if self.error is None else {**document, "error": self.error}
+        more = {"error": self.error, "remedy": self.remedy, "classes": dict(self.classes), "files": [*self.files]}
+        return document | {name: value for name, value in more.items() if value}
+
+    def finding(self, name: str) -> str:
+        """What is wrong, where, and what to do: one line, and one for each kind of thing at fault."""
+        if self.error:
+            return f"{name}: the check failed to run: {self.error}"
+        lines = [f"{name}: found {self.observed}, wanted {self.wanted}"]
+        classes = [f"{each} ({count})" for each, count in self.classes.items()]
+        named = (("classes", classes), ("files", [*self.files]))
+        lines += [f"  {title}: {listed(names)}" for title, names in named if names]
+        return "\n".join([*lines, *([f"  {self.remedy}"] if self.remedy else [])])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +71,8 @@ class ValidationReport:
         return {name: value for name, value in (observed | dict(self.counts)).items() if value is not None}
 
     def findings(self) -> list[str]:
-        """One line per check that did not pass."""
-        return [
-            f"{name}: the check failed to run: {result.error}"
-            if result.error
-            else f"{name}: found {result.observed}, wanted {result.wanted}"
-            for name, result in self.checks.items()
-            if not result.success
-        ]
+        """One for each check that did not pass."""
+        return [result.finding(name) for name, result in self.checks.items() if not result.success]
 
     @classmethod
     def read(cls, path: Path) -> ValidationReport:
@@ -71,7 +83,11 @@ class ValidationReport:
         """
         document = read_document(path, stage="prepare")
         try:
-            checks = {name: ExpectationResult(**check) for name, check in document["checks"].items()}
+            checks = {name: _result(check) for name, check in document["checks"].items()}
             return cls(checks, {name: int(count) for name, count in document["counts"].items()})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtefactError(f"{path}: not a report of the stage `prepare` ({error!r}); run it again") from None
+
+
+def _result(check: dict[str, Any]) -> ExpectationResult:
+    return ExpectationResult(**{**check, "files": tuple(check.get("files", ()))})

@@ -148,7 +148,7 @@ def _statistics(images: ImageSet) -> dict[str, float]:
         "accepted": len(accepted),
         "for training": int((accepted["split"] == "train").sum()),
         "held out": int((accepted["split"] == "held_out").sum()),
-        "broken": len(rows) - len(accepted),
+        "broken": int((rows["state"] == "quarantined").sum()),
         "copies": int(accepted["duplicate_of"].notna().sum()),
         "mean brightness": float(accepted["mean"].mean()),
         "mean contrast (standard deviation within an image)": float(accepted["std"].mean()),

@@ -5,7 +5,7 @@ The page depends on the data only: the same data give the same bytes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ def write_report(
     """
     accepted = manifest[manifest["state"] == "accepted"]
     duplicates = _duplicate_groups(accepted)
+    across = _across_splits(accepted)
+    class_names = class_names and _at_fault_first(class_names, validation)
     write_page(
         path,
         "data.html",
@@ -58,6 +60,10 @@ def write_report(
         quarantined=_quarantined(manifest, quarantined_bytes),
         duplicates=[_shown_group(group, pixels) for group in duplicates[:NUM_GROUPS]],
         num_duplicate_groups=len(duplicates),
+        near_duplicates=[_shown_pair(pair, pixels) for pair in _near_pairs(accepted, across)[:NUM_GROUPS]],
+        num_near_groups=int(accepted["near_duplicate_of"].nunique()),
+        num_across=len(across),
+        notes=_counts(accepted["notes"].dropna().str.split("; ").explode()),
         source_sizes=_sizes(accepted),
         source_modes=_counts(accepted["mode"]),
         brightness=_brightness(accepted["mean"].to_numpy()),
@@ -131,6 +137,33 @@ def _duplicate_groups(accepted: pd.DataFrame) -> list[pd.DataFrame]:
     repeated = accepted[accepted["pixels_sha256"].isin(accepted.loc[accepted["duplicate_of"].notna(), "pixels_sha256"])]
     groups = [group for _, group in repeated.groupby("pixels_sha256", sort=True)]
     return sorted(groups, key=len, reverse=True)
+
+
+def _across_splits(accepted: pd.DataFrame) -> set[str]:
+    """The first images of the groups of near-duplicates that are in both splits, as the source's own splits may have it."""
+    first = accepted["near_duplicate_of"].fillna(accepted["source"])
+    splits = accepted.groupby(first)["split"].nunique()
+    return set(splits[splits > 1].index)
+
+
+def _near_pairs(accepted: pd.DataFrame, across: Collection[str]) -> list[pd.DataFrame]:
+    """The first image and the last of each group of near-duplicates; those across the splits first, held out before train."""
+    first = accepted["near_duplicate_of"].fillna(accepted["source"])
+    grouped = accepted[first.isin(accepted["near_duplicate_of"].dropna())]
+    groups = [(name, group.sort_values(["split", "source"])) for name, group in grouped.groupby(first)]
+    groups.sort(key=lambda item: item[0] not in across)
+    return [group.iloc[[0, -1]] for _, group in groups if len(set(group["pixels_sha256"])) > 1]
+
+
+def _shown_pair(pair: pd.DataFrame, pixels: Pixels) -> list[tuple[str, str, Thumbnail]]:
+    """Source, split and thumbnail of both."""
+    return list(zip(pair["source"], pair["split"], _thumbnails(pair, pixels), strict=True))
+
+
+def _at_fault_first(class_names: Sequence[str], validation: ValidationReport) -> list[str]:
+    """Classes that a failed check names, and then all others in their order."""
+    named = [name for check in validation.checks.values() for name in check.classes if name in class_names]
+    return list(dict.fromkeys([*named, *class_names]))
 
 
 def _shown_group(group: pd.DataFrame, pixels: Pixels) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def open_prepared(folder: Path) -> ImageSet:
     Raises:
         ArtefactError: a file is missing, or the manifest and the images do not agree.
     """
-    prepared, manifest = Dataset.open(folder), _read_manifest(folder / MANIFEST)
+    prepared, manifest = Dataset.open(folder), read_manifest(folder / MANIFEST)
     counts = {split: int((manifest["split"] == split).sum()) for split in SPLITS}
     wanted = {split: prepared.info.num_images(split) for split in SPLITS}
     if counts != wanted:
@@ -103,7 +103,7 @@ def _read_packed(prepared: Dataset, rows: pd.DataFrame) -> NDArray[np.uint8]:
     return out
 
 
-def _read_manifest(path: Path) -> pd.DataFrame:
+def read_manifest(path: Path) -> pd.DataFrame:
     try:
         manifest = pd.read_parquet(path)
     except (OSError, ValueError) as error:

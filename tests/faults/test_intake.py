@@ -71,7 +71,12 @@ def test_a_class_without_images_fails_the_gate_and_leaves_no_data_set(
     np.savez(raw / "set.npz", images=images, labels=np.arange(40) % 2)
     params = prepare_params(source="arrays", class_names=("cat", "dog", "unicorn"))
     validation, dataset = prepare(raw, tmp_path / "out", params)
-    assert validation.findings() == ["classes_without_training_images: found 1, wanted 0"]
+    assert validation.findings() == [
+        (
+            "classes_without_training_images: found 1, wanted 0\n  classes: unicorn (0)\n"
+            "  add images of these classes, or remove their folders or names (prepare.class_names)"
+        )
+    ]
     assert dataset is None
     assert not (tmp_path / "out" / "dataset.json").exists()
     assert (tmp_path / "out" / "report.html").exists()

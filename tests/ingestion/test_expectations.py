@@ -67,7 +67,8 @@ def test_a_good_manifest_passes_every_check(strict: PrepareParams) -> None:
 
 def test_the_document_is_that_of_the_contract(strict: PrepareParams) -> None:
     document = validate(good(), CLASSES, strict).document()
-    assert document["counts"] == {"found": 40, "train": 36, "held_out": 4, "quarantined": 0, "duplicates": 0}
+    assert document["counts"] == {"found": 40, "train": 36, "held_out": 4, "quarantined": 0, "duplicates": 0,
+                                  "near_duplicates": 0, "excluded": 0}  # fmt: skip
     assert document["success"] is True
     assert document["checks"]["num_images"] == {"success": True, "observed": 40, "wanted": "at least 10"}
     assert all(set(check) == {"success", "observed", "wanted"} for check in document["checks"].values())
@@ -111,7 +112,9 @@ def test_each_fault_fails_its_own_check(strict: PrepareParams, table: pd.DataFra
 
 def test_a_class_without_training_images_is_found(strict: PrepareParams) -> None:
     validation = validate(good(), (*CLASSES, "bird"), strict)
-    assert validation.findings() == ["classes_without_training_images: found 1, wanted 0"]
+    assert validation.findings()[0].startswith(
+        "classes_without_training_images: found 1, wanted 0\n  classes: bird (0)\n"
+    )
 
 
 def test_a_set_without_accepted_images_fails_its_checks_without_an_error(strict: PrepareParams) -> None:
@@ -158,3 +161,18 @@ def test_names_of_checks_are_unique(strict: PrepareParams) -> None:
 def test_nothing_is_printed(strict: PrepareParams, capfd: pytest.CaptureFixture[str]) -> None:
     validate(good(), CLASSES, strict)
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(("table", "wanted"), [
+    (quarantine(good(), slice(0, 4)), "  files: 0000.png: damaged, 0001.png: damaged, 0002.png: damaged, 0003.png: damaged, 0004.png: damaged\n"),
+    (changed(good(), slice(0, 4), duplicate_of="0000.png"), "prepare.max_duplicate_share"),
+    (changed(good(), slice(0, 4), std=0.0), "choose prepare.background, or raise prepare.max_blank_share"),
+    (changed(good(), slice(4, 24), class_name="cat", label=0),
+     "  classes: dog (10)\n  the largest is cat (30): add images to the small ones"),
+    (changed(good(), slice(0, 2), pixels_sha256="0" * 63 + "5"), "  files: 0000.png, 0001.png, 0002.png, 0005.png\n"),
+])  # fmt: skip
+def test_a_failed_check_names_what_is_at_fault_and_what_to_do(
+    strict: PrepareParams, table: pd.DataFrame, wanted: str
+) -> None:
+    (finding,) = validate(table, CLASSES, strict).findings()
+    assert wanted in finding

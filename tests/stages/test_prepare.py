@@ -146,7 +146,12 @@ def test_duplicates_are_reported_and_share_a_split(photo_folder: Path, prepare_p
 def test_too_many_duplicates_fail_a_check(photo_folder: Path, prepare_params: Make) -> None:
     shutil.copy(photo_folder / "china/01.png", photo_folder / "china/copy.png")
     validation, dataset = prepare(photo_folder, photo_folder.parent / "out", prepare_params(max_duplicate_share=0.03))
-    assert validation.findings() == ["duplicate_share: found 0.030303, wanted at most 0.03"]
+    assert validation.findings() == [
+        (
+            "duplicate_share: found 0.030303, wanted at most 0.03\n  files: china/copy.png\n"
+            "  leave files out (foundry data exclude), or raise prepare.max_duplicate_share"
+        )
+    ]
     assert dataset is None
 
 
@@ -204,7 +209,7 @@ def test_a_folder_without_any_readable_image_fails_and_its_report_lists_the_reas
     (tmp_path / "raw/cat").mkdir(parents=True)
     (tmp_path / "raw/cat/1.png").write_bytes(b"text")
     validation, _ = prepare(tmp_path / "raw", tmp_path / "out", prepare_params(max_broken_share=1.0))
-    assert "num_images: found 0, wanted at least 2" in validation.findings()
+    assert validation.findings()[0].startswith("num_images: found 0, wanted at least 2\n")
     assert "text, no image" in (tmp_path / "out/report.html").read_text()
 
 
@@ -214,7 +219,7 @@ def test_images_that_are_all_equal_cannot_be_split(tmp_path: Path, prepare_param
         Image.new("RGB", (9, 9), "red").save(tmp_path / f"raw/cat/{number}.png")
     everything = prepare_params(max_duplicate_share=1.0, max_blank_share=1.0)
     validation, _ = prepare(tmp_path / "raw", tmp_path / "out", everything)
-    assert "num_splits: found 1, wanted 2: train and held_out" in validation.findings()
+    assert any(each.startswith("num_splits: found 1, wanted 2: train and held_out\n") for each in validation.findings())
 
 
 @pytest.mark.parametrize("side", [8, 100])
