@@ -13,6 +13,7 @@ LEAST_TRANSPARENT = 0.9
 LEAST_CLASS_SIZE, LEAST_TYPICAL_CLASS_SIZE = 2, 20
 """Images of the smallest class, of which one can be held out, and of the median class."""
 WANTED_HELD_OUT, LEAST_HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 200, 0.1, 0.25
+UNUSED = "not used without classes"
 SLACK = 0.02
 """By which new data may be worse than those found, as a share of the images, before a check fails."""
 
@@ -22,15 +23,25 @@ def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
     classes = _classes_in_words(survey)
     yield Choice("prepare.source", survey.kind, f"{survey.num_files:,} files", "the reader for this kind of data")
     yield _labelled(survey)
-    yield Choice("prepare.class_names", None, classes, "classes are named by their folders or numbers")
+    has_classes = len(survey.class_sizes) > 1
+    why = "classes are named by their folders or numbers" if has_classes else UNUSED
+    yield Choice("prepare.class_names", None, classes, why)
     yield _channels(survey)
     yield Choice("prepare.min_side", survey.least_side, _sides_in_words(survey), "smaller ones are left out")
     yield _held_out_share(survey)
     yield from _limits(survey)
-    why = "a classifier of the classes, or the bundled network where it recognises more or there are none"
+    why = (
+        "a classifier of the classes, unless the bundled network recognises more"
+        if has_classes
+        else "the bundled network"
+    )
     yield Choice("features.extractor", "auto", classes, why)
-    why = "chance; an extractor that recognises fewer is of no use, a better one measures better"
-    chance = round(1 / len(survey.class_sizes), 3) if survey.class_sizes else 0.0
+    chance = round(1 / len(survey.class_sizes), 3) if has_classes else 0.0
+    why = (
+        "chance; an extractor that recognises fewer is of no use, a better one measures better"
+        if has_classes
+        else UNUSED
+    )
     yield Choice("features.min_accuracy", chance, classes, why)
     yield Choice("register.model_name", name, "the name of what was adopted", "models:/NAME@champion serves it")
 
@@ -49,7 +60,8 @@ def _limits(survey: Survey) -> Iterator[Choice]:
     sizes = survey.class_sizes.values()
     ratio = max(sizes) / min(sizes) if sizes else 1.0
     found = f"the largest class has {ratio:.1f} times the images of the smallest" if sizes else "no classes"
-    yield Choice("prepare.max_class_ratio", float(max(3, math.ceil(1.5 * ratio))), found, "half as much again")
+    why = "half as much again" if sizes else UNUSED
+    yield Choice("prepare.max_class_ratio", float(max(3, math.ceil(1.5 * ratio))), found, why)
 
 
 def _labelled(survey: Survey) -> Choice:

@@ -14,10 +14,10 @@ from pipeline.adoption.survey import Survey
 from pipeline.adoption.training_choices import (
     LEAST_IMAGES,
     NEEDED_IMAGES,
-    augmentation_choice,
     candidate_sides,
     length_choice,
     memory_choice,
+    repetition_choices,
     size_choices,
     training_choices,
 )
@@ -111,7 +111,7 @@ def _plan_for(
     length = length_choice(affordable, info.num_train, wish.minutes)
     choices += [
         length,
-        augmentation_choice(length.value, info.num_train),
+        *repetition_choices(length.value, info.num_train),
         memory_choice(cost, pace.memory_mib),
         baseline_choice(info.num_train),
     ]

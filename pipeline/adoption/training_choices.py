@@ -100,13 +100,18 @@ def length_choice(affordable: int, num_train: int, minutes: float) -> Choice:
     return Choice("train.num_images", num_images, found, f"{num_images / num_train:.0f} passes, {why}")
 
 
-def augmentation_choice(num_images: int, num_train: int) -> Choice:
-    """Changes that samples do not show, where a training sees each image so often that it could learn it by heart."""
+def repetition_choices(num_images: int, num_train: int) -> Iterator[Choice]:
+    """Augmentation, whose changes samples do not show, and an early end, where each image is seen very often."""
     passes = num_images / num_train
-    kinds, why = ["shift", "scale"], "so many that a network learns images by heart; samples show none of these changes"
-    if passes < MANY_PASSES:
-        kinds, why = [], "too few to learn images by heart"
-    return Choice("train.augmentation.kinds", kinds, f"{passes:.0f} passes over {num_train:,} images", why)
+    found, is_often = f"{passes:.0f} passes over {num_train:,} images", passes >= MANY_PASSES
+    why = (
+        "so many that a network learns images by heart; samples show none of it"
+        if is_often
+        else "too few to learn images by heart"
+    )
+    yield Choice("train.augmentation.kinds", ["shift", "scale"] if is_often else [], found, why)
+    why = "so many that the error on new images may rise" if is_often else "too few to over-fit"
+    yield Choice("train.stop_when_overfitting", is_often, found, why)
 
 
 def memory_choice(cost: Cost, memory_mib: float) -> Choice:

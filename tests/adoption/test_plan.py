@@ -216,6 +216,8 @@ def test_few_images_are_augmented_and_many_are_not() -> None:
     assert planned(few).params.train.augmentation.kinds == ("shift", "scale")
     many = photographs(num_images=8000, num_files=8000, class_sizes={})
     assert planned(many).params.train.augmentation.kinds == ()
+    assert planned(few).params.train.stop_when_overfitting
+    assert not planned(many).params.train.stop_when_overfitting
 
 
 def test_what_is_not_chosen_stays_as_it_is() -> None:
