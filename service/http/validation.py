@@ -20,10 +20,12 @@ def engine_request(
         ServiceError: a field does not fit the model or the service; `param` names it.
     """
     _check_names(body, model.description.data, settings)
-    params = _sampling_params(body, model)
+    params, share = _sampling_params(body, model), settings.limits.owner_share
+    if body.n > (most := int(share * settings.max_open_images)):
+        raise InvalidRequestError(f"n: should be at most {most} for this service (got {body.n})", param="n")
     work = body.n * params.num_steps * params.rows
     # More work than an empty queue accepts is an invalid request, not a reason to retry.
-    most = min(settings.max_request_row_steps, int(settings.limits.owner_share * settings.max_open_row_steps))
+    most = min(settings.max_request_row_steps, int(share * settings.max_open_row_steps))
     if work > most:
         raise InvalidRequestError(
             f"n x steps, doubled by guidance, should be at most {most} (got {work})", param="steps"

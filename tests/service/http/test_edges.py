@@ -2,13 +2,15 @@
 
 import shutil
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from pipeline.artefacts.passport import read
 from service.http.schemas import ServedModel
-from tests.service.server import GENERATIONS, Server, error_of, images_of
+from tests.service.server import GENERATIONS, Server, error_of, images_of, parse_events
 
 PROMTOOL = shutil.which("promtool")
 TRACEPARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -151,3 +153,15 @@ def test_a_preflight_without_allowed_origins_is_refused(server: Server) -> None:
     response = httpx.options(f"{server.url}{GENERATIONS}", headers=headers, trust_env=False)
     assert response.status_code == 405
     assert "access-control-allow-origin" not in response.headers
+
+
+# The docs
+
+
+def test_the_first_commands_of_the_docs_save_a_picture_and_show_a_stream(server: Server, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text()
+    lines = [line for line in page.splitlines() if line.startswith(("url=", "curl "))][:3]
+    script = "\n".join(lines).replace("Sneaker", "dog").replace("127.0.0.1:3000", f"127.0.0.1:{server.port}")
+    done = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert read((tmp_path / "sneaker.png").read_bytes(), None).passport.seed == 7
+    assert [name for name, _ in parse_events(done.stdout)].count("image_generation.completed") == 2

@@ -52,6 +52,13 @@ def test_work_that_an_empty_queue_could_not_take_is_an_invalid_request(model: Mo
         _request(model, settings, n=6, steps=10)
 
 
+def test_more_images_than_an_empty_queue_takes_are_an_invalid_request(model: Model) -> None:
+    settings = Settings(max_open_images=8, api_keys="a,b")
+    _request(model, settings, n=4)
+    with pytest.raises(InvalidRequestError, match=r"n: should be at most 4 for this service \(got 5\)"):
+        _request(model, settings, n=5)
+
+
 def test_a_model_without_classes_refuses_them(classless_folder: Path) -> None:
     model = load_model(classless_folder)
     assert _request(model).images[0].class_label is None
