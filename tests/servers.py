@@ -31,8 +31,8 @@ KEYS = {
     "AWS_SECRET_ACCESS_KEY": "anything",
     "AWS_DEFAULT_REGION": "us-east-1",
     # Nothing of the user's own configuration, and nobody asks the network for a role.
-    "AWS_CONFIG_FILE": os.devnull,
-    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
 
@@ -109,7 +109,7 @@ class TrackingServer:
         self._command += ["--backend-store-uri", database_uri, "--artifacts-destination", f"s3://{BUCKET}/mlflow"]
         outside = {name: value for name, value in os.environ.items() if not name.startswith(("MLFLOW_", "AWS_"))}
         self._environment = {**outside, **store.DEFAULTS, **KEYS, "AWS_ENDPOINT_URL": s3_url}
-        self.start()
+        self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         self._process = subprocess.Popen(
@@ -121,9 +121,11 @@ class TrackingServer:
             stdout=(self._folder / "mlflow.log").open("ab"),
             stderr=subprocess.STDOUT,
         )
-        wait_until(self._answers)
+        wait_until(self._answers, timeout_sec=240)
 
     def stop(self) -> None:
+        if self._process is None or self._process.poll() is not None:
+            return
         os.killpg(self._process.pid, signal.SIGTERM)
         try:
             self._process.wait(timeout=10)
@@ -132,10 +134,11 @@ class TrackingServer:
             self._process.wait()
 
     def _answers(self) -> bool:
+        assert self._process is not None
         assert self._process.poll() is None, (self._folder / "mlflow.log").read_text()
         try:
             return requests.get(f"{self.uri}/health", timeout=1).ok
-        except requests.ConnectionError:
+        except (requests.ConnectionError, requests.Timeout):
             return False
 
 
@@ -174,6 +177,7 @@ def serve(folder: Path) -> None:
         tracking = TrackingServer(folder, database_uri, s3_url)
         words = {"stop": tracking.stop, "start": tracking.start, "forget": lambda: forget(postgres.get_uri())}
         try:
+            tracking.start()
             _answer(tracking_uri=tracking.uri, database_uri=database_uri, s3_url=s3_url)
             for line in sys.stdin:
                 words[line.strip()]()
