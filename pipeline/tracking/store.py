@@ -105,6 +105,9 @@ def answering() -> Iterator[None]:
 
     try:
         yield
+    except ModuleNotFoundError as error:
+        missing = f"needs the package {error.name}, which is not installed; `make remotes` shows the command"
+        raise StoreError(f"{tracking_uri()}: {missing}") from error
     except (errors, RequestException, SQLAlchemyError) as error:
         raise StoreError(f"{tracking_uri()}: {first_line(error)}") from error
 

@@ -110,6 +110,14 @@ def installed(folder: Path, **variables: str) -> list[str]:
     return re.findall(r'^echo "installing (\S+) into', said.stdout, re.MULTILINE)
 
 
+def test_without_the_driver_of_a_store_a_command_names_it(repository: Path) -> None:
+    given = environment(MLFLOW_TRACKING_URI="mysql+pymysql://somebody@127.0.0.1/mlflow")
+    command = [sys.executable, "-m", "pipeline", "runs", "list"]
+    done = subprocess.run(command, cwd=repository, env=given, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "needs the package pymysql, which is not installed; `make remotes` shows the command" in done.stderr
+
+
 def test_the_command_names_all_that_is_missing(repository: Path) -> None:
     done = subprocess.run(COMMAND, cwd=repository, env=environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 2
