@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.artefacts.dataset import Dataset, Split
+from pipeline.artefacts.dataset import Dataset, Split, require_enough
 from pipeline.artefacts.files import remove_outputs, write_json
 from pipeline.artefacts.subset import Subset
-from pipeline.errors import CheckFailedError, FoundryError
+from pipeline.errors import CheckFailedError
 from pipeline.evaluation.all_images import measure_all, save_all
 from pipeline.evaluation.copies import near_copy_threshold, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator, save_evaluator
@@ -28,8 +28,6 @@ from pipeline.tracking.runs import stage_run
 
 OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "all_images", "floors.json")
 
-MIN_TRAIN, MIN_HELD_OUT = 50, 20
-"""With fewer images the figures, and their errors, mean nothing."""
 MAX_SEARCHED = 1000
 """Held-out images whose nearest training images are searched, for the threshold and again for its floor."""
 
@@ -51,7 +49,7 @@ def features(dataset: Dataset, out: Path, params: FeaturesParams) -> tuple[str, 
     Raises:
         FoundryError: there are too few images, or too few classes for a classifier.
     """
-    check_size(dataset)
+    require_enough(dataset.info)
     extractor_config(params, dataset.info)
     remove_outputs(out, OUTS)
     all_images = measure_all(dataset, params)
@@ -78,16 +76,6 @@ def words(kind: str, floors: Mapping[str, float]) -> str:
     if None in accuracies:
         return text
     return f"{text}; held-out images recognised by the classifier {accuracies[0]:.1%}, by EfficientNet-Lite0 {accuracies[1]:.1%}"
-
-
-def check_size(dataset: Dataset) -> None:
-    """Refuse a data set that is too small for figures."""
-    info = dataset.info
-    if info.num_train < MIN_TRAIN or info.num_held_out < MIN_HELD_OUT:
-        raise FoundryError(
-            f"data/prepared: {info.num_train} training and {info.num_held_out} held-out images, "
-            f"wanted at least {MIN_TRAIN} and {MIN_HELD_OUT}"
-        )
 
 
 def kid_floor(ruler: Ruler) -> dict[str, float]:

@@ -311,6 +311,17 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _require_a_size_that_the_network_can_halve(self) -> Params:
+        size, network = self.prepare.image_size, self.train.network
+        divisor = network.patch_size * 2 ** (len(network.widths) - 1)
+        if any(side % divisor for side in height_and_width(size)):
+            raise ValueError(
+                f"prepare.image_size: should be a multiple of {divisor}, of train.network's patch_size times 2 for each level "
+                f"but the first (got {size})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _limit_num_steps(self) -> Params:
         steps, limit = self.evaluate.num_steps, self.schedule.num_timesteps
         if steps > limit:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, write_split
+from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, require_enough, write_split
 from pipeline.artefacts.files import naming, remove_outputs, write_json
 from pipeline.artefacts.image_size import image_size
 from pipeline.errors import CheckFailedError
@@ -45,6 +45,9 @@ def main(raw: Path, excluded: Path, out: Path) -> None:
         validation, dataset = prepare(raw, out, params, read_exclusions(excluded))
         log(run, out, validation, dataset)
         require_success(validation, out)
+        if dataset is not None:
+            # Before the stages in between have taken their minutes.
+            require_enough(dataset)
 
 
 def prepare(

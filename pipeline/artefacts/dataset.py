@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.files import naming, read_document
 from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
-from pipeline.errors import ArtefactError
+from pipeline.errors import ArtefactError, FoundryError
 
 SHARD_SIZE = 16_384
 """Images per shard; all shards but the last of a split are full."""
@@ -70,6 +70,23 @@ class DatasetInfo:
             ArtefactError: the file is missing, or a key is missing, unknown or of the wrong type.
         """
         return cls(**_checked(path, read_document(path, stage="prepare")))
+
+
+MIN_TRAIN, MIN_HELD_OUT = 50, 20
+"""With fewer images the figures of a model, and their errors, mean nothing."""
+
+
+def require_enough(info: DatasetInfo) -> None:
+    """Refuse a data set that is too small for figures.
+
+    Raises:
+        FoundryError: it is.
+    """
+    if info.num_train < MIN_TRAIN or info.num_held_out < MIN_HELD_OUT:
+        raise FoundryError(
+            f"data/prepared: {info.num_train} training and {info.num_held_out} held-out images, wanted at least "
+            f"{MIN_TRAIN} and {MIN_HELD_OUT} (stage features): add images, or change prepare.held_out_share"
+        )
 
 
 def _checked(path: Path, document: dict[str, Any]) -> dict[str, Any]:

@@ -36,5 +36,5 @@ def test_the_cost_of_the_training_is_shown_before_there_are_images(
 
 def test_a_size_that_the_network_cannot_take_is_refused_with_the_size_it_wants(workspace: Path) -> None:
     _write_params(workspace, 9)
-    with pytest.raises(FoundryError, match="image_size 9 should be a multiple of 2"):
+    with pytest.raises(FoundryError, match="image_size: should be a multiple of 2, "):
         foundry("cost")

@@ -88,3 +88,8 @@ def test_every_key_is_documented() -> None:
     for section in Params.model_fields.values():
         for name, field in section.annotation.model_fields.items():  # type: ignore[union-attr]
             assert field.description, name
+
+
+def test_a_size_that_the_network_cannot_halve_is_refused_before_any_stage(tmp_path: Path) -> None:
+    with pytest.raises(ParamsError, match=r"prepare\.image_size: should be a multiple of 4, .* \(got 30\)"):
+        load_params(_changed(tmp_path, prepare__image_size=30))

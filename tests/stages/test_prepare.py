@@ -265,3 +265,16 @@ def test_the_command_exits_with_3_and_logs_the_checks_when_one_fails(
     (run,) = client.search_runs([store.experiment_id(client)], "attributes.run_name = 'prepare'")
     assert run.data.metrics["prepare/num_images"] == 32
     assert run.data.metrics["prepare/found"] == 32
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_set_that_is_too_small_for_figures_is_refused_at_once(
+    workspace: Path, root: Path, photo_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = yaml.safe_load((root / "tests" / "params.yaml").read_text())
+    params["prepare"] |= {"source": "images", "class_names": None, "min_num_images": 32}
+    (workspace / "params.yaml").write_text(yaml.safe_dump(params))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["prepare", "--raw", str(photo_folder), "--out", "data/prepared"])
+    assert stop.value.code == 2
+    assert "held-out images, wanted at least 50 and 20 (stage features): add images" in capsys.readouterr().err
