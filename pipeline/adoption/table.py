@@ -1,8 +1,9 @@
 """The plan as text: what was found, what is chosen and why, what it costs, how to change it."""
 
 import json
+import re
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pipeline.adoption.intake import Intake
 from pipeline.adoption.plan import Plan
@@ -50,8 +51,7 @@ def facts(intake: Intake, survey: Survey) -> Iterator[str]:
     if intake.left_out:
         yield f"{len(intake.left_out):,} not copied: {_first(intake.left_out)}"
     if survey.refusals:
-        reasons = [f"{count:,} x {reason}" for reason, count in survey.refusals.items()]
-        yield f"{survey.num_files - survey.num_images:,} cannot be used: {_first(reasons)}"
+        yield f"{survey.num_files - survey.num_images:,} cannot be used: {_first(_reasons(survey.refusals))}"
     if survey.same_aspect_share < 1 and not is_oblong(survey):
         yield f"{1 - survey.same_aspect_share:.0%} of the images have another aspect than most: of each, the centre square is used"
     if survey.near_duplicate_share > 0.01:
@@ -59,6 +59,15 @@ def facts(intake: Intake, survey: Survey) -> Iterator[str]:
             f"{survey.near_duplicate_share:.0%} of the images nearly repeat an earlier one, {survey.duplicate_share:.0%} exactly; "
             "data/prepared/report.html will show them"
         )
+
+
+def _reasons(refusals: Mapping[str, int]) -> list[str]:
+    """Reasons with their counts; those that differ only in numbers are one, shown by its first example."""
+    alike: dict[str, list[str]] = {}
+    for reason in refusals:
+        alike.setdefault(re.sub(r"\d+", "0", reason), []).append(reason)
+    counts = {reasons[0]: sum(refusals[reason] for reason in reasons) for reasons in alike.values()}
+    return [f"{count:,} ({reason})" for reason, count in counts.items()]
 
 
 def _first(texts: tuple[str, ...] | list[str]) -> str:

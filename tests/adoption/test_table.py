@@ -1,0 +1,37 @@
+"""The table holds what was found and every choice, in lines that a terminal shows."""
+
+from pathlib import Path
+
+from pipeline.adoption.intake import Intake
+from pipeline.adoption.table import WIDTH, facts, plan_table
+from tests.adoption.test_plan import photographs, planned
+
+
+def intake(*left_out: str) -> Intake:
+    return Intake(Path("raw"), "pets", num_links=3, left_out=left_out)
+
+
+def test_every_choice_has_a_row_and_no_line_is_too_wide() -> None:
+    survey = photographs()
+    plan = planned(survey)
+    lines = plan_table(intake(), survey, plan).splitlines()
+    assert max(map(len, lines)) <= WIDTH
+    assert [line.split()[0] for line in lines if line.split()[:1] and "." in line.split()[0]] == [
+        choice.key for choice in plan.choices
+    ]
+
+
+def test_what_is_left_out_or_refused_is_counted_with_examples() -> None:
+    refusals = {
+        "9000 x 9000 pixels, at most 67108864 are decoded": 2,
+        "8999 x 9000 pixels, at most 67108864 are decoded": 1,
+    }
+    survey = photographs(num_files=2004, refusals=refusals | {"empty file": 1}, near_duplicate_share=0.12)
+    said = "\n".join(
+        facts(intake("a: a dangling link to b", *(f"{number}: may not be read" for number in range(9))), survey)
+    )
+    assert "3 links: what they point to was copied" in said
+    assert "10 not copied: a: a dangling link to b, 0: may not be read" in said
+    assert "… 5 more" in said
+    assert "4 cannot be used: 3 (9000 x 9000 pixels, at most 67108864 are decoded), 1 (empty file)" in said
+    assert "12% of the images nearly repeat an earlier one" in said
