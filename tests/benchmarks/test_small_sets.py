@@ -23,4 +23,6 @@ def test_the_linear_denoiser_knows_the_variance_where_noise_is_all() -> None:
 
 
 def test_the_table_has_the_least_and_the_last_error() -> None:
-    assert report({"plain": Curve([0.8, 0.7, 0.75], [0.8, 0.6, 0.5])}).splitlines()[2:] == ["| plain | 0.7 | 0.75 | 0.5 |"]
+    assert report({"plain": Curve([0.8, 0.7, 0.75], [0.8, 0.6, 0.5])}).splitlines()[2:] == [
+        "| plain | 0.7 | 0.75 | 0.5 |"
+    ]

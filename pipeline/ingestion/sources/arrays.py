@@ -71,7 +71,9 @@ def _image_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], np.dtyp
     """Read the header and check that it describes images; return shape and dtype."""
     shape, fortran_order, dtype = _header(path, file)
     if dtype.newbyteorder("=") not in (np.uint8, np.uint16):
-        raise FoundryError(f"{path}: images are {dtype}, wanted uint8 (0 … 255) or uint16 (0 … 65535)")
+        raise FoundryError(
+            f"{path}: images are {dtype}, wanted uint8 (0 … 255) or uint16: data/README.md has the lines"
+        )
     channels = {(), (1,), (3,), (4,)} if dtype == np.uint8 else {(), (1,)}
     if len(shape) < 3 or shape[3:] not in channels or 0 in shape or shape[1] * shape[2] > MAX_PIXELS:
         wanted = f"[n, height, width] or [n, height, width, 1, 3 or 4 (uint8)], at most {MAX_PIXELS} pixels each"

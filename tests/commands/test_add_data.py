@@ -1,0 +1,72 @@
+"""Images are added to a real DVC repository."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.dvc_project import ROOT, Project
+
+
+@pytest.fixture
+def project(tmp_path: Path, photo_folder: Path, raced_store: tuple[Path, list[str]]) -> Project:
+    """A repository that tracks photographs; `photo_folder` stays where it is."""
+    (tmp_path / "project").mkdir()
+    made = Project(tmp_path / "project", raced_store[0])
+    document = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
+    document["prepare"] |= {
+        "source": "images", "class_names": None, "image_size": 8, "channels": 3, "min_num_images": 2,
+        "held_out_share": 0.65,
+    }  # fmt: skip
+    made.write("params.yaml", yaml.safe_dump(document))
+    made.write("data/.gitignore", "/raw\n")
+    shutil.copytree(photo_folder, made.folder / "data/raw")
+    made.dvc("add", "-q", "data/raw")
+    made.commit("Photographs")
+    return made
+
+
+def test_new_images_are_copied_recorded_and_counted(project: Project, photo_folder: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    (new / "flower").mkdir(parents=True)
+    shutil.copy(photo_folder / "china/01.png", new / "flower/copy.png")
+    (new / "flower/link.png").symlink_to(photo_folder / "china/03.png")
+    (new / "flower/nowhere.png").symlink_to("gone.png")
+    shutil.copy(photo_folder / "flower/01.png", new / "flower/01.png")
+    before = (project.folder / "data/raw.dvc").read_text()
+    said = project.foundry("data", "add", str(new))
+    assert "left out: flower/nowhere.png: a dangling link to gone.png" in said
+    assert "data/raw: 2 files more" in said
+    assert (project.folder / "data/raw.dvc").read_text() != before
+    assert not (project.folder / "data/raw/flower/link.png").is_symlink()
+    assert len(list((project.folder / "data/raw/flower").iterdir())) == 18
+
+
+def test_another_file_of_the_same_name_is_never_replaced(project: Project, photo_folder: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new" / "flower"
+    new.mkdir(parents=True)
+    shutil.copy(photo_folder / "china/01.png", new / "01.png")
+    shutil.copy(photo_folder / "china/01.png", new / "other.png")
+    content = (project.folder / "data/raw/flower/01.png").read_bytes()
+    with pytest.raises(
+        AssertionError, match=r"holds other files of the names flower/01\.png \(1 in all\): rename them"
+    ):
+        project.foundry("data", "add", str(new.parent))
+    assert (project.folder / "data/raw/flower/01.png").read_bytes() == content
+    assert not (project.folder / "data/raw/flower/other.png").exists()
+
+
+@pytest.mark.long
+def test_what_changes_is_told(project: Project, photo_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="wanted at least 50 and 20"):
+        # The photographs are few; the manifest is written all the same.
+        project.foundry("prepare")
+    new = tmp_path / "new" / "flower"
+    new.mkdir(parents=True)
+    shutil.copy(photo_folder / "china/01.png", new / "copy.png")
+    said = project.foundry("data", "add", str(new.parent))
+    assert "1 new copies of other images" in said
+    assert "class flower: 16 images, now 17" in said
