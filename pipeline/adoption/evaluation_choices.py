@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.adoption.choices import Choice
-from pipeline.evaluation.budget import IMAGES_PER_COMPONENT
 
 MOST_SHARE = 0.2
 """Of the time, that the evaluation may take before it is shortened."""
@@ -15,16 +14,6 @@ THOROUGH: dict[str, Any] = {
 }
 SHORT: dict[str, Any] = {"guidance_scales": [1.0, 1.25, 1.5, 2.0], "tuning_rows": 8_000, "compared_steps": []}
 """Half of the network's rows; the number of samples, on which the errors of the figures depend, stays."""
-
-
-MOST_COMPONENTS = 300
-
-
-def baseline_choice(num_train: int) -> Choice:
-    """Components of the baseline mixture."""
-    components = min(MOST_COMPONENTS, max(1, num_train // IMAGES_PER_COMPONENT))
-    why = f"{IMAGES_PER_COMPONENT} images or more for each Gaussian, which with a few would repeat them"
-    return Choice("evaluate.baseline_components", components, f"{num_train:,} images to train on", why)
 
 
 def evaluation_choices(thorough_sec: float, minutes: float) -> Iterator[Choice]:

@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.adoption.choices import Choice, params_of
 from pipeline.adoption.data_choices import data_choices
 from pipeline.adoption.durations import stage_seconds
-from pipeline.adoption.evaluation_choices import baseline_choice, evaluation_choices
+from pipeline.adoption.evaluation_choices import evaluation_choices
 from pipeline.adoption.survey import Survey
 from pipeline.adoption.training_choices import (
     LEAST_IMAGES,
@@ -113,7 +113,6 @@ def _plan_for(
         length,
         *repetition_choices(length.value, info.num_train),
         memory_choice(cost, pace.memory_mib),
-        baseline_choice(info.num_train),
     ]
     params = params_of(document, choices)
     seconds["train"] = length.value / cost.images_per_sec

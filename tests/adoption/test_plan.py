@@ -180,8 +180,6 @@ def test_a_time_that_is_too_short_says_what_would_do() -> None:
         ({"mirror_accuracy": 0.6}, "train.horizontal_flip", False),
         ({"mirror_accuracy": None}, "train.horizontal_flip", False),
         ({"least_side": 3, "small_side": 3}, "prepare.min_side", 3),
-        ({"num_images": 300, "num_files": 300}, "evaluate.baseline_components", 4),
-        ({"num_images": 8000, "num_files": 8000}, "evaluate.baseline_components", 144),
         ({"num_images": 300, "num_files": 300}, "prepare.held_out_share", 0.25),
         ({"num_images": 8000, "num_files": 8000}, "prepare.held_out_share", 0.1),
     ],
