@@ -52,6 +52,8 @@ def facts(intake: Intake, survey: Survey) -> Iterator[str]:
         yield f"{len(intake.left_out):,} not copied: {_first(intake.left_out)}"
     if survey.refusals:
         yield f"{survey.num_files - survey.num_images:,} cannot be used: {_first(_reasons(survey.refusals))}"
+    if sizes := [name for name in survey.class_sizes if re.fullmatch(r"\d+x\d+", name)]:
+        yield f"classes are named like sizes ({_first(sizes)}): their folders alone may be what you want to adopt"
     if survey.same_aspect_share < 1 and not is_oblong(survey):
         yield f"{1 - survey.same_aspect_share:.0%} of the images have another aspect than most: of each, the centre square is used"
     if survey.near_duplicate_share > 0.01:

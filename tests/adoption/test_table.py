@@ -26,7 +26,10 @@ def test_what_is_left_out_or_refused_is_counted_with_examples() -> None:
         "9000 x 9000 pixels, at most 67108864 are decoded": 2,
         "8999 x 9000 pixels, at most 67108864 are decoded": 1,
     }
-    survey = photographs(num_files=2004, refusals=refusals | {"empty file": 1}, near_duplicate_share=0.12)
+    sizes = {"16x16": 900, "32x32": 900, "scalable": 200}
+    survey = photographs(
+        class_sizes=sizes, num_files=2004, refusals=refusals | {"empty file": 1}, near_duplicate_share=0.12
+    )
     said = "\n".join(
         facts(intake("a: a dangling link to b", *(f"{number}: may not be read" for number in range(9))), survey)
     )
@@ -34,4 +37,5 @@ def test_what_is_left_out_or_refused_is_counted_with_examples() -> None:
     assert "10 not copied: a: a dangling link to b, 0: may not be read" in said
     assert "… 5 more" in said
     assert "4 cannot be used: 3 (9000 x 9000 pixels, at most 67108864 are decoded), 1 (empty file)" in said
+    assert "classes are named like sizes (16x16, 32x32)" in said
     assert "12% of the images nearly repeat an earlier one" in said
