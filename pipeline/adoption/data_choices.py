@@ -77,7 +77,7 @@ def _labelled(survey: Survey) -> Choice:
         why = f"half of the classes have at most {typical} images, too few to learn what a class is"
         return Choice("prepare.labelled", value=False, found=found, why=why)
     if sizes[0] < LEAST_CLASS_SIZE:
-        why = f"the class {_smallest(survey)} has a single image; take it away and adopt again to have classes"
+        why = f"the class {_smallest(survey)} has a single image; `foundry data exclude` it and adopt data/raw again to have classes"
         return Choice("prepare.labelled", value=False, found=found, why=why)
     return Choice("prepare.labelled", value=True, found=found, why="one can ask for a class")
 

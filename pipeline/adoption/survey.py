@@ -1,7 +1,7 @@
 """What a folder of images holds, measured through the readers and the decoder of the stage `prepare`."""
 
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,21 +77,21 @@ class Survey:
     """In which an image is read and decoded here."""
 
 
-def survey(folder: Path) -> Survey:
-    """Read every image of `folder`, with a progress bar.
+def survey(folder: Path, excluded: Collection[str] = ()) -> Survey:
+    """Read every image of `folder`, with a progress bar; images whose `source` in the manifest is `excluded` do not count.
 
     Raises:
         FoundryError: the folder holds no image that can be decoded.
     """
     kind, start = kind_of(folder), perf_counter()
     with TemporaryDirectory() as place, PixelSpool(Path(place), (SIDE, SIDE, 4)) as spool:
-        rows, class_sizes, outside_share = _examined_with_classes(folder, kind, spool)
+        rows, class_sizes, outside_share = _examined_with_classes(folder, kind, spool, excluded)
         if outside_share > MOST_OUTSIDE:
             spool.clear()
-            rows = _examined(folder, kind, spool, labelled=False)
+            rows = _examined(folder, kind, spool, excluded, labelled=False)
         seconds = perf_counter() - start
         accepted = rows[rows["state"] == "accepted"]
-        pixels = spool.read(range(len(accepted)))
+        pixels = spool.read(accepted["position_in_spool"])
         seen = on_white(pixels)
     refusals = _counts(rows["reason"])
     if accepted.empty:
@@ -140,22 +140,29 @@ def has_labels(folder: Path, kind: Kind) -> bool:
         return False
 
 
-def _examined(folder: Path, kind: Kind, spool: PixelSpool, *, labelled: bool) -> pd.DataFrame:
+def _examined(
+    folder: Path, kind: Kind, spool: PixelSpool, excluded: Collection[str], *, labelled: bool
+) -> pd.DataFrame:
     """One row per file, with the columns of `pipeline.ingestion.manifest.ROW`; pixels go to `spool`."""
 
-    def source() -> RawSet:
+    def open_source() -> RawSet:
         return read_raw(folder, kind, labelled=labelled, num_classes=None)
 
-    return examine(source, spool, Wanted(SIDE, 4), "survey").rows
+    rows = examine(open_source, spool, Wanted(SIDE, 4), "survey").rows
+    rows["position_in_spool"] = (rows["state"] == "accepted").cumsum() - 1
+    sources = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + rows["position"].astype("str"))
+    return rows[~sources.isin(list(excluded))]
 
 
-def _examined_with_classes(folder: Path, kind: Kind, spool: PixelSpool) -> tuple[pd.DataFrame, dict[str, int], float]:
+def _examined_with_classes(
+    folder: Path, kind: Kind, spool: PixelSpool, excluded: Collection[str]
+) -> tuple[pd.DataFrame, dict[str, int], float]:
     """The rows, the images by class, and the share of files in no class."""
     if kind in {"images", "archive"} or has_labels(folder, kind):
         with suppress(NoClassesError):
-            rows = _examined(folder, kind, spool, labelled=True)
+            rows = _examined(folder, kind, spool, excluded, labelled=True)
             return rows, dict(sorted(_class_sizes(rows).items())), float((rows["reason"] == NO_CLASS).mean())
-    return _examined(folder, kind, spool, labelled=False), {}, 0.0
+    return _examined(folder, kind, spool, excluded, labelled=False), {}, 0.0
 
 
 def _class_sizes(rows: pd.DataFrame) -> dict[str, int]:

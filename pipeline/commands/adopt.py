@@ -7,7 +7,7 @@ and that DVC does not have are never replaced.
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pipeline.adoption.survey import survey
 from pipeline.adoption.table import plan_table
 from pipeline.commands import summary
 from pipeline.errors import FoundryError
-from pipeline.ingestion.exclusions import write_exclusions
+from pipeline.ingestion.exclusions import read_exclusions, write_exclusions
 from pipeline.params import load_params
 from pipeline.provenance.dvc import dvc, md5_of, read_yaml
 from pipeline.training.cost import estimate
@@ -47,7 +47,8 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
         require_replaceable(source)
     busy_percent = psutil.cpu_percent(interval=0.5)
     with incoming(source) as intake:
-        found = survey(intake.folder)
+        excluded = read_exclusions(EXCLUDED) if is_raw(source) else frozenset()
+        found = survey(intake.folder, excluded)
         wish = Wish(name=name or intake.name, minutes=minutes, image_size=image_size)
         free = psutil.virtual_memory().available / 2**20
         pace = Pace(training=estimate, sec_per_feature=seconds_per_feature, memory_mib=free)
@@ -60,7 +61,7 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
         sys.stdout.flush()
         if plan:
             return
-        adopt(intake, chosen)
+        adopt(intake, chosen, excluded)
     run_pipeline()
 
 
@@ -82,7 +83,7 @@ def require_replaceable(source: str) -> None:
     Raises:
         FoundryError: they are neither recorded in data/raw.dvc nor the ones to be adopted.
     """
-    if not RAW.exists() or not any(RAW.iterdir()) or Path(source).expanduser().resolve() == RAW.resolve():
+    if not RAW.exists() or not any(RAW.iterdir()) or is_raw(source):
         return
     outs = read_yaml(RECORD).get("outs") or [{}]
     if outs[0].get("md5") != md5_of(RAW):
@@ -92,15 +93,20 @@ def require_replaceable(source: str) -> None:
         )
 
 
-def adopt(intake: Intake, plan: Plan) -> None:
-    """Put the images and the params in their places."""
+def is_raw(source: str) -> bool:
+    """Whether the images of the project itself are adopted again, as after `foundry data exclude`."""
+    return Path(source).expanduser().resolve() == RAW.resolve()
+
+
+def adopt(intake: Intake, plan: Plan, excluded: Collection[str]) -> None:
+    """Put the images and the params in their places; only a list of excluded images that they were chosen with stays."""
     shutil.rmtree(BEFORE, ignore_errors=True)
     if RAW.exists():
         RAW.rename(BEFORE)
     RAW.parent.mkdir(exist_ok=True)
     intake.folder.rename(RAW)
     dvc("add", str(RAW))
-    write_exclusions(EXCLUDED, ())
+    write_exclusions(EXCLUDED, excluded)
     shutil.copyfile(PARAMS, PLACE / PARAMS)
     write_params(PARAMS, plan.choices)
     shutil.rmtree(BEFORE, ignore_errors=True)

@@ -29,6 +29,15 @@ def test_class_folders_colour_and_sides_are_found(photo_folder: Path) -> None:
     assert found.blank_share == found.duplicate_share == 0.0
 
 
+def test_excluded_images_do_not_count(photo_folder: Path, digits: Digits, tmp_path: Path) -> None:
+    china = [f"china/{path.name}" for path in (photo_folder / "china").iterdir()]
+    found = survey(photo_folder, china[1:])
+    assert (found.num_images, found.class_sizes) == (17, {"china": 1, "flower": 16})
+    (tmp_path / "arrays").mkdir()
+    np.savez(tmp_path / "arrays" / "digits.npz", images=digits[0][:20], labels=digits[1][:20])
+    assert survey(tmp_path / "arrays", {"digits.npz#3", "digits.npz#4"}).num_images == 18
+
+
 def test_repeats_grey_alpha_blank_and_broken_files_are_counted(tmp_path: Path, photos: dict[str, Image.Image]) -> None:
     grey = photos["china"].convert("L").convert("RGB")
     for number in range(6):
