@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pipeline.errors import FoundryError
 from service.runtime import load_stepper
@@ -22,6 +23,7 @@ request into a connection that is just being closed: nginx and AWS wait 60 s, Go
 def main(model: Path, name: str | None, host: str, port: int) -> None:
     os.environ.update(_environment(model, name, port))
     _check_address(host, port)
+    _check_home()
     settings = load_settings()
     _check_keys(host, settings)
     load_stepper(settings, model)
@@ -52,6 +54,19 @@ def _check_address(host: str, port: int) -> None:
             probe.bind((host, port))
     except (OSError, OverflowError) as error:
         raise FoundryError(f"--host {host} --port {port}: {error}") from None
+
+
+def _check_home() -> None:
+    """BentoML makes its folder when it starts, and ends with a traceback where it cannot."""
+    home = Path(os.environ.get("BENTOML_HOME") or Path.home() / "bentoml")
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        raise FoundryError(
+            f"{home}: cannot be written: {error.strerror}; BentoML keeps its files there: set BENTOML_HOME to a folder that can"
+        ) from None
 
 
 def _check_keys(host: str, settings: Settings) -> None:

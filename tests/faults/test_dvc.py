@@ -1,6 +1,9 @@
 """What DVC does where a stage cannot: two runs at once, outs that somebody has changed."""
 
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +33,33 @@ def _start(project: Project) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def test_after_a_killed_experiment_git_switch_leads_back_to_the_branch(project: Project) -> None:
+    project.commit("A project")
+    log = project.folder / "raw-is-slow"
+    # A stage that hangs, in the place of one that is under way when the machine goes down.
+    stages = f"stages: {{wait: {{cmd: touch {log} && sleep 100, params: [train.seed]}}}}"
+    (project.folder / "dvc.yaml").write_text(stages)
+    project.commit("A stage that waits")
+    experiment = subprocess.Popen(
+        ["dvc", "exp", "run", "-q", "-S", "train.seed=7"],
+        cwd=project.folder,
+        env=project.environment,
+        start_new_session=True,
+    )
+    while not log.exists():
+        assert experiment.poll() is None
+        time.sleep(0.1)
+    os.killpg(experiment.pid, signal.SIGKILL)
+    experiment.wait()
+    assert project.run("git", "branch", "--show-current") == ""
+    assert "seed: 7" in project.run("git", "diff", "params.yaml")
+
+    project.run("git", "switch", "-q", "main")
+    project.run("git", "restore", "params.yaml")
+    assert project.run("git", "branch", "--show-current") == "main\n"
+    assert project.run("git", "status", "--porcelain", "--untracked-files=no") == ""
 
 
 def test_of_two_runs_at_once_one_waits_or_is_refused_and_changed_outs_are_made_again(project: Project) -> None:

@@ -37,6 +37,15 @@ def test_a_changed_model_is_not_served(model_folder: Path, tmp_path: Path) -> No
     assert re.fullmatch(r".*model\.safetensors: SHA-256 is \w+, model\.json wants \w+\n", done.stderr)
 
 
+def test_a_home_that_cannot_be_written_is_named_with_what_to_set(model_folder: Path) -> None:
+    done = _serve("--model", str(model_folder), HOME="/proc/nothing", BENTOML_HOME="")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "/proc/nothing/bentoml: cannot be written: No such file or directory; BentoML keeps its files there: "
+        "set BENTOML_HOME to a folder that can\n"
+    )
+
+
 def test_a_port_in_use_is_an_error(model_folder: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
