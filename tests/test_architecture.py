@@ -96,6 +96,14 @@ def test_every_file_of_dvc_yaml_stands_in_the_contracts(stage: str) -> None:
         assert path.split("/")[-1] in contracts, path
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_git_ignores_every_file_that_dvc_caches(stage: str) -> None:
+    outs = [*STAGES[stage].get("outs", []), *STAGES[stage].get("plots", [])]
+    cached = [out for out in outs if isinstance(out, str) or all(each.get("cache", True) for each in out.values())]
+    for path in map(Path, _paths(cached)):
+        assert f"/{path.name}" in (ROOT / path.parent / ".gitignore").read_text().splitlines(), path
+
+
 @pytest.mark.parametrize("package", ["mlflow", "great_expectations"])
 def test_only_one_room_knows_each_tool(package: str) -> None:
     allowed = {
