@@ -16,7 +16,6 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from itertools import zip_longest
 
 from service.engine.forecast import TickTimes, ends
 from service.engine.promises import Promises
@@ -118,7 +117,7 @@ class Scheduler:
             self._fill(chosen, now)
         for job in chosen:
             job.is_running = True
-        self._tick_ends = now + self.tick_times.tick_sec(sum(job.rows for job in chosen))
+        self._tick_ends = now + self.tick_times.tick_sec(_rows(chosen))
         return chosen
 
     def advance(self, jobs: Iterable[Job]) -> None:
@@ -148,7 +147,7 @@ class Scheduler:
 
     def _fill(self, chosen: list[Job], now: float) -> None:
         """Add jobs of owners in turns until the rows are full."""
-        room = self._limits.rows - sum(job.rows for job in chosen)
+        room = self._limits.rows - _rows(chosen)
         served, queues = Counter(self._served), self._queues([job for job in self._open if job not in chosen], now)
         for taken in chosen:
             served[taken.request.owner] += taken.rows
@@ -212,17 +211,29 @@ class Scheduler:
         row_steps = _work(jobs) + _work(request.jobs) - share * self._limits.open_row_steps
         if images <= 0 and row_steps <= 0:
             return 0
-        # Owners take turns in the forecast, as in what is done.
-        queues = self._queues(self._open, now).values()
-        order = [job for turn in zip_longest(*queues) for job in turn if job is not None]
-        rows = max(1, sum(job.rows for job in order))
-        width = max(1, min(self._limits.rows, rows) * len(order) // rows)
-        finished = dict(zip(order, ends((job.steps_left_after_tick for job in order), width), strict=True))
+        finished: dict[Job, float] = {}
+        shares = self._shares(queues := self._queues(self._open, now))
+        for owner, queue in queues.items():
+            at_once = shares[owner] * len(queue) / _rows(queue)
+            width = max(1, int(at_once))
+            ticks = ends((job.steps_left_after_tick for job in queue), width)
+            finished |= {job: end * max(1.0, width / at_once) for job, end in zip(queue, ticks, strict=True)}
         image_ticks = sorted(finished[job] for job in jobs)[: max(0, math.ceil(images))]
-        turns = 1 if jobs is self._open else max(1, len(queues))
-        pace = min(self._limits.rows / turns, max(1, sum(job.rows for job in jobs)))
-        ticks = max([0.0, row_steps / pace, *image_ticks])
-        return max(1, math.ceil(max(0.0, self._tick_ends - now) + ticks * self.tick_times.tick_sec(rows)))
+        pace = sum(shares.values()) if jobs is self._open else shares.get(request.owner, 1.0)
+        # All work takes at most this long, whoever does it in which order.
+        most = self.open_row_steps / self._limits.rows + max((job.steps_left for job in self._open), default=0)
+        waiting = min(most, max([row_steps / max(1.0, pace), *image_ticks])) * self.tick_times.tick_sec(
+            _rows(self._open)
+        )
+        return max(1, math.ceil(max(0.0, self._tick_ends - now) + waiting))
+
+    def _shares(self, queues: dict[str, list[Job]]) -> dict[str, float]:
+        """Rows per tick that each owner gets by taking turns: equal ones, and what some leave goes to others."""
+        shares, left = {}, float(self._limits.rows)
+        for number, owner in enumerate(sorted(queues, key=lambda owner: _rows(queues[owner]))):
+            shares[owner] = min(_rows(queues[owner]), left / (len(queues) - number))
+            left -= shares[owner]
+        return shares
 
     def _check_deadlines(self, request: Request, now: float) -> None:
         own, owners = self._jobs_of(request.owner), {*self._served, request.owner}
@@ -239,6 +250,10 @@ class Scheduler:
 
     def _jobs_of(self, owner: str) -> list[Job]:
         return [job for job in self._open if job.request.owner == owner]
+
+
+def _rows(jobs: Iterable[Job]) -> int:
+    return sum(job.rows for job in jobs)
 
 
 def _work(jobs: Iterable[Job]) -> int:

@@ -60,7 +60,7 @@ def invalid_fields(findings: Sequence[Any]) -> InvalidRequestError:
 
 def _text(field: str, finding: Any) -> str:
     if finding["type"] == "extra_forbidden":
-        near = get_close_matches(field, GenerationRequest.model_fields, 1)
+        near = get_close_matches(field, GenerationRequest.model_fields, 1, cutoff=0.75)
         hint = ELSEWHERE.get(field) or (f"is {near[0]} meant?" if near else "")
         return f"there is no such field; {hint}" if hint else "there is no such field"
     if field == "class_label":
