@@ -9,10 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.adoption.intake import take_in
+from pipeline.commands.adopt import PLACE, adopt, require_replaceable
 from pipeline.errors import FoundryError
+from pipeline.ingestion.exclusions import read_exclusions
 from pipeline.params import load_params
+from tests.adoption.test_plan import photographs, planned
 from tests.command_line import foundry
-from tests.test_pipeline import Project
+from tests.dvc_project import Project
+from tests.test_pipeline import Project as Clone
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -70,25 +75,39 @@ def test_an_adoption_that_was_killed_while_it_replaced_images_loses_none(
     assert (workspace / "data" / "raw" / "only-copy.png").read_bytes() == b"precious"
 
 
+def test_images_and_params_take_their_places_and_what_was_there_stays_in_dvc(
+    tmp_path: Path, root: Path, digits_file: Path, raced_store: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path / "project", raced_store[0])
+    monkeypatch.chdir(project.folder)
+    project.write("params.yaml", (root / "tests" / "params.yaml").read_text())
+    project.write("data/excluded.txt", "digits.npz#1\n")
+    plan = planned(photographs())
+    adopt(take_in(str(digits_file), PLACE / "raw"), plan, {"digits.npz#1"})
+    assert load_params(Path("params.yaml")) == plan.params
+    assert read_exclusions(Path("data/excluded.txt")) == {"digits.npz#1"}
+    assert not list(PLACE.glob("raw*"))
+    project.commit("Digits")
+
+    (tmp_path / "birds.zip").write_bytes(b"archive")
+    adopt(take_in(str(tmp_path / "birds.zip"), PLACE / "raw"), plan, ())
+    assert [path.name for path in Path("data/raw").iterdir()] == ["birds.zip"]
+    assert read_exclusions(Path("data/excluded.txt")) == frozenset()
+    require_replaceable("elsewhere")
+
+    project.run("git", "checkout", "-q", "--", "data/raw.dvc")
+    project.dvc("checkout", "-q", "-f", "data/raw.dvc")
+    assert Path("data/raw/digits.npz").read_bytes() == digits_file.read_bytes()
+
+
 @pytest.mark.long
 @pytest.mark.trains
 @pytest.mark.timeout(900)
-def test_images_become_a_registered_model_and_adopting_others_keeps_the_first_in_dvc(
-    tmp_path: Path, digits_file: Path
-) -> None:
-    project = Project(tmp_path / "project")
+def test_images_become_a_registered_model(tmp_path: Path, digits_file: Path) -> None:
+    project = Clone(tmp_path / "project")
     project.run("git", "init", "-q", "-b", "main")
     project.commit("A clone")
     said = project.run("foundry", "adopt", "--minutes", "2", str(digits_file))
     assert re.search(r"^registered: digits version 1 .*; decision: (accept|undecided)$", said, re.MULTILINE)
     params = load_params(project.folder / "params.yaml")
     assert (params.register_.model_name, params.prepare.source, params.prepare.image_size) == ("digits", "arrays", 8)
-    project.commit("Digits")
-
-    other = tmp_path / "other.npz"
-    np.savez(other, images=np.load(digits_file)["images"][:500])
-    project.run("foundry", "adopt", "--minutes", "2", str(other))
-    assert load_params(project.folder / "params.yaml").register_.model_name == "other"
-    project.run("git", "checkout", "-q", "--", "data/raw.dvc")
-    project.run("dvc", "checkout", "-f", "data/raw.dvc")
-    assert (project.folder / "data" / "raw" / "digits.npz").read_bytes() == digits_file.read_bytes()
