@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.adoption.plan import LEAST_SET, Pace, Plan, Wish, make_plan
@@ -107,6 +107,7 @@ def surveys(draw: st.DrawFn) -> Survey:
     )
 
 
+@settings(max_examples=50)
 @given(survey=surveys(), speed=st.floats(1e9, 1e14), minutes=st.floats(1, 600))
 def test_every_survey_gives_valid_params_and_a_network_that_fits(survey: Survey, speed: float, minutes: float) -> None:
     if survey.num_images < LEAST_SET:
