@@ -121,13 +121,13 @@ def _levels(retraining: Retraining) -> Chart | None:
 
 
 def _quality(retraining: Retraining) -> Chart | None:
-    """KID by number of network calls, one line per model and sampler."""
+    """KID by number of model calls, one line per model and sampler."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for model in retraining.models:
         for row in model.quality:
             point = float(row["num_steps"]), float(row["kid"])
             lines.setdefault(f"{model.name}, {row['sampler']}", []).append(point)
-    return line_chart(lines, "network calls per image", "KID")
+    return line_chart(lines, "model calls per image", "KID")
 
 
 def _grid(folder: Path, seed: int) -> str:
