@@ -282,6 +282,15 @@ def test_a_pipeline_is_named_by_the_params_that_differ_from_the_commits_and_note
     assert titles.run_name() == "wide-net"
 
 
+@pytest.mark.usefixtures("tracking_server")
+def test_the_page_of_the_runs_is_that_of_model_training(capsys: pytest.CaptureFixture[str]) -> None:
+    store.serve("127.0.0.1", 5000)
+    assert capsys.readouterr().err.endswith("compareRunsMode=CHART&workflowType=machine_learning\n")
+    client = store.connect()
+    tags = client.get_experiment(store.experiment_id(client)).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_a_relative_database_lies_in_the_main_worktree(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert store.tracking_uri() == f"sqlite:///{workspace}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
