@@ -9,9 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw
 
+from pipeline.ingestion.decode import Wanted, decode
 from pipeline.ingestion.near_duplicates import MAX_DIFFERENCE, near_pairs
+from pipeline.ingestion.perceptual_hash import perceptual_hashes
 from pipeline.params import PrepareParams
 from pipeline.reporting.image_set import open_raw
 
@@ -57,6 +59,18 @@ def test_a_picture_saved_again_or_resized_is_near_and_other_crops_are_not(
     assert table["duplicate_of"].isna().all()
     copies = table[table["near_duplicate_of"].notna()]
     assert (copies["split"].to_numpy() == table.loc[copies["near_duplicate_of"], "split"].to_numpy()).all()
+
+
+def test_the_copy_of_a_symmetric_drawing_is_near_though_its_hash_is_not() -> None:
+    sun = Image.new("RGB", (256, 256), "white")
+    draw = ImageDraw.Draw(sun)
+    draw.ellipse((64, 64, 191, 191), fill="orange")
+    draw.line((128, 10, 128, 245), fill="orange", width=9)
+    draw.line((10, 128, 245, 128), fill="orange", width=9)
+    copies = np.stack([decode(saved(sun, "JPEG", quality=quality), Wanted(32, 3)).pixels for quality in (90, 50)])
+    first, second = (int(text, 16) for text in perceptual_hashes(copies))
+    assert (first ^ second).bit_count() > 6
+    assert near_pairs(copies.__getitem__, copies.mean(axis=(1, 2, 3))).tolist() in ([[0, 1]], [[1, 0]])
 
 
 def test_distinct_digits_are_not_grouped(
