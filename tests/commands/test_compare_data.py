@@ -29,7 +29,7 @@ def test_a_prepared_set_can_be_compared_with_raw_data(
     found = compare(tmp_path / "prepared", later, params, tmp_path / "out")
     assert (found.counts["added"], found.counts["removed"]) == (10, 5)
     page = (tmp_path / "out" / "comparison.html").read_text()
-    assert page.count('src="data:image/png;base64,') == 15
+    assert page.count('src="data:image/png;base64,') == 15 + found.counts["moved"]
     assert "digits.npz#0" in page
 
 
