@@ -60,5 +60,5 @@ def write_evaluator(folder: Path, dataset: Dataset, num_train: int = 400) -> Non
     )
     train, held_out = (Subset(dataset.split(name), np.arange(len(dataset.split(name)))) for name in SPLITS)
     extractor = make_extractor(spec, features_params(), train)
-    evaluator = Evaluator(extractor, held_out, extractor.features(held_out))
-    save_evaluator(folder, evaluator, Subset(dataset.split("train"), np.arange(min(num_train, len(train)))))
+    few = train.part(slice(num_train))
+    save_evaluator(folder, *(Evaluator(extractor, part, extractor.features(part)) for part in (held_out, few)))
