@@ -96,12 +96,8 @@ def _model_of(bento: bentoml.Bento | None) -> tuple[Path, str, str]:
         raise FoundryError(
             f"FOUNDRY_MODEL: should name a model folder, or the Bento should hold one model (got {len(models)})"
         )
-    tag = models[0].tag
-    return (
-        Path(models[0].to_model().resolve().path),
-        tag.name,
-        models[0].to_model().info.metadata.get("mlflow.version", ""),
-    )
+    stored = models[0].to_model().resolve()
+    return Path(stored.path), models[0].tag.name, str(stored.info.metadata.get("mlflow.version", ""))
 
 
 @functools.cache
