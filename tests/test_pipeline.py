@@ -52,7 +52,7 @@ class Project:
         for name in filter(None, names.split("\0")):
             if (ROOT / name).exists() and name not in {"data/raw.dvc", "dvc.lock"}:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(ROOT / name, folder / name)
+                shutil.copy(ROOT / name, folder / name)
         document = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
         for section, changes in CHANGES.items():
             document[section] |= changes

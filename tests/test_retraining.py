@@ -1,7 +1,9 @@
-"""The whole loop, with real tools on small sets: champion, other data, retraining, the decision, rollback, the same picture."""
+"""The whole loop on one machine, with real tools on small sets: other data, the decision, rollback, the same picture.
+
+tests/test_two_runners.py has the loop on GitHub's runners.
+"""
 
 import json
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +53,6 @@ class Loop:
     @property
     def raw(self) -> Path:
         return self.folder / "data" / "raw"
-
-    def elsewhere(self, folder: Path) -> "Loop":
-        """What another machine has that shares git, DVC's remote and the tracking server."""
-        other = copy(self)
-        other.project, other.folder = self.project.clone(folder), folder
-        (folder / ".venv").mkdir()
-        (folder / ".venv" / "installed").touch()
-        return other
 
     def decision(self) -> Any:
         return json.loads((self.folder / "data" / "registration" / "decision.json").read_text())
@@ -175,36 +169,6 @@ def test_bad_data_never_reach_the_champion_and_good_ones_do(tmp_path: Path, serv
     said = loop.project.run("python", "-m", "pipeline", "replay", str(picture), "--model", loop.champion())
     assert "every pixel is the same" in said
     assert "digits version 1" in loop.project.run("python", "-m", "pipeline", "model", "trace", str(picture))
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1500)
-def test_a_machine_that_has_nothing_takes_from_the_remote_what_did_not_change(
-    tmp_path: Path, servers: Servers, digits: Digits
-) -> None:
-    loop = Loop(tmp_path / "here", servers)
-    loop.project.run("dvc", "remote", "add", "-d", "shared", str(tmp_path / "remote"))
-    loop.raw.mkdir(parents=True)
-    np.savez(loop.raw / "digits.npz", images=digits[0], labels=digits[1])
-    assert loop.retrain("Digits", "train.num_images=6400")["decision"] == "accept"
-    loop.project.run("make", "push")
-    loop.project.commit("A champion")
-    old = loop.champions_pictures()
-
-    there = loop.elsewhere(tmp_path / "there")
-    there.project.run("make", "retrain", "REMOTE=1")
-    assert (there.decision()["decision"], there.decision()["version"]) == ("accept", "1")
-    there.project.run("make", "retrain", "REMOTE=1", "SET=train.num_images=12800 train.seed=5")
-    assert there.decision()["champion"] == "1"
-    assert there.history()[0] == ("accept", "1")
-    assert len(there.history()) == 2
-    # Preparing them again was not asked for, so the images themselves are still elsewhere.
-    assert not there.raw.exists()
-    there.project.run("make", "push")
-    if there.decision()["decision"] == "accept":
-        assert not np.array_equal(loop.champions_pictures(), old)
-        loop.project.run("make", "rollback", "REASON=a trial")
-    assert np.array_equal(there.champions_pictures(), old)
 
 
 def write_images(raw: Path, images: NDArray[np.uint8], labels: NDArray[np.int64], prefix: str = "") -> None:

@@ -5,58 +5,18 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.deploy.environment import ROOT, environment
-
-GH = """#!/usr/bin/env python3
-# Stands in for GitHub's own command: it remembers what it was told, and answers what it remembers.
-import json, os, sys
-from pathlib import Path
-state = Path(os.environ["GH_STATE"])
-known = json.loads(state.read_text()) if state.exists() else {"calls": [], "prs": 0, "comments": [], "issues": []}
-words = sys.argv[1:]
-known["calls"].append(words)
-fields = [word.removeprefix("body=@") for word in words if word.startswith("body=@")]
-text = Path(fields[0]).read_text() if fields else None
-if "--body-file" in words:
-    text = Path(words[words.index("--body-file") + 1]).read_text()
-match words[:2]:
-    case ["pr", "list"]:
-        print(known["prs"] or "")
-    case ["pr", "create"]:
-        known["prs"] = 5
-    case ["issue", "list"]:
-        print(8 if known["issues"] else "")
-    case ["issue", "create"]:
-        known["issues"].append(text)
-    case ["issue", "edit"]:
-        known["issues"][0] = text
-    case ["api", *_] if "POST" in words:
-        known["comments"].append(text)
-    case ["api", *_] if "PATCH" in words:
-        assert any(word.endswith("comments/31") for word in words)
-        known["comments"][0] = text
-    case ["api", *_]:
-        print(31 if known["comments"] else "")
-state.write_text(json.dumps(known))
-"""
+from tests.github import known, write_commands
 
 
 @pytest.fixture
 def github(tmp_path: Path) -> dict[str, str]:
     """The environment of a script that speaks to a stand-in of GitHub."""
-    binary = tmp_path / "bin" / "gh"
-    binary.parent.mkdir()
-    binary.write_text(GH)
-    binary.chmod(0o755)
-    return environment(PATH=f"{binary.parent}:{os.environ['PATH']}", GH_STATE=str(tmp_path / "gh.json"))
-
-
-def known(github: dict[str, str]) -> Any:
-    return json.loads(Path(github["GH_STATE"]).read_text())
+    write_commands(tmp_path / "bin")
+    return environment(PATH=f"{tmp_path / 'bin'}:{os.environ['PATH']}", GH_STATE=str(tmp_path / "gh.json"))
 
 
 def script(folder: Path, name: str) -> None:
@@ -89,10 +49,11 @@ def test_a_retraining_is_proposed_on_one_branch_in_one_pull_request_with_one_com
         run("git", "switch", "-q", "main")
         (repository / "dvc.lock").write_text(f"{round_}\n")
         (results / "promotions.jsonl").write_text(f'{{"version": "{round_}"}}\n')
+        (repository / "data" / "evaluation" / "figures.csv").write_text(f"{round_}\n")
         (results / "report.md").write_text(f"# The {round_} report\n")
         run("deploy/pull-request")
-    assert [words[:2] for words in known(github)["calls"]].count(["pr", "create"]) == 1
-    (comment,) = known(github)["comments"]
+    assert [words[:2] for words in known(tmp_path)["calls"]].count(["pr", "create"]) == 1
+    (comment,) = known(tmp_path)["comments"]
     assert comment == "<!-- diffusion-foundry: retraining -->\n# The second report\n"
     log = run("git", "--git-dir", str(tmp_path / "server"), "log", "--format=%s", "main..bot/retraining")
     assert log == "Retraining: accept\n"
@@ -101,13 +62,13 @@ def test_a_retraining_is_proposed_on_one_branch_in_one_pull_request_with_one_com
     assert run("git", "--git-dir", str(tmp_path / "server"), "log", "--format=%s", "main") == "Before\n"
 
 
-def test_drift_is_one_issue_however_often_it_is_found(repository: Path, github: dict[str, str]) -> None:
+def test_drift_is_one_issue_however_often_it_is_found(repository: Path, github: dict[str, str], tmp_path: Path) -> None:
     script(repository, "drift-issue")
     (repository / "data" / "drift").mkdir(parents=True)
     for found in ("once", "twice"):
         (repository / "data" / "drift" / "drift.json").write_text(json.dumps({"found": found}))
         subprocess.run(["deploy/drift-issue"], cwd=repository, env=github, check=True)
-    (issue,) = known(github)["issues"]
+    (issue,) = known(tmp_path)["issues"]
     assert '{"found": "twice"}' in issue
 
 
