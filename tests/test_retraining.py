@@ -21,7 +21,7 @@ from tests.test_pipeline import CHANGES, Project
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 # Networks of a few thousand weights are over before a clock can tell them apart on a busy machine.
 GATE = {"model_name": "digits", "max_latency_ratio": 5.0, "max_memory_ratio": 2.0, "max_class_total_variation": 0.3}
-SMALL = CHANGES["prepare"] | {"min_num_images": 100}
+SMALL = CHANGES["prepare"] | {"image_size": 8, "channels": 1, "min_num_images": 100}
 BRIEF = {
     "num_samples": 150,
     "num_steps": 4,
