@@ -80,7 +80,15 @@ class Servers:
 def serving() -> Iterator[Servers]:
     """All servers while the block lasts."""
     command = [sys.executable, "-m", "tests.servers"]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        # What ends the tests does not reach it before it has ended its servers.
+        start_new_session=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         yield Servers(process)
         cast("IO[str]", process.stdin).close()
         assert process.wait() == 0
