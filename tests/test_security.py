@@ -55,6 +55,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.
     for command in (
         ["dvc", "repro"],
         ["python", "-m", "pipeline", "model", "register", *register],
+        ["python", "-m", "pipeline", "model", "promote", "1", "--reason", "so small a training beats no baseline"],
         ["python", "-m", "pipeline", "sample", "--model", model, "--num-images", "2", "--out", "drawn.npz"],
         ["python", "-m", "pipeline", "runs", "sync"],
     ):

@@ -48,13 +48,21 @@ GUARDED = {
 """What a digest beside it or in it vouches for, bit by bit."""
 
 
+FOLDERS = {
+    "train": ("images-00000.npy", "labels.npy"),
+    "held_out": ("images-00000.npy", "labels.npy"),
+    "all_images": ("extractor.json", "extractor.safetensors", "reference.safetensors"),
+}
+"""Files of the folders that stages read."""
+
+
 def _files(stage: str) -> list[str]:
     """What the stage reads, by dvc.yaml; folders are named by the files that are in them."""
     if stage == "register":
         evaluation = [f"data/evaluation/{name}" for name in ("metrics.json", "figures.csv")]
         return ["data/model/model.json", "data/model/model.safetensors", *evaluation]
     data = [path for path in DVC[stage]["deps"] if path.startswith("data/")]
-    names = {path: ("images-00000.npy", "labels.npy") for path in data if path.split("/")[-1] in {"train", "held_out"}}
+    names = {path: FOLDERS[path.split("/")[-1]] for path in data if path.split("/")[-1] in FOLDERS}
     return [f"{path}/{name}" if name else path for path in data for name in names.get(path, ("",))]
 
 
