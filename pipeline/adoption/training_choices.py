@@ -26,8 +26,9 @@ NEEDED_IMAGES = 100_000
 """Training length below which a smaller side is better: of 1,750 drawings at 32 pixels, 20,000 images seen gave coloured
 noise and 144,000 recognisable objects."""
 LEAST_IMAGES = 2_000
-MOST_PASSES, MANY_PASSES = 300, 100
-"""Over the training images, after which a longer training would learn the images themselves; and from which it may."""
+MOST_PASSES, OVERFITTING_PASSES, AUGMENTED_PASSES = 300, 100, 300
+"""Over the training images: after which a longer training would learn the images themselves, from which it may, and from
+which augmentation pays (DECISIONS.md)."""
 MEMORY_SHARE = 0.7
 """Of the free memory, that the training may take."""
 
@@ -103,15 +104,12 @@ def length_choice(affordable: int, num_train: int, minutes: float) -> Choice:
 def repetition_choices(num_images: int, num_train: int) -> Iterator[Choice]:
     """Augmentation, whose changes samples do not show, and an early end, where each image is seen very often."""
     passes = num_images / num_train
-    found, is_often = f"{passes:.0f} passes over {num_train:,} images", passes >= MANY_PASSES
-    why = (
-        "so many that a network learns images by heart; samples show none of it"
-        if is_often
-        else "too few to learn images by heart"
-    )
-    yield Choice("train.augmentation.kinds", ["shift", "scale"] if is_often else [], found, why)
-    why = "so many that the error on new images may rise" if is_often else "too few to over-fit"
-    yield Choice("train.stop_when_overfitting", is_often, found, why)
+    found = f"{passes:.0f} passes over {num_train:,} images"
+    augmented, watched = passes >= AUGMENTED_PASSES, passes >= OVERFITTING_PASSES
+    why = "so many that images are learnt by heart; samples show none of it" if augmented else "too few for it to pay"
+    yield Choice("train.augmentation.kinds", ["shift", "scale"] if augmented else [], found, why)
+    why = "so many that the error on new images may rise" if watched else "too few to over-fit"
+    yield Choice("train.stop_when_overfitting", watched, found, why)
 
 
 def memory_choice(cost: Cost, memory_mib: float) -> Choice:
