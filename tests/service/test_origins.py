@@ -84,17 +84,17 @@ def _ask(browser: Any, page_url: str, server: Server, key: str = KEY) -> list[An
     return list(answer)
 
 
-def test_a_page_of_an_allowed_origin_draws_and_reads_headers(browser: Any, origins: tuple[Server, str, str]) -> None:
+def test_a_page_of_an_allowed_origin_draws_and_reads_headers(origins: tuple[Server, str, str], browser: Any) -> None:
     server, allowed, _ = origins
     assert _ask(browser, allowed, server) == [200, "page-1", 3]
 
 
-def test_a_page_of_an_allowed_origin_reads_errors(browser: Any, origins: tuple[Server, str, str]) -> None:
+def test_a_page_of_an_allowed_origin_reads_errors(origins: tuple[Server, str, str], browser: Any) -> None:
     server, allowed, _ = origins
     assert _ask(browser, allowed, server, key="wrong") == [401, "page-1", "invalid_api_key"]
 
 
-def test_a_page_of_another_origin_gets_nothing(browser: Any, origins: tuple[Server, str, str], server: Server) -> None:
+def test_a_page_of_another_origin_gets_nothing(origins: tuple[Server, str, str], browser: Any, server: Server) -> None:
     with_origins, allowed, other = origins
     assert _ask(browser, other, with_origins) == [0, None, "TypeError"]
     assert _ask(browser, allowed, server) == [0, None, "TypeError"]
@@ -108,7 +108,7 @@ def test_a_page_whose_name_resolves_to_this_machine_gets_nothing(browser: Any, s
     assert answer == [403, "page-1", "host_not_allowed"]
 
 
-def test_the_playground_draws_with_the_models_own_guidance(browser: Any, origins: tuple[Server, str, str]) -> None:
+def test_the_playground_draws_with_the_models_own_guidance(origins: tuple[Server, str, str], browser: Any) -> None:
     server, _, _ = origins
     page = browser.new_page()
     asked: list[dict[str, Any]] = []
