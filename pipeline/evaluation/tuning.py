@@ -17,12 +17,14 @@ from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.artefacts.subset import Subset
 from pipeline.device import best_device
 from pipeline.diffusion.refinement import refined
-from pipeline.diffusion.sampling import make_plan, sample
+from pipeline.diffusion.sampling import make_plan
 from pipeline.diffusion.seeds import image_seed
 from pipeline.diffusion.timetables import times_for, timetable
 from pipeline.evaluation.apply_tuning import average_weights
 from pipeline.evaluation.choose_guidance import choose_guidance
 from pipeline.evaluation.evaluator import Evaluator
+from pipeline.inference.cores import denoiser_here
+from pipeline.inference.draw import draw_batches
 from pipeline.inference.losses import level_figures, loss_per_noise_level
 from pipeline.params import EvaluateParams
 
@@ -95,7 +97,7 @@ def _choose_width(
     for width in params.ema_widths:
         model.network.load_state_dict(average_weights(snapshots, width))
         levels = loss_per_noise_level(
-            model.denoiser(device), images, table, num_levels=NUM_LEVELS, seed=params.seed, device=device
+            denoiser_here(model), images, table, num_levels=NUM_LEVELS, seed=params.seed, device=device
         )
         losses[width] = level_figures(levels)["mse_over_linear"]
     best = min(losses, key=lambda width: losses[width])
@@ -131,15 +133,8 @@ def _refine_times(
 
 
 def _draw(model: Model, sampling: SamplingDefaults, times: tuple[int, ...], seed: int) -> Tensor:
-    device, null = best_device().device, model.null_label
     # Other seeds than those of the evaluated samples.
-    return sample(
-        model.denoiser(device),
-        make_plan(sampling.sampler, model.schedule, times),
-        [image_seed(seed + 1, i) for i in range(NUM_DRAWN)],
-        torch.arange(NUM_DRAWN) % null if null else None,
-        model.description.data.shape,
-        guidance_scale=sampling.guidance_scale,
-        null_label=null,
-        device=device,
-    )
+    seeds = [image_seed(seed + 1, i) for i in range(NUM_DRAWN)]
+    labels = [i % model.null_label for i in range(NUM_DRAWN)] if model.null_label else None
+    plan = make_plan(sampling.sampler, model.schedule, times)
+    return torch.cat(list(draw_batches(model, plan, seeds, labels, guidance_scale=sampling.guidance_scale)))

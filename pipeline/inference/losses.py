@@ -1,8 +1,9 @@
 """Losses of a model on held-out images: squared error per noise level, and a bound on bits per dimension."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,13 +22,16 @@ from pipeline.diffusion.likelihood import bits_per_dim
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.seeds import image_generator, image_seed, normal_rows
 from pipeline.diffusion.timetables import timetable
+from pipeline.inference.cores import denoiser_here, on_all_cores
 
 NUM_LEVELS = 24
 NUM_FOR_LEVELS = 128
 """Images denoised at every level: the mean then has a relative error of about 2 %."""
 NUM_T_PER_IMAGE = 8
 """Noise levels at which each image is denoised for the bound."""
-BATCH_SIZE = 64
+BATCH_SIZE = 32
+
+Batch = TypeVar("Batch")
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -48,7 +52,7 @@ def held_out_losses(
     As many training images, of those that the model was trained on, tell whether it over-fits.
     """
     device = best_device().device
-    denoiser = model.denoiser(device)
+    denoiser = denoiser_here(model)
     count = min(NUM_FOR_LEVELS, len(held_out) // 2)
     levels, training_levels = (
         loss_per_noise_level(
@@ -113,12 +117,15 @@ def squared_errors(
 
     Each image has noise of its own, the same at all levels.
     """
-    parts = []
-    for start, (x0, labels) in _batches(images, device, "noise levels"):
+
+    def errors(start: int) -> Float[np.ndarray, "levels rows"]:
+        x0, labels = _batch(images, start, device)
         eps = _noise(x0, [image_seed(seed, start + row) for row in range(len(x0))])
-        errors = [_squared_error(denoiser, x0, labels, eps, t, schedule) for t in levels]
-        parts.append(torch.stack(errors).double().cpu().numpy())
-    return np.concatenate(parts, axis=1)
+        rows = [_squared_error(denoiser, x0, labels, eps, t, schedule) for t in levels]
+        return torch.stack(rows).double().cpu().numpy()
+
+    starts = range(0, len(images), BATCH_SIZE)
+    return np.concatenate(list(_bar(on_all_cores(errors, starts), images, "noise levels")), axis=1)
 
 
 def level_figures(levels: pd.DataFrame) -> dict[str, float]:
@@ -145,7 +152,8 @@ def likelihood(
     device: torch.device,
 ) -> dict[str, float]:
     """The variational bound and its terms, in bits per dimension."""
-    batches = (batch for _, batch in _batches(images, device, "likelihood"))
+    starts = range(0, len(images), BATCH_SIZE)
+    batches = (_batch(images, start, device) for start in _bar(starts, images, "likelihood"))
     generator = torch.Generator().manual_seed(seed)
     bound = bits_per_dim(denoiser, schedule, batches, NUM_T_PER_IMAGE, generator, decoder_std=decoder_std)
     return {
@@ -163,14 +171,16 @@ def noise_levels(schedule: NoiseSchedule, num_levels: int) -> list[int]:
     return [t for t in reversed(falling) if schedule.snr[t] > 0]
 
 
-def _batches(images: Subset, device: torch.device, name: str) -> Iterator[tuple[int, tuple[Tensor, Tensor | None]]]:
-    """Yield (start, (x0, labels)) for each batch on the device, with a progress bar."""
-    with tqdm(total=len(images), desc=name, unit=" images", mininterval=0.5) as bar:
-        for start in range(0, len(images), BATCH_SIZE):
-            part = images.part(slice(start, start + BATCH_SIZE))
-            x0 = to_unit_range(torch.tensor(part[:], device=device)).permute(0, 3, 1, 2).contiguous()
-            yield start, (x0, None if part.labels is None else torch.tensor(part.labels, device=device))
-            bar.update(len(part))
+def _bar(batches: Iterable[Batch], images: Subset, name: str) -> Iterable[Batch]:
+    """The same batches, counted by a progress bar."""
+    return tqdm(batches, total=math.ceil(len(images) / BATCH_SIZE), desc=name, unit=" batches", mininterval=0.5)
+
+
+def _batch(images: Subset, start: int, device: torch.device) -> tuple[Tensor, Tensor | None]:
+    """The images from `start` on, and their classes."""
+    part = images.part(slice(start, start + BATCH_SIZE))
+    x0 = to_unit_range(torch.tensor(part[:], device=device)).permute(0, 3, 1, 2).contiguous()
+    return x0, None if part.labels is None else torch.tensor(part.labels, device=device)
 
 
 def _noise(x0: Tensor, seeds: list[int]) -> Tensor:

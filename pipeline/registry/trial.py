@@ -30,10 +30,12 @@ from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.copies import nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator
 from pipeline.evaluation.samples import Samples, balanced_labels, write_samples
-from pipeline.inference.draw import BATCH_SIZE, draw
+from pipeline.inference.draw import draw
 from pipeline.params import EvaluateParams, load_params
 
 MIB = 1 << 20
+NUM_TIMED = 64
+"""Images that are drawn at a time to compare the speed of two models."""
 
 
 def main(model: Path, prepared: Path, features: Path, out: Path) -> None:
@@ -107,8 +109,8 @@ def _share(seen: NDArray[np.int64], label: int) -> float:
 
 
 def time_batch(model: Model, samples: Samples) -> float:
-    """Seconds for one full batch of the first seeds without a class, drawn as a service would."""
-    seeds = samples.seeds[:BATCH_SIZE].tolist()
+    """Seconds for the first images without a class."""
+    seeds = samples.seeds[:NUM_TIMED].tolist()
     labels = model_labels(model, [None] * len(seeds))
     start = time.perf_counter()
     draw(model, seeds, labels)

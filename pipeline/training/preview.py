@@ -7,15 +7,15 @@ from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.model import Description, Model, build_network
 from pipeline.artefacts.subset import Subset
 from pipeline.diffusion.seeds import image_seed
-from pipeline.inference.draw import BATCH_SIZE, draw
+from pipeline.inference.cores import denoiser_here
+from pipeline.inference.draw import draw
 from pipeline.inference.grids import grid_image
 from pipeline.inference.losses import level_table, noise_levels, squared_errors
 from pipeline.training.loop import Training
 from pipeline.training.overfitting import HeldOutError
 
-NUM_IMAGES, NUM_STEPS = BATCH_SIZE, 10
-"""Of a grid: one batch and few steps, since the other processes wait. 80 images of 20 steps, in two batches, took 5 s,
-four times in a training of 6 minutes."""
+NUM_IMAGES, NUM_STEPS = 64, 10
+"""Of a grid: few, since the other processes wait."""
 NUM_HELD_OUT, NUM_LEVELS = 64, 6
 
 
@@ -38,7 +38,7 @@ class Preview:
         training, table = self._training, self._training.schedule_table
         device = training.device.device
         levels = noise_levels(table.schedule, NUM_LEVELS)
-        denoiser = self._averaged().denoiser(device)
+        denoiser = denoiser_here(self._averaged())
         errors = squared_errors(
             denoiser, self._held_out, table.schedule, levels, seed=training.params.seed, device=device
         )

@@ -1,31 +1,10 @@
 import numpy as np
 import pytest
-import torch
 
-from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, build_network
-from pipeline.diffusion.betas import cosine_betas
-from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.artefacts.model import Model
 from pipeline.diffusion.seeds import image_seed
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.inference.draw import BATCH_SIZE, draw
 from pipeline.inference.grids import GAP_GREY, LARGEST_TILE, grid_image, sheet_image
-
-
-@pytest.fixture(scope="module")
-def model() -> Model:
-    """A network that was never trained, with weights everywhere."""
-    description = Description(
-        data=DataSpec(image_size=8, channels=3, class_names=("a", "b"), sigma_data=0.5),
-        network=UNetConfig(widths=(8,), num_blocks=1),
-        target="x0",
-        sampling=SamplingDefaults(sampler="ddim", num_steps=3, guidance_scale=1.0),
-    )
-    network = build_network(description, seed=0).eval().requires_grad_(requires_grad=False)
-    random = np.random.default_rng(0)
-    for weight in network.parameters():
-        weight.add_(torch.from_numpy(0.1 * random.standard_normal(weight.shape)).float())
-    return Model(description, network, NoiseSchedule(cosine_betas(20)), digest="")
-
 
 SEEDS = [image_seed(1, i) for i in range(5)]
 LABELS = [0, 1, 0, 1, 2]
