@@ -179,12 +179,14 @@ def _quarantined_bytes(batch: list[RawImage], results: list[DecodedImage | str])
 
 def _measures(pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
     """Columns of the manifest that are computed from the prepared pixels `[n, height, width, channels]`, per image."""
-    flat = pixels.reshape(len(pixels), -1).astype(np.int64)
-    num_pixels, total, squares = flat.shape[1], flat.sum(axis=1), np.einsum("np,np->n", flat, flat)
-    # In integers up to the last operation, so that every machine gets the same floats.
-    mean = total / num_pixels
-    std = np.sqrt(num_pixels * squares - total**2) / num_pixels
-    correlation = _neighbour_correlation(pixels.astype(np.int64), mean, std)
+    num_images, channels = len(pixels), pixels.shape[-1]
+    flat = pixels.reshape(num_images, -1, channels).astype(np.int64)
+    num_pixels, total, squares = flat.shape[1], flat.sum(axis=1), np.einsum("npc,npc->n", flat, flat)
+    # In integers up to the last operations, so that every machine gets the same floats.
+    mean = total.sum(axis=1) / (num_pixels * channels)
+    # About each channel's own mean: an image of one colour is blank, whichever colour it is.
+    std = np.sqrt((num_pixels * squares - np.einsum("nc,nc->n", total, total)) / channels) / num_pixels
+    correlation = _neighbour_correlation(pixels.astype(np.int64), total / num_pixels, std)
     digests = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
     return [
         {
@@ -201,11 +203,15 @@ def _measures(pixels: NDArray[np.uint8]) -> list[dict[str, Any]]:
 def _neighbour_correlation(
     pixels: NDArray[np.int64], mean: NDArray[np.float64], std: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Correlation of pixels `[n, size, size, channels]` with those beside and below them: 0 in noise, near 1 in pictures."""
+    """Correlation of pixels `[n, height, width, channels]` with those beside and below them: 0 in noise, near 1 in pictures.
+
+    `mean` `[n, channels]` is each channel's, `std` `[n]` the root of the mean variance about them.
+    """
     covariance = np.zeros(len(pixels))
     for one, other in ((pixels[:, :, :-1], pixels[:, :, 1:]), (pixels[:, :-1], pixels[:, 1:])):
-        products, sums = np.einsum("nhwc,nhwc->n", one, other), one.sum(axis=(1, 2, 3)) + other.sum(axis=(1, 2, 3))
-        covariance += (products - mean * sums) / one[0].size + mean**2
+        products, sums = np.einsum("nhwc,nhwc->nc", one, other), one.sum(axis=(1, 2)) + other.sum(axis=(1, 2))
+        num_pairs = one.shape[1] * one.shape[2]
+        covariance += ((products - mean * sums) / num_pairs + mean**2).mean(axis=1)
     variance = std**2
     return np.divide(covariance / 2, variance, out=np.ones(len(pixels)), where=variance > 0)
 

@@ -32,13 +32,15 @@ def test_statistics_and_digests_equal_those_of_numpy_and_hashlib() -> None:
     (row,) = batch.rows
     pixels = np.asarray(raw(0, 8).content)
     assert row["mean"] == pytest.approx(pixels.mean(), rel=1e-12)
-    assert row["std"] == pytest.approx(pixels.std(), rel=1e-12)
+    assert row["std"] == pytest.approx(np.sqrt(pixels.var(axis=(0, 1)).mean()), rel=1e-12)
     assert row["sha256"] == row["pixels_sha256"] == hashlib.sha256(pixels.tobytes()).hexdigest()
     assert (row["width"], row["height"], row["mode"]) == (8, 8, "RGB")
 
 
-def test_the_standard_deviation_of_a_constant_image_is_exactly_0() -> None:
-    (batch,) = examine_batches([RawImage("a", 0, np.full((8, 8), 83, np.uint8), 64)], Wanted(8, 1))
+@pytest.mark.parametrize("colour", [(83,), (250, 10, 30), (250, 10, 30, 255)])
+def test_the_standard_deviation_of_an_image_of_one_colour_is_exactly_0(colour: tuple[int, ...]) -> None:
+    image = np.broadcast_to(np.array(colour, np.uint8), (8, 8, len(colour)))
+    (batch,) = examine_batches([RawImage("a", 0, image, 64)], Wanted(8, len(colour)))
     assert batch.rows[0]["std"] == 0.0
 
 
@@ -49,11 +51,17 @@ def test_the_correlation_of_neighbours_is_that_of_numpy(channels: int, photos: d
     pictures = [np.asarray(photo).reshape(32, 32, channels), noise]
     (batch,) = examine_batches((RawImage("a", i, image, 1) for i, image in enumerate(pictures)), Wanted(32, channels))
     for row, image in zip(batch.rows, pictures, strict=True):
-        off = image - image.mean()
+        off = image - image.mean(axis=(0, 1))
         covariances = [(off[:, :-1] * off[:, 1:]).mean(), (off[:-1] * off[1:]).mean()]
-        assert row["neighbour_correlation"] == pytest.approx(np.mean(covariances) / image.var(), rel=1e-9)
+        assert row["neighbour_correlation"] == pytest.approx(np.mean(covariances) / (off**2).mean(), rel=1e-9)
     assert batch.rows[0]["neighbour_correlation"] > 0.5
     assert abs(batch.rows[1]["neighbour_correlation"]) < 0.1
+
+
+def test_the_colour_of_noise_does_not_hide_it() -> None:
+    noise = np.random.default_rng(0).integers(0, 60, (32, 32, 3), np.uint8) + np.array([190, 20, 90], np.uint8)
+    (batch,) = examine_batches([RawImage("a", 0, noise, 1)], Wanted(32, 3))
+    assert abs(batch.rows[0]["neighbour_correlation"]) < 0.1
 
 
 def test_a_constant_image_has_no_correlation_of_neighbours() -> None:

@@ -1,7 +1,7 @@
 """Formats of image files: whether a file is whole, and what it is if it is no image that is read.
 
 Begin with `readable` and `check_whole`. `png`, `jpeg` and `tiff` check these formats, `containers` all others, `foreign` names files of other kinds.
-What cannot be known: whether a flat part of a JPEG with optimised tables, or black in uncompressed data, was ever written.
+What cannot be known: whether a flat part of a baseline JPEG with optimised tables, or black in uncompressed data, was ever written.
 """
 
 from pipeline.ingestion.formats.broken import BrokenImageError

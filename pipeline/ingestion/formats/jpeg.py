@@ -6,7 +6,7 @@ zeros (an interrupted download, a bad disk) looks like a picture with a flat low
 
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from pipeline.ingestion.formats.broken import BrokenImageError
 
@@ -21,8 +21,14 @@ MARKER = re.compile(rb"\xff+([^\x00\xff])")
 ZEROS = bytes(64)
 """Shortest stretch of zeros that is looked at."""
 
-Tables = dict[tuple[int, int], int]
-"""By class (0: DC, 1: AC) and number of a Huffman table its first symbol, whose code is all zeros (T.81, C.2)."""
+REFINEMENT_ZEROS = bytes(256)
+"""Shortest stretch in a scan that refines AC coefficients: in it bits of 0 leave coefficients as they are, of which libjpeg
+writes up to 1,000 (125 bytes) behind one symbol."""
+
+Tables = Mapping[tuple[int, int], bytes]
+"""By class (0: DC, 1: AC) and number of a Huffman table its symbols; the first one's code is all zeros (T.81, C.2)."""
+NO_SYMBOLS = b"\0"
+PROGRESSIVE, ZERO_RUN = 0xC2, 0xF0
 
 
 def check_jpeg(content: bytes) -> None:
@@ -31,14 +37,14 @@ def check_jpeg(content: bytes) -> None:
     Raises:
         BrokenImageError: there is no end marker, a segment is damaged, or the coded data contain zeros where they cannot.
     """
-    tables: Tables = {}
+    tables: dict[tuple[int, int], bytes] = {}
     frame = 0
     for marker, body, coded in _segments(content):
         if marker in FRAMES:
             frame = marker
         elif marker == DHT:
-            tables |= _first_symbols(body)
-        elif marker == SOS and ZEROS in coded and not _zeros_may_be(frame, body, tables):
+            tables.update(_symbols(body))
+        elif marker == SOS and ZEROS in coded and not _zeros_may_be(frame, body, coded, tables):
             raise BrokenImageError("damaged: zeros within the coded data of the JPEG")
         elif marker == EOI:
             return
@@ -87,15 +93,14 @@ def _end(content: bytes, position: int) -> str:
     return "damaged: JPEG without its end marker (EOI): cut off"
 
 
-def _first_symbols(body: bytes) -> Tables:
-    tables: Tables = {}
+def _symbols(body: bytes) -> Iterator[tuple[tuple[int, int], bytes]]:
     while len(body) > 17:
-        tables[body[0] >> 4, body[0] & 15] = body[17]
-        body = body[17 + sum(body[1:17]) :]
-    return tables
+        end = 17 + sum(body[1:17])
+        yield (body[0] >> 4, body[0] & 15), body[17:end] or NO_SYMBOLS
+        body = body[end:]
 
 
-def _zeros_may_be(frame: int, body: bytes, tables: Tables) -> bool:
+def _zeros_may_be(frame: int, body: bytes, coded: bytes, tables: Tables) -> bool:
     """Whether a flat part of the image may be coded as zeros: optimised tables may begin with "no change" and "no more".
 
     The usual tables do not: with them zeros mean a coefficient of -1 in every place.
@@ -103,13 +108,22 @@ def _zeros_may_be(frame: int, body: bytes, tables: Tables) -> bool:
     if frame not in HUFFMAN_FRAMES or len(body) < 4 or len(body) < 4 + 2 * body[0]:
         return True
     count = body[0]
-    spectral_start, refinement = body[1 + 2 * count], body[3 + 2 * count] >> 4
-    if refinement:
-        return True
+    spectral_start, is_refinement = body[1 + 2 * count], body[3 + 2 * count] >> 4 > 0
     selectors = [body[2 + 2 * number] for number in range(count)]
-    is_flat_dc = all(tables.get((0, each >> 4), 0) == 0 for each in selectors)
-    # An end of block or a run of them has a symbol whose low half, the size of a coefficient, is 0.
-    is_flat_ac = all(tables.get((1, each & 15), 0) & 15 == 0 for each in selectors)
-    if frame != 0xC2:
-        return is_flat_dc and is_flat_ac
-    return is_flat_ac if spectral_start else is_flat_dc
+    dc = [tables.get((0, each >> 4), NO_SYMBOLS) for each in selectors]
+    ac = [tables.get((1, each & 15), NO_SYMBOLS) for each in selectors]
+    is_flat_dc = all(symbols[0] == 0 for symbols in dc)
+    if frame != PROGRESSIVE:
+        return is_flat_dc and all(symbols[0] == 0 for symbols in ac)
+    if not spectral_start:
+        return is_refinement or is_flat_dc
+    if is_refinement:
+        return REFINEMENT_ZEROS not in coded or not any(map(_has_runs, ac))
+    # An end of block has a symbol whose low half, the size of a coefficient, is 0. An encoder that knows runs of them
+    # writes one run for many flat blocks.
+    return all(symbols[0] & 15 == 0 and symbols[0] != ZERO_RUN and not _has_runs(symbols) for symbols in ac)
+
+
+def _has_runs(symbols: bytes) -> bool:
+    """Whether a table of a progressive scan has symbols for runs of ended blocks (T.81, G.1.2.2)."""
+    return any(symbol & 15 == 0 and symbol not in (0, ZERO_RUN) for symbol in symbols)
