@@ -250,7 +250,9 @@ class TrainParams(Section):
     stop_when_overfitting: bool = Field(
         description="stop when the held-out error rises, and keep the weights of the snapshot before; false: only warn"
     )
-    num_grids: int = Field(ge=0, description="sample grids drawn during training")
+    num_grids: int = Field(
+        ge=0, description="sample grids drawn during training, besides those after 1, 2, 5 and 10 %; 0 for none at all"
+    )
     network: UNetConfig = Field(description="architecture of the U-Net, see pipeline/diffusion/unet.py")
 
 

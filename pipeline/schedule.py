@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.artefacts.dataset import Dataset, Split
 from pipeline.artefacts.files import remove_outputs, write_json
@@ -27,6 +26,7 @@ from pipeline.diffusion.timetables import optimise_each
 from pipeline.diffusion.weighting import SnrBounds, loss_weight
 from pipeline.errors import CheckFailedError
 from pipeline.params import Density, ScheduleParams, load_params
+from pipeline.progress import progress_bar
 from pipeline.reporting.schedule_plots import write_curves, write_curves_csv, write_forward
 from pipeline.tracking.runs import StageRun, stage_run
 
@@ -157,7 +157,7 @@ def failed_gates(params: ScheduleParams, statistics: dict[str, float]) -> Iterat
 def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[str, tuple[int, ...]]]:
     """For each sampler and number of steps the times with the least error on Gaussian data with this spectrum."""
     numbers = [number for number in NUM_STEPS if number <= noise.num_timesteps]
-    with tqdm(total=len(SAMPLERS) * len(numbers), desc="timetables") as bar:
+    with progress_bar(name="timetables", unit="tables", total=len(SAMPLERS) * len(numbers)) as bar:
         timetables: dict[str, dict[str, tuple[int, ...]]] = {}
         for sampler in SAMPLERS:
             timetables[sampler] = {}

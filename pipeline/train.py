@@ -16,8 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
-from tqdm import tqdm
-
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import DEFAULT_SAMPLING, SNAPSHOTS, DataSpec, Description, build_network, save_model
@@ -27,16 +25,17 @@ from pipeline.device import best_device
 from pipeline.diffusion.target import check_target
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.params import Params, load_params
+from pipeline.progress import progress_bar
 from pipeline.tracking import runs
 from pipeline.tracking.runs import StageRun
 from pipeline.training import checkpoint
 from pipeline.training.cost import require_memory
 from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.fingerprint import provenance, training_key
-from pipeline.training.journal import Journal
+from pipeline.training.journal import GRIDS, Journal
 from pipeline.training.loop import Training, check_finite
 from pipeline.training.overfitting import best, is_overfitting
-from pipeline.training.preview import Preview
+from pipeline.training.preview import Preview, grid_steps
 
 
 def main(prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: float) -> None:
@@ -59,7 +58,7 @@ def train(
         journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec)
         journal.resume()
         training.sync_from_first()
-        _report_start(journal)
+        _report_start(journal, out)
         settings = params.model_dump(mode="json", by_alias=True)
         with runs.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
             journal.run_id = run.run_id
@@ -117,11 +116,13 @@ def store_of(description: Description, training: Training) -> Path:
     return runs.main_worktree() / ".foundry" / "training" / key
 
 
-def _report_start(journal: Journal) -> None:
+def _report_start(journal: Journal, out: Path) -> None:
     for line in journal.damaged:
         sys.stderr.write(f"warning: {line}; the checkpoint before is used\n")
     if journal.num_images_saved is not None:
         sys.stderr.write(f"resuming after {journal.num_images_saved} images\n")
+    if journal.training.params.num_grids:
+        sys.stderr.write(f"samples of the network as it learns: {out / GRIDS}, the first after 1 %\n")
 
 
 def _train_to_the_end(training: Training, journal: Journal, preview: Preview, run: StageRun, out: Path) -> None:
@@ -129,7 +130,8 @@ def _train_to_the_end(training: Training, journal: Journal, preview: Preview, ru
     signals = _Signals()
     batch_size = training.params.batch_size
     total = training.num_steps * batch_size
-    with tqdm(total=total, initial=training.num_images, unit=" images", desc="train", mininterval=0.5) as bar:
+    grids_after = grid_steps(training.num_steps, training.params.num_grids)
+    with progress_bar(name="train", unit="images", total=total, done=training.num_images) as bar:
         # A finished training that over-fitting had stopped is only written again.
         for step in () if journal.stopped else training.steps():
             check_finite(step, journal.num_images_saved)
@@ -138,7 +140,7 @@ def _train_to_the_end(training: Training, journal: Journal, preview: Preview, ru
             if row is not None:
                 run.metrics(row, step=step.num_images)
                 bar.set_postfix(loss=f"{row['train/loss']:.4f}", refresh=False)
-            if training.completed_fraction_boundary(training.params.num_grids):
+            if training.step in grids_after:
                 run.image("train/grid", journal.keep_grid(preview.grid()), step=step.num_images)
             if training.completed_fraction_boundary(training.params.num_snapshots):
                 error, figures = preview.held_out_errors()

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from pipeline.artefacts.alpha import on_both
 from pipeline.artefacts.dataset import DatasetInfo
@@ -29,6 +28,7 @@ from pipeline.diffusion.images import to_unit_range
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.evaluation.feature_networks import ConvNet, EfficientNetLite0, FeatureNetwork
 from pipeline.params import FeaturesParams
+from pipeline.progress import progress_bar
 
 Kind = Literal["classifier", "efficientnet_lite0", "random"]
 
@@ -64,9 +64,8 @@ class Extractor:
     def features(self, images: Images) -> Tensor:
         """Compute features, float32 `[n, num_features]`, on the CPU."""
         out = torch.empty(len(images), self.network.num_features)
-        # The bar appears after a second.
         starts = range(0, len(images), BATCH_SIZE)
-        for start in tqdm(starts, desc="features", unit=" batches", delay=1, mininterval=0.5, leave=False):
+        for start in progress_bar(starts, name="features", unit="batches", total=len(starts)):
             batch = slice(start, start + BATCH_SIZE)
             out[batch] = self.network.features(_pixels(images[batch])).cpu()
         return out
@@ -132,7 +131,7 @@ def train_classifier(network: ConvNet, images: Subset, *, num_images: int, seed:
     optimiser = torch.optim.AdamW(network.parameters(), weight_decay=0.01)
     network.train()
     batches = itertools.islice(_shuffled(images, batch_size, np.random.default_rng(seed)), num_steps)
-    bar = tqdm(batches, total=num_steps, desc="classifier", unit=" batches", mininterval=0.5)
+    bar = progress_bar(batches, name="classifier", unit="batches", total=num_steps)
     for step, batch in enumerate(bar):
         progress = (step + 0.5) / num_steps
         optimiser.param_groups[0]["lr"] = PEAK_LEARNING_RATE * min(progress / RISE, (1 - progress) / (1 - RISE))

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.artefacts.model import Model, SamplingDefaults
 from pipeline.artefacts.schedule_table import ScheduleTable
@@ -27,6 +26,7 @@ from pipeline.inference.cores import denoiser_here
 from pipeline.inference.draw import draw_batches
 from pipeline.inference.losses import level_figures, loss_per_noise_level
 from pipeline.params import EvaluateParams
+from pipeline.progress import progress_bar
 
 NUM_FOR_WIDTH, NUM_LEVELS = 128, 12
 """Training images and noise levels by which each EMA length is compared."""
@@ -120,7 +120,7 @@ def _refine_times(
     rows_per_try = NUM_DRAWN * sampling.num_steps * (1 if sampling.guidance_scale == 1 else 2)
     num_tries = max(1, params.tuning_rows // rows_per_try)
     errors: dict[tuple[int, ...], float] = {}
-    with tqdm(total=num_tries, desc="times", unit=" tries", mininterval=0.5) as bar:
+    with progress_bar(name="times", unit="tries", total=num_tries) as bar:
 
         def error_of(tried: tuple[int, ...]) -> float:
             bar.update()

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.artefacts.model import Model, plan_for
 from pipeline.device import best_device
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.sampling import Sampler, SamplerPlan, sample
 from pipeline.inference.cores import denoiser_here, on_all_cores
+from pipeline.progress import progress_bar
 
 BATCH_SIZE, GPU_BATCH_SIZE = 16, 64
 """Rows of every network call, twice as many with guidance, padded if there are fewer images: with one batch size the bits of a
@@ -50,7 +50,7 @@ def draw(
     scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
     images = np.empty((len(seeds), *_image_shape(model)), np.uint8)
     start = 0
-    with tqdm(total=len(seeds), desc="draw", unit=" images", disable=not progress, mininterval=0.5) as bar:
+    with progress_bar(name="draw", unit="images", total=len(seeds), hidden=not progress) as bar:
         for x0 in draw_batches(model, plan, seeds, labels, guidance_scale=scale):
             images[start : start + len(x0)] = to_bytes(x0).permute(0, 2, 3, 1).numpy()
             start += len(x0)

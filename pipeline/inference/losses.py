@@ -10,7 +10,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from pipeline.artefacts.model import Model
 from pipeline.artefacts.schedule_table import ScheduleTable
@@ -23,6 +22,7 @@ from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.seeds import image_generator, image_seed, normal_rows
 from pipeline.diffusion.timetables import timetable
 from pipeline.inference.cores import denoiser_here, on_all_cores
+from pipeline.progress import progress_bar
 
 NUM_LEVELS = 24
 NUM_FOR_LEVELS = 128
@@ -173,7 +173,7 @@ def noise_levels(schedule: NoiseSchedule, num_levels: int) -> list[int]:
 
 def _bar(batches: Iterable[Batch], images: Subset, name: str) -> Iterable[Batch]:
     """The same batches, counted by a progress bar."""
-    return tqdm(batches, total=math.ceil(len(images) / BATCH_SIZE), desc=name, unit=" batches", mininterval=0.5)
+    return progress_bar(batches, name=name, unit="batches", total=math.ceil(len(images) / BATCH_SIZE))
 
 
 def _batch(images: Subset, start: int, device: torch.device) -> tuple[Tensor, Tensor | None]:

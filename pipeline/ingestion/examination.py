@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from pipeline.artefacts.image_size import height_and_width
 from pipeline.ingestion.decode import DecodedImage, Wanted, decode
@@ -31,6 +30,7 @@ from pipeline.ingestion.sources import RawImage, RawSet
 from pipeline.ingestion.spool import PixelSpool
 from pipeline.ingestion.value_range import ValueRange, decided
 from pipeline.params import PrepareParams
+from pipeline.progress import progress_bar
 
 BATCH_SIZE = 64
 """Most images per batch."""
@@ -98,7 +98,7 @@ def _pass(source: RawSet, spool: PixelSpool, wanted: Wanted, description: str) -
     frames: list[pd.DataFrame] = []
     rows: list[dict[str, Any]] = []
     kept: dict[str, bytes] = {}
-    with _quiet_pillow(), tqdm(total=source.num_images, desc=description, unit="image") as progress:
+    with _quiet_pillow(), progress_bar(name=description, unit="images", total=source.num_images) as progress:
         for batch in examine_batches(source.images, wanted):
             spool.append(batch.pixels)
             if sum(map(len, kept.values())) < QUARANTINED_BYTES:

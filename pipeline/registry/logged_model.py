@@ -20,7 +20,7 @@ from pipeline.tracking import store
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "jaxtyping", "tqdm", "mlflow")
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 PACKAGE = Path(__file__).parents[1]
-NEEDED = ("__init__.py", "errors.py", "device.py", "artefacts", "diffusion", "inference")
+NEEDED = ("__init__.py", "errors.py", "device.py", "progress.py", "artefacts", "diffusion", "inference")
 """The modules and rooms of this package that MODEL_CODE needs; a version holds a copy of them."""
 
 

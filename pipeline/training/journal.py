@@ -19,6 +19,8 @@ NUM_ROWS = 200
 """Rows of curves.csv; each is the mean over one of so many equal parts of the training."""
 SHOW_INTERVAL_SEC = 2.0
 """Between two versions of the growing curves in the model folder; writing one takes 8 ms."""
+GRIDS = "grids"
+"""Folder of the sample grids."""
 COLUMNS = ("images", "train/loss", "train/grad_norm", "train/learning_rate")
 HELD_OUT_COLUMNS = ("images", "train/held_out_mse", "train/linear_denoiser_mse")
 """Of held_out.csv, one row for each snapshot."""
@@ -102,7 +104,7 @@ class Journal:
 
     def keep_grid(self, grid: Image) -> Path:
         """Save a sample grid under the number of images seen."""
-        path = self.store / "grids" / f"{self.training.num_images:09d}.png"
+        path = self.store / GRIDS / f"{self.training.num_images:09d}.png"
         with naming(path):
             path.parent.mkdir(exist_ok=True)
         with replacing(path) as temporary:
@@ -121,14 +123,14 @@ class Journal:
         checkpoint.finish(self.store)
 
     def _write_plots(self, out: Path) -> None:
-        with naming(out / "grids"):
-            (out / "grids").mkdir(parents=True, exist_ok=True)
+        with naming(out / GRIDS):
+            (out / GRIDS).mkdir(parents=True, exist_ok=True)
         _write_table(out / "curves.csv", COLUMNS, self.rows)
         _write_table(out / "held_out.csv", HELD_OUT_COLUMNS, self.held_out_rows)
-        with naming(out / "grids"):
-            for path in sorted((self.store / "grids").glob("*.png")):
+        with naming(out / GRIDS):
+            for path in sorted((self.store / GRIDS).glob("*.png")):
                 if int(path.stem) <= self.training.num_images:
-                    shutil.copyfile(path, out / "grids" / path.name)
+                    shutil.copyfile(path, out / GRIDS / path.name)
 
     @property
     def _length(self) -> int:

@@ -16,6 +16,8 @@ from pipeline.training.overfitting import HeldOutError
 
 NUM_IMAGES, NUM_STEPS = 64, 10
 """Of a grid: few, since the other processes wait."""
+EARLY_PERCENT = (1, 2, 5, 10)
+"""Of a training: what changes most is seen first, and the first pictures come within a minute."""
 NUM_HELD_OUT, NUM_LEVELS = 64, 6
 
 
@@ -58,6 +60,14 @@ class Preview:
         network.load_state_dict(training.ema.tracks[0])
         network.to(training.device.device).eval().requires_grad_(requires_grad=False)
         return Model(self._description, network, training.schedule_table.schedule, digest="")
+
+
+def grid_steps(num_steps: int, num_grids: int) -> frozenset[int]:
+    """The steps after which a grid is drawn: the ends of `num_grids` equal parts, and early ones; none for 0."""
+    if num_grids == 0:
+        return frozenset()
+    parts = [*((percent, 100) for percent in EARLY_PERCENT), *((part, num_grids) for part in range(1, num_grids + 1))]
+    return frozenset(-(-part * num_steps // whole) for part, whole in parts)
 
 
 def grid_layout(num_classes: int) -> tuple[list[int] | None, int | None]:

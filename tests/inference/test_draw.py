@@ -28,7 +28,10 @@ def test_what_is_not_said_is_as_the_model_has_it(model: Model) -> None:
     assert (draw(model, SEEDS, LABELS) != draw(model, SEEDS, LABELS, eta=1.0)).any()
 
 
-def test_the_bar_counts_images(model: Model, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_bar_counts_images(
+    model: Model, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("pipeline.progress.LOG_INTERVAL_SEC", 0.0)
     draw(model, SEEDS, LABELS, progress=True)
     assert "5/5" in capsys.readouterr().err
     draw(model, SEEDS, LABELS)
