@@ -31,6 +31,7 @@ from pipeline.registry.promotion import ComparisonResult, Decision
 from pipeline.registry.registry import Candidate, Registry
 from pipeline.registry.versions import download
 from pipeline.tracking import store
+from pipeline.tracking.stage_times import timed
 from pipeline.tracking.tags import DATA_TAG, TRAINED_DIGEST_TAG
 
 VERSION_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
@@ -49,7 +50,7 @@ def main(model: Path, evaluation: Path, prepared: Path, features: Path, out: Pat
     refuse_experiments()
     params = load_params()
     setup = EvaluationSetup(prepared=prepared, features=features, params=params)
-    with locked(main_worktree() / ".foundry" / "register.lock"):
+    with timed("register"), locked(main_worktree() / ".foundry" / "register.lock"):
         outcome = register(params.register_.model_name, model, evaluation, out, setup, again=again)
     sys.stdout.write(f"{outcome}\n")
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -165,6 +166,7 @@ def test_a_model_that_is_worse_than_a_mixture_of_gaussians_becomes_champion_by_a
     assert "registered: digits version 1 (champion)" in said
     assert "worse than a mixture of Gaussians" in said
     assert "Frechet distance" in said
+    assert re.search(r"took, when each last ran: prepare \d+ s, .*, register \d+ s; together \d+", said), said
 
 
 def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> None:

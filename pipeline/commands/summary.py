@@ -9,6 +9,7 @@ from pipeline.evaluation.results import read_results
 from pipeline.evaluation.verdict import verdict
 from pipeline.params import load_params
 from pipeline.registry.versions import holding
+from pipeline.tracking.stage_times import in_words, last_times
 
 NEXT = """\
 next:  make ui      compare runs in the browser
@@ -26,6 +27,9 @@ def main(evaluation: Path, registration: Path) -> None:
     for version in holding(decision["model_digest"]):
         aliases = ", ".join(version.aliases) or "no alias"
         sys.stdout.write(f"registered: {version} ({aliases}); decision: {decision['decision']}\n")
+    if times := last_times():
+        each = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in times.items())
+        sys.stdout.write(f"took, when each last ran: {each}; together {in_words(sum(times.values()))}\n")
     sys.stdout.write(f"\n{NEXT}")
 
 

@@ -7,7 +7,7 @@ store (`pipeline.tracking.shipper`): logging costs a stage microseconds, and a s
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,6 +21,7 @@ from pipeline.provenance.stage_key import key_of_running
 from pipeline.tracking import parent_run, store, titles
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.shipper import BackgroundShipper, Shipper
+from pipeline.tracking.stage_times import timed
 from pipeline.tracking.tags import (
     DATA_TAG,
     DIGEST_TAG,
@@ -130,6 +131,8 @@ class StageRun:
 def stage_run(stage: str, *, params: Mapping[str, Any], resume_run_id: str | None = None) -> Iterator[StageRun]:
     """Open the run of a stage, and before the first stage of a pipeline the parent run; end both with the block.
 
+    Its duration is remembered, but not that of a resumed one, which did only a part of the work.
+
     Args:
         stage: its name.
         params: by section, like `{"train": params.train.model_dump(mode="json")}`. The run gets the section of its
@@ -141,6 +144,13 @@ def stage_run(stage: str, *, params: Mapping[str, Any], resume_run_id: str | Non
     else:
         parent, child = parent_run.parent_run() or uuid.uuid4().hex, uuid.uuid4().hex
     parent_run.remember(parent)
+    with nullcontext() if resume_run_id else timed(stage), _logged(stage, params, parent, child) as run:
+        yield run
+
+
+@contextmanager
+def _logged(stage: str, params: Mapping[str, Any], parent: str, child: str) -> Iterator[StageRun]:
+    """Send what the stage logs in the background, and how it ended."""
     outbox = Outbox.create(_home())
     run = StageRun(outbox, parent, child)
     run._open(stage, params)  # noqa: SLF001  # the same module
