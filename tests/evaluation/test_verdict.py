@@ -65,6 +65,13 @@ def test_an_error_larger_than_the_difference_allows_no_verdict() -> None:
     assert found.headline.startswith("Not known to be better than the baselines: not distinguishable from a mixture")
 
 
+def test_classes_that_are_recognised_less_often_than_the_mixtures_are_worse_than_it_whatever_the_kid() -> None:
+    mixture = {"baseline__class_agreement": 0.6, "baseline__class_agreement_standard_error": 0.01}
+    assert answer("mixture", **mixture)
+    assert answer("mixture", **mixture, evaluate__class_agreement=0.58)
+    assert answer("mixture", **mixture, evaluate__class_agreement=0.56) is False
+
+
 def test_nine_of_ten_noise_levels_have_to_be_below_the_linear_denoiser() -> None:
     assert answer("linear", evaluate__levels_better_than_linear=22 / 24)
     assert answer("linear", evaluate__levels_better_than_linear=21 / 24) is False
