@@ -324,6 +324,17 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _require_a_network_that_can_see_all_of_a_patch(self) -> Params:
+        network = self.train.network
+        values, width = network.patch_size**2 * self.prepare.channels, network.widths[0]
+        if width < values:
+            raise ValueError(
+                f"train.network.widths: the first should be at least {values}, patch_size^2 * prepare.channels: the noise in "
+                f"the other {values - width} values of a patch would stay (got {width})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _limit_num_steps(self) -> Params:
         steps, limit = self.evaluate.num_steps, self.schedule.num_timesteps
         if steps > limit:
