@@ -46,9 +46,7 @@ def candidate_sides(survey: Survey, wanted: int | None) -> tuple[int, ...]:
 
 def size_choices(side: int, survey: Survey, wanted: int | None, why: str) -> Iterator[Choice]:
     """The size, and a network whose patches and levels divide it."""
-    patch, widths = next((patch, widths) for largest, patch, widths in NETWORKS if side <= largest)
-    while side % (patch * 2 ** (len(widths) - 1)):
-        patch, widths = (patch // 2, widths) if patch > 1 else (1, widths[:-1])
+    patch, widths = network_for(side)
     found = (
         f"the shorter side has {survey.median_side} pixels in the median, {survey.small_side} or more in 9 of 10 images"
     )
@@ -61,6 +59,20 @@ def size_choices(side: int, survey: Survey, wanted: int | None, why: str) -> Ite
     patches = f"{height // patch} x {width // patch} patches"
     yield Choice("train.network.patch_size", patch, f"{height} x {width} pixels", f"the network sees {patches}")
     yield Choice("train.network.widths", list(widths), patches, "wide enough for them; wider takes longer")
+
+
+def network_for(side: int) -> tuple[int, tuple[int, ...]]:
+    """Patch size and widths for images of this side, which the patches and levels divide.
+
+    Fewer levels are better than smaller patches, of which there are four times as many, down to two levels.
+    """
+    patch, widths = next((patch, widths) for largest, patch, widths in NETWORKS if side <= largest)
+    while patch >= 1:
+        for num_levels in range(len(widths), 1, -1):
+            if side % (patch * 2 ** (num_levels - 1)) == 0:
+                return patch, widths[:num_levels]
+        patch //= 2
+    return 1, widths[:1]
 
 
 def is_oblong(survey: Survey) -> bool:

@@ -128,7 +128,7 @@ def test_every_survey_gives_valid_params_and_a_network_that_fits(survey: Survey,
         assert max(survey.class_sizes.values()) <= prepare.max_class_ratio * min(survey.class_sizes.values())
 
 
-@pytest.mark.parametrize("side", [4, 7, 22, 30, 45, 64, 96, 100, 128, 250, 512])
+@pytest.mark.parametrize("side", [4, 7, 22, 30, 45, 60, 64, 96, 100, 128, 250, 512])
 def test_every_side_that_is_asked_for_gets_a_network(side: int) -> None:
     plan = planned(photographs(), image_size=side)
     assert plan.params.prepare.image_size == side

@@ -93,3 +93,10 @@ def test_every_key_is_documented() -> None:
 def test_a_size_that_the_network_cannot_halve_is_refused_before_any_stage(tmp_path: Path) -> None:
     with pytest.raises(ParamsError, match=r"prepare\.image_size: should be a multiple of 4, .* \(got 30\)"):
         load_params(_changed(tmp_path, prepare__image_size=30))
+
+
+def test_a_network_too_narrow_for_its_patches_is_refused_before_any_stage(tmp_path: Path) -> None:
+    narrow = {"prepare__image_size": 32, "prepare__channels": 4, "train__network__patch_size": 4}
+    with pytest.raises(ParamsError, match=r"train\.network\.widths: the first should be at least 64, .* \(got 32\)"):
+        load_params(_changed(tmp_path, **narrow))
+    load_params(_changed(tmp_path, **narrow, train__network__widths=[64, 64]))
