@@ -6,6 +6,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.nodes import ScalarNode
@@ -13,7 +14,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.adoption.choices import Choice
 from pipeline.artefacts.files import replacing
-from pipeline.params import load_params
+from pipeline.params import parse_params
 
 
 class _Representer(RoundTripRepresenter):
@@ -34,16 +35,16 @@ def editing(path: Path) -> Iterator[CommentedMap]:
     Raises:
         ParamsError: the result is not valid; the file is unchanged.
     """
-    yaml = YAML()
+    ruamel = YAML()
     # Ruamel would break long lists and comments.
-    yaml.width, yaml.Representer = 1000, _Representer
-    document = yaml.load(path.read_text(encoding="utf-8"))
+    ruamel.width, ruamel.Representer = 1000, _Representer
+    document = ruamel.load(path.read_text(encoding="utf-8"))
     yield document
     text = StringIO()
-    yaml.dump(document, text)
+    ruamel.dump(document, text)
+    parse_params(yaml.safe_load(text.getvalue()), path)
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
-        load_params(temporary)
 
 
 def write_params(path: Path, choices: Sequence[Choice]) -> None:
@@ -60,6 +61,14 @@ def write_params(path: Path, choices: Sequence[Choice]) -> None:
                 section = section[name]
             section[last] = _value(choice.value)
             _comment(section, last, f"{choice.found}: {choice.why}")
+
+
+def drop_reason(section: CommentedMap, key: str) -> None:
+    """Remove the comment behind a value; an empty line below it stays."""
+    tokens = section.ca.items.get(key)
+    if tokens and tokens[2]:
+        below = tokens[2].value.partition("\n")[2]
+        tokens[2].value = f"\n{below}"
 
 
 def _value(value: Any) -> Any:

@@ -1,6 +1,6 @@
-"""Changes values of params.yaml and keeps its layout and comments: `foundry set train.seed=1 evaluate.num_samples=5000`.
+"""Changes values of params.yaml and keeps its layout: `foundry set train.seed=1 evaluate.num_samples=5000`.
 
-If params.yaml would become invalid, nothing is written.
+The comment behind a value that changes is removed: `foundry adopt` wrote there why it was the old one. If params.yaml would become invalid, nothing is written.
 """
 
 import shlex
@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedMap
 
-from pipeline.adoption.params_file import editing
+from pipeline.adoption.params_file import drop_reason, editing
 from pipeline.errors import FoundryError
 
 
@@ -39,7 +40,9 @@ def set_params(path: Path, changes: list[str]) -> None:
 def _set(document: Any, key: str, value: Any) -> None:
     *sections, last = key.split(".")
     for section in sections:
-        document = document.get(section) if isinstance(document, dict) else None
-    if not isinstance(document, dict) or last not in document:
+        document = document.get(section) if isinstance(document, CommentedMap) else None
+    if not isinstance(document, CommentedMap) or last not in document:
         raise FoundryError(f"{key}: params.yaml has no such key")
+    if document[last] != value:
+        drop_reason(document, last)
     document[last] = value

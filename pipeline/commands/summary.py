@@ -1,6 +1,7 @@
 """`foundry summary`: the figures of the last pipeline beside their floors, and where its results are."""
 
 import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.artefacts.files import read_document
@@ -8,29 +9,51 @@ from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES, ORIGINS
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.verdict import verdict
 from pipeline.params import load_params
-from pipeline.registry.versions import holding
+from pipeline.registry.registry import Registry
+from pipeline.registry.versions import Version, holding
+from pipeline.tracking import store
 from pipeline.tracking.stage_times import in_words, last_times
 
-NEXT = """\
-next:  make ui      compare runs in the browser
-       make serve   serve the champion
-       make test    run all checks
-"""
+COMMAND_WIDTH = 39
 
 
 def main(evaluation: Path, registration: Path) -> None:
     metrics = read_results(evaluation)
     decision = read_document(registration / "decision.json", stage="register")
-    lines = verdict(metrics, load_params().train).lines()
+    params = load_params()
+    lines = verdict(metrics, params.train).lines()
     sys.stdout.write("\n" + "".join(f"{line}\n" for line in lines) + f"\n{table(metrics)}\n")
     sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")
-    for version in holding(decision["model_digest"]):
+    versions = holding(decision["model_digest"])
+    for version in versions:
         aliases = ", ".join(version.aliases) or "no alias"
         sys.stdout.write(f"registered: {version} ({aliases}); decision: {decision['decision']}\n")
     if times := last_times():
         each = ", ".join(f"{stage} {in_words(seconds)}" for stage, seconds in times.items())
         sys.stdout.write(f"took, when each last ran: {each}; together {in_words(sum(times.values()))}\n")
-    sys.stdout.write(f"\n{NEXT}")
+    with store.answering():
+        champion = Registry(params.register_.model_name).aliases.champion()
+    steps = next_steps(champion, versions, registration / "model")
+    rows = (f"{command:{COMMAND_WIDTH}}  {purpose}\n" for command, purpose in steps)
+    sys.stdout.write("\nnext:  " + "       ".join(rows))
+
+
+def next_steps(champion: str | None, versions: Sequence[Version], model: Path) -> Iterator[tuple[str, str]]:
+    """Commands, each with its purpose.
+
+    Args:
+        champion: the version that is champion.
+        versions: those of the last pipeline's model.
+        model: its folder.
+    """
+    yield "make ui", "compare runs in the browser"
+    if champion:
+        yield "make serve", f"serve the champion, version {champion}"
+    else:
+        yield f"make serve MODEL={model}", "serve this model: there is no champion"
+        for version in versions:
+            yield f'foundry model promote {version.number} --reason "…"', "make it the champion, whatever the gate says"
+    yield "make test", "run all checks"
 
 
 def table(metrics: dict[str, float]) -> str:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.adoption.choices import Choice
+from pipeline.adoption.params_file import write_params
 from pipeline.commands.set_params import set_params
 from pipeline.errors import FoundryError
 from pipeline.params import ParamsError, load_params
@@ -24,6 +26,25 @@ def test_a_change_edits_its_line_and_no_other(tmp_path: Path) -> None:
     assert load_params(path).register_.max_kid_rise == 0.25
 
 
+def test_the_reason_of_a_value_that_changes_goes_and_all_others_stay(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    text = (ROOT / "tests" / "params.yaml").read_text()
+    path.write_text(text)
+    before = load_params(path)
+    size, ratio = before.train.batch_size, before.prepare.max_class_ratio
+    write_params(
+        path,
+        [
+            Choice("prepare.max_class_ratio", ratio + 1, "as many", "half as much again"),
+            Choice("train.batch_size", size, "any set", "as good as another"),
+            Choice("train.augmentation.kinds", ["mirror"], "20 passes", "enough"),
+        ],
+    )
+    set_params(path, ["train.augmentation.kinds=[]", f"prepare.max_class_ratio={ratio}", f"train.batch_size={size}"])
+    line = f"  batch_size: {size}"
+    assert path.read_text() == text.replace(f"{line}\n", f"{line} # any set: as good as another\n")
+
+
 @pytest.mark.parametrize(
     ("word", "error"),
     [
@@ -31,7 +52,7 @@ def test_a_change_edits_its_line_and_no_other(tmp_path: Path) -> None:
         ("train.sede=1", "no such key"),
         ("teaching.seed=1", "no such key"),
         ("train.seed.more=1", "no such key"),
-        ("train.seed=-1", "train.seed: should be"),
+        ("train.seed=-1", r"/params\.yaml: train\.seed: should be"),
     ],
 )
 def test_a_change_that_is_not_allowed_writes_nothing(word: str, error: str, tmp_path: Path) -> None:
