@@ -15,6 +15,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from tests.deploy.environment import ROOT
+from tests.github import WORKFLOWS, evaluated
 
 CredentialRetrievalError = pytest.importorskip("botocore.exceptions").CredentialRetrievalError
 botocore_session = pytest.importorskip("botocore.session", reason="botocore is in the e2e and s3 extras")
@@ -66,7 +67,6 @@ def identity(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
         "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "runner",
         "AWS_ENDPOINT_URL_STS": address,
         "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/retraining",
-        "AWS_REGION": "eu-central-1",
         "AWS_DEFAULT_REGION": "eu-central-1",
         "AWS_CONFIG_FILE": "deploy/aws.config",
         "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
@@ -95,3 +95,17 @@ def test_a_job_without_the_permission_is_told_which(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
     with pytest.raises(CredentialRetrievalError, match=r"ACTIONS_ID_TOKEN_REQUEST_TOKEN: not set.*id-token: write"):
         botocore_session.get_session().get_credentials()
+
+
+def test_aws_tools_find_the_region_that_each_job_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 reads AWS_DEFAULT_REGION alone, unlike the tools of other languages (botocore.configprovider)."""
+    jobs = [
+        job["env"] for it in WORKFLOWS.values() for job in it["jobs"].values() if "AWS_ROLE_ARN" in job.get("env", {})
+    ]
+    assert jobs
+    for given in jobs:
+        monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+        for name, value in given.items():
+            if name.endswith("REGION"):
+                monkeypatch.setenv(name, evaluated(value, {"vars.AWS_REGION": "eu-north-1"}))
+        assert botocore_session.get_session().get_config_variable("region") == "eu-north-1"
