@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.artefacts.files import write_json
 from pipeline.errors import FoundryError
-from pipeline.evaluation.results import read_results
+from pipeline.evaluation.results import TABLE, read_results
 from pipeline.params import load_params
 from pipeline.provenance.dvc import LOCK, dvc, read_yaml
 from pipeline.reporting.data_change import change_between
@@ -30,7 +30,7 @@ def main(prepared: Path, features: Path, evaluation: Path, out: Path, *, pull: b
         return
     try:
         if pull:
-            dvc("pull", "--quiet", f"{RAW}.dvc", "prepare", "features")
+            dvc("pull", "--quiet", f"{RAW}.dvc", "prepare", "features", str(evaluation / TABLE))
         sys.stdout.write(f"data: {compare(prepared, features, evaluation, out)}\n")
     except FoundryError as error:
         sys.stdout.write(f"data: changed, and not compared with those of the last run: {error}\n")

@@ -49,7 +49,6 @@ def test_a_retraining_is_proposed_on_one_branch_in_one_pull_request_with_one_com
         run("git", "switch", "-q", "main")
         (repository / "dvc.lock").write_text(f"{round_}\n")
         (results / "promotions.jsonl").write_text(f'{{"version": "{round_}"}}\n')
-        (repository / "data" / "evaluation" / "figures.csv").write_text(f"{round_}\n")
         (results / "report.md").write_text(f"# The {round_} report\n")
         run("deploy/pull-request")
     assert [words[:2] for words in known(tmp_path)["calls"]].count(["pr", "create"]) == 1
