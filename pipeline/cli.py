@@ -362,6 +362,20 @@ command(
     describe="Show the memory and the time that the training of params.yaml takes here.",
 )
 command(
+    foundry, "doctor", "pipeline.commands.doctor:main",
+    describe="""Look at this installation, and say what is wrong and what to type.
+
+    Python, packages, device, memory, disk, git, clock, stages, remote, tracking store and ports; changes nothing. Exit
+    code 3 if something is wrong.""",
+)
+command(
+    foundry, "gc", "pipeline.commands.gc:main",
+    option("--apply", is_flag=True, help="Delete what can go; without it only the table is printed."),
+    describe="""Show what takes how much disk, and what of it nothing needs.
+
+    What a commit, branch, tag, experiment, registered version or running process needs is never deleted.""",
+)
+command(
     foundry, "set", "pipeline.commands.set_params:main", argument("changes", nargs=-1, metavar="[KEY=VALUE]..."),
     describe="Change params.yaml, or refuse and leave it: `train.seed=1 evaluate.seed=2`.",
 )

@@ -1,6 +1,7 @@
 """`foundry cost`: the memory and the time that the training of params.yaml takes on this machine, before it runs."""
 
 import sys
+from typing import Any
 
 import psutil
 
@@ -14,13 +15,18 @@ def main() -> None:
 
 
 def measured(params: Params) -> Cost:
-    """The cost of the training on images as params.yaml wants them prepared.
+    """The cost of the training on images as params.yaml wants them prepared."""
+    return estimate(params.train, **expected_images(params))
+
+
+def expected_images(params: Params) -> dict[str, Any]:
+    """What `pipeline.training.cost` asks of the images, before there are any.
 
     How many classes folders have is not known before they are read, and changes the cost little.
     """
     images = params.prepare
     num_classes = len(images.class_names or ("one",)) if images.labelled else 0
-    return estimate(params.train, image_size=images.image_size, channels=images.channels, num_classes=num_classes)
+    return {"image_size": images.image_size, "channels": images.channels, "num_classes": num_classes}
 
 
 def table(params: Params, cost: Cost) -> str:

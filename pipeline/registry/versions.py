@@ -109,6 +109,18 @@ def of_runs(run_ids: Container[str]) -> list[Version]:
         return [_version(client, each) for each in complete]
 
 
+def registered() -> list[Version]:
+    """All versions of all registered models, oldest first.
+
+    Raises:
+        StoreError: the registry does not answer.
+    """
+    with store.answering():
+        client = store.connect()
+        found = client.search_model_versions(order_by=["creation_timestamp"])
+        return [_version(client, each) for each in found if COMPLETE_TAG in each.tags]
+
+
 def model_folder(path_or_uri: str) -> Path:
     """The model folder at a path or at a URI like `models:/fashion-mnist@champion`; read-only.
 

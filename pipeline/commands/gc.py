@@ -1,0 +1,85 @@
+"""`foundry gc`: what takes how much disk, and what of it nothing needs; with `--apply` that is deleted.
+
+Nothing is deleted that a commit of a branch or tag, an experiment, a registered version (each stands in the history) or a
+running process needs, so each of them can still be restored.
+"""
+
+import sys
+from collections.abc import Iterable
+from itertools import chain
+
+from pipeline.errors import FoundryError
+from pipeline.provenance.dvc import LOCK, md5
+from pipeline.provenance.garbage import exclusive_cache
+from pipeline.provenance.git import main_worktree
+from pipeline.provenance.lineage import LOCK_TAG
+from pipeline.provenance.revisions import all_revisions
+from pipeline.registry import versions
+from pipeline.registry.versions import Version
+from pipeline.tracking import store
+from pipeline.tracking.past_runs import PastRuns
+
+MIB = 1 << 20
+KEPT = {
+    "states of trainings": (".foundry/training", "of the 3 last finished and the 16 last stopped ones, at most"),
+    "restored checkouts": (".foundry/checkouts", "`git worktree remove --force FOLDER` gives one up"),
+    "files of MLflow": (store.ARTIFACTS, "also of refused versions, which a person may promote"),
+}
+"""Places that this command only measures, and what to know of them."""
+
+
+def main(*, apply: bool) -> None:
+    """Print a table of places and of what can go; delete that if `apply`.
+
+    Raises:
+        FoundryError: DVC is at work, or nobody knows what a commit or version needs; nothing is deleted.
+    """
+    with store.answering():
+        past = PastRuns()
+        locks = [lock for version in versions.registered() if (lock := lock_of(version, past))]
+    with exclusive_cache() as cache:
+        sizes, unused = cache.sizes(), cache.unused(locks)
+        of_experiments = cache.unused(locks, with_experiments=False) - unused
+        can_go = sum(sizes[path] for path in unused)
+        write_row("place", "MiB", "can go", "")
+        write_row(
+            "results in DVC's cache", mib(sizes.values()), mib([can_go]), f"{len(unused):,} of {len(sizes):,} files"
+        )
+        text = "needed by experiments alone; `dvc exp remove NAME` gives one up"
+        write_row("  of these", mib(sizes[path] for path in of_experiments), "", text)
+        if apply:
+            for path in unused:
+                path.unlink()
+    for place, (folder, text) in KEPT.items():
+        files = (path for path in (main_worktree() / folder).rglob("*") if path.is_file() and not path.is_symlink())
+        write_row(place, mib(path.stat().st_size for path in files), "", text)
+    done = "were freed" if apply else "can go: `foundry gc --apply` deletes it"
+    sys.stdout.write(f"{mib([can_go])} MiB {done}\n")
+
+
+def lock_of(version: Version, past: PastRuns) -> str | None:
+    """The dvc.lock with which a version was registered; None if it was registered without one.
+
+    Raises:
+        FoundryError: it is neither logged nor in a commit or experiment.
+    """
+    wanted = version.tags.get(LOCK_TAG)
+    if wanted is None:
+        return None
+    logged = past.file(past.run(version.run_id), LOCK)
+    texts = [logged.read_text(encoding="utf-8")] if logged else []
+    for lock in chain(texts, (revision.lock for revision in all_revisions())):
+        if md5(lock.encode(errors="surrogateescape")) == wanted:
+            return lock
+    raise FoundryError(
+        f"{version}: its dvc.lock is neither logged nor committed, so nobody knows which results it needs; `git fetch` "
+        "may bring the commit, or delete the version in MLflow"
+    )
+
+
+def write_row(place: str, size: str, can_go: str, text: str) -> None:
+    sys.stdout.write(f"{place:23}{size:>10}{can_go:>10}  {text}".rstrip() + "\n")
+
+
+def mib(sizes: Iterable[int]) -> str:
+    return f"{sum(sizes) / MIB:,.1f}"
