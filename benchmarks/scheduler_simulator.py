@@ -16,6 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pipeline.diffusion.guidance_interval import Interval
 from service.engine.forecast import TickTimes
 from service.engine.request import Job, Request, SamplingParams
 from service.engine.scheduler import Limits, Scheduler
@@ -33,6 +34,7 @@ class Arrival:
     num_images: int = 1
     num_steps: int = 10
     is_guided: bool = False
+    guidance_interval: Interval | None = None
     owner: str = "anonymous"
     priority: int = 0
     deadline_sec: float | None = None
@@ -141,6 +143,7 @@ def _request(arrival: Arrival, request_id: str, max_sec: float) -> Request:
         sampler="dpmpp_2m",
         num_steps=arrival.num_steps,
         guidance_scale=3.0 if arrival.is_guided else 1.0,
+        guidance_interval=arrival.guidance_interval,
     )
     request = Request(
         request_id=request_id,

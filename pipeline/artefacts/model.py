@@ -7,7 +7,7 @@ names the file, the value found and the value wanted.
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from pipeline.artefacts.files import file_digest, write_json
 from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.diffusion.denoiser import NetworkDenoiser
+from pipeline.diffusion.guidance_interval import Interval
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SAMPLERS, Sampler, SamplerPlan, make_plan
 from pipeline.diffusion.target import TARGETS, Target, check_target
@@ -27,6 +28,8 @@ from pipeline.errors import ArtefactError, FoundryError
 
 FORMAT = 1
 WEIGHTS, DESCRIPTION, SNAPSHOTS = "model.safetensors", "model.json", "snapshots.safetensors"
+TEACHER = "teacher/"
+"""Before the names of the weights of a student's teacher, in the file of the snapshots."""
 ONNX = "denoiser.onnx"
 """The denoiser for ONNX Runtime, which `foundry model package` puts beside the model's files."""
 EXPORT_TOLERANCE = 1e-4
@@ -80,6 +83,12 @@ class Description:
     timetables: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
     """Network times t by sampler and number of steps."""
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    """`teacher`, if there is one: digest and sampling of the model that this one is distilled from."""
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the network is trained for its own sampling times alone."""
+        return "teacher" in self.provenance
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +161,18 @@ def load_model(folder: Path) -> Model:
     network = build_network(description, seed=0)
     _load_weights(folder / WEIGHTS, network, tensors)
     return Model(description, network.eval().requires_grad_(requires_grad=False), schedule, _digest(document))
+
+
+def teacher_of(student: Model, folder: Path) -> Model:
+    """The model that a student was distilled from, with the weights that its folder keeps.
+
+    Raises:
+        ArtefactError: the file is missing or damaged, or has not all weights.
+    """
+    tensors, network = load_tensors(folder / SNAPSHOTS), build_network(student.description, seed=0)
+    weights = {name.removeprefix(TEACHER): tensor for name, tensor in tensors.items() if name.startswith(TEACHER)}
+    _load_weights(folder / SNAPSHOTS, network, weights)
+    return replace(student, network=network.eval().requires_grad_(requires_grad=False))
 
 
 def model_digest(folder: Path) -> str:
@@ -244,11 +265,26 @@ def _digest(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
-def plan_for(model: Model, sampler: Sampler, num_steps: int, *, eta: float = 0.0) -> SamplerPlan:
-    """The plan of a sampler on the model's timetable for this number of steps (see `times_for`).
+def plan_for(
+    model: Model,
+    sampler: Sampler,
+    num_steps: int,
+    *,
+    eta: float = 0.0,
+    guidance_scale: float = 1.0,
+    guidance_interval: Interval | None = None,
+) -> SamplerPlan:
+    """The plan of a sampler on the model's timetable for this number of steps (see `times_for`), as `make_plan` makes it.
 
     Raises:
-        FoundryError: the number of steps is not in 1 … T, or eta is invalid for the sampler.
+        FoundryError: the number of steps is not in 1 … T, or another argument is invalid.
     """
     times = times_for(model.description.timetables.get(sampler, {}), num_steps, model.schedule)
-    return make_plan(sampler, model.schedule, times, eta=eta)
+    return make_plan(
+        sampler,
+        model.schedule,
+        times,
+        eta=eta,
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+    )

@@ -26,6 +26,9 @@ TEXT, SIGNATURE = "foundry.passport", "foundry.signature"
 LARGEST_SIDE = 4096
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class PassportError(FoundryError):
     """An image has no passport, an unreadable one, or one that belongs to another image."""
 
@@ -49,10 +52,13 @@ class Passport:
     """`exact`: the bits depend on these fields only."""
     repro_id: str
     """Digest of the facts about machine and libraries that the bits depend on."""
+    guidance_interval: tuple[Share, Share] | None = None
+    """The part of the steps that was guided; None: all. Such a passport does not mention it."""
 
     def png(self, image: NDArray[np.uint8], key: bytes | None) -> bytes:
         """The image, uint8 `[height, width, channels]`, as a PNG with this passport, signed if there is a key."""
-        text = dumps(asdict(self), sort_keys=True)
+        facts = {name: value for name, value in asdict(self).items() if (name, value) != ("guidance_interval", None)}
+        text = dumps(facts, sort_keys=True)
         chunks = PngInfo()
         chunks.add_text(TEXT, text)
         if key:

@@ -34,12 +34,21 @@ def main(
     steps: int | None,
     eta: float,
     guidance_scale: float | None,
+    guidance_interval: tuple[float, float] | None,
 ) -> None:
     loaded = load_model(versions.model_folder(model))
     labels = requested_labels(class_label, loaded.description.data, num_images)
     seeds = [image_seed(seed, i) for i in range(num_images)]
     images = draw(
-        loaded, seeds, labels, sampler=sampler, num_steps=steps, eta=eta, guidance_scale=guidance_scale, progress=True
+        loaded,
+        seeds,
+        labels,
+        sampler=sampler,
+        num_steps=steps,
+        eta=eta,
+        guidance_scale=guidance_scale,
+        guidance_interval=guidance_interval,
+        progress=True,
     )
     write(out, Samples(images, None if labels is None else np.array(labels, np.int64), np.array(seeds, np.int64)))
 

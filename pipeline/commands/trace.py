@@ -44,7 +44,9 @@ def _sampling_facts(picture: Picture) -> Iterator[tuple[str, str | None]]:
     eta = f", eta {passport.eta:g}" if passport.eta else ""
     chosen = "no class" if passport.class_label is None else f"class {passport.class_label}"
     steps = f"{passport.num_steps} steps of {passport.sampler}{eta}"
-    yield "drawn", f"seed {passport.seed}, {chosen}, {steps}, guidance {passport.guidance_scale:g}"
+    begin, end = passport.guidance_interval or (0, 1)
+    part = f" from {begin:g} to {end:g} of the steps" if passport.guidance_interval else ""
+    yield "drawn", f"seed {passport.seed}, {chosen}, {steps}, guidance {passport.guidance_scale:g}{part}"
     yield "bits", f"{passport.determinism}, repro_id {passport.repro_id}"
     yield "model", passport.model_digest
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.guidance import GuidedDenoiser
+from pipeline.diffusion.guidance_interval import Interval, guided_steps
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.seeds import image_generator, normal_rows
 from pipeline.errors import FoundryError
@@ -46,11 +47,18 @@ class SamplerPlan:
     """Factor of the denoised image of the step before; 0 in the first and in the last step."""
     D: Float[Tensor, " steps"]
     """Factor of the noise; no noise is drawn where it is 0."""
+    guidance: Float[Tensor, " steps"]
+    """Guidance scale, float64; a step with 1 is not guided, and costs one row of a network call instead of two."""
 
     @property
     def num_steps(self) -> int:
         """Number of denoiser calls."""
         return len(self.times)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all denoiser calls for one image."""
+        return self.num_steps + int((self.guidance != 1).sum())
 
     @cached_property
     def coefficients(self) -> Float[Tensor, "steps 4"]:
@@ -64,6 +72,8 @@ def make_plan(
     times: Sequence[int],
     *,
     eta: float = 0.0,
+    guidance_scale: float = 1.0,
+    guidance_interval: Interval | None = None,
 ) -> SamplerPlan:
     """The table of a sampler on any timetable.
 
@@ -75,15 +85,21 @@ def make_plan(
         schedule: the noise schedule.
         times: strictly falling t in 0 … T-1; the step after the last goes to the image.
         eta: noise of DDIM in [0, 1]; 0 draws no noise after the first.
+        guidance_scale: 1 for no guidance; others need a denoiser with classes.
+        guidance_interval: the part of the steps that is guided, see `guided_steps`; None: all.
 
     Raises:
-        FoundryError: `times` or `eta` is invalid.
+        FoundryError: `times`, `eta` or `guidance_interval` is invalid.
     """
     t = _checked_times(times, schedule)
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
         raise FoundryError(f"eta: should be in [0, 1] for ddim and 0 for {sampler} (got {eta})")
+    if guidance_interval is not None and not 0 <= guidance_interval[0] < guidance_interval[1] <= 1:
+        raise FoundryError(f"guidance_interval: should be 0 <= begin < end <= 1 (got {list(guidance_interval)})")
     A, B, C, D = coefficients(sampler, schedule, t, eta=eta).unbind(-1)
-    return SamplerPlan(sampler=sampler, times=t, A=A, B=B, C=C, D=D)
+    guidance = torch.ones(len(t), dtype=torch.float64)
+    guidance[list(guided_steps(len(t), guidance_interval))] = guidance_scale
+    return SamplerPlan(sampler=sampler, times=t, A=A, B=B, C=C, D=D, guidance=guidance)
 
 
 def coefficients(
@@ -155,15 +171,21 @@ def reverse_steps(
     x: Float[Tensor, "rows c h w"],
     generators: Sequence[np.random.Generator],
     labels: Int[Tensor, " rows"] | None,
+    null_label: int | None = None,
 ) -> Iterator[SamplingStep]:
-    """Fold a plan over noisy images x at the plan's first t, one step at a time, in x's dtype and on its device."""
+    """Fold a plan over noisy images x at the plan's first t, one step at a time, in x's dtype and on its device.
+
+    Raises:
+        FoundryError: the plan has guidance, and there are no classes.
+    """
     rows, shape = len(x), (x.shape[1], x.shape[2], x.shape[3])
     denoised_prev = torch.zeros_like(x)
-    for number, t in enumerate(plan.times.tolist()):
+    for number, (t, scale) in enumerate(zip(plan.times.tolist(), plan.guidance.tolist(), strict=True)):
+        call = denoiser if scale == 1 else _guided(denoiser, scale, null_label)
         z = draw_noise(generators, [bool(plan.D[number] != 0)] * rows, shape).to(x)
         with torch.no_grad():
             # The denoiser may clip its images itself, but guidance leaves the range again.
-            denoised = denoiser(x, torch.full((rows,), t, device=x.device), labels).clamp(-1, 1)
+            denoised = call(x, torch.full((rows,), t, device=x.device), labels).clamp(-1, 1)
             x = step(x, denoised, denoised_prev, z, plan.coefficients[number].expand(rows, 4))
         yield SamplingStep(number, x, denoised)
         denoised_prev = denoised
@@ -176,7 +198,6 @@ def sample(
     labels: Int[Tensor, " rows"] | None,
     shape: tuple[int, int, int],
     *,
-    guidance_scale: float = 1.0,
     null_label: int | None = None,
     device: str | torch.device = "cpu",
 ) -> Float[Tensor, "rows c h w"]:
@@ -184,25 +205,26 @@ def sample(
 
     Args:
         denoiser: called once per step.
-        plan: the sampler's table.
+        plan: the sampler's table; guidance needs labels.
         seeds: of the images, each in 0 … 2^63 - 1.
         labels: class of every image; None for a denoiser without classes.
         shape: channels, height, width.
-        guidance_scale: 1 for no guidance; other scales need labels and cost two rows per image.
         null_label: class index for "no class"; needed for guidance.
         device: of the denoiser.
 
     Raises:
         FoundryError: guidance without classes.
     """
-    if guidance_scale != 1:
-        if null_label is None:
-            raise FoundryError(f"guidance_scale: should be 1 for a model without classes (got {guidance_scale})")
-        denoiser = GuidedDenoiser(denoiser=denoiser, scale=guidance_scale, null_label=null_label)
     generators = [image_generator(seed) for seed in seeds]
     x = normal_rows(generators, shape).to(device)
-    steps = reverse_steps(denoiser, plan, x, generators, None if labels is None else labels.to(device))
+    steps = reverse_steps(denoiser, plan, x, generators, None if labels is None else labels.to(device), null_label)
     return deque(steps, maxlen=1).pop().x
+
+
+def _guided(denoiser: Denoiser, scale: float, null_label: int | None) -> Denoiser:
+    if null_label is None:
+        raise FoundryError(f"guidance_scale: should be 1 for a model without classes (got {scale})")
+    return GuidedDenoiser(denoiser=denoiser, scale=scale, null_label=null_label)
 
 
 def _extrapolation(sigma: Float[Tensor, "*plans steps"]) -> Float[Tensor, "*plans steps"]:

@@ -31,7 +31,7 @@ def apply_tuning(model: Model, trained: Path, tuning: Path, out: Path) -> Model:
     if tuning.exists():
         document = read_document(tuning)
         description = _tuned(description, document, tuning)
-        if "ema_width" in document:
+        if document.get("ema_width") is not None:
             weights = average_weights(load_tensors(trained / SNAPSHOTS), document["ema_width"])
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)

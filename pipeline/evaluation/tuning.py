@@ -40,13 +40,13 @@ NUM_EXACT_STEPS = 100
 class Tuning:
     """The content of tuning.json."""
 
-    ema_width: float
-    """Relative EMA width sigma_rel."""
+    ema_width: float | None
+    """Relative EMA width sigma_rel; None: the weights that training has averaged."""
     sampling: SamplingDefaults
     timetables: Mapping[str, Mapping[str, tuple[int, ...]]]
     """By sampler and number of steps: those of the model, with the refined one."""
     ema_losses: Mapping[str, float]
-    """By EMA width: the squared error over the best linear denoiser's."""
+    """By EMA width: the squared error over the best linear denoiser's; empty if there was no choice."""
     guidance_distances: Mapping[str, float]
     """By scale: the Frechet distance to training images; empty if there was no choice."""
     refinement: Mapping[str, float]
@@ -61,8 +61,11 @@ def tune(
 ) -> Tuning:
     """Choose the EMA length, then the guidance for it, then the times for both.
 
-    `evaluator` compares with training images. Afterwards the model's network has the chosen weights.
+    `evaluator` compares with training images. Afterwards the model's network has the chosen weights. A student was trained
+    for its own sampling alone, and keeps it.
     """
+    if model.description.is_distilled:
+        return untuned(model)
     width, ema_losses = _choose_width(model, snapshots, evaluator.real, table, params)
     model.network.load_state_dict(average_weights(snapshots, width))
     sampling, distances = choose_guidance(model, default_sampling(model, params), evaluator, params)
@@ -76,6 +79,19 @@ def tune(
         ema_losses=ema_losses,
         guidance_distances={str(scale): distance for scale, distance in distances.items()},
         refinement=refinement,
+    )
+
+
+def untuned(model: Model) -> Tuning:
+    """The model as it was trained."""
+    description = model.description
+    return Tuning(
+        ema_width=None,
+        sampling=description.sampling,
+        timetables=description.timetables,
+        ema_losses={},
+        guidance_distances={},
+        refinement={},
     )
 
 
@@ -136,5 +152,5 @@ def _draw(model: Model, sampling: SamplingDefaults, times: tuple[int, ...], seed
     # Other seeds than those of the evaluated samples.
     seeds = [image_seed(seed + 1, i) for i in range(NUM_DRAWN)]
     labels = [i % model.null_label for i in range(NUM_DRAWN)] if model.null_label else None
-    plan = make_plan(sampling.sampler, model.schedule, times)
-    return torch.cat(list(draw_batches(model, plan, seeds, labels, guidance_scale=sampling.guidance_scale)))
+    plan = make_plan(sampling.sampler, model.schedule, times, guidance_scale=sampling.guidance_scale)
+    return torch.cat(list(draw_batches(model, plan, seeds, labels)))

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.artefacts.model import Model, plan_for
 from pipeline.device import best_device
+from pipeline.diffusion.guidance_interval import Interval
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.sampling import Sampler, SamplerPlan, sample
 from pipeline.inference.cores import denoiser_here, on_all_cores
@@ -28,6 +29,7 @@ def draw(
     num_steps: int | None = None,
     eta: float = 0.0,
     guidance_scale: float | None = None,
+    guidance_interval: Interval | None = None,
     progress: bool = False,
 ) -> NDArray[np.uint8]:
     """Draw one image per seed on the machine's best device: uint8 `[n, height, width, channels]`.
@@ -37,21 +39,28 @@ def draw(
         seeds: of the images; an image depends on its seed, its class and the plan, and on no other image.
         labels: classes of the images; None for a model without classes.
         sampler: None for the model's default; likewise `num_steps` and `guidance_scale`.
-        num_steps: of the sampler; each costs one row of a network call, two with guidance.
+        num_steps: of the sampler; each costs one row of a network call, a guided one two.
         eta: noise of DDIM.
         guidance_scale: 1 for no guidance.
+        guidance_interval: the part of the steps that is guided; None: all.
         progress: show a progress bar on standard error.
 
     Raises:
         FoundryError: the arguments are invalid for this model.
     """
     defaults = model.description.sampling
-    plan = plan_for(model, sampler or defaults.sampler, num_steps or defaults.num_steps, eta=eta)
-    scale = defaults.guidance_scale if guidance_scale is None else guidance_scale
+    plan = plan_for(
+        model,
+        sampler or defaults.sampler,
+        num_steps or defaults.num_steps,
+        eta=eta,
+        guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
+        guidance_interval=guidance_interval,
+    )
     images = np.empty((len(seeds), *_image_shape(model)), np.uint8)
     start = 0
     with progress_bar(name="draw", unit="images", total=len(seeds), hidden=not progress) as bar:
-        for x0 in draw_batches(model, plan, seeds, labels, guidance_scale=scale):
+        for x0 in draw_batches(model, plan, seeds, labels):
             images[start : start + len(x0)] = to_bytes(x0).permute(0, 2, 3, 1).numpy()
             start += len(x0)
             bar.update(len(x0))
@@ -59,7 +68,7 @@ def draw(
 
 
 def draw_batches(
-    model: Model, plan: SamplerPlan, seeds: Sequence[int], labels: Sequence[int] | None, *, guidance_scale: float
+    model: Model, plan: SamplerPlan, seeds: Sequence[int], labels: Sequence[int] | None
 ) -> Iterator[Tensor]:
     """Draw by any plan: yield float32 `[b, c, h, w]` in [-1, 1] on the CPU, in the order of the seeds.
 
@@ -75,7 +84,6 @@ def draw_batches(
             [seeds[row] for row in batch],
             None if labels is None else torch.tensor([labels[row] for row in batch]),
             model.description.data.shape,
-            guidance_scale=guidance_scale,
             null_label=model.null_label,
             device=device,
         )

@@ -93,11 +93,11 @@ class Promises:
         by_deadline = sorted(jobs, key=lambda job: job.request.expires)
         for is_tight in (True, False):
             group = [job for job in by_deadline if job.request.is_tight == is_tight]
-            rows = sum(job.rows for job in group) if is_tight else self._rows
+            rows = sum(job.most_rows for job in group) if is_tight else self._rows
             tick_sec = self._tick_times.slow_tick_sec(min(rows, self._rows)) / share
             # As many jobs run at once as would fit if each had as many rows as the largest. Then a job that ends early
             # delays no other (Ha and Liu 1994), which is not so for wide and narrow jobs that fill rows together.
-            width = self._rows // max((job.rows for job in group), default=1)
+            width = self._rows // max((job.most_rows for job in group), default=1)
             finished = [start + ticks * tick_sec for ticks in ends((job.steps_left_after_tick for job in group), width)]
             lateness |= {job: end - job.request.expires for job, end in zip(group, finished, strict=True)}
             start = max(finished, default=start)

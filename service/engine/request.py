@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from pipeline.diffusion.guidance_interval import Interval, guided_steps
 from service.errors import CancelledError, DeadlineExceededError, ServiceError
 
 if TYPE_CHECKING:
@@ -34,11 +35,18 @@ class SamplingParams:
     """Stochasticity of `ddim`, 0 … 1."""
     guidance_scale: float = 1.0
     """1: no guidance."""
+    guidance_interval: Interval | None = None
+    """The part of the steps that is guided; None: all."""
 
     @property
-    def rows(self) -> int:
-        """Rows of the batch per step: a guided image is also denoised without its class."""
-        return 1 if self.guidance_scale == 1 else 2
+    def guided_steps(self) -> range:
+        """The steps in which the image is also denoised without its class, which takes a second row of the batch."""
+        return range(0) if self.guidance_scale == 1 else guided_steps(self.num_steps, self.guidance_interval)
+
+    @property
+    def row_steps(self) -> int:
+        """Rows of all steps."""
+        return self.num_steps + len(self.guided_steps)
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -136,6 +144,8 @@ class Job:
     index: int
     """Position of the image in its request."""
     is_open: bool = True
+    guided: range = field(init=False)
+    """`params.guided_steps`."""
     step: int = 0
     """Steps done."""
     slot: int | None = None
@@ -145,9 +155,23 @@ class Job:
     last_tick: int = 0
     """The scheduler's tick in which it was admitted or last got a step."""
 
+    def __post_init__(self) -> None:
+        self.guided = self.params.guided_steps
+
     @property
     def rows(self) -> int:
-        return self.params.rows
+        """Rows of its next step."""
+        return 2 if self.step in self.guided else 1
+
+    @property
+    def most_rows(self) -> int:
+        """Rows of the widest of the steps that are left."""
+        return 2 if self._guided_steps_left else 1
+
+    @property
+    def guidance_scale(self) -> float:
+        """Of its next step."""
+        return self.params.guidance_scale if self.step in self.guided else 1.0
 
     @property
     def steps_left(self) -> int:
@@ -160,7 +184,11 @@ class Job:
 
     @property
     def row_steps_left(self) -> int:
-        return self.rows * self.steps_left
+        return self.steps_left + self._guided_steps_left
+
+    @property
+    def _guided_steps_left(self) -> int:
+        return max(0, self.guided.stop - max(self.guided.start, self.step))
 
     @property
     def preview_number(self) -> int | None:

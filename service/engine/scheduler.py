@@ -123,10 +123,10 @@ class Scheduler:
     def advance(self, jobs: Iterable[Job]) -> None:
         """Record that these jobs got their step."""
         for job in jobs:
+            self._served[job.request.owner] += job.rows
             job.step += 1
             job.is_running = False
             job.last_tick = self._tick
-            self._served[job.request.owner] += job.rows
 
     def close(self, job: Job) -> None:
         """Close an open job and remove it; an owner without jobs is forgotten."""

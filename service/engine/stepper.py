@@ -177,7 +177,7 @@ class Stepper:
         labels = torch.tensor([slot.label for slot in slots], device=self._device)
         if all(job.rows == 1 for job in jobs):
             return denoiser(x, t, labels)
-        scale = torch.tensor([job.params.guidance_scale for job in jobs], device=self._device)
+        scale = torch.tensor([job.guidance_scale for job in jobs], device=self._device)
         return guided(denoiser, x, t, labels, scale, self.model.null_label)
 
 

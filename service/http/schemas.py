@@ -8,6 +8,7 @@ from service.engine.request import Determinism, Request, Status
 
 REQUEST_ID = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
 SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
 
 
@@ -40,6 +41,9 @@ class GenerationRequest(BaseModel):
     eta: float = Field(default=0.0, ge=0, le=1, description="stochasticity of ddim; 0 for other samplers")
     guidance_scale: float | None = Field(
         default=None, ge=0, le=20, description="1: no guidance, half the work; null: the model's, or 1 without a class"
+    )
+    guidance_interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="where in the steps guidance begins and ends, as shares of them; null: all steps"
     )
     response_format: Literal["b64_json", "png", "npy"] = Field(
         default="b64_json",
@@ -93,6 +97,7 @@ class ImagesResponse(BaseModel):
     sampler: SamplerName
     eta: float
     guidance_scale: float
+    guidance_interval: list[float]
     determinism: Determinism
     repro_id: str = Field(description="equal on machines that produce the same bits")
 

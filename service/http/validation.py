@@ -23,13 +23,11 @@ def engine_request(
     params, share = _sampling_params(body, model), settings.limits.owner_share
     if body.n > (most := int(share * settings.max_open_images)):
         raise InvalidRequestError(f"n: should be at most {most} for this service (got {body.n})", param="n")
-    work = body.n * params.num_steps * params.rows
+    work = body.n * params.row_steps
     # More work than an empty queue accepts is an invalid request, not a reason to retry.
     most = min(settings.max_request_row_steps, int(share * settings.max_open_row_steps))
     if work > most:
-        raise InvalidRequestError(
-            f"n x steps, doubled by guidance, should be at most {most} (got {work})", param="steps"
-        )
+        raise InvalidRequestError(f"n x steps, guided ones twice, should be at most {most} (got {work})", param="steps")
     seed = secrets.randbelow(NUM_DERIVED_SEEDS) if body.seed is None else body.seed
     return Request(
         request_id=request_id,
@@ -91,8 +89,24 @@ def _sampling_params(body: GenerationRequest, model: Model) -> SamplingParams:
     if scale is None:
         scale = 1.0 if label is None else defaults.guidance_scale
     return SamplingParams(
-        seed=0, class_label=label, sampler=sampler, num_steps=num_steps, eta=body.eta, guidance_scale=scale
+        seed=0,
+        class_label=label,
+        sampler=sampler,
+        num_steps=num_steps,
+        eta=body.eta,
+        guidance_scale=scale,
+        guidance_interval=_interval(body),
     )
+
+
+def _interval(body: GenerationRequest) -> tuple[float, float] | None:
+    if body.guidance_interval in (None, [0.0, 1.0]):
+        return None
+    begin, end = body.guidance_interval
+    if not begin < end:
+        message = f"guidance_interval: should begin before it ends (got {list(body.guidance_interval)})"
+        raise InvalidRequestError(message, param="guidance_interval")
+    return begin, end
 
 
 def _class_label(body: GenerationRequest, data: DataSpec) -> int | None:

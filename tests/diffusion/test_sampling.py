@@ -173,6 +173,7 @@ def test_2m_is_that_of_diffusers(times: list[int], schedule: NoiseSchedule) -> N
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
+GUIDED = make_plan("ddim", COSINE, [999, 400], guidance_scale=2.0)
 PLANS = [
     make_plan("ddpm", LINEAR, [999, 400, 30]),
     make_plan("ddim", LINEAR, [999, 700, 300, 100, 2], eta=0.4),
@@ -281,12 +282,16 @@ def test_a_timetable_that_does_not_fall_within_the_schedule_is_refused(times: li
         (lambda: make_plan("ddim", LINEAR, [9], eta=float("nan")), "eta: .*nan"),
         (lambda: make_plan("ddpm", LINEAR, [9], eta=0.5), "eta: .*0 for ddpm .*0.5"),
         (
-            lambda: sample(elementwise_denoiser, PLANS[0], [0], None, SHAPE, guidance_scale=2.0),
+            lambda: sample(elementwise_denoiser, GUIDED, [0], None, SHAPE),
             "guidance_scale: should be 1 .*2",
         ),
         (
-            lambda: sample(elementwise_denoiser, PLANS[0], [0], None, SHAPE, guidance_scale=2.0, null_label=3),
+            lambda: sample(elementwise_denoiser, GUIDED, [0], None, SHAPE, null_label=3),
             "guidance_scale: should be 1 .*2",
+        ),
+        (
+            lambda: make_plan("ddim", LINEAR, [9], guidance_scale=2.0, guidance_interval=(0.5, 0.5)),
+            r"guidance_interval: should be 0 <= begin < end <= 1 \(got \[0\.5, 0\.5\]\)",
         ),
     ],
 )

@@ -48,10 +48,15 @@ def draw(
 ) -> torch.Tensor:
     return sample(
         model.denoiser(),
-        plan_for(model, sampler, num_steps, eta=options.get("eta", 0.0)),
+        plan_for(
+            model,
+            sampler,
+            num_steps,
+            eta=options.get("eta", 0.0),
+            guidance_scale=options.get("guidance_scale", 1.0),
+        ),
         seeds,
         torch.tensor(labels),
         model.description.data.shape,
-        guidance_scale=options.get("guidance_scale", 1.0),
         null_label=model.null_label,
     )

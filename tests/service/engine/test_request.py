@@ -14,6 +14,21 @@ def test_guidance_needs_a_second_row() -> None:
     assert _request(guidance_scale=3.0).jobs[0].row_steps_left == 20
 
 
+def test_guidance_in_a_part_of_the_steps_needs_the_second_row_there_alone() -> None:
+    params = SamplingParams(
+        seed=1, class_label=0, sampler="ddim", num_steps=10, guidance_scale=3.0, guidance_interval=(0.2, 0.55)
+    )
+    [job] = Request(request_id="r", owner="o", images=(params,)).jobs
+    seen = []
+    for job.step in range(10):
+        seen.append((job.rows, job.most_rows, job.guidance_scale, job.row_steps_left))
+    assert [rows for rows, *_ in seen] == [1, 1, 2, 2, 2, 2, 1, 1, 1, 1]
+    assert [most for _, most, *_ in seen] == [2] * 6 + [1] * 4
+    assert [scale for *_, scale, _ in seen] == [1.0, 1.0, 3.0, 3.0, 3.0, 3.0, 1.0, 1.0, 1.0, 1.0]
+    assert [left for *_, left in seen] == [14, 13, 12, 10, 8, 6, 4, 3, 2, 1]
+    assert params.row_steps == 14
+
+
 def test_a_request_is_open_until_all_its_images_are_closed() -> None:
     request = _request(2)
     first, second = request.jobs

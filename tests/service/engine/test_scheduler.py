@@ -241,6 +241,7 @@ ARRIVALS = st.lists(
         num_images=st.integers(1, 8),
         num_steps=st.integers(1, 20),
         is_guided=st.booleans(),
+        guidance_interval=st.sampled_from([None, (0.0, 0.5), (0.3, 0.8), (0.5, 1.0)]),
         owner=st.sampled_from("abc"),
         priority=st.integers(0, 2),
         deadline_sec=st.none() | st.floats(0.001, 0.5),
@@ -275,7 +276,9 @@ def test_every_job_ends_once_and_every_row_step_is_accounted_for(arrivals: list[
         assert sum(outcome.ends) == sum(job.steps_left == 0 for job in outcome.request.jobs)
     assert not simulation.scheduler.open_jobs
     assert simulation.scheduler.open_row_steps == 0
-    assert row_steps == sum(job.rows * job.step for outcome in simulation.outcomes for job in outcome.request.jobs)
+    assert row_steps == sum(
+        job.params.row_steps - job.row_steps_left for outcome in simulation.outcomes for job in outcome.request.jobs
+    )
 
 
 @given(ARRIVALS, LIMITS)

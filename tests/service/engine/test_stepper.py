@@ -29,6 +29,9 @@ IMAGES = [
     SamplingParams(seed=15, class_label=2, sampler="ddim", num_steps=1),
     SamplingParams(seed=2**63 - 1, class_label=0, sampler="ddpm", num_steps=20),
     SamplingParams(seed=0, class_label=0, sampler="dpmpp_2m", num_steps=12, guidance_scale=0.0),
+    SamplingParams(
+        seed=3, class_label=1, sampler="dpmpp_2m", num_steps=8, guidance_scale=4.0, guidance_interval=(0.25, 0.7)
+    ),
 ]
 
 
@@ -87,14 +90,20 @@ def test_the_service_draws_what_the_offline_sampler_draws(stepper: Stepper, para
     model = stepper.model
     denoiser = model.denoiser()
     label = 3 if params.class_label is None else params.class_label
-    count = ROWS // params.rows
+    count = ROWS // (2 if params.guided_steps else 1)
     images = sample(
         denoiser,
-        plan_for(model, params.sampler, params.num_steps, eta=params.eta),
+        plan_for(
+            model,
+            params.sampler,
+            params.num_steps,
+            eta=params.eta,
+            guidance_scale=params.guidance_scale,
+            guidance_interval=params.guidance_interval,
+        ),
         [params.seed] * count,
         torch.full((count,), label),
         model.description.data.shape,
-        guidance_scale=params.guidance_scale,
         null_label=model.null_label,
     )
     wanted = to_bytes(images[0]).permute(1, 2, 0).numpy()

@@ -1,0 +1,16 @@
+"""The steps in which an image is guided; imports nothing, so that the service's scheduler counts rows by the same rule.
+
+Guidance matters in the middle of the noise range, and costs a row of a network call in each step: Kynkäänniemi et al. 2024,
+arXiv 2404.07724. An interval is given as shares of the steps, so that it means the same for any number of them.
+"""
+
+Interval = tuple[float, float]
+"""Where guidance begins and ends, 0 <= begin < end <= 1."""
+
+
+def guided_steps(num_steps: int, interval: Interval | None) -> range:
+    """The steps, from 0, whose share of the steps before them is in [begin, end); None: all."""
+    if interval is None:
+        return range(num_steps)
+    first, stop = (sum(step / num_steps < share for step in range(num_steps)) for share in interval)
+    return range(first, stop)
