@@ -146,6 +146,12 @@ command(
     describe="Train the network, from its last checkpoint if there is one.",
 )
 command(
+    foundry, "distil", "pipeline.distil:main", folder("model"), folder("prepared"), folder("schedule"),
+    option("--checkpoint-interval-sec", type=click.FloatRange(min=0), default=30.0),
+    option("--run-id", default=None), hidden=True,
+    describe="Replace a trained model by a student that draws in few steps (the end of `train`).",
+)
+command(
     foundry, "evaluate", "pipeline.evaluate:main",
     folder("model"), folder("prepared"), folder("schedule"), folder("features"), out("data/evaluation"),
     describe="Choose how to sample; measure samples and losses against real images.",
@@ -300,6 +306,7 @@ command(
     option("--steps", type=click.IntRange(1, MOST_IMAGES), help="Sampling steps.  [default: the model's]"),
     option("--eta", type=float, default=0.0, help="Noise of ddim, 0 to 1."),
     option("--guidance-scale", type=float, help="1 for none.  [default: the model's]"),
+    option("--guidance-interval", type=float, nargs=2, metavar="BEGIN END", help="The part of the steps that is guided, 0 to 1.  [default: all]"),
     describe="""Draw images from a model.
 
     Each image has a seed of its own, which follows from --seed and its number: drawn alone with that seed it is the

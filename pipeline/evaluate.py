@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document, remove_outputs, replacing, write_json
-from pipeline.artefacts.model import SNAPSHOTS, Model, load_model
+from pipeline.artefacts.model import SNAPSHOTS, Model, load_model, teacher_of
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.subset import Subset
 from pipeline.artefacts.tensors import load_tensors
@@ -71,6 +71,8 @@ class Inputs:
 
     model: Model
     snapshots: dict[str, Tensor]
+    teacher: Model | None
+    """The model that this one is distilled from, if it is."""
     dataset: Dataset
     table: ScheduleTable
     evaluator: Evaluator
@@ -98,6 +100,7 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
     return Inputs(
         model=loaded,
         snapshots=load_tensors(model / SNAPSHOTS),
+        teacher=teacher_of(loaded, model) if loaded.description.is_distilled else None,
         dataset=dataset,
         table=table,
         evaluator=load_evaluator(features, dataset),
@@ -125,8 +128,9 @@ def evaluate(
     write_grid(out / "grid.png", samples, names)
     write_nearest(out / "nearest.png", samples, neighbours, train)
 
+    # A student is no denoiser at levels other than its own; card and report say whose losses these are.
     losses = held_out_losses(
-        model,
+        inputs.teacher or model,
         evaluator.real,
         inputs.tuning_evaluator.real,
         inputs.table,
@@ -146,7 +150,20 @@ def evaluate(
     kind = evaluator.extractor.config.kind
     sampling, guidance = asdict(tuning.sampling), tuning.guidance_distances
     words = verdict(metrics, train_params).lines()
-    write_report(out, Evaluation(words, metrics, losses.levels, quality, classes, sampling, guidance, kind))
+    write_report(
+        out,
+        Evaluation(
+            words,
+            metrics,
+            losses.levels,
+            quality,
+            classes,
+            sampling,
+            guidance,
+            kind,
+            is_distilled=inputs.teacher is not None,
+        ),
+    )
     return tuning, metrics
 
 

@@ -256,6 +256,20 @@ class TrainParams(Section):
     network: UNetConfig = Field(description="architecture of the U-Net, see pipeline/diffusion/unet.py")
 
 
+class DistilParams(Section):
+    """The end of stage `train`: a student that draws the model's images in few steps and without guidance takes its place."""
+
+    steps: Literal[1, 2, 4] | None = Field(description="network calls per image of the student; null: no student")
+    num_images: int = Field(ge=1, description="length of the student's training, in images seen")
+    teacher_steps: int = Field(
+        ge=4, le=1000, description="steps of DPM-Solver++ 2M in which the teacher draws, at most schedule.num_timesteps"
+    )
+    guidance_scale: float = Field(
+        ge=0, le=20, description="of the teacher's images; 1: no guidance, as always without classes"
+    )
+    learning_rate_ratio: float = Field(gt=0, description="the student's peak learning rates over those of train")
+
+
 class EvaluateParams(Section):
     """Stage `evaluate`: how to sample, and how many images to measure."""
 
@@ -303,6 +317,7 @@ class Params(Section):
     schedule: ScheduleParams
     features: FeaturesParams
     train: TrainParams
+    distil: DistilParams
     evaluate: EvaluateParams
     register_: RegisterParams = Field(alias="register")
 
@@ -336,9 +351,11 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _limit_num_steps(self) -> Params:
-        steps, limit = self.evaluate.num_steps, self.schedule.num_timesteps
-        if steps > limit:
+        limit = self.schedule.num_timesteps
+        if (steps := self.evaluate.num_steps) > limit:
             raise ValueError(f"evaluate.num_steps: should be at most schedule.num_timesteps {limit} (got {steps})")
+        if self.distil.steps is not None and (steps := self.distil.teacher_steps) > limit:
+            raise ValueError(f"distil.teacher_steps: should be at most schedule.num_timesteps {limit} (got {steps})")
         return self
 
     @model_validator(mode="after")

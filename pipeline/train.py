@@ -2,19 +2,20 @@
 
 Reads: data/prepared, data/schedule
 Writes: data/model (docs/contracts.md lists it file by file)
-Params: train
+Params: train, distil
 
-The next run resumes a killed training, bit-exactly on a CPU: see `pipeline.training.journal`. Training uses one process
+With `distil.steps` the trained model is then replaced by its student, see `pipeline.distil`. The next run resumes a killed training, bit-exactly on a CPU: see `pipeline.training.journal`. Training uses one process
 per core or GPU (`NPROC` overrides), started here or by torchrun: see `pipeline.training.distributed`.
 """
 
+import os
 import signal
 import sys
 from collections import deque
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
+from typing import NoReturn
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document
@@ -25,17 +26,17 @@ from pipeline.device import best_device
 from pipeline.diffusion.target import check_target
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.params import Params, load_params
-from pipeline.progress import progress_bar
 from pipeline.tracking import runs
 from pipeline.tracking.runs import StageRun
 from pipeline.training import checkpoint
 from pipeline.training.cost import require_memory
+from pipeline.training.course import report_start, train_to_the_end
 from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.fingerprint import provenance, training_key
-from pipeline.training.journal import GRIDS, Journal
-from pipeline.training.loop import Training, check_finite
-from pipeline.training.overfitting import best, is_overfitting
-from pipeline.training.preview import Preview, grid_steps
+from pipeline.training.journal import Journal
+from pipeline.training.loop import Training
+from pipeline.training.overfitting import best
+from pipeline.training.preview import Preview
 
 
 def main(prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: float) -> None:
@@ -43,28 +44,49 @@ def main(prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: flo
     params, dataset = load_params(), Dataset.open(prepared)
     with launch_workers(params.train.batch_size) as workers:
         if workers.is_first:
-            train(params, dataset, schedule, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers)
+            run_id = train(
+                params, dataset, schedule, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers
+            )
         else:
             follow(params, dataset, schedule, workers)
+            run_id = None
+    if params.distil.steps is not None:
+        _distil(prepared, schedule, out, checkpoint_interval_sec, run_id)
+
+
+def _distil(prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: float, run_id: str | None) -> NoReturn:
+    """Let `pipeline.distil` take the place of this process: it has processes of its own, and gets this one's signals."""
+    options = {
+        "--model": out,
+        "--prepared": prepared,
+        "--schedule": schedule,
+        "--checkpoint-interval-sec": checkpoint_interval_sec,
+    } | ({"--run-id": run_id} if run_id else {})
+    words = [str(word) for each in options.items() for word in each]
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", "pipeline.distil", *words])  # noqa: S606  # our own module
 
 
 def train(
     params: Params, dataset: Dataset, schedule: Path, out: Path, *, checkpoint_interval_sec: float, workers: Workers
-) -> None:
-    """Train to the end, from the last checkpoint if there is one, and write the model folder `out`."""
+) -> str:
+    """Train to the end, from the last checkpoint if there is one, and write the model folder `out`; returns the run's id."""
     description, training = _prepare(params, dataset, schedule, workers)
     store = store_of(description, training)
     with checkpoint.exclusive(store):
         journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec)
         journal.resume()
         training.sync_from_first()
-        _report_start(journal, out)
+        report_start(journal, out)
         settings = params.model_dump(mode="json", by_alias=True)
-        with runs.stage_run("train", params=settings, resume_run_id=journal.run_id) as run:
+        # A finished training that is distilled anew belongs to the new pipeline.
+        is_new = params.distil.steps is not None and training.step == training.num_steps
+        with runs.stage_run("train", params=settings, resume_run_id=None if is_new else journal.run_id) as run:
             journal.run_id = run.run_id
             run.tags({"device": training.device.name, **training.arithmetic})
-            _train_to_the_end(training, journal, Preview(training, description, dataset.split("held_out")), run, out)
+            train_to_the_end(training, journal, Preview(training, description, dataset.split("held_out")), run, out)
             _write(out, training, journal, description, run)
+            return run.run_id
 
 
 def follow(params: Params, dataset: Dataset, schedule: Path, workers: Workers) -> None:
@@ -114,85 +136,6 @@ def store_of(description: Description, training: Training) -> Path:
     """The folder with the checkpoints of this training and no other."""
     key = training_key({**description.provenance, **training.arithmetic})
     return runs.main_worktree() / ".foundry" / "training" / key
-
-
-def _report_start(journal: Journal, out: Path) -> None:
-    for line in journal.damaged:
-        sys.stderr.write(f"warning: {line}; the checkpoint before is used\n")
-    if journal.num_images_saved is not None:
-        sys.stderr.write(f"resuming after {journal.num_images_saved} images\n")
-    if journal.training.params.num_grids:
-        sys.stderr.write(f"samples of the network as it learns: {out / GRIDS}, the first after 1 %\n")
-
-
-def _train_to_the_end(training: Training, journal: Journal, preview: Preview, run: StageRun, out: Path) -> None:
-
-    signals = _Signals()
-    batch_size = training.params.batch_size
-    total = training.num_steps * batch_size
-    grids_after = grid_steps(training.num_steps, training.params.num_grids)
-    with progress_bar(name="train", unit="images", total=total, done=training.num_images) as bar:
-        # A finished training that over-fitting had stopped is only written again.
-        for step in () if journal.stopped else training.steps():
-            check_finite(step, journal.num_images_saved)
-            row = journal.note(step)
-            bar.update(batch_size)
-            if row is not None:
-                run.metrics(row, step=step.num_images)
-                bar.set_postfix(loss=f"{row['train/loss']:.4f}", refresh=False)
-            if training.step in grids_after:
-                run.image("train/grid", journal.keep_grid(preview.grid()), step=step.num_images)
-            if training.completed_fraction_boundary(training.params.num_snapshots):
-                error, figures = preview.held_out_errors()
-                journal.note_held_out(error, figures)
-                run.metrics(figures, step=step.num_images)
-            if row is not None:
-                journal.show(out)
-            if signals.received or journal.is_time_to_save():
-                journal.save()
-            signals.exit_if_received(training.num_images)
-            if journal.stopped:
-                break
-    journal.save()
-    _report_overfitting(training, journal, run)
-
-
-def _report_overfitting(training: Training, journal: Journal, run: StageRun) -> None:
-    if not is_overfitting(journal.held_out_errors):
-        return
-    least, last = best(journal.held_out_errors), journal.held_out_errors[-1]
-    num_images = least.step * training.params.batch_size
-    run.tags({"overfitting": f"after {num_images} images"})
-    outcome = (
-        f"stopped; the model has the weights after {num_images}"
-        if journal.stopped
-        else "the model has the last weights; train.stop_when_overfitting=true keeps those with the least error"
-    )
-    sys.stderr.write(
-        f"over-fitting: the error on held-out images, relative to the best linear denoiser's, was least after {num_images} "
-        f"images ({least.mean:.3f}) and is now {last.mean:.3f}; {outcome}. More images, train.augmentation and "
-        "train.network.dropout help\n"
-    )
-
-
-class _Signals:
-    """Delays SIGTERM and SIGINT until the current step has ended and its state is saved."""
-
-    received: int | None = None
-
-    def __init__(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        self.received = number
-
-    def exit_if_received(self, num_images: int) -> None:
-        if self.received is None:
-            return
-        name = signal.Signals(self.received).name
-        sys.stderr.write(f"\nstopped by {name} after {num_images} images; the next run resumes from there\n")
-        sys.exit(128 + self.received)
 
 
 def _write(out: Path, training: Training, journal: Journal, description: Description, run: StageRun) -> None:

@@ -73,7 +73,9 @@ def _file(module: str) -> str:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_exactly_the_code_that_it_runs(stage: str) -> None:
-    graph, seen, waiting = grimp.build_graph("pipeline", cache_dir=None), set(), [f"pipeline.{stage}"]
+    graph, seen = grimp.build_graph("pipeline", cache_dir=None), set[str]()
+    # A training that has ended replaces itself by the distillation, which it cannot import.
+    waiting = [f"pipeline.{stage}", *(["pipeline.distil"] if stage == "train" else [])]
     while waiting:
         module = waiting.pop()
         if module not in seen | PLUMBING:

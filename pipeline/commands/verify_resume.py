@@ -58,7 +58,8 @@ class IsolatedTraining:
         self._command = [sys.executable, "-m", "pipeline.train", *inputs, *options]
         params = load_params()
         train = params.train.model_copy(update={"num_images": num_images, "num_grids": 1})
-        document = params.model_copy(update={"train": train}).model_dump(mode="json", by_alias=True)
+        distil = params.distil.model_copy(update={"num_images": num_images})
+        document = params.model_copy(update={"train": train, "distil": distil}).model_dump(mode="json", by_alias=True)
         (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
 
     def run(self, moments: list[int]) -> None:

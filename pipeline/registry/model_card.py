@@ -53,6 +53,7 @@ def model_card(
         description=description,
         data=description.data,
         sampling=description.sampling,
+        teacher=description.provenance.get("teacher"),
         params=params,
         train=params.train,
         counts=dict.fromkeys(("train", "held_out", "quarantined", "duplicates"), 0) | validation.get("counts", {}),

@@ -42,6 +42,8 @@ class Evaluation:
     guidance: Mapping[str, float]
     """Frechet distance from training images by guidance scale; empty if only one scale was possible."""
     extractor_kind: str
+    is_distilled: bool
+    """Whether the losses are those of the model's teacher."""
 
 
 def write_report(folder: Path, evaluation: Evaluation) -> None:

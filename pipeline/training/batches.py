@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -49,6 +50,14 @@ class Batch:
             rows = slice(start, start + num_rows)
             labels, augmentation = (None if each is None else each[rows] for each in (self.labels, self.augmentation))
             yield Batch(self.x0[rows], labels, self.t[rows], self.eps[rows], augmentation, self.dropout_seed)
+
+
+class BatchSource(Protocol):
+    """The batches of a training: a function of the step, and of the weights before it."""
+
+    def batches(self, steps: Iterable[int]) -> Iterator[Batch]:
+        """The batches of these steps, in their order."""
+        ...
 
 
 class Batches:

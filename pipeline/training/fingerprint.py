@@ -15,12 +15,15 @@ ROOT = Path(__file__).parents[2]
 LIBRARIES = ("torch", "numpy")
 
 
-def training_code() -> list[Path]:
+def training_code(*more: str) -> list[Path]:
     """The files that determine weights: loop.py, its imports from training/ and diffusion/, device.py, artefacts/dataset.py.
 
     Logging, previews, checkpoints and samplers do not change weights, and the loop imports none of them.
+
+    Args:
+        more: further modules, as `training/trajectories`, which are added with their imports.
     """
-    pending = [ROOT / f"pipeline/{name}.py" for name in ("training/loop", "device", "artefacts/dataset")]
+    pending = [ROOT / f"pipeline/{name}.py" for name in ("training/loop", "device", "artefacts/dataset", *more)]
     found: set[Path] = set()
     while pending:
         path = pending.pop()
@@ -41,6 +44,11 @@ def _imported(path: Path) -> list[Path]:
     return [file for file in files if file.exists()]
 
 
+def code_digest(*more: str) -> str:
+    """Of `training_code`."""
+    return parts_digest(path.read_bytes() for path in training_code(*more))
+
+
 def provenance(params: TrainParams, dataset: Dataset, schedule_table: ScheduleTable) -> dict[str, str]:
     """Digests of everything that determines the weights, by name."""
     settings = params.model_dump(mode="json")
@@ -49,7 +57,7 @@ def provenance(params: TrainParams, dataset: Dataset, schedule_table: ScheduleTa
         settings["warmup_share"] *= math.ceil(settings.pop("num_images") / params.batch_size)
     columns = schedule_table.schedule.beta, schedule_table.density, schedule_table.weight("x0", params.weighting)
     return {
-        "code_digest": parts_digest(path.read_bytes() for path in training_code()),
+        "code_digest": code_digest(),
         "data_digest": dataset.info.digest,
         "libraries": " ".join(f"{name}=={version(name)}" for name in LIBRARIES),
         "params_digest": parts_digest([canonical_json(settings)]),

@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,27 @@ HELD_OUT_COLUMNS = ("images", "train/held_out_mse", "train/linear_denoiser_mse")
 """Of held_out.csv, one row for each snapshot."""
 
 
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What a journal calls the figures of its training."""
+
+    name: str
+    """Before the names of the curves."""
+    held_out: tuple[str, ...]
+    """Names of the figures that are kept of each measurement on held-out images."""
+
+
+TRAIN = Phase("train", HELD_OUT_COLUMNS[1:])
+
+
 class Journal:
     """The curves, grids and checkpoints of one training, all in the folder `store`."""
 
-    def __init__(self, store: Path, training: Training, *, checkpoint_interval_sec: float) -> None:
+    def __init__(
+        self, store: Path, training: Training, *, checkpoint_interval_sec: float, phase: Phase = TRAIN
+    ) -> None:
         self.store, self.training, self.checkpoint_interval_sec = store, training, checkpoint_interval_sec
+        self.phase = phase
         self.rows: list[list[float]] = []
         self.held_out_rows: list[list[float]] = []
         self.held_out_errors: list[HeldOutError] = []
@@ -72,12 +89,13 @@ class Journal:
         loss, norm = (float(mean) for mean in np.mean(self._part, axis=0))
         self._part = []
         self.rows.append([step.num_images, loss, norm, step.learning_rate])
-        return dict(zip(COLUMNS[1:], self.rows[-1][1:], strict=True))
+        names = (name.replace("train", self.phase.name) for name in COLUMNS[1:])
+        return dict(zip(names, self.rows[-1][1:], strict=True))
 
     def note_held_out(self, error: HeldOutError, figures: Mapping[str, float]) -> None:
         """Add a measurement on held-out images."""
         self.held_out_errors.append(error)
-        self.held_out_rows.append([self.training.num_images, *(figures[name] for name in HELD_OUT_COLUMNS[1:])])
+        self.held_out_rows.append([self.training.num_images, *(figures[name] for name in self.phase.held_out)])
 
     @property
     def stopped(self) -> bool:

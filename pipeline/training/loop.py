@@ -23,7 +23,7 @@ from pipeline.diffusion.target import to_x0
 from pipeline.diffusion.unet import UNet
 from pipeline.errors import CheckFailedError
 from pipeline.params import TrainParams
-from pipeline.training.batches import Batch, Batches
+from pipeline.training.batches import Batch, Batches, BatchSource
 from pipeline.training.distributed import SINGLE, Workers
 from pipeline.training.muon import Muon
 
@@ -60,7 +60,7 @@ class Training:
         self.network = network.to(device.device).to(memory_format=layout).train()  # type: ignore[call-overload]
         self.forward = torch.compile(self.network) if device.compile else self.network
         self.condition = _condition(network) if params.augmentation.kinds else None
-        self.batches = Batches(split, params, schedule_table.density, network.num_classes, device, workers)
+        self.batches: BatchSource = Batches(split, params, schedule_table.density, network.num_classes, device, workers)
         self.optimisers = _optimisers(self.network, self.condition, params)
         self.ema = Ema(self.weights(), params.ema_widths)
         self.snapshots: dict[str, Tensor] = {}

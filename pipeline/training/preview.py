@@ -1,11 +1,16 @@
 """Previews of a training in progress: sample grids of the averaged network, and its error on held-out images."""
 
+from functools import cached_property
+
 import numpy as np
+import torch
 from PIL.Image import Image
+from torch import Tensor
 
 from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.model import Description, Model, build_network
 from pipeline.artefacts.subset import Subset
+from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.seeds import image_seed
 from pipeline.inference.cores import denoiser_here
 from pipeline.inference.draw import draw
@@ -13,6 +18,7 @@ from pipeline.inference.grids import grid_image
 from pipeline.inference.losses import level_table, noise_levels, squared_errors
 from pipeline.training.loop import Training
 from pipeline.training.overfitting import HeldOutError
+from pipeline.training.trajectories import FIRST_INDEX, Teacher
 
 NUM_IMAGES, NUM_STEPS = 64, 10
 """Of a grid: few, since the other processes wait."""
@@ -68,6 +74,29 @@ def grid_steps(num_steps: int, num_grids: int) -> frozenset[int]:
         return frozenset()
     parts = [*((percent, 100) for percent in EARLY_PERCENT), *((part, num_grids) for part in range(1, num_grids + 1))]
     return frozenset(-(-part * num_steps // whole) for part, whole in parts)
+
+
+class StudentPreview(Preview):
+    """Grids of a student, and how far its images are from its teacher's."""
+
+    def __init__(self, training: Training, description: Description, teacher: Teacher) -> None:
+        self._training, self._description, self._teacher = training, description, teacher
+        self._seeds = [image_seed(training.params.seed, FIRST_INDEX - 1 - i) for i in range(NUM_IMAGES)]
+        classes = description.data.num_classes
+        self._labels = [i % classes for i in range(NUM_IMAGES)] if classes else None
+
+    def held_out_errors(self) -> tuple[HeldOutError, dict[str, float]]:
+        """The squared difference of images from the teacher's of the same seeds, for seeds that no trajectory has."""
+        drawn = torch.from_numpy(draw(self._averaged(), self._seeds, self._labels)).movedim(-1, 1)
+        difference = to_unit_range(drawn) - self._teachers.cpu()
+        by_image = difference.square().flatten(1).mean(dim=1).double()
+        figures = {"distil/rms_to_teacher": float(by_image.mean().sqrt())}
+        return HeldOutError(self._training.step, by_image.numpy()), figures
+
+    @cached_property
+    def _teachers(self) -> Tensor:
+        labels = None if self._labels is None else torch.tensor(self._labels, device=self._teacher.device)
+        return self._teacher.states(self._seeds, labels)[:, -1]
 
 
 def grid_layout(num_classes: int) -> tuple[list[int] | None, int | None]:

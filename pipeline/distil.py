@@ -1,0 +1,192 @@
+"""The end of stage `train`, if `distil.steps` is set: a student takes the place of the trained model.
+
+Reads: data/model, data/prepared, data/schedule
+Writes: data/model/{model.safetensors,model.json,snapshots.safetensors}
+Params: distil, train
+
+The student has the trained model's network and begins with its weights. It learns to draw the same images from the same
+seeds in 1, 2 or 4 steps without guidance (pipeline/training/trajectories.py), by the same loop and with the same
+checkpoints as a training, which `pipeline.train` replaces by this process when it has ended.
+"""
+
+import signal
+import sys
+from collections import deque
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.files import canonical_json, parts_digest
+from pipeline.artefacts.model import (
+    SNAPSHOTS,
+    TEACHER,
+    Description,
+    Model,
+    SamplingDefaults,
+    build_network,
+    load_model,
+    save_model,
+)
+from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
+from pipeline.artefacts.tensors import save_tensors
+from pipeline.device import best_device
+from pipeline.diffusion.augmentation import AugmentationConfig
+from pipeline.diffusion.unet import UNet
+from pipeline.errors import FoundryError
+from pipeline.params import DistilParams, Params, TrainParams, load_params
+from pipeline.tracking import runs
+from pipeline.training import checkpoint
+from pipeline.training.course import report_start, train_to_the_end
+from pipeline.training.distributed import Workers, launch_workers
+from pipeline.training.fingerprint import code_digest, training_key
+from pipeline.training.journal import Journal, Phase
+from pipeline.training.loop import Training
+from pipeline.training.preview import StudentPreview
+from pipeline.training.trajectories import Teacher, Trajectories
+
+DISTIL = Phase("distil", ("distil/rms_to_teacher",))
+
+
+def main(model: Path, prepared: Path, schedule: Path, checkpoint_interval_sec: float, run_id: str | None) -> None:
+    """Replace the model in a folder by its student; `run_id` is the run of its training."""
+    params, dataset, trained = load_params(), Dataset.open(prepared), load_model(model)
+    if trained.description.is_distilled:
+        raise FoundryError(
+            f"{model}: is distilled already; `foundry train` writes the model that it was distilled from"
+        )
+    table = read_schedule_table(schedule / "table.parquet")
+    with launch_workers(params.train.batch_size) as workers:
+        distillation = Distillation(params, trained, dataset, table, workers)
+        if workers.is_first:
+            distil(distillation, params, model, checkpoint_interval_sec=checkpoint_interval_sec, run_id=run_id)
+        else:
+            follow(distillation)
+
+
+class Distillation:
+    """A student, its teacher, and the training that makes the one of the other."""
+
+    def __init__(
+        self, params: Params, trained: Model, dataset: Dataset, table: ScheduleTable, workers: Workers
+    ) -> None:
+        device, settings = best_device(), student_params(params.train, params.distil)
+        self.params, self.trained = params.distil, trained
+        self.teacher = drawing_teacher(trained, params.distil, device.device)
+        self.training = Training(settings, student_network(trained), table, dataset.split("train"), device, workers)
+        self.training.batches = Trajectories(
+            self.teacher,
+            self.training.network,
+            dataset.split("train").labels,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            label_dropout=settings.label_dropout,
+            workers=workers,
+        )
+
+    @property
+    def description(self) -> Description:
+        """The content of the student's model.json."""
+        found, plan, teacher = self.trained.description, self.teacher.student_plan, self.teacher
+        sampling = SamplingDefaults(sampler="ddim", num_steps=plan.num_steps, guidance_scale=1.0)
+        of_teacher = SamplingDefaults(
+            sampler="dpmpp_2m", num_steps=teacher.num_steps, guidance_scale=teacher.guidance_scale
+        )
+        return replace(
+            found,
+            sampling=sampling,
+            timetables={sampling.sampler: {str(plan.num_steps): tuple(plan.times.tolist())}},
+            provenance={**found.provenance, "teacher": {"digest": self.trained.digest, **asdict(of_teacher)}},
+        )
+
+    @property
+    def store(self) -> Path:
+        """The folder with the checkpoints of this distillation and no other."""
+        facts = {
+            "code_digest": code_digest("training/trajectories"),
+            "params_digest": parts_digest([canonical_json(self.params.model_dump(mode="json"))]),
+            "settings_digest": parts_digest([canonical_json(self.training.params.model_dump(mode="json"))]),
+            "teacher_digest": self.trained.digest,
+        }
+        key = training_key({**self.trained.description.provenance, **facts, **self.training.arithmetic})
+        return runs.main_worktree() / ".foundry" / "training" / key
+
+
+def student_params(train: TrainParams, distil: DistilParams) -> TrainParams:
+    """The settings of the student's training: those of `train`, but for what concerns real images, and shorter."""
+    return train.model_copy(
+        update={
+            "num_images": distil.num_images,
+            "learning_rate": train.learning_rate * distil.learning_rate_ratio,
+            "adam_learning_rate": train.adam_learning_rate * distil.learning_rate_ratio,
+            "weighting": "uniform",
+            "horizontal_flip": False,
+            "augmentation": AugmentationConfig(kinds=()),
+            "stop_when_overfitting": False,
+            "num_grids": 1,
+        }
+    )
+
+
+def drawing_teacher(trained: Model, params: DistilParams, device: torch.device) -> Teacher:
+    """The trained model, as it draws for a student of `params.steps` steps."""
+    if params.steps is None:
+        raise FoundryError("distil.steps: should be 1, 2 or 4 to distil (got null)")
+    return Teacher(
+        model=trained,
+        num_steps=params.teacher_steps,
+        guidance_scale=params.guidance_scale if trained.null_label else 1.0,
+        student_steps=params.steps,
+        device=device,
+    )
+
+
+def student_network(trained: Model) -> UNet:
+    """A copy of the trained network, without dropout: what it shall learn has no noise to average over."""
+    description = trained.description
+    network = build_network(replace(description, network=replace(description.network, dropout=0.0)), seed=0)
+    network.load_state_dict(trained.network.state_dict())
+    return network
+
+
+def distil(
+    distillation: Distillation, params: Params, out: Path, *, checkpoint_interval_sec: float, run_id: str | None
+) -> None:
+    """Train the student to the end, from the last checkpoint if there is one, and write it over its teacher in `out`."""
+    training, description, store = distillation.training, distillation.description, distillation.store
+    with checkpoint.exclusive(store):
+        journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec, phase=DISTIL)
+        journal.resume()
+        training.sync_from_first()
+        report_start(journal, None)
+        with runs.stage_run("train", params=params.model_dump(mode="json", by_alias=True), resume_run_id=run_id) as run:
+            train_to_the_end(training, journal, StudentPreview(training, description, distillation.teacher), run, None)
+            write(out, distillation, run)
+            run.metrics({"distil/seconds": journal.seconds})
+        checkpoint.finish(store)
+
+
+def follow(distillation: Distillation) -> None:
+    """Compute this process's share of every step, until the end or until the first process ends."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+    with suppress(FoundryError):
+        distillation.training.sync_from_first()
+        deque(distillation.training.steps(), maxlen=0)
+
+
+def write(out: Path, distillation: Distillation, run: runs.StageRun) -> None:
+    """Write the student, with its teacher's weights among the snapshots."""
+    training, trained = distillation.training, distillation.trained
+    weights, snapshots = training.averages_at(training.num_steps)
+    teacher = {f"{TEACHER}{name}": tensor for name, tensor in trained.network.state_dict().items()}
+    save_tensors(out / SNAPSHOTS, snapshots | teacher)
+    run.model(save_model(out, distillation.description, weights=weights, schedule=trained.schedule))
+
+
+if __name__ == "__main__":
+    from pipeline import cli
+
+    cli.main(["distil", *sys.argv[1:]])
