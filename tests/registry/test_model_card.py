@@ -25,13 +25,13 @@ METRICS = {
 }
 
 
-def card(metrics: Mapping[str, float] = METRICS, **changes: Any) -> str:
+def card(metrics: Mapping[str, float] = METRICS, *, teacher: Mapping[str, Any] | None = None, **changes: Any) -> str:
     description = Description(
         data=DataSpec(image_size=28, channels=1, class_names=("T-shirt/top", "a|b *c*"), sigma_data=0.7),
         network=UNetConfig(widths=(8,), num_blocks=1),
         target="v",
         sampling=DEFAULT_SAMPLING,
-        provenance={"data_digest": "da7a"},
+        provenance={"data_digest": "da7a"} | ({"teacher": teacher} if teacher else {}),
     )
     content: dict[str, Any] = {
         "description": description,
@@ -101,3 +101,12 @@ def test_a_card_begins_with_the_verdict_and_ends_its_limits_with_what_helps() ->
 
 def test_foreign_names_are_escaped() -> None:
     assert r"a\|b \*c\*" in card()
+
+
+def test_the_card_of_a_student_names_its_teacher_and_says_whose_losses_it_shows() -> None:
+    teacher = {"digest": "7eac4e5", "sampler": "dpmpp_2m", "num_steps": 10, "guidance_scale": 1.2}
+    text = " ".join(card(teacher=teacher).split())
+    assert "a student: it was distilled from the model `7eac4e5`, whose images in 10 steps of `dpmpp_2m`" in text
+    assert "with guidance 1.2 it draws in 20 steps" in text
+    assert "Bits/dim and errors on held-out images are those of the model that this one was distilled from." in text
+    assert "distilled" not in card()

@@ -2,6 +2,7 @@ import hashlib
 import json
 import re
 import shutil
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from PIL import Image
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.model import (
     SNAPSHOTS,
+    TEACHER,
     DataSpec,
     Description,
     SamplingDefaults,
@@ -37,12 +39,14 @@ from pipeline.diffusion.unet import UNetConfig
 from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.errors import ArtefactError
 from pipeline.evaluate import OUTS, evaluate, read_inputs
+from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.evaluation.choose_guidance import best_scale
 from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.samples import balanced_labels
 from pipeline.evaluation.verdict import verdict
 from pipeline.features import features
+from pipeline.inference.draw import draw
 from tests.command_line import foundry
 from tests.small_sets import PARAMS, evaluate_params, features_params, write_prepared
 
@@ -177,9 +181,6 @@ def test_the_figures_are_in_the_contract(metrics: dict[str, float]) -> None:
 def test_the_tuned_model_draws_the_samples_again_from_their_classes_and_seeds(
     data: Path, out: Path, tmp_path: Path
 ) -> None:
-    from pipeline.evaluation.apply_tuning import apply_tuning
-    from pipeline.inference.draw import draw
-
     tuned = apply_tuning(load_model(data / "model"), data / "model", out / "tuning.json", tmp_path / "tuned")
     with np.load(out / "samples.npz") as samples:
         assert sorted(samples) == ["images", "labels", "seeds"]
@@ -203,12 +204,45 @@ def test_the_tuning_records_the_sampling_and_the_measurements_behind_it(out: Pat
     assert 0 < tuning["refinement"]["after"] <= tuning["refinement"]["before"]
 
 
+def test_a_student_keeps_its_sampling_and_reports_the_losses_of_its_teacher(
+    data: Path, out: Path, tmp_path: Path
+) -> None:
+    for folder in ("prepared", "schedule", "features"):
+        (tmp_path / folder).symlink_to(data / folder)
+    teacher = load_model(data / "model")
+    description = replace(
+        teacher.description,
+        sampling=SamplingDefaults(sampler="ddim", num_steps=2, guidance_scale=1.0),
+        timetables={"ddim": {"2": (49, 20)}},
+        provenance={"teacher": {"digest": teacher.digest}},
+    )
+    weights, kept = build_network(description, seed=1).state_dict(), teacher.network.state_dict()
+    save_model(tmp_path / "model", description, weights=weights, schedule=teacher.schedule)
+    snapshots = {f"5/0.05/{name}": tensor for name, tensor in weights.items()}
+    save_tensors(tmp_path / "model" / SNAPSHOTS, snapshots | {f"{TEACHER}{name}": kept[name] for name in kept})
+    _evaluate(tmp_path, tmp_path / "evaluation")
+
+    tuning = json.loads((tmp_path / "evaluation" / "tuning.json").read_text())
+    assert (tuning["ema_width"], tuning["ema_losses"], tuning["guidance_distances"]) == (None, {}, {})
+    assert tuning["sampling"] == {"guidance_scale": 1.0, "num_steps": 2, "sampler": "ddim"}
+    tuned = apply_tuning(
+        load_model(tmp_path / "model"), tmp_path / "model", tmp_path / "evaluation" / "tuning.json", tmp_path / "tuned"
+    )
+    assert tuned.digest == load_model(tmp_path / "model").digest
+    with np.load(tmp_path / "evaluation" / "samples.npz") as samples:
+        again = draw(tuned, samples["seeds"][7:8].tolist(), samples["labels"][7:8].tolist())
+        assert np.array_equal(again[0], samples["images"][7])
+    levels = "loss_per_noise_level.csv"
+    assert (tmp_path / "evaluation" / levels).read_bytes() == (out / levels).read_bytes()
+    assert (
+        "those of the model that this one was distilled from" in (tmp_path / "evaluation" / "report.html").read_text()
+    )
+
+
 def test_quality_is_measured_on_the_same_images_for_each_number_of_steps_of_the_schedule(
     data: Path, out: Path, tmp_path: Path
 ) -> None:
-    from pipeline.evaluation.apply_tuning import apply_tuning
     from pipeline.evaluation.evaluator import load_evaluator
-    from pipeline.inference.draw import draw
 
     table = pd.read_csv(out / "quality_per_num_steps.csv")
     assert table[["sampler", "num_steps", "num_images"]].to_numpy().tolist() == [
