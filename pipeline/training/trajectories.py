@@ -148,16 +148,16 @@ class Trajectories:
     def _examples(self, states: Tensor, labels: Tensor | None, numbers: Tensor, dropout_seed: int) -> Batch:
         """Training examples: row r begins the student's step `numbers[r]` and shall end on the teacher's state after it."""
         rows, device = torch.arange(len(states)), states.device
-        x = self._arrived(states[:, 0], labels, numbers)
+        x = self.arrived(states, labels, numbers)
         x_next = states[rows, numbers + 1]
         x0 = answer(x, x_next, self.plan.coefficients[numbers]).clamp(-1, 1)
         t = self.plan.times[numbers].to(device)
         return Batch(x0, labels, t, noise_in(x, x0, t, self.teacher.model.schedule), None, dropout_seed)
 
     @torch.no_grad()
-    def _arrived(self, x: Tensor, labels: Tensor | None, numbers: Tensor) -> Tensor:
-        """The student's states before its steps `numbers`, from noise x."""
-        x = x.clone()
+    def arrived(self, states: Tensor, labels: Tensor | None, numbers: Tensor) -> Tensor:
+        """The student's own states before its steps `numbers`, from the noise with which the teacher's `states` begin."""
+        x = states[:, 0].clone()
         for number, t in enumerate(self.plan.times.tolist()[:-1]):
             on = (numbers > number).nonzero()[:, 0].to(x.device)
             if len(on):

@@ -1,0 +1,200 @@
+"""Measure image quality by rows of network calls per image: of a model in fewer and fewer steps, and of its students.
+
+    python -m benchmarks.distillation --data data --out benchmarks/results/distillation.json
+
+Every student is trained here, from the model of the folder, with the settings `distil` of params.yaml but for its steps:
+on its own states, as `pipeline.distil` does it, and on its teacher's states, which is plain regression. All images are
+drawn from the same seeds and compared with the same held-out images; distances are given as ratios to those of the model's
+own images in `distil.teacher_steps` guided steps.
+"""
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.protocol import finish, log_progress, parser, table
+from benchmarks.systems import Workspace, read_workspace
+from pipeline import cli
+from pipeline.artefacts.model import Model, build_network, load_model, plan_for
+from pipeline.artefacts.schedule_table import read_schedule_table
+from pipeline.diffusion.sampling import SamplerPlan
+from pipeline.diffusion.seeds import image_seed
+from pipeline.distil import Distillation
+from pipeline.evaluation.evaluator import Evaluator, load_evaluator
+from pipeline.evaluation.samples import balanced_labels
+from pipeline.inference.draw import draw_batches
+from pipeline.params import Params
+from pipeline.training.distributed import SINGLE
+from pipeline.training.trajectories import Trajectories
+
+SEED = 1001
+EXACT_STEPS = 100
+METRICS = ("frechet_distance", "kid", "kid_standard_error", "precision", "recall", "class_agreement", "sharpness_ratio")
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """Images of one arm, in the order of the seeds."""
+
+    name: str
+    num_rows: int
+    """Of network calls, for one image."""
+    pixels: Tensor
+    """float32 `[n, c, h, w]` in [-1, 1]."""
+
+
+class TeachersStates(Trajectories):
+    """Batches of the teacher's own states."""
+
+    def arrived(self, states: Tensor, labels: Tensor | None, numbers: Tensor) -> Tensor:
+        """The teacher's states at the student's times."""
+        del labels
+        return states[torch.arange(len(states)), numbers]
+
+
+def main() -> None:
+    arguments = _parser().parse_args()
+    workspace = read_workspace(arguments.data, arguments.data)
+    trained = load_model(arguments.model or arguments.data / "model")
+    num_samples = 100 if arguments.quick else arguments.num_samples
+    num_images = 960 if arguments.quick else arguments.num_images or workspace.params.distil.num_images
+    evaluator = load_evaluator(arguments.data / "features", workspace.dataset)
+    classes = workspace.dataset.split("train").labels
+    labels = None if classes is None else balanced_labels(classes, num_samples)
+    seeds = [image_seed(SEED, i) for i in range(num_samples)]
+    distil = workspace.params.distil.model_copy(update={"num_images": num_images})
+    params = workspace.params.model_copy(update={"distil": distil})
+    results = list(measure(workspace, trained, params, evaluator, seeds, labels, arguments.steps))
+    finish(
+        arguments,
+        {"model_digest": trained.digest, "num_samples": num_samples, "num_images": num_images, "results": results},
+        report(results),
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    made = parser("distillation", __doc__)
+    made.add_argument("--model", type=Path, metavar="FOLDER", help="default: the model of --data")
+    made.add_argument("--data", type=Path, default=Path("data"), help="folder with prepared, schedule and features")
+    made.add_argument("--steps", type=int, nargs="*", default=[1, 2, 4], help="of the students; default: %(default)s")
+    made.add_argument("--num-samples", type=int, default=5000, help="images of each arm; default: %(default)s")
+    made.add_argument("--num-images", type=int, help="length of a student's training; default: distil.num_images")
+    return made
+
+
+def measure(
+    workspace: Workspace,
+    trained: Model,
+    params: Params,
+    evaluator: Evaluator,
+    seeds: Sequence[int],
+    labels: NDArray[np.int64] | None,
+    steps: Sequence[int],
+) -> Iterator[dict[str, Any]]:
+    """Yield the metrics of each arm, and how far its images are from the model's in `EXACT_STEPS` guided steps."""
+    scale = params.distil.guidance_scale if trained.null_label else 1.0
+    exact = _draw(trained, plan_for(trained, "dpmpp_2m", EXACT_STEPS, guidance_scale=scale), seeds, labels)
+    for images in [
+        *_of_model(trained, params, scale, seeds, labels),
+        *_of_students(workspace, trained, params, seeds, labels, steps),
+    ]:
+        pixels = ((images.pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).numpy()
+        figures = evaluator.figures(pixels, labels)
+        rms = float((images.pixels - exact).square().mean().sqrt())
+        log_progress(f"{images.name}: {images.num_rows} rows, Frechet distance {figures['frechet_distance']:.3g}")
+        yield {
+            "arm": images.name,
+            "num_rows": images.num_rows,
+            "rms_to_exact": rms,
+            **{name: figures[name] for name in METRICS if name in figures},
+        }
+
+
+def _of_model(
+    trained: Model, params: Params, scale: float, seeds: Sequence[int], labels: NDArray[np.int64] | None
+) -> Iterator[Images]:
+    """The model's default first, then with guidance in the middle alone, and in fewer steps without guidance."""
+    most, middle = params.distil.teacher_steps, (0.3, 0.6)
+    plans = {f"{most} steps, guided": plan_for(trained, "dpmpp_2m", most, guidance_scale=scale)}
+    if scale != 1:
+        plans[f"{most} steps, guided from .3 to .6"] = plan_for(
+            trained, "dpmpp_2m", most, guidance_scale=scale, guidance_interval=middle
+        )
+    plans |= {f"{number} steps": plan_for(trained, "dpmpp_2m", number) for number in (most, 6, 4, 2, 1)}
+    for name, plan in plans.items():
+        yield Images(name, plan.num_rows, _draw(trained, plan, seeds, labels))
+
+
+def _of_students(
+    workspace: Workspace,
+    trained: Model,
+    params: Params,
+    seeds: Sequence[int],
+    labels: NDArray[np.int64] | None,
+    steps: Sequence[int],
+) -> Iterator[Images]:
+    for number in steps:
+        # With one step both arms are the same.
+        for source in (Trajectories, TeachersStates)[: 1 if number == 1 else 2]:
+            distil = params.distil.model_copy(update={"steps": number})
+            student = _student(workspace, trained, params.model_copy(update={"distil": distil}), source)
+            plan = plan_for(student, "ddim", number)
+            states = "its own" if source is Trajectories else "the teacher's"
+            yield Images(f"student of {number}, {states} states", number, _draw(student, plan, seeds, labels))
+
+
+def _student(workspace: Workspace, trained: Model, params: Params, source: type[Trajectories]) -> Model:
+    schedule = read_schedule_table(workspace.data / "schedule" / "table.parquet")
+    made = Distillation(params, trained, workspace.dataset, schedule, SINGLE)
+    training, began = made.training, time.monotonic()
+    training.batches = source(
+        made.teacher,
+        training.network,
+        workspace.dataset.split("train").labels,
+        seed=training.params.seed,
+        batch_size=training.params.batch_size,
+        label_dropout=training.params.label_dropout,
+    )
+    deque(training.steps(), maxlen=0)
+    log_progress(f"{params.distil.steps} steps, {source.__name__}: trained in {time.monotonic() - began:.0f} s")
+    weights, _ = training.averages_at(training.num_steps)
+    network = build_network(made.description, seed=0)
+    network.load_state_dict(weights)
+    network.eval().requires_grad_(requires_grad=False)
+    return replace(trained, description=made.description, network=network, digest="student")
+
+
+def _draw(model: Model, plan: SamplerPlan, seeds: Sequence[int], labels: NDArray[np.int64] | None) -> Tensor:
+    return torch.cat(list(draw_batches(model, plan, seeds, None if labels is None else labels.tolist())))
+
+
+def report(results: Sequence[Mapping[str, Any]]) -> str:
+    """Return a Markdown table with one row per arm; distance and recall over those of the first."""
+    first = results[0]
+    rows = [
+        [
+            each["arm"],
+            each["num_rows"],
+            each["frechet_distance"] / first["frechet_distance"],
+            f"{each['kid']:.3g} ± {each['kid_standard_error']:.2g}",
+            each["recall"] / first["recall"] if first["recall"] else float("nan"),
+            each["sharpness_ratio"],
+            each["rms_to_exact"],
+        ]
+        for each in results
+    ]
+    columns = ["arm", "rows", "Frechet distance, ratio", "KID", "recall, ratio", "sharpness", "RMS to 100 steps"]
+    return table(columns, rows)
+
+
+if __name__ == "__main__":
+    cli.run(main)
