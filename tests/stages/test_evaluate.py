@@ -245,6 +245,8 @@ def test_quality_is_measured_on_the_same_images_for_each_number_of_steps_of_the_
     from pipeline.evaluation.evaluator import load_evaluator
 
     table = pd.read_csv(out / "quality_per_num_steps.csv")
+    # Guided: two rows a step.
+    assert table["num_rows"].tolist() == (2 * table["num_steps"]).tolist()
     assert table[["sampler", "num_steps", "num_images"]].to_numpy().tolist() == [
         ["dpmpp_2m", 3, 50],
         ["dpmpp_2m", 4, 50],
