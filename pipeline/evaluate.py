@@ -29,6 +29,7 @@ from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluato
 from pipeline.evaluation.figures import chief_table
 from pipeline.evaluation.gaussian_mixture import draw_baseline
 from pipeline.evaluation.quality_by_steps import quality_per_num_steps
+from pipeline.evaluation.recipe import recipe
 from pipeline.evaluation.results import METRICS, TABLE, write_results
 from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
 from pipeline.evaluation.tuning import Tuning, tune
@@ -37,6 +38,7 @@ from pipeline.inference.losses import held_out_losses
 from pipeline.params import EvaluateParams, TrainParams, load_params
 from pipeline.reporting.evaluation_report import ClassRow, Evaluation, write_report
 from pipeline.tracking.runs import StageRun, stage_run
+from pipeline.tracking.tags import EXTRACTOR_TAG, RECIPE_TAG
 
 OUTS = (
     METRICS,
@@ -57,7 +59,9 @@ def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path)
     inputs = read_inputs(model, prepared, schedule, features)
     with stage_run("evaluate", params=params.model_dump(mode="json", by_alias=True)) as run:
         run.model(inputs.model.digest)
-        run.tags({"extractor.digest": inputs.extractor_digest})
+        run.tags({EXTRACTOR_TAG: inputs.extractor_digest})
+        if recipe_digest := recipe(inputs.model.description, params.evaluate):
+            run.tags({RECIPE_TAG: recipe_digest})
         fitted_params = fitted(params.evaluate, inputs.dataset.info)
         tuning, metrics = evaluate(inputs, out, fitted_params, params.train)
         found = verdict(metrics, params.train)

@@ -25,6 +25,7 @@ from pipeline.evaluation.metrics import kid
 from pipeline.evaluation.ruler import Ruler, choose_ruler
 from pipeline.params import FeaturesParams, load_params
 from pipeline.tracking.runs import stage_run
+from pipeline.tracking.tags import EXTRACTOR_TAG
 
 OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "all_images", "floors.json")
 
@@ -38,7 +39,7 @@ def main(prepared: Path, out: Path) -> None:
     with stage_run("features", params=params.model_dump(mode="json", by_alias=True)) as run:
         digest, floors = features(dataset, out, params.features)
         run.metrics({name: value for name, value in floors.items() if name.startswith("features/")})
-        run.tags({"extractor.digest": digest})
+        run.tags({EXTRACTOR_TAG: digest})
         check_accuracy(floors, params.features)
         check_labels(load_evaluator(out, dataset), dataset.info.class_names or ())
 

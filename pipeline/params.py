@@ -300,7 +300,18 @@ class RegisterParams(Section):
     """`foundry model register`: the registered model, and the limits a challenger must keep to become champion."""
 
     model_name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="name of the registered model in MLflow")
-    confidence: float = Field(ge=0.5, lt=1, description="of the interval of the difference between two models' KID")
+    max_false_promotion: float = Field(
+        gt=0,
+        le=0.5,
+        description="probability that luck alone promotes a challenger: on the same data one no better than the champion, "
+        "on new data one worse by max_kid_rise",
+    )
+    power: float = Field(
+        gt=0, lt=1, description="probability with which an improvement of smallest_improvement should be found"
+    )
+    smallest_improvement: float = Field(
+        gt=0, lt=1, description="least fall of KID, as a share of the champion's, that is worth another training"
+    )
     max_kid_rise: float = Field(ge=0, description="how much worse KID may be on new data, as a share of the champion's")
     max_latency_ratio: float = Field(gt=0, description="largest ratio to the champion's time per batch of samples")
     max_memory_ratio: float = Field(gt=0, description="largest ratio to the champion's peak memory while sampling")
@@ -308,6 +319,15 @@ class RegisterParams(Section):
     max_class_total_variation: Share = Field(
         description="largest distance of the class shares from those of held-out images; a champion above it may be matched"
     )
+
+    @model_validator(mode="after")
+    def _require_power_above_luck(self) -> RegisterParams:
+        if self.power <= self.max_false_promotion:
+            raise ValueError(
+                f"power: should be above max_false_promotion {self.max_false_promotion}, or better challengers are promoted "
+                f"no more often than lucky ones (got {self.power})"
+            )
+        return self
 
 
 class Params(Section):

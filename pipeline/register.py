@@ -13,26 +13,37 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pipeline.artefacts.files import locked, read_document, replacing, write_json
 from pipeline.artefacts.model import load_model
 from pipeline.errors import FoundryError
 from pipeline.evaluation.apply_tuning import apply_tuning
+from pipeline.evaluation.recipe import recipe
 from pipeline.evaluation.results import read_results
-from pipeline.params import load_params
+from pipeline.params import EvaluateParams, load_params
 from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree
 from pipeline.registry import promotion
 from pipeline.registry.aliases import ChampionChangedError
-from pipeline.registry.comparison import Champion, EvaluationSetup, as_document, compare
+from pipeline.registry.comparison import (
+    Champion,
+    EvaluationSetup,
+    LoadedModel,
+    OtherTrainings,
+    as_document,
+    compare,
+)
 from pipeline.registry.history import NOBODY
+from pipeline.registry.luck import MAX_TRAININGS, Evaluation, learn
 from pipeline.registry.model_card import model_card
 from pipeline.registry.promotion import ComparisonResult, Decision
 from pipeline.registry.registry import Candidate, Registry
 from pipeline.registry.versions import download
 from pipeline.tracking import store
+from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.stage_times import timed
-from pipeline.tracking.tags import DATA_TAG, TRAINED_DIGEST_TAG
+from pipeline.tracking.tags import DATA_TAG, EXTRACTOR_TAG, RECIPE_TAG, TRAINED_DIGEST_TAG
 
 VERSION_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
 MAX_ATTEMPTS = 3
@@ -78,7 +89,7 @@ def register(
         ArtefactError: a file is missing or does not fit.
         StoreError: the registry does not answer; `out` keeps the tuned model and decision.json.
     """
-    candidate = tune(trained, evaluation, out / "model")
+    candidate = tune(trained, evaluation, out / "model", setup.params.evaluate)
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return _register(name, candidate, setup, out, again=again)
@@ -101,7 +112,7 @@ def _register(name: str, candidate: Candidate, setup: EvaluationSetup, out: Path
         return restate(registry, version, champion, digest, out)
 
     rival = _champion(registry, champion) if champion else None
-    comparison = compare(candidate, rival, setup, out)
+    comparison = compare(candidate, rival, setup, out, other_trainings(registry, candidate, champion))
     decision = replace(decide(candidate, rival, comparison, setup), version=version)
     card = describe(name, candidate, decision, setup)
     return publish(registry, candidate, decision, card, out)
@@ -111,6 +122,37 @@ def _champion(registry: Registry, version: str) -> Champion:
     with store.answering():
         metrics = registry.metrics(version)
     return Champion.load(download(f"models:/{registry.name}/{version}"), version, metrics)
+
+
+def other_trainings(registry: Registry, candidate: Candidate, champion: str | None) -> OtherTrainings:
+    """What the registry and the history of runs know of trainings that differ from the two in their seed alone.
+
+    Raises:
+        StoreError: the registry does not answer.
+    """
+    with store.answering():
+        theirs = registry.recipe(champion) if champion else None
+        if champion is None or candidate.recipe == theirs:
+            return OtherTrainings(is_one_recipe=theirs is not None)
+        ours = registry.trainings(candidate.recipe, besides=candidate.model.digest) if candidate.recipe else []
+        siblings = [each for each in registry.trainings(theirs, besides="") if each != champion] if theirs else []
+        spread = learn(_evaluation(run) for run in PastRuns().evaluations())
+    models = [[_loaded(registry, each) for each in versions[: MAX_TRAININGS - 1]] for versions in (ours, siblings)]
+    return OtherTrainings(challengers=models[0], champions=models[1], num_challengers=len(ours), spread=spread)
+
+
+def _loaded(registry: Registry, version: str) -> LoadedModel:
+    folder = download(f"models:/{registry.name}/{version}")
+    return LoadedModel(folder=folder, model=load_model(folder))
+
+
+def _evaluation(run: Any) -> Evaluation:
+    tags, metrics = run.data.tags, run.data.metrics
+    return Evaluation(
+        recipe=f"{tags[RECIPE_TAG]} {tags.get(EXTRACTOR_TAG)}",
+        kid=metrics[promotion.KID],
+        standard_error=metrics[f"{promotion.KID}_standard_error"],
+    )
 
 
 def restate(registry: Registry, version: str, champion: str | None, digest: str, out: Path) -> str:
@@ -126,8 +168,8 @@ def restate(registry: Registry, version: str, champion: str | None, digest: str,
     )
 
 
-def tune(trained: Path, evaluation: Path, out: Path) -> Candidate:
-    """Apply the tuning of the evaluation to the trained model, and write the result to `out`.
+def tune(trained: Path, evaluation: Path, out: Path, params: EvaluateParams) -> Candidate:
+    """Apply the tuning of the evaluation, made by `params`, to the trained model, and write the result to `out`.
 
     Raises:
         ArtefactError: a file is missing or does not fit.
@@ -136,12 +178,15 @@ def tune(trained: Path, evaluation: Path, out: Path) -> Candidate:
     tuned = apply_tuning(model, trained, evaluation / "tuning.json", out)
     facts = {key: value for key, value in lineage.facts().items() if key in VERSION_FACTS}
     data_digest = str(tuned.description.provenance.get("data_digest", "unknown"))
+    tags = {**facts, TRAINED_DIGEST_TAG: model.digest, DATA_TAG: data_digest}
+    recipe_digest = recipe(model.description, params)
     return Candidate(
         folder=out,
         model=tuned,
         trained_digest=model.digest,
         metrics=metrics,
-        tags={**facts, TRAINED_DIGEST_TAG: model.digest, DATA_TAG: data_digest},
+        recipe=recipe_digest,
+        tags={**tags, RECIPE_TAG: recipe_digest} if recipe_digest else tags,
     )
 
 

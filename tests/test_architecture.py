@@ -61,6 +61,7 @@ PLUMBING = {
     "pipeline.params",
     "pipeline.tracking.runs",
     "pipeline.tracking.store",
+    "pipeline.tracking.tags",
     "pipeline.registry.registry",
 }
 """What tells of a result but does not make it; a stage's params are listed in dvc.yaml one by one."""

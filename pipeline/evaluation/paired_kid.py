@@ -21,6 +21,8 @@ class Difference:
     value: float
     low: float
     high: float
+    standard_error: float
+    """Standard deviation of the resamples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +81,8 @@ def kid_difference(
     tail = (1 - confidence) / 2
     # The estimate is as far from the truth as a resample is from the estimate.
     largest, smallest = errors.quantile(1 - tail).item(), errors.quantile(tail).item()
-    return Difference(value=value, low=value - largest, high=value - smallest)
+    error = errors.std().item()
+    return Difference(value=value, low=value - largest, high=value - smallest, standard_error=error)
 
 
 def decompose(g: Tensor, h: Tensor) -> HoeffdingTerms:

@@ -6,7 +6,8 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self, cast
@@ -20,6 +21,7 @@ from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.evaluator import NUM_SHIFTED, REFERENCE
 from pipeline.evaluation.paired_kid import kid_difference
 from pipeline.params import Params
+from pipeline.registry.luck import PRIOR, KidDifference, Spread, judge
 from pipeline.registry.promotion import ClassAgreement, ComparisonResult, ModelResult, margin
 
 NUM_TURNS = 9
@@ -65,10 +67,32 @@ class LoadedModel:
         return description.network, description.data.shape, description.data.num_classes, *calls
 
     @property
+    def seed(self) -> str:
+        """Of its training; a model of an earlier release has none."""
+        return str(self.model.description.provenance.get("seed", ""))
+
+    @property
     def data_digest(self) -> str | None:
         """Digest of the data set that it was trained on, if known."""
         digest: str | None = self.model.description.provenance.get("data_digest")
         return digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OtherTrainings:
+    """Models of the same recipes as the two that are compared, trained with other seeds."""
+
+    challengers: Sequence[LoadedModel] = ()
+    champions: Sequence[LoadedModel] = ()
+    num_challengers: int = 0
+    """How many of the challenger's recipe the registry has, of which the newest are compared."""
+    is_one_recipe: bool = False
+    """Challenger and champion differ in nothing but their seed."""
+    spread: Spread = PRIOR
+    """Of KID over seeds."""
+
+
+NO_OTHERS = OtherTrainings()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +109,15 @@ class Champion(LoadedModel):
 
 
 def compare(
-    challenger: LoadedModel, champion: Champion | None, setup: EvaluationSetup, out: Path
+    challenger: LoadedModel,
+    champion: Champion | None,
+    setup: EvaluationSetup,
+    out: Path,
+    others: OtherTrainings = NO_OTHERS,
 ) -> ComparisonResult | None:
     """Compare a challenger with the champion; their figures and samples stay in `out`/challenger and `out`/champion.
+
+    Other trainings of both recipes are drawn and measured too, but not timed; theirs are in `out`/challenger-2 and so on.
 
     Returns None if there is no champion, or if its images have another size or other channels.
 
@@ -107,25 +137,49 @@ def compare(
         turns = [] if challenger.work == champion.work else _time_in_turns(processes)
     seconds = list(zip(*turns, strict=True)) or [(), ()]
     results = [_result(*each) for each in zip(models.values(), processes, seconds, strict=True)]
-    ours, theirs = (load_tensors(process.out / "features.safetensors")["features"] for process in processes)
-    difference = kid_difference(
-        ours,
-        theirs,
-        load_tensors(setup.features / REFERENCE)["held_out"],
-        confidence=setup.params.register_.confidence,
-        seed=setup.params.evaluate.seed,
-    )
+    ours = _measure("challenger", [challenger, *others.challengers], setup, out)
+    theirs = _measure("champion", [champion, *others.champions], setup, out)
     return ComparisonResult(
         challenger=results[0],
         champion=results[1],
         champion_before=champion.metrics,
-        kid_difference=difference.value,
-        kid_low=difference.low,
-        kid_high=difference.high,
+        kid=_kid_difference(ours, theirs, setup, others.spread),
+        num_trainings=1 + others.num_challengers,
+        is_one_recipe=others.is_one_recipe,
         latency_ratio=statistics.median(one / other for one, other in turns) if turns else None,
         data_is_new=challenger.data_digest != champion.data_digest,
         floor_error=read_document(setup.features / "floors.json")["floor/kid_standard_error"],
     )
+
+
+def _measure(name: str, models: Sequence[LoadedModel], setup: EvaluationSetup, out: Path) -> dict[str, Path]:
+    """Draw and measure all trainings but the first, which is measured already; returns their folders by seed."""
+    folders = [out / name, *(out / f"{name}-{number}" for number in range(2, 1 + len(models)))]
+    for model, folder in zip(models[1:], folders[1:], strict=True):
+        with EvaluationProcess(model.folder, setup, folder):
+            pass
+    # Of two with one seed, as another number of processes makes them, the first.
+    return {model.seed: folder for model, folder in reversed(list(zip(models, folders, strict=True)))}
+
+
+def _kid_difference(
+    ours: Mapping[str, Path], theirs: Mapping[str, Path], setup: EvaluationSetup, spread: Spread
+) -> KidDifference:
+    """Compare each training of one recipe with each of the other, by the features of their samples."""
+    reference, params = load_tensors(setup.features / REFERENCE)["held_out"], setup.params.register_
+    features = [
+        {seed: load_tensors(folder / "features.safetensors")["features"] for seed, folder in side.items()}
+        for side in (ours, theirs)
+    ]
+    compare_images = partial(
+        kid_difference,
+        reference=reference,
+        confidence=1 - 2 * params.max_false_promotion,
+        seed=setup.params.evaluate.seed,
+    )
+    pairs = {(one, other): compare_images(features[0][one], features[1][other]) for one in ours for other in theirs}
+    kids = [read_document(folder / "figures.json")["kid"] for folder in theirs.values()]
+    return judge(pairs, kids, spread, params)
 
 
 def as_document(comparison: ComparisonResult, setup: EvaluationSetup) -> dict[str, Any]:
@@ -135,13 +189,7 @@ def as_document(comparison: ComparisonResult, setup: EvaluationSetup) -> dict[st
     return {
         **setup.facts(),
         "data_is_new": comparison.data_is_new,
-        "kid_difference": {
-            "value": comparison.kid_difference,
-            "low": comparison.kid_low,
-            "high": comparison.kid_high,
-            "confidence": params.confidence,
-            "margin": margin(comparison, params),
-        },
+        "kid_difference": {**asdict(comparison.kid), "margin": margin(comparison, params)},
         **{
             name: {
                 "classes": list(each.classes),

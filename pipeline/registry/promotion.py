@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from pipeline.evaluation.verdict import LEAST_LEVELS, against_baselines
 from pipeline.params import RegisterParams
+from pipeline.registry.luck import MAX_TRAININGS, KidDifference
 
 Outcome = Literal["accept", "reject", "undecided"]
 """What the gate decides: the model becomes champion, it does not, or the evidence is not enough to tell.
@@ -75,10 +76,12 @@ class ComparisonResult:
     champion: ModelResult
     champion_before: Mapping[str, float]
     """The metrics that the champion was registered with."""
-    kid_difference: float
-    """KID of the challenger minus that of the champion."""
-    kid_low: float
-    kid_high: float
+    kid: KidDifference
+    """Of all trainings that were compared."""
+    num_trainings: int
+    """How often the challenger's recipe was trained and registered."""
+    is_one_recipe: bool
+    """Challenger and champion differ in nothing but the seed of their training."""
     latency_ratio: float | None
     """Median ratio of the challenger's time for a batch to the champion's, timed in turns; None if both do the same work."""
     data_is_new: bool
@@ -143,7 +146,9 @@ def rules(metrics: Mapping[str, float], comparison: ComparisonResult, params: Re
         _kid_is_known(metrics),
         *_better_than_baselines(metrics),
         _champion_holds(metrics, comparison),
+        _other_recipe(comparison),
         _kid(comparison, params),
+        _few_trainings(comparison),
         _classes_are_kept(challenger, champion),
         _class_balance(challenger, champion, params),
         _classes_are_shown(challenger, champion),
@@ -192,17 +197,43 @@ def _better_than_baselines(metrics: Mapping[str, float]) -> list[Rule]:
 
 
 def _kid(comparison: ComparisonResult, params: RegisterParams) -> Rule:
-    """Lower by more than chance; on new data, not higher than the margin by more than chance.
+    """Lower by more than luck; on new data, not higher than the margin by more than luck.
 
-    Where the interval contains the limit, the images are too few to tell.
+    Luck is that of the images drawn and that of the trainings' seeds. What luck does not exclude is left open: on the same
+    data an improvement that is worth another training, on new data a rise within the margin.
     """
-    low, high, kid = comparison.kid_low, comparison.kid_high, comparison.champion.figures["kid"]
-    interval = f"the upper end of the {params.confidence:.0%} interval of its KID less the champion's {kid:.6g}"
+    found, kid = comparison.kid, comparison.champion.figures["kid"]
+    interval = (
+        f"the upper limit, at {found.level:.2g}, of its KID less the champion's {kid:.6g}; {_sight(found, params)}"
+    )
     most = margin(comparison, params)
     if comparison.data_is_new:
         wanted = f"at most {most:.6g}, for the data are new: {interval}"
-        return Rule("kid_is_not_worse", high <= most, high, wanted, leaves_open=low <= most)
-    return Rule("kid_is_lower", high < 0, high, f"below 0: {interval}", leaves_open=low < 0)
+        return Rule("kid_is_not_worse", found.high <= most, found.high, wanted, leaves_open=found.low <= most)
+    is_open = not found.is_final and found.low < -params.smallest_improvement * max(kid, 0.0)
+    return Rule("kid_is_lower", found.high < 0, found.high, f"below 0: {interval}", leaves_open=is_open)
+
+
+def _sight(found: KidDifference, params: RegisterParams) -> str:
+    """What a comparison of so many trainings could have seen."""
+    trainings = f"{found.num_challengers} against {found.num_champions} training{'s' * (found.num_champions > 1)}"
+    least = "any" if found.visible is None else f"{found.visible:.0%}"
+    return (
+        f"{trainings}{' with the same seeds' * found.by_seed} find an improvement of {least} with power "
+        f"{params.power:.0%}; a smaller one cannot be told from the luck of a seed"
+    )
+
+
+def _other_recipe(comparison: ComparisonResult) -> Rule:
+    """Between two trainings of one recipe the better one is luck."""
+    found = "only the seed of the training differs" if comparison.is_one_recipe else "another recipe"
+    return Rule("other_recipe", not comparison.is_one_recipe, found, "more than another seed than the champion's")
+
+
+def _few_trainings(comparison: ComparisonResult) -> Rule:
+    """Who trains often enough is lucky once: the error rates hold for so many trainings and no more."""
+    wanted = f"at most {MAX_TRAININGS} trainings of one recipe"
+    return Rule("few_trainings", comparison.num_trainings <= MAX_TRAININGS, float(comparison.num_trainings), wanted)
 
 
 def _champion_holds(metrics: Mapping[str, float], comparison: ComparisonResult) -> Rule:

@@ -31,6 +31,7 @@ from pipeline.tracking.tags import (
     NOTE_TAG,
     PARENT_TAG,
     PROCESS_TAG,
+    RECIPE_TAG,
     SOURCE_TAG,
     STAGE_TAG,
     TRAINING_RUN_TAG,
@@ -48,6 +49,8 @@ class Candidate(LoadedModel):
     trained_digest: str
     """Digest of the model before tuning; the training run has it as a tag."""
     metrics: Mapping[str, float]
+    recipe: str | None
+    """Equal for models that differ in the seed of their training alone; None if it is not known."""
     tags: Mapping[str, str]
 
 
@@ -73,6 +76,17 @@ class Registry:
         """The version that holds the model with this digest."""
         complete = [version for version in self._versions(digest) if COMPLETE_TAG in version.tags]
         return str(complete[0].version) if complete else None
+
+    def recipe(self, version: str) -> str | None:
+        """The recipe of a version's model; None if it does not know it."""
+        recipe: str | None = self._client.get_model_version(self.name, version).tags.get(RECIPE_TAG)
+        return recipe
+
+    def trainings(self, recipe: str, *, besides: str) -> list[str]:
+        """The versions of a recipe, newest first, but for those that hold the model with the digest `besides`."""
+        found = self._client.search_model_versions(f"name = '{self.name}' and tag.`{RECIPE_TAG}` = '{recipe}'")
+        others = [each for each in found if COMPLETE_TAG in each.tags and each.tags[DIGEST_TAG] != besides]
+        return [str(each.version) for each in sorted(others, key=lambda each: int(each.version), reverse=True)]
 
     def decision(self, version: str) -> Outcome:
         """What the gate decided about a version when it last judged it."""

@@ -5,7 +5,7 @@ from typing import Any
 
 from pipeline.provenance.lineage import LOCK_TAG
 from pipeline.tracking import store
-from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, SOURCE_TAG, STAGE_TAG
+from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, RECIPE_TAG, SOURCE_TAG, STAGE_TAG
 
 
 class PastRuns:
@@ -19,6 +19,12 @@ class PastRuns:
         """The newest finished run of a stage with this model digest, or None."""
         tags = f"tags.`{DIGEST_TAG}` = '{digest}' and tags.`{STAGE_TAG}` = '{stage}'"
         return self._newest(f"{tags} and attributes.status = 'FINISHED'")
+
+    def evaluations(self) -> list[Any]:
+        """The newest finished run of `evaluate` of each model whose recipe is known."""
+        wanted = f"tags.`{STAGE_TAG}` = 'evaluate' and tags.`{RECIPE_TAG}` LIKE '%' and attributes.status = 'FINISHED'"
+        found = self._client.search_runs([self._experiment], wanted)
+        return list({run.data.tags[DIGEST_TAG]: run for run in reversed(found)}.values())
 
     def registration(self, lock_md5: str) -> Any:
         """The newest run of `foundry model register` that logged the dvc.lock with this MD5, or None."""

@@ -50,18 +50,24 @@ def code_digest(*more: str) -> str:
 
 
 def provenance(params: TrainParams, dataset: Dataset, schedule_table: ScheduleTable) -> dict[str, str]:
-    """Digests of everything that determines the weights, by name."""
+    """Digests of everything that determines the weights, by name; that of the recipe is equal for trainings that differ in their seed."""
     settings = params.model_dump(mode="json")
     if params.learning_rate_plan == "constant":
         # The length changes no step after the warm-up, so a longer training continues a shorter one.
         settings["warmup_share"] *= math.ceil(settings.pop("num_images") / params.batch_size)
     columns = schedule_table.schedule.beta, schedule_table.density, schedule_table.weight("x0", params.weighting)
-    return {
+    shared = {
         "code_digest": code_digest(),
         "data_digest": dataset.info.digest,
         "libraries": " ".join(f"{name}=={version(name)}" for name in LIBRARIES),
-        "params_digest": parts_digest([canonical_json(settings)]),
         "schedule_digest": parts_digest(column.numpy().tobytes() for column in columns),
+    }
+    without_seed = {name: value for name, value in settings.items() if name != "seed"}
+    return {
+        **shared,
+        "params_digest": parts_digest([canonical_json(settings)]),
+        "recipe_digest": parts_digest([canonical_json({**shared, "params": without_seed})]),
+        "seed": str(params.seed),
     }
 
 

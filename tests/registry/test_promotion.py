@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.params import load_params
+from pipeline.registry.luck import KidDifference
 from pipeline.registry.promotion import (
     KID,
     ClassAgreement,
@@ -56,16 +57,30 @@ def comparison(
     challenger: ModelResult | None = None, champion: ModelResult | None = None, **changes: Any
 ) -> ComparisonResult:
     """A challenger that is better by more than chance and equal in everything else, except for `changes`."""
+    low, high = changes.pop("kid_low", -0.3), changes.pop("kid_high", -0.1)
     defaults = {
         "champion_before": {KID: 1.0, "evaluate/class_agreement": 0.8},
-        "kid_difference": -0.2,
-        "kid_low": -0.3,
-        "kid_high": -0.1,
+        "kid": difference(low, high),
+        "num_trainings": 1,
+        "is_one_recipe": False,
         "latency_ratio": 1.0,
         "data_is_new": False,
         "floor_error": 0.02,
     }
     return ComparisonResult(challenger=challenger or result(), champion=champion or result(), **(defaults | changes))
+
+
+def difference(low: float, high: float) -> KidDifference:
+    return KidDifference(
+        value=(low + high) / 2,
+        low=low,
+        high=high,
+        level=0.05,
+        num_challengers=1,
+        num_champions=1,
+        by_seed=False,
+        visible=0.4,
+    )
 
 
 def failed(found: ComparisonResult) -> list[str]:
@@ -107,6 +122,8 @@ def test_an_error_that_allows_no_comparison_leaves_the_decision_open() -> None:
         return outcome(rules(KNOWN, comparison(kid_low=low, kid_high=high, data_is_new=data_is_new), PARAMS))
 
     assert (decided(-0.2, -0.1), decided(-0.2, 0.1), decided(0.1, 0.2)) == ("accept", "undecided", "reject")
+    # An improvement that is worth a training is excluded.
+    assert decided(-0.1, 0.1) == "reject"
     most = PARAMS.max_kid_rise * FIGURES["kid"]
     new = [decided(most + low, most + high, data_is_new=True) for low, high in ((-0.2, 0), (-0.1, 0.1), (0.1, 0.2))]
     assert new == ["accept", "undecided", "reject"]
@@ -187,8 +204,8 @@ def test_only_clocks_and_meters_are_called_measured() -> None:
 @given(st.floats(-1, 1), st.floats(0, 1), st.booleans())
 def test_with_the_same_data_two_models_never_beat_each_other(value: float, half: float, tie: bool) -> None:  # noqa: FBT001
     half = 0.0 if tie else half
-    one = comparison(kid_difference=value, kid_low=value - half, kid_high=value + half)
-    other = comparison(kid_difference=-value, kid_low=-value - half, kid_high=-value + half)
+    one = comparison(kid_low=value - half, kid_high=value + half)
+    other = comparison(kid_low=-value - half, kid_high=-value + half)
     assert not (failed(one) == [] and failed(other) == [])
 
 
@@ -199,13 +216,24 @@ def test_a_model_of_other_pictures_is_refused_with_the_way_out() -> None:
     assert "register.model_name" in reason(applied)
 
 
+def test_a_better_training_of_the_champions_recipe_is_luck() -> None:
+    assert failed(comparison(is_one_recipe=True)) == ["other_recipe"]
+    assert outcome(rules(KNOWN, comparison(is_one_recipe=True), PARAMS)) == "reject"
+
+
+def test_a_recipe_that_was_trained_again_and_again_is_refused_whatever_its_last_training_is() -> None:
+    assert failed(comparison(num_trainings=3)) == []
+    assert failed(comparison(num_trainings=4)) == ["few_trainings"]
+
+
 def test_no_rules_accept_nothing() -> None:
     assert not is_accepted([])
 
 
 def test_a_reason_names_what_failed_with_its_numbers() -> None:
     text = reason(rules(KNOWN, comparison(kid_high=0.123456789), PARAMS))
-    assert text.startswith("kid_is_lower: found 0.123457, wanted below 0: the upper end of the 95% interval")
+    assert text.startswith("kid_is_lower: found 0.123457, wanted below 0: the upper limit, at 0.05, of its KID")
+    assert "1 against 1 training find an improvement of 40% with power 80%; a smaller one cannot" in text
     assert "latency" not in text
 
 

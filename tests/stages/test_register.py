@@ -44,6 +44,7 @@ NOWHERE = EvaluationSetup(
     prepared=Path("none"), features=Path("none"), params=load_params(Path(__file__).parents[1] / "params.yaml")
 )
 """For a first champion, which is compared with none."""
+EVALUATE = NOWHERE.params.evaluate
 
 
 def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None = ("cat", "dog")) -> Path:
@@ -229,6 +230,25 @@ def test_models_are_compared_on_the_same_seeds_and_the_better_one_is_champion(se
 
 
 @pytest.mark.usefixtures("tracking_server")
+def test_trainings_of_one_recipe_are_judged_together_and_none_replaces_another(setup_folder: Path) -> None:
+    setup = open_setup(setup_folder)
+    challenge(setup, FAIR, origin={"recipe_digest": "a", "seed": "0"})
+    assert "other_recipe: found only the seed of the training differs" in challenge(
+        setup, GOOD, origin={"recipe_digest": "a", "seed": "1"}
+    )
+    for seed, quality in enumerate((BAD, (0.02, 0.8))):
+        assert "kid_is_lower" in challenge(setup, quality, origin={"recipe_digest": "b", "seed": str(seed)})
+    found = decision()["comparison"]["kid_difference"]
+    assert (found["num_challengers"], found["num_champions"], found["by_seed"]) == (2, 2, False)
+    kids = {
+        name: json.loads(Path("registration", name, "figures.json").read_text())["kid"]
+        for name in ("challenger", "challenger-2", "champion", "champion-2")
+    }
+    ours, theirs = ((kids[side] + kids[f"{side}-2"]) / 2 for side in ("challenger", "champion"))
+    assert found["value"] == pytest.approx(ours - theirs)
+
+
+@pytest.mark.usefixtures("tracking_server")
 def test_a_refused_model_is_judged_again_when_asked_and_both_decisions_stay(setup_folder: Path) -> None:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR)
@@ -254,7 +274,8 @@ def test_a_refused_model_is_judged_again_when_asked_and_both_decisions_stay(setu
 
 @pytest.mark.usefixtures("tracking_server")
 def test_an_undecided_model_is_registered_with_its_evidence_and_is_not_champion() -> None:
-    candidate = tune(write_model(Path("model"), 1), write_evaluation(Path("evaluation"), 0.1), Path("candidate"))
+    evaluation = write_evaluation(Path("evaluation"), 0.1)
+    candidate = tune(write_model(Path("model"), 1), evaluation, Path("candidate"), EVALUATE)
     undecided = Decision(decision="undecided", model_digest=candidate.model.digest)
     Path("registration").mkdir()
     assert publish(Registry(NAME), candidate, undecided, "a card", Path("registration")).startswith(
@@ -273,7 +294,7 @@ def test_a_decision_is_the_same_twice_but_for_what_was_measured(setup_folder: Pa
     challenge(setup, GOOD)
     champion = Champion.load(download(f"models:/{NAME}@champion"), "1", Registry(NAME).metrics("1"))
     equal = write_rival(Path("equal"), setup.facts()["data_digest"], seed=1, num_steps=3)
-    candidate = tune(equal, write_evaluation(Path("evaluation"), 0.1), Path("tuned"))
+    candidate = tune(equal, write_evaluation(Path("evaluation"), 0.1), Path("tuned"), EVALUATE)
     for name in ("one", "other"):
         decided = decide(candidate, champion, compare(candidate, champion, setup, Path(name)), setup)
         assert decided.comparison is not None
@@ -352,7 +373,7 @@ def test_a_versions_run_has_what_mlflow_compares_and_leads_to_the_run_that_train
 @pytest.mark.usefixtures("tracking_server")
 def test_when_the_champion_has_changed_meanwhile_nothing_half_made_stays() -> None:
     registered(seed=1, kid=0.1)
-    candidate = tune(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"))
+    candidate = tune(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"), EVALUATE)
     stale = Decision(decision="accept", champion="7", model_digest=candidate.model.digest)
     for name, before in ((NAME, {"champion": "1"}), ("another", {})):
         with pytest.raises(ChampionChangedError, match="decided against champion 7, but now that is"):
@@ -438,7 +459,7 @@ def test_what_the_evaluation_found_about_sampling_goes_into_the_model() -> None:
 def test_a_tuning_that_does_not_fit_is_named(tuning: dict[str, Any]) -> None:
     write_evaluation(Path("evaluation"), 0.1, tuning)
     with pytest.raises(FoundryError, match=r"evaluation/tuning\.json: "):
-        tune(write_model(Path("model")), Path("evaluation"), Path("out"))
+        tune(write_model(Path("model")), Path("evaluation"), Path("out"), EVALUATE)
     assert not Path("out").exists()
 
 
