@@ -60,7 +60,7 @@ def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path)
     with stage_run("evaluate", params=params.model_dump(mode="json", by_alias=True)) as run:
         run.model(inputs.model.digest)
         run.tags({EXTRACTOR_TAG: inputs.extractor_digest})
-        if recipe_digest := recipe(inputs.model.description, params.evaluate):
+        if recipe_digest := recipe(inputs.model.description, params):
             run.tags({RECIPE_TAG: recipe_digest})
         fitted_params = fitted(params.evaluate, inputs.dataset.info)
         tuning, metrics = evaluate(inputs, out, fitted_params, params.train)

@@ -313,8 +313,12 @@ class RegisterParams(Section):
         gt=0, lt=1, description="least fall of KID, as a share of the champion's, that is worth another training"
     )
     max_kid_rise: float = Field(ge=0, description="how much worse KID may be on new data, as a share of the champion's")
-    max_latency_ratio: float = Field(gt=0, description="largest ratio to the champion's time per batch of samples")
-    max_memory_ratio: float = Field(gt=0, description="largest ratio to the champion's peak memory while sampling")
+    max_latency_ratio: float = Field(
+        gt=0, description="largest ratio to the champion's multiply-adds for an image, and to its time for a batch"
+    )
+    max_memory_ratio: float = Field(
+        gt=0, description="largest ratio to the champion's weights and tensors at their peak"
+    )
     max_size_ratio: float = Field(gt=0, description="largest ratio to the champion's weights in bytes")
     max_class_total_variation: Share = Field(
         description="largest distance of the class shares from those of held-out images; a champion above it may be matched"

@@ -11,7 +11,7 @@ already gets no second version, and keeps its decision unless it is to be judged
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from pipeline.errors import FoundryError
 from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.evaluation.recipe import recipe
 from pipeline.evaluation.results import read_results
-from pipeline.params import EvaluateParams, load_params
+from pipeline.params import Params, load_params
 from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree
 from pipeline.registry import promotion
@@ -39,6 +39,7 @@ from pipeline.registry.luck import MAX_TRAININGS, Evaluation, learn
 from pipeline.registry.model_card import model_card
 from pipeline.registry.promotion import ComparisonResult, Decision
 from pipeline.registry.registry import Candidate, Registry
+from pipeline.registry.second_judge import second_opinion
 from pipeline.registry.versions import download
 from pipeline.tracking import store
 from pipeline.tracking.past_runs import PastRuns
@@ -89,7 +90,7 @@ def register(
         ArtefactError: a file is missing or does not fit.
         StoreError: the registry does not answer; `out` keeps the tuned model and decision.json.
     """
-    candidate = tune(trained, evaluation, out / "model", setup.params.evaluate)
+    candidate = tune(trained, evaluation, out / "model", setup.params)
     for _ in range(MAX_ATTEMPTS - 1):
         try:
             return _register(name, candidate, setup, out, again=again)
@@ -114,6 +115,8 @@ def _register(name: str, candidate: Candidate, setup: EvaluationSetup, out: Path
     rival = _champion(registry, champion) if champion else None
     comparison = compare(candidate, rival, setup, out, other_trainings(registry, candidate, champion))
     decision = replace(decide(candidate, rival, comparison, setup), version=version)
+    if decision.is_accepted and comparison:
+        decision = seen_by_second_judge(decision, comparison, setup, out)
     card = describe(name, candidate, decision, setup)
     return publish(registry, candidate, decision, card, out)
 
@@ -168,7 +171,7 @@ def restate(registry: Registry, version: str, champion: str | None, digest: str,
     )
 
 
-def tune(trained: Path, evaluation: Path, out: Path, params: EvaluateParams) -> Candidate:
+def tune(trained: Path, evaluation: Path, out: Path, params: Params) -> Candidate:
     """Apply the tuning of the evaluation, made by `params`, to the trained model, and write the result to `out`.
 
     Raises:
@@ -207,6 +210,16 @@ def decide(
         champion=champion.version if champion else None,
         model_digest=candidate.model.digest,
     )
+
+
+def seen_by_second_judge(
+    decision: Decision, comparison: ComparisonResult, setup: EvaluationSetup, out: Path
+) -> Decision:
+    """The decision about a model that would be promoted, after another network has compared the same samples."""
+    second = second_opinion(out / "challenger", out / "champion", setup)
+    rules = [promotion.second_judge(comparison.kid, second), *decision.rules]
+    document = {**(decision.comparison or {}), "second_judge": asdict(second) if second else None}
+    return replace(decision, decision=promotion.outcome(rules), rules=rules, comparison=document)
 
 
 def describe(name: str, candidate: Candidate, decision: Decision, setup: EvaluationSetup) -> str:

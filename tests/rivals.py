@@ -1,5 +1,6 @@
 """Untrained models of digits whose quality can be chosen, and a setup in which they are compared."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,7 @@ def write_rival(
     classes: tuple[str, ...] | None = CLASSES,
     image_size: int = 8,
     num_steps: int = 4,
+    origin: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a model that draws a pattern of this quality."""
     description = Description(
@@ -58,7 +60,7 @@ def write_rival(
         network=UNetConfig(widths=(8,), num_blocks=1),
         target="x0",
         sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=num_steps, guidance_scale=1.0),
-        provenance={"data_digest": data_digest},
+        provenance={"data_digest": data_digest, **(origin or {})},
     )
     weights = build_network(description, seed=seed).state_dict()
     generator = torch.Generator().manual_seed(seed)

@@ -2,15 +2,17 @@
 
 from pipeline.artefacts.files import canonical_json, parts_digest
 from pipeline.artefacts.model import Description
-from pipeline.params import EvaluateParams
+from pipeline.params import Params
 
 
-def recipe(description: Description, params: EvaluateParams) -> str | None:
-    """Digest of code, data, schedule and params of the training without its seed, and of the params by which it was tuned.
+def recipe(description: Description, params: Params) -> str | None:
+    """Digest of code, data, schedule and params of the training without its seed, and of the params of all that followed.
 
     None for a model that does not know its recipe, as those of earlier releases.
     """
     trained = description.provenance.get("recipe_digest")
     if trained is None:
         return None
-    return parts_digest([str(trained).encode(), canonical_json(params.model_dump(mode="json"))])
+    later = {"evaluate": params.evaluate, "distil": params.distil if description.is_distilled else None}
+    settings = {name: section.model_dump(mode="json") for name, section in later.items() if section}
+    return parts_digest([str(trained).encode(), canonical_json(settings)])

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from statistics import NormalDist
 from typing import Any, Literal
 
+from pipeline.evaluation.paired_kid import Difference
 from pipeline.evaluation.verdict import LEAST_LEVELS, against_baselines
 from pipeline.params import RegisterParams
 from pipeline.registry.luck import MAX_TRAININGS, KidDifference
+from pipeline.registry.work import Ratio, Work
 
 Outcome = Literal["accept", "reject", "undecided"]
 """What the gate decides: the model becomes champion, it does not, or the evidence is not enough to tell.
@@ -63,9 +65,11 @@ class ModelResult:
     class_agreement: Mapping[str, ClassAgreement]
     """By name of the class; empty without classes, or if the extractor is no classifier."""
     model_bytes: int
+    work: Work
     batch_ms: float | None
     """Median time of one batch of 64 images with the sampler that the model recommends; None if it was not timed."""
     peak_memory_mib: float
+    """Of its process, which no rule reads: it depends on the machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,8 +86,8 @@ class ComparisonResult:
     """How often the challenger's recipe was trained and registered."""
     is_one_recipe: bool
     """Challenger and champion differ in nothing but the seed of their training."""
-    latency_ratio: float | None
-    """Median ratio of the challenger's time for a batch to the champion's, timed in turns; None if both do the same work."""
+    latency: Ratio | None
+    """Of the times for a batch, taken in turns; None if both do the same work."""
     data_is_new: bool
     """Whether the two models were trained on different images."""
     floor_error: float
@@ -141,23 +145,30 @@ def unlike_rules(metrics: Mapping[str, float], challenger: str, champion: str) -
 def rules(metrics: Mapping[str, float], comparison: ComparisonResult, params: RegisterParams) -> list[Rule]:
     """The rules for a challenger that was compared with the champion."""
     challenger, champion = comparison.challenger, comparison.champion
-    memory_ratio = challenger.peak_memory_mib / champion.peak_memory_mib
+    kid = _kid(comparison, params)
     return [
         _kid_is_known(metrics),
         *_better_than_baselines(metrics),
         _champion_holds(metrics, comparison),
         _other_recipe(comparison),
-        _kid(comparison, params),
+        kid,
         _few_trainings(comparison),
         _classes_are_kept(challenger, champion),
         _class_balance(challenger, champion, params),
         _classes_are_shown(challenger, champion),
         _no_more_copies("near_copies", "near_copy_share", challenger, champion, int(challenger.figures["num_images"])),
         _no_more_copies("shifted_near_copies", "near_copy_share_shifted", challenger, champion, challenger.num_shifted),
-        _ratio("model_size", challenger.model_bytes / champion.model_bytes, params.max_size_ratio),
-        _latency(comparison.latency_ratio, params.max_latency_ratio),
-        _ratio("memory", memory_ratio, params.max_memory_ratio, measured=True),
+        *_costs(comparison, params, gain=_gain(comparison, params) if kid.passed else None),
     ]
+
+
+def second_judge(first: KidDifference, second: Difference | None) -> Rule:
+    """Two judges whose intervals exclude 0 on opposite sides leave the decision to a person."""
+    if second is None:
+        return Rule("second_judge", passed=True, found="it has judged already", wanted="an independent network")
+    found = f"{second.value:.3g} ({second.low:.3g} to {second.high:.3g}), the first judge's {first.value:.3g}"
+    wanted = "the change of KID by EfficientNet-Lite0 not above 0 beyond chance where the first judge's is below"
+    return Rule("second_judge", not (first.high < 0 < second.low), found, wanted, leaves_open=True)
 
 
 def outcome(rules: Sequence[Rule]) -> Outcome:
@@ -220,7 +231,7 @@ def _sight(found: KidDifference, params: RegisterParams) -> str:
     least = "any" if found.visible is None else f"{found.visible:.0%}"
     return (
         f"{trainings}{' with the same seeds' * found.by_seed} find an improvement of {least} with power "
-        f"{params.power:.0%}; a smaller one cannot be told from the luck of a seed"
+        f"{params.power:.0%}; a smaller one is not distinguishable from the luck of a seed"
     )
 
 
@@ -294,15 +305,45 @@ def _no_more_copies(name: str, figure: str, challenger: ModelResult, champion: M
     return Rule(name, ours <= most, ours, f"at most {most:.6g}: the champion's {theirs:.6g} and what chance adds")
 
 
-def _latency(ratio: float | None, most: float) -> Rule:
-    """Without a clock for models that do the same work: it would find only how busy the machine is."""
+def _gain(comparison: ComparisonResult, params: RegisterParams) -> str | None:
+    """What a challenger is better by, in words, if that is worth a higher cost; else None."""
+    ours, theirs = (model.figures["kid"] for model in (comparison.challenger, comparison.champion))
+    if comparison.kid.value >= -params.smallest_improvement * max(theirs, 0.0):
+        return None
+    return f"its KID is {ours:.3g} for the champion's {theirs:.3g}, so a person weighs them"
+
+
+def _costs(comparison: ComparisonResult, params: RegisterParams, gain: str | None) -> list[Rule]:
+    """What is counted is within the budgets, and so is the time, as far as a clock can tell.
+
+    `gain` leaves the decision open to a person.
+    """
+    challenger, champion = comparison.challenger, comparison.champion
+    work = challenger.work.multiply_adds_per_image / champion.work.multiply_adds_per_image
+    memory, size = challenger.work.peak_mib / champion.work.peak_mib, challenger.model_bytes / champion.model_bytes
+    return [
+        _budget("model_size", size, params.max_size_ratio, "bytes of weights", gain),
+        _budget("work", work, params.max_latency_ratio, "multiply-adds an image", gain),
+        _latency(comparison.latency, params.max_latency_ratio, gain),
+        _budget("memory", memory, params.max_memory_ratio, "memory of tensors", gain),
+    ]
+
+
+def _budget(name: str, found: float, most: float, what: str, gain: str | None) -> Rule:
+    passed = found <= most
+    wanted = f"at most {most:.6g} times the champion's {what}"
+    if gain and not passed:
+        return Rule(name, passed, found, f"{wanted}; {gain}", leaves_open=True)
+    return Rule(name, passed, found, wanted)
+
+
+def _latency(ratio: Ratio | None, most: float, gain: str | None) -> Rule:
+    """Not without a clock for models that do the same work, and not by an interval that a busy machine may explain."""
     if ratio is None:
         return Rule("latency", passed=True, found="the same network, steps and guidance", wanted="no more work")
-    return _ratio("latency", ratio, most, measured=True)
-
-
-def _ratio(name: str, found: float, most: float, *, measured: bool = False) -> Rule:
-    return Rule(name, found <= most, found, f"at most {most:.6g} times the champion's", measured)
+    rule = _budget("latency", ratio.low, most, "time for a batch, by the lower end of the interval", gain)
+    found = f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"
+    return replace(rule, found=found, measured=True)
 
 
 def _short(found: float | str | None) -> str:

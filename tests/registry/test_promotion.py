@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.evaluation.paired_kid import Difference
 from pipeline.params import load_params
+from pipeline.registry.comparison import ratio
 from pipeline.registry.luck import KidDifference
 from pipeline.registry.promotion import (
     KID,
@@ -21,8 +23,10 @@ from pipeline.registry.promotion import (
     margin,
     outcome,
     rules,
+    second_judge,
     unlike_rules,
 )
+from pipeline.registry.work import Ratio, Work
 from tests.small_sets import BETTER_THAN_BASELINES
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").register_
@@ -33,6 +37,7 @@ FIGURES = {
     "near_copy_share": 0.01,
     "near_copy_share_shifted": 0.01,
 }
+WORK = Work(rows_per_image=10, multiply_adds_per_row=1000, peak_mib=10.0)
 KNOWN = {KID: 1.0, **BETTER_THAN_BASELINES}
 
 
@@ -43,6 +48,7 @@ def result(*, classes: tuple[str, ...] = ("cat", "dog"), size: int = 100, **figu
         classes=classes,
         class_agreement=agreement(0.9, 0.7),
         model_bytes=size,
+        work=WORK,
         batch_ms=1,
         peak_memory_mib=100,
     )
@@ -63,7 +69,7 @@ def comparison(
         "kid": difference(low, high),
         "num_trainings": 1,
         "is_one_recipe": False,
-        "latency_ratio": 1.0,
+        "latency": Ratio(value=1.0, low=0.9, high=1.1),
         "data_is_new": False,
         "floor_error": 0.02,
     }
@@ -190,15 +196,42 @@ def test_a_champion_without_a_copy_does_not_refuse_one_copy() -> None:
 
 
 def test_each_budget_refuses_alone() -> None:
-    assert failed(comparison(latency_ratio=PARAMS.max_latency_ratio)) == []
-    assert failed(comparison(latency_ratio=PARAMS.max_latency_ratio * 1.01)) == ["latency"]
-    heavy = replace(result(), peak_memory_mib=101 * PARAMS.max_memory_ratio)
-    assert failed(comparison(challenger=heavy)) == ["memory"]
-    assert failed(comparison(challenger=result(size=151))) == ["model_size"]
+    for name, challenger in costly().items():
+        assert failed(comparison(challenger=challenger)) == [name]
+    most = PARAMS.max_latency_ratio
+    assert failed(comparison(latency=Ratio(value=most, low=0.9 * most, high=2 * most))) == []
+    assert failed(comparison(latency=Ratio(value=2 * most, low=1.01 * most, high=3 * most))) == ["latency"]
 
 
-def test_only_clocks_and_meters_are_called_measured() -> None:
-    assert {rule.name for rule in rules(KNOWN, comparison(), PARAMS) if rule.measured} == {"latency", "memory"}
+def costly() -> dict[str, ModelResult]:
+    """By the rule that it breaks, a challenger a little above the budget."""
+    return {
+        "model_size": result(size=151),
+        "work": replace(result(), work=replace(WORK, rows_per_image=13)),
+        "memory": replace(result(), work=replace(WORK, peak_mib=10.1 * PARAMS.max_memory_ratio)),
+    }
+
+
+def test_a_much_better_model_that_costs_more_is_weighed_by_a_person() -> None:
+    for name, challenger in costly().items():
+        applied = rules(KNOWN, comparison(challenger=replace(challenger, figures=FIGURES | {"kid": 0.05})), PARAMS)
+        assert outcome(applied) == "undecided"
+        assert [rule.name for rule in applied if not rule.passed] == [name]
+        assert "its KID is 0.05 for the champion's 1, so a person weighs them" in reason(applied)
+    # Not worth it, and not better than luck.
+    for low, high in ((-0.02, -0.01), (-0.9, 0.1)):
+        found = comparison(challenger=costly()["work"], kid_low=low, kid_high=high)
+        assert outcome(rules(KNOWN, found, PARAMS)) == "reject"
+
+
+def test_a_machine_that_was_busy_in_some_turns_refuses_no_model() -> None:
+    found = ratio([1.0, 1.1, 0.9, 3.0, 1.0, 2.0, 1.05, 0.95, 1.3])
+    assert found == Ratio(value=1.05, low=0.95, high=2.0)
+    assert failed(comparison(latency=found)) == []
+
+
+def test_only_clocks_are_called_measured() -> None:
+    assert {rule.name for rule in rules(KNOWN, comparison(), PARAMS) if rule.measured} == {"latency"}
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.booleans())
@@ -226,6 +259,16 @@ def test_a_recipe_that_was_trained_again_and_again_is_refused_whatever_its_last_
     assert failed(comparison(num_trainings=4)) == ["few_trainings"]
 
 
+def test_two_judges_that_contradict_each_other_leave_the_decision_to_a_person() -> None:
+    def opinion(low: float, high: float) -> Difference:
+        return Difference(value=(low + high) / 2, low=low, high=high, standard_error=0.1)
+
+    better = difference(-0.3, -0.1)
+    for second, decided in ((opinion(0.1, 0.3), "undecided"), (opinion(-0.1, 0.3), "accept"), (None, "accept")):
+        assert outcome([second_judge(better, second), *rules(KNOWN, comparison(), PARAMS)]) == decided
+    assert second_judge(difference(-0.1, 0.1), opinion(0.1, 0.3)).passed
+
+
 def test_no_rules_accept_nothing() -> None:
     assert not is_accepted([])
 
@@ -233,7 +276,7 @@ def test_no_rules_accept_nothing() -> None:
 def test_a_reason_names_what_failed_with_its_numbers() -> None:
     text = reason(rules(KNOWN, comparison(kid_high=0.123456789), PARAMS))
     assert text.startswith("kid_is_lower: found 0.123457, wanted below 0: the upper limit, at 0.05, of its KID")
-    assert "1 against 1 training find an improvement of 40% with power 80%; a smaller one cannot" in text
+    assert "1 against 1 training find an improvement of 40% with power 80%; a smaller one is not" in text
     assert "latency" not in text
 
 
@@ -286,6 +329,6 @@ def test_a_challenger_that_is_worse_is_rejected_however_the_data_are() -> None:
 
 
 def test_models_that_do_the_same_work_need_no_clock() -> None:
-    latency = next(rule for rule in rules(KNOWN, comparison(latency_ratio=None), PARAMS) if rule.name == "latency")
+    latency = next(rule for rule in rules(KNOWN, comparison(latency=None), PARAMS) if rule.name == "latency")
     assert latency.passed
     assert not latency.measured

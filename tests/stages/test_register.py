@@ -44,7 +44,6 @@ NOWHERE = EvaluationSetup(
     prepared=Path("none"), features=Path("none"), params=load_params(Path(__file__).parents[1] / "params.yaml")
 )
 """For a first champion, which is compared with none."""
-EVALUATE = NOWHERE.params.evaluate
 
 
 def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None = ("cat", "dog")) -> Path:
@@ -208,6 +207,9 @@ def test_models_are_compared_on_the_same_seeds_and_the_better_one_is_champion(se
     assert (accepted["decision"], accepted["champion"]) == ("accept", "1")
     assert accepted["comparison"]["data_is_new"]
     assert accepted["comparison"]["kid_difference"]["high"] < 0 < accepted["comparison"]["kid_difference"]["margin"]
+    assert accepted["rules"][0]["name"] == "second_judge"
+    second = accepted["comparison"]["second_judge"]
+    assert second["low"] < second["value"] < second["high"]
     tags = versions()["2"].tags
     assert tags["decision"] == "accept"
     assert {"promoted_why", COMPLETE_TAG} <= tags.keys()
@@ -249,14 +251,16 @@ def test_trainings_of_one_recipe_are_judged_together_and_none_replaces_another(s
 
 
 @pytest.mark.usefixtures("tracking_server")
-def test_a_refused_model_is_judged_again_when_asked_and_both_decisions_stay(setup_folder: Path) -> None:
+def test_a_model_that_was_not_promoted_is_judged_again_when_asked_and_both_decisions_stay(setup_folder: Path) -> None:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR)
     strict = setup.params.register_.model_copy(update={"max_size_ratio": 0.5})
     refusing = replace(setup, params=setup.params.model_copy(update={"register_": strict}))
-    assert "tiny version 2 is challenger: model_size" in challenge(refusing, GOOD)
-    assert "decided before: reject; the champion is version 1" in challenge(setup, GOOD)
-    assert (decision()["decision"], decision()["version"], decision()["rules"]) == ("reject", "2", [])
+    outcome = challenge(refusing, GOOD)
+    assert outcome.startswith("tiny version 2 is undecided")
+    assert re.search(r"model_size: .*; its KID is \S+ for the champion's \S+, so a person weighs them", outcome)
+    assert "decided before: undecided; the champion is version 1" in challenge(setup, GOOD)
+    assert (decision()["decision"], decision()["version"], decision()["rules"]) == ("undecided", "2", [])
 
     assert challenge(setup, GOOD, again=True).startswith("tiny version 2 is champion: ")
     assert (decision()["decision"], decision()["version"]) == ("accept", "2")
@@ -266,7 +270,7 @@ def test_a_refused_model_is_judged_again_when_asked_and_both_decisions_stay(setu
     assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1"}
     history = Registry(NAME).aliases.history()
     assert [(entry["event"], entry["version"], entry["champion_before"]) for entry in history] == [
-        ("accept", "1", "none"), ("reject", "2", "1"), ("accept", "2", "1"),
+        ("accept", "1", "none"), ("undecided", "2", "1"), ("accept", "2", "1"),
     ]  # fmt: skip
     assert challenge(setup, GOOD, again=True) == "tiny version 2 is this model already, and the champion"
     assert len(Registry(NAME).aliases.history()) == 3
@@ -275,7 +279,7 @@ def test_a_refused_model_is_judged_again_when_asked_and_both_decisions_stay(setu
 @pytest.mark.usefixtures("tracking_server")
 def test_an_undecided_model_is_registered_with_its_evidence_and_is_not_champion() -> None:
     evaluation = write_evaluation(Path("evaluation"), 0.1)
-    candidate = tune(write_model(Path("model"), 1), evaluation, Path("candidate"), EVALUATE)
+    candidate = tune(write_model(Path("model"), 1), evaluation, Path("candidate"), NOWHERE.params)
     undecided = Decision(decision="undecided", model_digest=candidate.model.digest)
     Path("registration").mkdir()
     assert publish(Registry(NAME), candidate, undecided, "a card", Path("registration")).startswith(
@@ -294,7 +298,7 @@ def test_a_decision_is_the_same_twice_but_for_what_was_measured(setup_folder: Pa
     challenge(setup, GOOD)
     champion = Champion.load(download(f"models:/{NAME}@champion"), "1", Registry(NAME).metrics("1"))
     equal = write_rival(Path("equal"), setup.facts()["data_digest"], seed=1, num_steps=3)
-    candidate = tune(equal, write_evaluation(Path("evaluation"), 0.1), Path("tuned"), EVALUATE)
+    candidate = tune(equal, write_evaluation(Path("evaluation"), 0.1), Path("tuned"), NOWHERE.params)
     for name in ("one", "other"):
         decided = decide(candidate, champion, compare(candidate, champion, setup, Path(name)), setup)
         assert decided.comparison is not None
@@ -309,7 +313,9 @@ def test_models_that_do_the_same_work_are_compared_without_a_clock(setup_folder:
     setup = open_setup(setup_folder)
     challenge(setup, FAIR)
     challenge(setup, GOOD)
-    measured = decision()["comparison"]["measured"]
+    comparison = decision()["comparison"]
+    measured, work = comparison["measured"], [comparison[side]["rows_per_image"] for side in ("challenger", "champion")]
+    assert work == [4, 4]
     assert (measured["latency_ratio"], measured["champion"]["batch_ms"]) == (None, None)
     [latency] = [rule for rule in decision()["rules"] if rule["name"] == "latency"]
     assert (latency["passed"], latency["measured"]) == (True, False)
@@ -373,7 +379,7 @@ def test_a_versions_run_has_what_mlflow_compares_and_leads_to_the_run_that_train
 @pytest.mark.usefixtures("tracking_server")
 def test_when_the_champion_has_changed_meanwhile_nothing_half_made_stays() -> None:
     registered(seed=1, kid=0.1)
-    candidate = tune(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"), EVALUATE)
+    candidate = tune(write_model(Path("model-2"), 2), Path("evaluation"), Path("candidate"), NOWHERE.params)
     stale = Decision(decision="accept", champion="7", model_digest=candidate.model.digest)
     for name, before in ((NAME, {"champion": "1"}), ("another", {})):
         with pytest.raises(ChampionChangedError, match="decided against champion 7, but now that is"):
@@ -459,7 +465,7 @@ def test_what_the_evaluation_found_about_sampling_goes_into_the_model() -> None:
 def test_a_tuning_that_does_not_fit_is_named(tuning: dict[str, Any]) -> None:
     write_evaluation(Path("evaluation"), 0.1, tuning)
     with pytest.raises(FoundryError, match=r"evaluation/tuning\.json: "):
-        tune(write_model(Path("model")), Path("evaluation"), Path("out"), EVALUATE)
+        tune(write_model(Path("model")), Path("evaluation"), Path("out"), NOWHERE.params)
     assert not Path("out").exists()
 
 

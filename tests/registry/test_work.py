@@ -1,0 +1,45 @@
+import pytest
+import torch
+
+from pipeline.artefacts.model import DataSpec, Description, SamplingDefaults
+from pipeline.diffusion.unet import UNetConfig
+from pipeline.registry.work import AliveTensors, work_of
+
+
+def described(width: int = 8, num_steps: int = 10, guidance_scale: float = 1.0) -> Description:
+    return Description(
+        data=DataSpec(image_size=8, channels=1, class_names=("a", "b"), sigma_data=0.5),
+        network=UNetConfig(widths=(width,), num_blocks=1),
+        target="v",
+        sampling=SamplingDefaults(sampler="ddim", num_steps=num_steps, guidance_scale=guidance_scale),
+    )
+
+
+def test_the_peak_is_that_of_the_tensors_that_are_alive_at_once() -> None:
+    with AliveTensors() as alive:
+        first = torch.ones(1000, device="meta")
+        second = first + 1
+        del first
+        third = second + 1
+        view = third.view(10, 100)
+        view.add_(1)
+    # Two of 4,000 bytes at a time; a view and what is changed in place take none.
+    assert alive.peak == 8000
+
+
+@pytest.mark.parametrize(("changes", "factor"), [({"num_steps": 20}, 2), ({"guidance_scale": 1.5}, 2), ({}, 1)])
+def test_each_step_is_a_row_and_guidance_doubles_them(changes: dict[str, float], factor: int) -> None:
+    one, other = work_of(described()), work_of(described(**changes))
+    assert other.multiply_adds_per_image == factor * one.multiply_adds_per_image
+    assert other.multiply_adds_per_row == one.multiply_adds_per_row
+
+
+def test_a_wider_network_and_a_guided_one_hold_more() -> None:
+    plain = work_of(described()).peak_mib
+    # Activations grow with the width, weights with its square.
+    assert 1.8 * plain < work_of(described(width=16)).peak_mib < 4 * plain
+    assert 1.8 * plain < work_of(described(guidance_scale=1.5)).peak_mib < 2 * plain
+
+
+def test_the_same_model_has_the_same_work_every_time() -> None:
+    assert work_of(described()) == work_of(described())
