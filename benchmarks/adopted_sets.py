@@ -3,7 +3,7 @@
     python -m benchmarks.adopted_sets emoji=~/emoji digits=~/digits.npz --minutes 15 --out benchmarks/results/adopted_sets.json
 
 Each set is adopted in a clone of this repository's last commit with an environment of its own, as a newcomer does; the
-installation is not part of the time. With the same --out a stopped run goes on; sets that are there already are kept.
+installation is not part of the time. With the same --out a stopped run goes on; sets that were measured before are kept.
 """
 
 import sys
