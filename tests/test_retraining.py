@@ -97,6 +97,7 @@ def failed(decision: Any) -> list[str]:
     return [rule["name"] for rule in decision["rules"] if not rule["passed"]]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_a_model_of_more_data_wins_one_without_a_class_loses_and_a_rollback_brings_the_old_pictures_back(
     tmp_path: Path, servers: Servers, digits: Digits
