@@ -16,7 +16,8 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
 .PHONY: help install install-dev data adopt demo register retrain rollback history decision remotes push drift bento image \
-    pull-request ui reconcile report serve check test-fast test test-long verify bench bench-peers audit gpu-check format clean
+    pull-request ui reconcile report serve check test-fast test test-long verify bench \
+    bench-compare bench-peers audit gpu-check format clean
 
 help: ## list these commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -163,6 +164,9 @@ bench: install-dev ## try every benchmark; benchmarks/README.md has the commands
 	@for name in pipeline_overhead train_throughput sample_throughput timetables time_to_quality tick serving; do \
 	    python -m benchmarks.$$name --quick; \
 	done
+
+bench-compare: install-dev ## fail if the working tree, or NEW=commit, is slower than BASE=commit (default: HEAD)
+	@python -m benchmarks.compare "$${BASE:-HEAD}" $${NEW:+--new "$$NEW"}
 
 bench-peers: install ## what benchmarks are measured beside, into .foundry/peers
 	@pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .foundry/peers -r benchmarks/constraints.txt
