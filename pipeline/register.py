@@ -26,19 +26,15 @@ from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree
 from pipeline.registry import promotion
 from pipeline.registry.aliases import ChampionChangedError
-from pipeline.registry.comparison import (
-    Champion,
-    EvaluationSetup,
-    LoadedModel,
-    OtherTrainings,
-    as_document,
-    compare,
-)
+from pipeline.registry.comparison import Champion, LoadedModel, OtherTrainings, as_document, compare
+from pipeline.registry.comparison_result import ComparisonResult
+from pipeline.registry.evaluation_setup import EvaluationSetup
 from pipeline.registry.history import NOBODY
 from pipeline.registry.luck import MAX_TRAININGS, Evaluation, learn
 from pipeline.registry.model_card import model_card
-from pipeline.registry.promotion import ComparisonResult, Decision
+from pipeline.registry.promotion import Decision
 from pipeline.registry.registry import Candidate, Registry
+from pipeline.registry.rule import outcome_of
 from pipeline.registry.second_judge import second_opinion
 from pipeline.registry.versions import download
 from pipeline.tracking import store
@@ -204,7 +200,7 @@ def decide(
     else:
         rules = promotion.rules(candidate.metrics, comparison, setup.params.register_)
     return Decision(
-        decision=promotion.outcome(rules),
+        decision=outcome_of(rules),
         rules=rules,
         comparison=as_document(comparison, setup) if comparison else None,
         champion=champion.version if champion else None,
@@ -219,7 +215,7 @@ def seen_by_second_judge(
     second = second_opinion(out / "challenger", out / "champion", setup)
     rules = [promotion.second_judge(comparison.kid, second), *decision.rules]
     document = {**(decision.comparison or {}), "second_judge": asdict(second) if second else None}
-    return replace(decision, decision=promotion.outcome(rules), rules=rules, comparison=document)
+    return replace(decision, decision=outcome_of(rules), rules=rules, comparison=document)
 
 
 def describe(name: str, candidate: Candidate, decision: Decision, setup: EvaluationSetup) -> str:

@@ -14,7 +14,7 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.features import features
 from pipeline.params import load_params
-from pipeline.registry.comparison import EvaluationSetup
+from pipeline.registry.evaluation_setup import EvaluationSetup
 from tests.small_sets import features_params, write_prepared
 
 ROOT = Path(__file__).parents[1]

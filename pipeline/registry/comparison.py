@@ -1,50 +1,27 @@
 """Compare a challenger with the champion: each is evaluated in a process of its own, then both are timed in turns."""
 
-import json
 import statistics
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self, cast
+from typing import Any, Self
 
-from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import WEIGHTS, Model, load_model
 from pipeline.artefacts.tensors import load_tensors
-from pipeline.errors import ArtefactError, FoundryError
-from pipeline.evaluation.budget import fitted
+from pipeline.errors import ArtefactError
 from pipeline.evaluation.evaluator import NUM_SHIFTED, REFERENCE
 from pipeline.evaluation.paired_kid import kid_difference
-from pipeline.params import Params
+from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
+from pipeline.registry.evaluation_process import EvaluationProcess
+from pipeline.registry.evaluation_setup import EvaluationSetup
 from pipeline.registry.luck import PRIOR, KidDifference, Spread, judge
-from pipeline.registry.promotion import ClassAgreement, ComparisonResult, ModelResult, margin
+from pipeline.registry.promotion import margin
 from pipeline.registry.work import Ratio, work_of
 
 NUM_TURNS = 9
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluationSetup:
-    """The current data set, extractor and params: both models are measured with these, also a champion that was trained with others."""
-
-    prepared: Path
-    features: Path
-    params: Params
-
-    def facts(self) -> dict[str, Any]:
-        """The fields of decision.json that identify the setup."""
-        info = DatasetInfo.read(self.prepared / "dataset.json")
-        return {
-            "data_digest": info.digest,
-            "extractor_digest": read_document(self.features / "extractor.json")["digest"],
-            "num_images": fitted(self.params.evaluate, info).num_samples,
-            "seed": self.params.evaluate.seed,
-        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -211,56 +188,6 @@ def as_document(comparison: ComparisonResult, setup: EvaluationSetup) -> dict[st
     }
 
 
-class EvaluationProcess:
-    """A process that runs `foundry trial`; once entered, it has evaluated its model and waits to be timed."""
-
-    def __init__(self, model: Path, setup: EvaluationSetup, out: Path) -> None:
-        self.model, self.out = model, out
-        folders = {"model": model, "prepared": setup.prepared, "features": setup.features, "out": out}
-        options = [word for name, folder in folders.items() for word in (f"--{name}", str(folder))]
-        self._process = subprocess.Popen(  # noqa: S603  # the words are ours
-            [sys.executable, "-m", "pipeline", "trial", *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __enter__(self) -> Self:
-        try:
-            self.peak_memory_mib = self._answer("peak_memory_mib")
-            self._answer("num_evaluated")
-        except BaseException:
-            self._end(now=True)
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._end(now=kind is not None)
-
-    def _end(self, *, now: bool) -> None:
-        if now:
-            self._process.kill()
-        # Closes its standard input, at whose end it exits.
-        self._process.communicate()
-
-    def time_batch(self) -> float:
-        """Let it draw one batch now; returns the seconds that it took."""
-        # If the process has died, the read below reports it.
-        with suppress(BrokenPipeError):
-            requests = cast("IO[str]", self._process.stdin)
-            requests.write("\n")
-            requests.flush()
-        return self._answer("seconds")
-
-    def _answer(self, key: str) -> float:
-        line = cast("IO[str]", self._process.stdout).readline()
-        if not line:
-            raise FoundryError(f"{self.model}: its evaluation ended with exit code {self._process.wait()}, see above")
-        return float(json.loads(line)[key])
-
-
 def _check_data(challenger: LoadedModel, setup: EvaluationSetup) -> None:
     trained, prepared = challenger.data_digest, setup.facts()["data_digest"]
     if trained != prepared:
@@ -301,7 +228,7 @@ def _result(model: LoadedModel, process: EvaluationProcess, seconds: Sequence[fl
         classes=model.model.description.data.class_names or (),
         class_agreement={name: ClassAgreement(**each) for name, each in agreement.items()},
         model_bytes=(model.folder / WEIGHTS).stat().st_size,
-        work=work_of(model.model.description),
+        work=work_of(model.model),
         batch_ms=1000 * statistics.median(seconds) if seconds else None,
         peak_memory_mib=process.peak_memory_mib,
     )

@@ -2,96 +2,23 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
-from typing import Any, Literal
+from typing import Any
 
 from pipeline.evaluation.paired_kid import Difference
 from pipeline.evaluation.verdict import LEAST_LEVELS, against_baselines
 from pipeline.params import RegisterParams
+from pipeline.registry.budgets import costs, gain_of
+from pipeline.registry.comparison_result import ComparisonResult, ModelResult
 from pipeline.registry.luck import MAX_TRAININGS, KidDifference
-from pipeline.registry.work import Ratio, Work
-
-Outcome = Literal["accept", "reject", "undecided"]
-"""What the gate decides: the model becomes champion, it does not, or the evidence is not enough to tell.
-
-Only the first moves the champion. A person overrides the others by `foundry model promote`.
-"""
+from pipeline.registry.rule import Outcome, Rule
 
 KID = "evaluate/kid"
 COLLAPSE = 5.0
 """How many times its KID of before, or how many standard errors of its class agreement, make more than a worse champion."""
 NUM_STANDARD_ERRORS = 2.0
 """How far a share of images may lie above the champion's before the difference counts as more than chance."""
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One condition on a challenger, and its outcome."""
-
-    name: str
-    passed: bool
-    found: float | str | None
-    wanted: str
-    measured: bool = False
-    """`found` is a time or a memory size: it varies a little from run to run."""
-    leaves_open: bool = False
-    """Not passed, it does not refuse the model: the evidence is not enough to tell, and a person may decide."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassAgreement:
-    """How often the classifier sees a class where it should be, in shares of 0 to 1."""
-
-    samples: float
-    """Of the samples of which it was requested."""
-    others: float
-    """Of the samples of all other classes: as high as `samples` for a model that draws the class whatever is requested."""
-    real: float
-    """Of its held-out images."""
-    num_samples: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ModelResult:
-    """The measurements of one model of a comparison, made alone in its process."""
-
-    figures: Mapping[str, float]
-    """Figures of its samples, named as in metrics.json without the prefix `evaluate/`."""
-    num_shifted: int
-    """How many samples were searched for shifted copies of training images."""
-    classes: tuple[str, ...]
-    """Names of the classes that the model can draw; empty without classes."""
-    class_agreement: Mapping[str, ClassAgreement]
-    """By name of the class; empty without classes, or if the extractor is no classifier."""
-    model_bytes: int
-    work: Work
-    batch_ms: float | None
-    """Median time of one batch of 64 images with the sampler that the model recommends; None if it was not timed."""
-    peak_memory_mib: float
-    """Of its process, which no rule reads: it depends on the machine."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ComparisonResult:
-    """A challenger and the champion on the same held-out images, with the same seeds and number of samples."""
-
-    challenger: ModelResult
-    champion: ModelResult
-    champion_before: Mapping[str, float]
-    """The metrics that the champion was registered with."""
-    kid: KidDifference
-    """Of all trainings that were compared."""
-    num_trainings: int
-    """How often the challenger's recipe was trained and registered."""
-    is_one_recipe: bool
-    """Challenger and champion differ in nothing but the seed of their training."""
-    latency: Ratio | None
-    """Of the times for a batch, taken in turns; None if both do the same work."""
-    data_is_new: bool
-    """Whether the two models were trained on different images."""
-    floor_error: float
-    """Standard error of the KID of real images: the size of differences by chance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +85,7 @@ def rules(metrics: Mapping[str, float], comparison: ComparisonResult, params: Re
         _classes_are_shown(challenger, champion),
         _no_more_copies("near_copies", "near_copy_share", challenger, champion, int(challenger.figures["num_images"])),
         _no_more_copies("shifted_near_copies", "near_copy_share_shifted", challenger, champion, challenger.num_shifted),
-        *_costs(comparison, params, gain=_gain(comparison, params) if kid.passed else None),
+        *costs(comparison, params, gain_of(comparison, params) if kid.passed else None),
     ]
 
 
@@ -169,14 +96,6 @@ def second_judge(first: KidDifference, second: Difference | None) -> Rule:
     found = f"{second.value:.3g} ({second.low:.3g} to {second.high:.3g}), the first judge's {first.value:.3g}"
     wanted = "the change of KID by EfficientNet-Lite0 not above 0 beyond chance where the first judge's is below"
     return Rule("second_judge", not (first.high < 0 < second.low), found, wanted, leaves_open=True)
-
-
-def outcome(rules: Sequence[Rule]) -> Outcome:
-    """`accept` if there are rules and all passed, `undecided` if those that did not leave the decision open."""
-    failed = [rule for rule in rules if not rule.passed]
-    if not rules or not all(rule.leaves_open for rule in failed):
-        return "reject"
-    return "undecided" if failed else "accept"
 
 
 def margin(comparison: ComparisonResult, params: RegisterParams) -> float:
@@ -303,47 +222,6 @@ def _no_more_copies(name: str, figure: str, challenger: ModelResult, champion: M
     p = max(theirs, 1 / num_images)
     most = p + NUM_STANDARD_ERRORS * math.sqrt(2 * p * (1 - p) / num_images)
     return Rule(name, ours <= most, ours, f"at most {most:.6g}: the champion's {theirs:.6g} and what chance adds")
-
-
-def _gain(comparison: ComparisonResult, params: RegisterParams) -> str | None:
-    """What a challenger is better by, in words, if that is worth a higher cost; else None."""
-    ours, theirs = (model.figures["kid"] for model in (comparison.challenger, comparison.champion))
-    if comparison.kid.value >= -params.smallest_improvement * max(theirs, 0.0):
-        return None
-    return f"its KID is {ours:.3g} for the champion's {theirs:.3g}, so a person weighs them"
-
-
-def _costs(comparison: ComparisonResult, params: RegisterParams, gain: str | None) -> list[Rule]:
-    """What is counted is within the budgets, and so is the time, as far as a clock can tell.
-
-    `gain` leaves the decision open to a person.
-    """
-    challenger, champion = comparison.challenger, comparison.champion
-    work = challenger.work.multiply_adds_per_image / champion.work.multiply_adds_per_image
-    memory, size = challenger.work.peak_mib / champion.work.peak_mib, challenger.model_bytes / champion.model_bytes
-    return [
-        _budget("model_size", size, params.max_size_ratio, "bytes of weights", gain),
-        _budget("work", work, params.max_latency_ratio, "multiply-adds an image", gain),
-        _latency(comparison.latency, params.max_latency_ratio, gain),
-        _budget("memory", memory, params.max_memory_ratio, "memory of tensors", gain),
-    ]
-
-
-def _budget(name: str, found: float, most: float, what: str, gain: str | None) -> Rule:
-    passed = found <= most
-    wanted = f"at most {most:.6g} times the champion's {what}"
-    if gain and not passed:
-        return Rule(name, passed, found, f"{wanted}; {gain}", leaves_open=True)
-    return Rule(name, passed, found, wanted)
-
-
-def _latency(ratio: Ratio | None, most: float, gain: str | None) -> Rule:
-    """Not without a clock for models that do the same work, and not by an interval that a busy machine may explain."""
-    if ratio is None:
-        return Rule("latency", passed=True, found="the same network, steps and guidance", wanted="no more work")
-    rule = _budget("latency", ratio.low, most, "time for a batch, by the lower end of the interval", gain)
-    found = f"{ratio.value:.3g} ({ratio.low:.3g} to {ratio.high:.3g})"
-    return replace(rule, found=found, measured=True)
 
 
 def _short(found: float | str | None) -> str:

@@ -22,7 +22,8 @@ from pipeline.registry import history
 from pipeline.registry.aliases import Aliases
 from pipeline.registry.comparison import LoadedModel
 from pipeline.registry.logged_model import save_logged_model
-from pipeline.registry.promotion import Decision, Outcome
+from pipeline.registry.promotion import Decision
+from pipeline.registry.rule import Outcome
 from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.tracking import store
 from pipeline.tracking.tags import (

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.artefacts.model import Description
+from pipeline.artefacts.model import Description, Model, plan_for
 from pipeline.diffusion.unet import UNet
 from pipeline.training.cost import network_size
 
@@ -46,15 +46,18 @@ class Ratio:
     high: float
 
 
-def work_of(description: Description) -> Work:
+def work_of(model: Model) -> Work:
     """Count the work of a model; computes nothing."""
+    description = model.description
     data, sampling = description.data, description.sampling
+    plan = plan_for(model, sampling.sampler, sampling.num_steps, guidance_scale=sampling.guidance_scale)
     size = network_size(
         description.network, image_size=data.image_size, channels=data.channels, num_classes=data.num_classes
     )
-    rows_per_step = 1 if sampling.guidance_scale == 1 else 2
+    # A guided step computes every image with its class and without.
+    rows_per_step = 1 if plan.num_rows == plan.num_steps else 2
     return Work(
-        rows_per_image=rows_per_step * sampling.num_steps,
+        rows_per_image=plan.num_rows,
         multiply_adds_per_row=size.multiply_adds,
         peak_mib=size.weight_mib + _peak_bytes(description, rows_per_step * BATCH_SIZE) / MIB,
     )

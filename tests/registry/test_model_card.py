@@ -7,7 +7,8 @@ from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.evaluation.figures import FIGURES
 from pipeline.registry.model_card import model_card
-from pipeline.registry.promotion import Decision, Rule
+from pipeline.registry.promotion import Decision
+from pipeline.registry.rule import Rule
 from tests.small_sets import BETTER_THAN_BASELINES, PARAMS
 
 METRICS = {

@@ -11,21 +11,10 @@ from hypothesis import strategies as st
 from pipeline.evaluation.paired_kid import Difference
 from pipeline.params import load_params
 from pipeline.registry.comparison import ratio
+from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
 from pipeline.registry.luck import KidDifference
-from pipeline.registry.promotion import (
-    KID,
-    ClassAgreement,
-    ComparisonResult,
-    Decision,
-    ModelResult,
-    Rule,
-    first_rules,
-    margin,
-    outcome,
-    rules,
-    second_judge,
-    unlike_rules,
-)
+from pipeline.registry.promotion import KID, Decision, first_rules, margin, rules, second_judge, unlike_rules
+from pipeline.registry.rule import Rule, outcome_of
 from pipeline.registry.work import Ratio, Work
 from tests.small_sets import BETTER_THAN_BASELINES
 
@@ -94,11 +83,11 @@ def failed(found: ComparisonResult) -> list[str]:
 
 
 def is_accepted(applied: list[Rule]) -> bool:
-    return outcome(applied) == "accept"
+    return outcome_of(applied) == "accept"
 
 
 def reason(applied: list[Rule]) -> str:
-    return Decision(decision=outcome(applied), rules=applied, model_digest="d1g3st").why
+    return Decision(decision=outcome_of(applied), rules=applied, model_digest="d1g3st").why
 
 
 def test_a_first_model_that_is_better_than_the_baselines_is_accepted() -> None:
@@ -118,14 +107,14 @@ def test_a_model_that_is_not_known_to_be_better_than_a_baseline_is_left_to_a_per
 ) -> None:
     for applied in (first_rules(KNOWN | changes), rules(KNOWN | changes, comparison(), PARAMS)):
         assert [each.name for each in applied if not each.passed] == [rule]
-        assert outcome(applied) == "undecided"
+        assert outcome_of(applied) == "undecided"
     lost = comparison(challenger=result(classes=("dog",)))
-    assert outcome(rules(KNOWN | changes, lost, PARAMS)) == "reject"
+    assert outcome_of(rules(KNOWN | changes, lost, PARAMS)) == "reject"
 
 
 def test_an_error_that_allows_no_comparison_leaves_the_decision_open() -> None:
     def decided(low: float, high: float, *, data_is_new: bool = False) -> str:
-        return outcome(rules(KNOWN, comparison(kid_low=low, kid_high=high, data_is_new=data_is_new), PARAMS))
+        return outcome_of(rules(KNOWN, comparison(kid_low=low, kid_high=high, data_is_new=data_is_new), PARAMS))
 
     assert (decided(-0.2, -0.1), decided(-0.2, 0.1), decided(0.1, 0.2)) == ("accept", "undecided", "reject")
     # An improvement that is worth a training is excluded.
@@ -215,13 +204,13 @@ def costly() -> dict[str, ModelResult]:
 def test_a_much_better_model_that_costs_more_is_weighed_by_a_person() -> None:
     for name, challenger in costly().items():
         applied = rules(KNOWN, comparison(challenger=replace(challenger, figures=FIGURES | {"kid": 0.05})), PARAMS)
-        assert outcome(applied) == "undecided"
+        assert outcome_of(applied) == "undecided"
         assert [rule.name for rule in applied if not rule.passed] == [name]
         assert "its KID is 0.05 for the champion's 1, so a person weighs them" in reason(applied)
     # Not worth it, and not better than luck.
     for low, high in ((-0.02, -0.01), (-0.9, 0.1)):
         found = comparison(challenger=costly()["work"], kid_low=low, kid_high=high)
-        assert outcome(rules(KNOWN, found, PARAMS)) == "reject"
+        assert outcome_of(rules(KNOWN, found, PARAMS)) == "reject"
 
 
 def test_a_machine_that_was_busy_in_some_turns_refuses_no_model() -> None:
@@ -251,7 +240,7 @@ def test_a_model_of_other_pictures_is_refused_with_the_way_out() -> None:
 
 def test_a_better_training_of_the_champions_recipe_is_luck() -> None:
     assert failed(comparison(is_one_recipe=True)) == ["other_recipe"]
-    assert outcome(rules(KNOWN, comparison(is_one_recipe=True), PARAMS)) == "reject"
+    assert outcome_of(rules(KNOWN, comparison(is_one_recipe=True), PARAMS)) == "reject"
 
 
 def test_a_recipe_that_was_trained_again_and_again_is_refused_whatever_its_last_training_is() -> None:
@@ -265,7 +254,7 @@ def test_two_judges_that_contradict_each_other_leave_the_decision_to_a_person() 
 
     better = difference(-0.3, -0.1)
     for second, decided in ((opinion(0.1, 0.3), "undecided"), (opinion(-0.1, 0.3), "accept"), (None, "accept")):
-        assert outcome([second_judge(better, second), *rules(KNOWN, comparison(), PARAMS)]) == decided
+        assert outcome_of([second_judge(better, second), *rules(KNOWN, comparison(), PARAMS)]) == decided
     assert second_judge(difference(-0.1, 0.1), opinion(0.1, 0.3)).passed
 
 
@@ -318,14 +307,14 @@ def test_new_data_on_which_the_champion_fails_are_left_to_a_person(champion: dic
     found = comparison(champion=result(**champion), data_is_new=True)
     applied = rules(KNOWN | {"baseline/kid": 2.0}, found, PARAMS)
     assert [rule.name for rule in applied if not rule.passed] == ["champion_holds"]
-    assert outcome(applied) == "undecided"
+    assert outcome_of(applied) == "undecided"
     assert "when registered" in reason(applied)
     assert failed(replace(found, data_is_new=False)) == []
 
 
 def test_a_challenger_that_is_worse_is_rejected_however_the_data_are() -> None:
     found = comparison(champion=result(kid=105.0), data_is_new=True, kid_low=20.0, kid_high=30.0)
-    assert outcome(rules(KNOWN | {"baseline/kid": 2.0}, found, PARAMS)) == "reject"
+    assert outcome_of(rules(KNOWN | {"baseline/kid": 2.0}, found, PARAMS)) == "reject"
 
 
 def test_models_that_do_the_same_work_need_no_clock() -> None:

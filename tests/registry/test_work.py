@@ -1,18 +1,21 @@
 import pytest
 import torch
 
-from pipeline.artefacts.model import DataSpec, Description, SamplingDefaults
+from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, build_network
+from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.registry.work import AliveTensors, work_of
 
 
-def described(width: int = 8, num_steps: int = 10, guidance_scale: float = 1.0) -> Description:
-    return Description(
+def made(width: int = 8, num_steps: int = 10, guidance_scale: float = 1.0) -> Model:
+    description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=("a", "b"), sigma_data=0.5),
         network=UNetConfig(widths=(width,), num_blocks=1),
         target="v",
         sampling=SamplingDefaults(sampler="ddim", num_steps=num_steps, guidance_scale=guidance_scale),
     )
+    return Model(description, build_network(description, seed=0), NoiseSchedule(cosine_betas(25)), digest="")
 
 
 def test_the_peak_is_that_of_the_tensors_that_are_alive_at_once() -> None:
@@ -29,17 +32,17 @@ def test_the_peak_is_that_of_the_tensors_that_are_alive_at_once() -> None:
 
 @pytest.mark.parametrize(("changes", "factor"), [({"num_steps": 20}, 2), ({"guidance_scale": 1.5}, 2), ({}, 1)])
 def test_each_step_is_a_row_and_guidance_doubles_them(changes: dict[str, float], factor: int) -> None:
-    one, other = work_of(described()), work_of(described(**changes))
+    one, other = work_of(made()), work_of(made(**changes))
     assert other.multiply_adds_per_image == factor * one.multiply_adds_per_image
     assert other.multiply_adds_per_row == one.multiply_adds_per_row
 
 
 def test_a_wider_network_and_a_guided_one_hold_more() -> None:
-    plain = work_of(described()).peak_mib
+    plain = work_of(made()).peak_mib
     # Activations grow with the width, weights with its square.
-    assert 1.8 * plain < work_of(described(width=16)).peak_mib < 4 * plain
-    assert 1.8 * plain < work_of(described(guidance_scale=1.5)).peak_mib < 2 * plain
+    assert 1.8 * plain < work_of(made(width=16)).peak_mib < 4 * plain
+    assert 1.8 * plain < work_of(made(guidance_scale=1.5)).peak_mib < 2 * plain
 
 
 def test_the_same_model_has_the_same_work_every_time() -> None:
-    assert work_of(described()) == work_of(described())
+    assert work_of(made()) == work_of(made())

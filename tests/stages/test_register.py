@@ -31,7 +31,8 @@ from pipeline.params import load_params
 from pipeline.register import decide, publish, refuse_experiments, register, tune
 from pipeline.registry import promotion
 from pipeline.registry.aliases import ChampionChangedError
-from pipeline.registry.comparison import Champion, EvaluationSetup, compare
+from pipeline.registry.comparison import Champion, compare
+from pipeline.registry.evaluation_setup import EvaluationSetup
 from pipeline.registry.promotion import Decision
 from pipeline.registry.registry import Registry
 from pipeline.registry.versions import COMPLETE_TAG, download, resolve
