@@ -1,0 +1,279 @@
+"""Measure how often luck decides about a promotion: decisions between trainings that differ in their seed, or truly differ.
+
+    python -m benchmarks.gate --pool /tmp/gate-pool --out benchmarks/results/gate.json
+
+Three recipes for scikit-learn's digits are trained with many seeds each: `base`; `better`, with a sixth more images, whose KID
+is about a fifth lower; and `twice`. Decisions draw trainings from this pool: three of `base` against three others of `base`,
+of which any promotion is luck; and of two recipes the same three seeds. Each is decided by the gate that knows the images'
+luck alone, with the first training of each side, and by the present gate after one, two and three, until it is promoted
+or refused. All rules apply but those of cost and those of a model's own evaluation.
+
+As on new data the same comparisons are judged by the rule "not worse by more than max_kid_rise"; `base` as a challenger of
+`better` is then worse than allowed. A stopped run continues: trainings and pairs are kept in --pool.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from scipy.stats import binomtest
+
+from benchmarks.pool import Arm, Pool, Result
+from benchmarks.protocol import finish, log_progress, parser, save, table
+from pipeline.evaluation.evaluator import NUM_SHIFTED
+from pipeline.evaluation.paired_kid import Difference, kid_difference
+from pipeline.params import RegisterParams
+from pipeline.registry import promotion
+from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
+from pipeline.registry.luck import MAX_TRAININGS, PRIOR, Evaluation, KidDifference, Spread, judge, learn
+from pipeline.registry.rule import Outcome, outcome_of
+from pipeline.registry.work import Work
+
+BASE, BETTER, TWICE = Arm("base", 3200), Arm("better", 3712), Arm("twice", 6400)
+NUM_RESAMPLES = 500
+"""A quarter of the gate's: the ends of an interval are then known to a tenth of its width."""
+CONFIDENCE = 0.95
+"""Of the interval by which the gate decided that knew the luck of the images alone."""
+NUM_HISTORY = 10
+RULES = {
+    "kid_is_lower", "kid_is_not_worse", "few_trainings", "classes_are_kept", "class_balance", "classes_are_shown",
+    "near_copies", "shifted_near_copies",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A challenger's recipe, a champion's, and the rule that applies."""
+
+    challenger: Arm
+    champion: Arm
+    data_is_new: bool
+    promotion_is: str
+    """What a promotion means."""
+
+
+CASES = (
+    Case(BASE, BASE, data_is_new=False, promotion_is="false"),
+    Case(BETTER, BASE, data_is_new=False, promotion_is="right"),
+    Case(TWICE, BASE, data_is_new=False, promotion_is="right"),
+    Case(BASE, BASE, data_is_new=True, promotion_is="right"),
+    Case(BASE, BETTER, data_is_new=True, promotion_is="false"),
+)
+Training = tuple[Arm, int]
+
+
+class Comparisons:
+    """Differences of pairs of trainings, kept on disk."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool, self._path = pool, pool.folder / "pairs.json"
+        self._known: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
+
+    def difference(self, ours: Training, theirs: Training) -> Difference:
+        if (key := _key(ours, theirs)) in self._known:
+            return Difference(**self._known[key])
+        if (mirrored := self._known.get(_key(theirs, ours))) is not None:
+            low, high, error = -mirrored["high"], -mirrored["low"], mirrored["standard_error"]
+            return Difference(value=-mirrored["value"], low=low, high=high, standard_error=error)
+        one, other = (self.pool.result(*each).features for each in (ours, theirs))
+        found = kid_difference(
+            one, other, self.pool.held_out, confidence=CONFIDENCE, seed=0, num_resamples=NUM_RESAMPLES
+        )
+        self._known[key] = asdict(found)
+        return found
+
+    def keep(self) -> None:
+        save(self._path, self._known)
+
+
+def _key(ours: Training, theirs: Training) -> str:
+    return " ".join(f"{arm.name}:{arm.num_images}:{seed}" for arm, seed in (ours, theirs))
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """Decides between trainings of the pool."""
+
+    comparisons: Comparisons
+    params: RegisterParams
+
+    def before(self, case: Case, ours: Sequence[int], theirs: Sequence[int]) -> Outcome:
+        """By the interval of the images alone, of one training a side."""
+        found = self.comparisons.difference((case.challenger, ours[0]), (case.champion, theirs[0]))
+        kid = KidDifference(
+            value=found.value,
+            low=found.low,
+            high=found.high,
+            level=1 - CONFIDENCE,
+            num_challengers=1,
+            num_champions=1,
+            by_seed=False,
+            visible=None,
+        )
+        # Whatever the interval did not exclude was left open.
+        return self._outcome(
+            case, ours[0], theirs[0], kid, self.params.model_copy(update={"smallest_improvement": 0.0})
+        )
+
+    def after(self, case: Case, ours: Sequence[int], theirs: Sequence[int], spread: Spread) -> Outcome:
+        """By images and seeds, after each training a side until it is promoted or refused."""
+        outcome: Outcome = "undecided"
+        for count in range(1, len(ours) + 1):
+            # The last judgement is by pairs of one seed alone.
+            places = [(i, j) for i in range(count) for j in range(count) if i == j or count < MAX_TRAININGS]
+            pairs = {
+                (str(i), str(j)): self.comparisons.difference((case.challenger, ours[i]), (case.champion, theirs[j]))
+                for i, j in places
+            }
+            kids = [self._result(case.champion, seed).figures["kid"] for seed in theirs[:count]]
+            outcome = self._outcome(
+                case, ours[count - 1], theirs[0], judge(pairs, kids, spread, self.params), self.params
+            )
+            if outcome != "undecided":
+                break
+        return outcome
+
+    def outcomes(
+        self, case: Case, ours: Sequence[int], theirs: Sequence[int], history: Sequence[int]
+    ) -> dict[str, Outcome]:
+        """By each gate, with so much history and so many trainings a side."""
+        known = self.history(history)
+        return {
+            "images": self.before(case, ours, theirs),
+            "seeds, one training": self.after(case, ours[:1], theirs[:1], PRIOR),
+            "seeds, up to three": self.after(case, ours, theirs, PRIOR),
+            f"seeds, one training, {len(history)} known": self.after(case, ours[:1], theirs[:1], known),
+            f"seeds, up to three, {len(history)} known": self.after(case, ours, theirs, known),
+        }
+
+    def _outcome(self, case: Case, ours: int, theirs: int, kid: KidDifference, params: RegisterParams) -> Outcome:
+        results = self._result(case.challenger, ours), self._result(case.champion, theirs)
+        challenger, champion = (model_result(each) for each in results)
+        comparison = ComparisonResult(
+            challenger=challenger,
+            champion=champion,
+            champion_before={},
+            kid=kid,
+            num_trainings=kid.num_challengers,
+            is_one_recipe=False,
+            latency=None,
+            data_is_new=case.data_is_new,
+            floor_error=self.comparisons.pool.floors["floor/kid_standard_error"],
+        )
+        rules = promotion.rules({promotion.KID: challenger.figures["kid"]}, comparison, params)
+        return outcome_of([each for each in rules if each.name in RULES])
+
+    def _result(self, arm: Arm, seed: int) -> Result:
+        return self.comparisons.pool.result(arm, seed)
+
+    def history(self, seeds: Sequence[int]) -> Spread:
+        """The spread that the gate learns from these trainings of `base`."""
+        figures = [self._result(BASE, seed).figures for seed in seeds]
+        return learn(Evaluation("base", each["kid"], each["kid_standard_error"]) for each in figures)
+
+
+def model_result(result: Result) -> ModelResult:
+    """A training as the gate sees it; all have the same cost."""
+    return ModelResult(
+        figures=result.figures,
+        num_shifted=NUM_SHIFTED,
+        classes=tuple(result.class_agreement),
+        class_agreement={name: ClassAgreement(**each) for name, each in result.class_agreement.items()},
+        model_bytes=1,
+        work=Work(rows_per_image=1, multiply_adds_per_row=1, peak_mib=1.0),
+        batch_ms=None,
+        peak_memory_mib=1.0,
+    )
+
+
+def main() -> None:
+    made = parser("gate", __doc__)
+    made.add_argument("--pool", type=Path, required=True, metavar="FOLDER", help="trainings, kept between runs")
+    made.add_argument("--seeds", type=int, default=60, help="trainings of each recipe (default: %(default)s)")
+    made.add_argument("--decisions", type=int, default=200, help="of each case (default: %(default)s)")
+    arguments = made.parse_args()
+    torch.set_num_threads(1)
+    # Three a side and the history are disjoint.
+    seeds = 2 * MAX_TRAININGS + NUM_HISTORY if arguments.quick else arguments.seeds
+    count = 3 if arguments.quick else arguments.decisions
+    pool = Pool(arguments.pool)
+    pool.prepare()
+    for seed in range(seeds):
+        for arm in (BASE, BETTER, TWICE):
+            if not pool.has(arm, seed):
+                pool.train(arm, seed)
+    gate = Gate(Comparisons(pool), pool.params.register_)
+    arms = {arm.name: arm_figures([pool.result(arm, seed) for seed in range(seeds)]) for arm in (BASE, BETTER, TWICE)}
+    results = [row for case in CASES for row in decide(gate, case, seeds, count)]
+    document = {"num_trainings": seeds, "num_decisions": count, "arms": arms, "results": results}
+    finish(arguments, document, report(document))
+
+
+def arm_figures(results: Sequence[Result]) -> dict[str, float]:
+    """Mean KID of a recipe, its standard deviation over seeds, and the error that images alone make."""
+    kids = [each.figures["kid"] for each in results]
+    return {
+        "kid": fmean(kids),
+        "kid_deviation": stdev(kids),
+        "kid_standard_error": fmean(each.figures["kid_standard_error"] for each in results),
+        "seconds": fmean(each.seconds for each in results),
+    }
+
+
+def decide(gate: Gate, case: Case, seeds: int, count: int) -> Iterator[dict[str, Any]]:
+    """Make the decisions of a case by each gate."""
+    random = np.random.default_rng(0)
+    outcomes: dict[str, Counter[str]] = {}
+    for number in range(count):
+        order = random.permutation(seeds).tolist()
+        ours, others = order[:MAX_TRAININGS], order[MAX_TRAININGS:]
+        theirs = others[:MAX_TRAININGS] if case.challenger == case.champion else ours
+        for name, outcome in gate.outcomes(case, ours, theirs, others[MAX_TRAININGS:][:NUM_HISTORY]).items():
+            outcomes.setdefault(name, Counter())[outcome] += 1
+        if number % 20 == 19:
+            gate.comparisons.keep()
+            log_progress(f"{case}: {number + 1} decisions")
+    gate.comparisons.keep()
+    for name, counted in outcomes.items():
+        yield {
+            "challenger": case.challenger.name,
+            "champion": case.champion.name,
+            "data_is_new": case.data_is_new,
+            "promotion_is": case.promotion_is,
+            "gate": name,
+            "outcomes": dict(counted),
+        }
+
+
+def report(document: Mapping[str, Any]) -> str:
+    """The recipes, and the share of decisions that promote and refuse, with Wilson's intervals of 95 %."""
+    recipes = [(name, *figures.values()) for name, figures in document["arms"].items()]
+    columns = ["challenger, champion", "data", "gate", "promotion is", "promoted", "refused", "left open"]
+    rows = [
+        (
+            f"{each['challenger']}, {each['champion']}",
+            "new" if each["data_is_new"] else "the same",
+            each["gate"],
+            each["promotion_is"],
+            *(share(each["outcomes"].get(name, 0), document["num_decisions"]) for name in get_args(Outcome)),
+        )
+        for each in document["results"]
+    ]
+    titles = ["recipe", "KID", "its deviation over seeds", "its error by images", "seconds of training"]
+    return f"{table(titles, recipes)}\n{table(columns, rows)}"
+
+
+def share(count: int, total: int) -> str:
+    """A share in per cent with its interval."""
+    found = binomtest(count, total).proportion_ci(method="wilson")
+    return f"{100 * count / total:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f})"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""A pool of trainings on disk, which differ in their length and their seed; `benchmarks.gate` decides between them.
+
+The images are scikit-learn's digits, prepared and measured by the stages `prepare`, `schedule` and `features`. Each training
+is tuned and sampled as `evaluate` and `foundry trial` do it; what the gate reads of it is kept.
+"""
+
+from collections import deque
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import yaml
+from sklearn.datasets import load_digits
+from torch import Tensor
+
+from benchmarks.protocol import ROOT, log_progress, python, run_command, save, scratch_environment, time_call
+from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.files import read_document
+from pipeline.artefacts.model import build_network, load_model, save_model
+from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
+from pipeline.artefacts.tensors import load_tensors, save_tensors
+from pipeline.device import best_device
+from pipeline.evaluation.budget import fitted
+from pipeline.evaluation.copies import nearest
+from pipeline.evaluation.evaluator import REFERENCE, Evaluator, copy_figures, load_evaluator
+from pipeline.evaluation.samples import draw_samples
+from pipeline.evaluation.tuning import tune
+from pipeline.params import Params, load_params
+from pipeline.registry.trial import class_agreement
+from pipeline.train import describe
+from pipeline.training.loop import Training
+
+SIDE = 8
+CHANGES: dict[str, dict[str, Any]] = {
+    "prepare": {
+        "source": "arrays", "class_names": None, "image_size": SIDE, "min_side": SIDE, "held_out_share": 0.3,
+        "max_class_ratio": 10.0, "max_duplicate_share": 1.0,
+    },
+    "schedule": {"num_timesteps": 200},
+    "train": {"batch_size": 64, "network": {"patch_size": 1, "widths": [16, 32], "num_blocks": 1, "attention": False, "dropout": 0.0}},
+    "evaluate": {"num_samples": 1000, "tuning_rows": 0, "guidance_scales": [1.0]},
+}  # fmt: skip
+"""Of params.yaml: a set that trains in seconds; one guidance scale, since tuning it costs more than the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """A recipe of trainings."""
+
+    name: str
+    num_images: int
+    """Length of each training, in images seen."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Result:
+    """What the gate reads of a training."""
+
+    features: Tensor
+    """float32 `[n, f]` of its samples, of the same seeds and classes in all trainings."""
+    figures: dict[str, float]
+    class_agreement: dict[str, dict[str, Any]]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A folder with prepared digits and the results of trainings on them."""
+
+    folder: Path
+
+    def prepare(self) -> None:
+        """Run the stages before training, unless an earlier run did."""
+        if (self.folder / "data" / "features" / "floors.json").exists():
+            return
+        raw = self.folder / "data" / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        images, labels = load_digits(return_X_y=True)
+        np.savez(
+            raw / "digits.npz",
+            images=np.round(images * (255 / 16)).astype(np.uint8).reshape(-1, SIDE, SIDE),
+            labels=labels,
+        )
+        document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        for section, values in CHANGES.items():
+            document[section] |= values
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+        for stage in ("prepare", "schedule", "features"):
+            run_command(
+                python("-m", "pipeline", stage), folder=self.folder, environment=scratch_environment(self.folder)
+            )
+
+    @cached_property
+    def params(self) -> Params:
+        return load_params(self.folder / "params.yaml")
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return Dataset.open(self.folder / "data" / "prepared")
+
+    @cached_property
+    def table(self) -> ScheduleTable:
+        return read_schedule_table(self.folder / "data" / "schedule" / "table.parquet")
+
+    @cached_property
+    def evaluators(self) -> tuple[Evaluator, Evaluator]:
+        """That of held-out images, and that of training images, by which models are tuned."""
+        features = self.folder / "data" / "features"
+        return load_evaluator(features, self.dataset), load_evaluator(features, self.dataset, "train")
+
+    @cached_property
+    def held_out(self) -> Tensor:
+        """float32 `[n, f]` of the held-out images."""
+        return load_tensors(self.folder / "data" / "features" / REFERENCE)["held_out"]
+
+    @cached_property
+    def floors(self) -> dict[str, float]:
+        floors: dict[str, float] = read_document(self.folder / "data" / "features" / "floors.json")
+        return floors
+
+    def train(self, arm: Arm, seed: int) -> None:
+        """Train, tune and sample one model, and keep what the gate reads of it."""
+        seconds = time_call(lambda: self._keep(arm, seed))
+        log_progress(f"{arm.name} {seed}: KID {self.result(arm, seed).figures['kid']:.4g}, {seconds:.1f} s")
+
+    def _keep(self, arm: Arm, seed: int) -> None:
+        update = {"num_images": arm.num_images, "seed": seed}
+        params = self.params.model_copy(update={"train": self.params.train.model_copy(update=update)})
+        description = describe(params, self.dataset, self.table, self.folder / "data" / "schedule")
+        network = build_network(description, seed=seed)
+        training = Training(params.train, network, self.table, self.dataset.split("train"), best_device())
+        seconds = time_call(lambda: deque(training.steps(), maxlen=0))
+        with TemporaryDirectory() as folder:
+            weights, snapshots = training.averages_at(training.num_steps)
+            save_model(Path(folder), description, weights=weights, schedule=self.table.schedule)
+            model = load_model(Path(folder))
+        evaluate = fitted(params.evaluate, self.dataset.info)
+        tuning = tune(model, snapshots, self.evaluators[1], self.table, evaluate)
+        tuned = replace(model.description, sampling=tuning.sampling, timetables=tuning.timetables)
+        model = replace(model, description=tuned)
+        train = self.dataset.split("train")
+        samples, held_out = draw_samples(model, train, evaluate), self.evaluators[0]
+        features = held_out.extractor.features(samples.images)
+        copies = copy_figures(
+            samples.images, nearest(samples.images, train), train, self.floors["features/honest_closeness"]
+        )
+        facts = {
+            "figures": held_out.figures(samples.images, samples.labels, features) | copies,
+            "class_agreement": class_agreement(held_out, samples, features, self.dataset.info),
+            "seconds": seconds,
+        }
+        save_tensors(self.path(arm, seed, "safetensors"), {"features": features})
+        save(self.path(arm, seed, "json"), facts)
+
+    def has(self, arm: Arm, seed: int) -> bool:
+        return self.path(arm, seed, "json").exists()
+
+    def result(self, arm: Arm, seed: int) -> Result:
+        return _read(self.path(arm, seed, "safetensors"), self.path(arm, seed, "json"))
+
+    def path(self, arm: Arm, seed: int, ending: str) -> Path:
+        """The file with the features or the figures of a training."""
+        folder = self.folder / "trainings" / f"{arm.name}-{arm.num_images}"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{seed}.{ending}"
+
+
+@cache
+def _read(features: Path, facts: Path) -> Result:
+    return Result(features=load_tensors(features)["features"], **read_document(facts))
