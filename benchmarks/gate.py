@@ -6,7 +6,8 @@ Three recipes for scikit-learn's digits are trained with many seeds each: `base`
 is about a fifth lower; and `twice`. Decisions draw trainings from this pool: three of `base` against three others of `base`,
 of which any promotion is luck; and of two recipes the same three seeds. Each is decided by the gate that knows the images'
 luck alone, with the first training of each side, and by the present gate after one, two and three, until it is promoted
-or refused. All rules apply but those of cost and those of a model's own evaluation.
+or refused. These are decisions by the rules of KID; how often the rules of classes and copies refuse one training a side
+is counted on its own.
 
 As on new data the same comparisons are judged by the rule "not worse by more than max_kid_rise"; `base` as a challenger of
 `better` is then worse than allowed. A stopped run continues: trainings and pairs are kept in --pool.
@@ -17,14 +18,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any, get_args
 
 import numpy as np
 import torch
 from scipy.stats import binomtest
 
-from benchmarks.pool import Arm, Pool, Result
+from benchmarks.pool import Arm, Pool, Result, arm_figures
 from benchmarks.protocol import finish, log_progress, parser, save, table
 from pipeline.evaluation.evaluator import NUM_SHIFTED
 from pipeline.evaluation.paired_kid import Difference, kid_difference
@@ -32,7 +32,7 @@ from pipeline.params import RegisterParams
 from pipeline.registry import promotion
 from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
 from pipeline.registry.luck import MAX_TRAININGS, PRIOR, Evaluation, KidDifference, Spread, judge, learn
-from pipeline.registry.rule import Outcome, outcome_of
+from pipeline.registry.rule import Outcome, Rule, outcome_of
 from pipeline.registry.work import Work
 
 BASE, BETTER, TWICE = Arm("base", 3200), Arm("better", 3712), Arm("twice", 6400)
@@ -41,10 +41,9 @@ NUM_RESAMPLES = 500
 CONFIDENCE = 0.95
 """Of the interval by which the gate decided that knew the luck of the images alone."""
 NUM_HISTORY = 10
-RULES = {
-    "kid_is_lower", "kid_is_not_worse", "few_trainings", "classes_are_kept", "class_balance", "classes_are_shown",
-    "near_copies", "shifted_near_copies",
-}  # fmt: skip
+KID_RULES = {"kid_is_lower", "kid_is_not_worse", "few_trainings"}
+OTHER_RULES = {"class_balance", "classes_are_shown", "near_copies", "shifted_near_copies"}
+"""They do not know the luck of a seed; how often they refuse is counted on its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +151,25 @@ class Gate:
             f"seeds, up to three, {len(history)} known": self.after(case, ours, theirs, known),
         }
 
+    def refusing(self, case: Case, ours: int, theirs: int) -> list[str]:
+        """The rules of classes and copies that refuse one training beside another."""
+        kid = judge(
+            {("", ""): self.comparisons.difference((case.challenger, ours), (case.champion, theirs))},
+            [1.0],
+            PRIOR,
+            self.params,
+        )
+        return [
+            each.name
+            for each in self._rules(case, ours, theirs, kid, self.params)
+            if each.name in OTHER_RULES and not each.passed
+        ]
+
     def _outcome(self, case: Case, ours: int, theirs: int, kid: KidDifference, params: RegisterParams) -> Outcome:
+        rules = self._rules(case, ours, theirs, kid, params)
+        return outcome_of([each for each in rules if each.name in KID_RULES])
+
+    def _rules(self, case: Case, ours: int, theirs: int, kid: KidDifference, params: RegisterParams) -> list[Rule]:
         results = self._result(case.challenger, ours), self._result(case.champion, theirs)
         challenger, champion = (model_result(each) for each in results)
         comparison = ComparisonResult(
@@ -166,8 +183,7 @@ class Gate:
             data_is_new=case.data_is_new,
             floor_error=self.comparisons.pool.floors["floor/kid_standard_error"],
         )
-        rules = promotion.rules({promotion.KID: challenger.figures["kid"]}, comparison, params)
-        return outcome_of([each for each in rules if each.name in RULES])
+        return promotion.rules({promotion.KID: challenger.figures["kid"]}, comparison, params)
 
     def _result(self, arm: Arm, seed: int) -> Result:
         return self.comparisons.pool.result(arm, seed)
@@ -215,27 +231,18 @@ def main() -> None:
     finish(arguments, document, report(document))
 
 
-def arm_figures(results: Sequence[Result]) -> dict[str, float]:
-    """Mean KID of a recipe, its standard deviation over seeds, and the error that images alone make."""
-    kids = [each.figures["kid"] for each in results]
-    return {
-        "kid": fmean(kids),
-        "kid_deviation": stdev(kids),
-        "kid_standard_error": fmean(each.figures["kid_standard_error"] for each in results),
-        "seconds": fmean(each.seconds for each in results),
-    }
-
-
 def decide(gate: Gate, case: Case, seeds: int, count: int) -> Iterator[dict[str, Any]]:
     """Make the decisions of a case by each gate."""
     random = np.random.default_rng(0)
     outcomes: dict[str, Counter[str]] = {}
+    refusing: Counter[str] = Counter()
     for number in range(count):
         order = random.permutation(seeds).tolist()
         ours, others = order[:MAX_TRAININGS], order[MAX_TRAININGS:]
         theirs = others[:MAX_TRAININGS] if case.challenger == case.champion else ours
         for name, outcome in gate.outcomes(case, ours, theirs, others[MAX_TRAININGS:][:NUM_HISTORY]).items():
             outcomes.setdefault(name, Counter())[outcome] += 1
+        refusing.update(gate.refusing(case, ours[0], theirs[0]))
         if number % 20 == 19:
             gate.comparisons.keep()
             log_progress(f"{case}: {number + 1} decisions")
@@ -248,6 +255,7 @@ def decide(gate: Gate, case: Case, seeds: int, count: int) -> Iterator[dict[str,
             "promotion_is": case.promotion_is,
             "gate": name,
             "outcomes": dict(counted),
+            "refused_by_others": dict(refusing),
         }
 
 
@@ -265,8 +273,19 @@ def report(document: Mapping[str, Any]) -> str:
         )
         for each in document["results"]
     ]
+    others = {
+        f"{each['challenger']}, {each['champion']}": each["refused_by_others"]
+        for each in document["results"]
+        if not each["data_is_new"]
+    }
+    refused = [
+        (name, *(share(found.get(rule, 0), document["num_decisions"]) for rule in sorted(OTHER_RULES)))
+        for name, found in others.items()
+    ]
     titles = ["recipe", "KID", "its deviation over seeds", "its error by images", "seconds of training"]
-    return f"{table(titles, recipes)}\n{table(columns, rows)}"
+    return "\n".join(
+        (table(titles, recipes), table(columns, rows), table(["refused by", *sorted(OTHER_RULES)], refused))
+    )
 
 
 def share(count: int, total: int) -> str:

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gate import BASE, BETTER, TWICE, Case, Comparisons, Gate, arm_figures, decide, report, share
-from benchmarks.pool import Arm, Pool
+from benchmarks.gate import BASE, BETTER, TWICE, Case, Comparisons, Gate, decide, report, share
+from benchmarks.pool import Arm, Pool, arm_figures
 from benchmarks.protocol import save
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.evaluation.metrics import Reference, kid
