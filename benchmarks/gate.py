@@ -162,7 +162,7 @@ class Gate:
         return [
             each.name
             for each in self._rules(case, ours, theirs, kid, self.params)
-            if each.name in OTHER_RULES and not each.passed
+            if each.name in OTHER_RULES and not (each.passed or each.leaves_open)
         ]
 
     def _outcome(self, case: Case, ours: int, theirs: int, kid: KidDifference, params: RegisterParams) -> Outcome:

@@ -184,6 +184,18 @@ def test_a_champion_without_a_copy_does_not_refuse_one_copy() -> None:
     assert failed(comparison(challenger=result(near_copy_share=10 / 2000), champion=none)) == ["near_copies"]
 
 
+def test_classes_that_a_seed_may_have_made_rare_are_left_to_a_person() -> None:
+    def decided(**changes: Any) -> str:
+        return outcome_of(rules(KNOWN, comparison(challenger=replace(result(), **changes)), PARAMS))
+
+    # Of 200 images .9 and .8 are 2.9 standard errors apart, .9 and .6 are 7.
+    shares = [decided(class_agreement=agreement(share, 0.7)) for share in (0.9, 0.8, 0.6)]
+    assert shares == ["accept", "undecided", "reject"]
+    most = PARAMS.max_class_total_variation
+    variations = [decided(figures=FIGURES | {"class_total_variation": factor * most}) for factor in (1, 1.9, 2.1)]
+    assert variations == ["accept", "undecided", "reject"]
+
+
 def test_each_budget_refuses_alone() -> None:
     for name, challenger in costly().items():
         assert failed(comparison(challenger=challenger)) == [name]
