@@ -37,7 +37,8 @@ from pipeline.training.distributed import SINGLE
 from pipeline.training.trajectories import Trajectories
 
 SEED = 1001
-EXACT_STEPS = 100
+EXACT_STEPS, NUM_EXACT = 100, 100
+"""Steps that stand for the exact probability flow, and images that are compared with it."""
 METRICS = ("frechet_distance", "kid", "kid_standard_error", "precision", "recall", "class_agreement", "sharpness_ratio")
 
 
@@ -102,14 +103,15 @@ def measure(
 ) -> Iterator[dict[str, Any]]:
     """Yield the metrics of each arm, and how far its images are from the model's in `EXACT_STEPS` guided steps."""
     scale = params.distil.guidance_scale if trained.null_label else 1.0
-    exact = _draw(trained, plan_for(trained, "dpmpp_2m", EXACT_STEPS, guidance_scale=scale), seeds, labels)
+    first = None if labels is None else labels[:NUM_EXACT]
+    exact = _draw(trained, plan_for(trained, "dpmpp_2m", EXACT_STEPS, guidance_scale=scale), seeds[:NUM_EXACT], first)
     for images in [
         *_of_model(trained, params, scale, seeds, labels),
         *_of_students(workspace, trained, params, seeds, labels, steps),
     ]:
         pixels = ((images.pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).numpy()
         figures = evaluator.figures(pixels, labels)
-        rms = float((images.pixels - exact).square().mean().sqrt())
+        rms = float((images.pixels[:NUM_EXACT] - exact).square().mean().sqrt())
         log_progress(f"{images.name}: {images.num_rows} rows, Frechet distance {figures['frechet_distance']:.3g}")
         yield {
             "arm": images.name,
