@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -105,10 +106,11 @@ def measure(
     scale = params.distil.guidance_scale if trained.null_label else 1.0
     first = None if labels is None else labels[:NUM_EXACT]
     exact = _draw(trained, plan_for(trained, "dpmpp_2m", EXACT_STEPS, guidance_scale=scale), seeds[:NUM_EXACT], first)
-    for images in [
-        *_of_model(trained, params, scale, seeds, labels),
-        *_of_students(workspace, trained, params, seeds, labels, steps),
-    ]:
+    arms = chain(
+        _of_model(trained, params, scale, seeds, labels),
+        _of_students(workspace, trained, params, seeds, labels, steps),
+    )
+    for images in arms:
         pixels = ((images.pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).movedim(1, -1).numpy()
         figures = evaluator.figures(pixels, labels)
         rms = float((images.pixels[:NUM_EXACT] - exact).square().mean().sqrt())
