@@ -13,7 +13,6 @@ import os
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from pipeline.artefacts.files import locked, read_document, replacing, write_json
 from pipeline.artefacts.model import load_model
@@ -135,7 +134,7 @@ def other_trainings(registry: Registry, candidate: Candidate, champion: str | No
             return OtherTrainings(is_one_recipe=theirs is not None)
         ours = registry.trainings(candidate.recipe, besides=candidate.model.digest) if candidate.recipe else []
         siblings = [each for each in registry.trainings(theirs, besides="") if each != champion] if theirs else []
-        spread = learn(_evaluation(run) for run in PastRuns().evaluations())
+        spread = learn(past_evaluations())
     models = [[_loaded(registry, each) for each in versions[: MAX_TRAININGS - 1]] for versions in (ours, siblings)]
     return OtherTrainings(challengers=models[0], champions=models[1], num_challengers=len(ours), spread=spread)
 
@@ -145,13 +144,19 @@ def _loaded(registry: Registry, version: str) -> LoadedModel:
     return LoadedModel(folder=folder, model=load_model(folder))
 
 
-def _evaluation(run: Any) -> Evaluation:
-    tags, metrics = run.data.tags, run.data.metrics
-    return Evaluation(
-        recipe=f"{tags[RECIPE_TAG]} {tags.get(EXTRACTOR_TAG)}",
-        kid=metrics[promotion.KID],
-        standard_error=metrics[f"{promotion.KID}_standard_error"],
-    )
+def past_evaluations() -> list[Evaluation]:
+    """The last evaluation of each model that the tracking store knows the recipe of."""
+    error = f"{promotion.KID}_standard_error"
+    return [
+        Evaluation(
+            recipe=f"{run.data.tags[RECIPE_TAG]} {run.data.tags.get(EXTRACTOR_TAG)}",
+            kid=run.data.metrics[promotion.KID],
+            standard_error=run.data.metrics[error],
+        )
+        for run in PastRuns().evaluations()
+        # An evaluation that was killed has no figures.
+        if {promotion.KID, error} <= run.data.metrics.keys()
+    ]
 
 
 def restate(registry: Registry, version: str, champion: str | None, digest: str, out: Path) -> str:

@@ -65,6 +65,13 @@ def test_a_floor_of_snr_above_its_largest_weight_is_rejected(tmp_path: Path) -> 
         load_params(_changed(tmp_path, schedule__snr_floor=6.0))
 
 
+def test_error_rates_that_contradict_each_other_are_rejected(tmp_path: Path) -> None:
+    with pytest.raises(
+        ParamsError, match=r"params.yaml: register: power: should be above max_false_promotion 0.05, .*0.04\)$"
+    ):
+        load_params(_changed(tmp_path, register__power=0.04))
+
+
 def test_trained_betas_of_another_length_are_rejected(tmp_path: Path) -> None:
     path = _changed(tmp_path, schedule__betas={"kind": "trained", "values": [0.1, 0.2]})
     with pytest.raises(ParamsError, match=r"should be schedule.num_timesteps 1000 \(got 2\)"):

@@ -28,7 +28,7 @@ from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.evaluation.results import read_results, write_results
 from pipeline.inference.draw import draw
 from pipeline.params import load_params
-from pipeline.register import decide, publish, refuse_experiments, register, tune
+from pipeline.register import decide, past_evaluations, publish, refuse_experiments, register, tune
 from pipeline.registry import promotion
 from pipeline.registry.aliases import ChampionChangedError
 from pipeline.registry.comparison import Champion, compare
@@ -37,6 +37,7 @@ from pipeline.registry.promotion import Decision
 from pipeline.registry.registry import Registry
 from pipeline.registry.versions import COMPLETE_TAG, download, resolve
 from pipeline.tracking import runs, store
+from pipeline.tracking.tags import EXTRACTOR_TAG, RECIPE_TAG
 from tests.rivals import BAD, FAIR, GOOD, Digits, open_setup, write_rival, write_setup
 from tests.small_sets import BETTER_THAN_BASELINES
 
@@ -249,6 +250,19 @@ def test_trainings_of_one_recipe_are_judged_together_and_none_replaces_another(s
     }
     ours, theirs = ((kids[side] + kids[f"{side}-2"]) / 2 for side in ("challenger", "champion"))
     assert found["value"] == pytest.approx(ours - theirs)
+
+
+@pytest.mark.usefixtures("tracking_server")
+def test_the_history_of_runs_has_each_model_once_with_its_recipe_and_ruler() -> None:
+    for model, recipe, extractor, kid in (
+        ("a", "r", "e", 1.0), ("b", "r", "e", 1.5), ("b", "r", "e", 1.25), ("c", "r", "f", 9.0), ("d", None, "e", 7.0),
+    ):  # fmt: skip
+        with runs.stage_run("evaluate", params={}) as run:
+            run.model(model)
+            run.tags({EXTRACTOR_TAG: extractor, **({RECIPE_TAG: recipe} if recipe else {})})
+            run.metrics({promotion.KID: kid, f"{promotion.KID}_standard_error": 0.1})
+    found = sorted((each.recipe, each.kid, each.standard_error) for each in past_evaluations())
+    assert found == [("r e", 1.0, 0.1), ("r e", 1.25, 0.1), ("r f", 9.0, 0.1)]
 
 
 @pytest.mark.usefixtures("tracking_server")
