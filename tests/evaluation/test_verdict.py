@@ -65,11 +65,17 @@ def test_an_error_larger_than_the_difference_allows_no_verdict() -> None:
     assert found.headline.startswith("Not known to be better than the baselines: not distinguishable from a mixture")
 
 
-def test_classes_that_are_recognised_less_often_than_the_mixtures_are_worse_than_it_whatever_the_kid() -> None:
+def test_classes_recognised_less_often_than_the_mixtures_are_worse_than_it_whatever_the_kid() -> None:
     mixture = {"baseline__class_agreement": 0.6, "baseline__class_agreement_standard_error": 0.01}
     assert answer("mixture", **mixture)
     assert answer("mixture", **mixture, evaluate__class_agreement=0.58)
     assert answer("mixture", **mixture, evaluate__class_agreement=0.56) is False
+
+
+def test_a_mixture_that_is_recognised_more_often_than_real_images_is_no_measure_of_classes() -> None:
+    mixture = {"baseline__class_agreement": 0.998, "baseline__class_agreement_standard_error": 0.001}
+    assert answer("mixture", **mixture, evaluate__class_agreement=0.89)
+    assert answer("mixture", **mixture, evaluate__class_agreement=0.86) is False
 
 
 def test_nine_of_ten_noise_levels_have_to_be_below_the_linear_denoiser() -> None:
