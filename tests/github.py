@@ -151,7 +151,8 @@ class GitHub:
         return done.stdout
 
     def _environment(self, folder: Path, given: Mapping[str, str], context: Mapping[str, str]) -> dict[str, str]:
-        outside = ("DVC_", "MLFLOW_", "GIT", "GH_", "AWS_")
+        # A make that knows of a make above it prints the folders that it enters, into what the steps read.
+        outside = ("DVC_", "MLFLOW_", "GIT", "GH_", "AWS_", "MAKE", "MFLAGS")
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(outside)},
             **SAFE,
