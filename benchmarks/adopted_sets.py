@@ -14,11 +14,10 @@ from typing import Any
 
 from benchmarks.protocol import ROOT, machine_facts, parser, run_command, save, table
 from pipeline.artefacts.files import read_document
+from pipeline.evaluation.figures import Z
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.verdict import verdict
 from pipeline.params import load_params
-
-Z = 1.96
 
 
 def main() -> None:
