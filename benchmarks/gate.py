@@ -1,6 +1,6 @@
 """Measure how often luck decides about a promotion: decisions between trainings that differ in their seed, or truly differ.
 
-    python -m benchmarks.gate --pool /tmp/gate-pool --out benchmarks/results/gate.json
+    python -m benchmarks.gate --pool .foundry/gate-pool --out benchmarks/results/gate.json
 
 Three recipes for scikit-learn's digits are trained with many seeds each: `base`; `better`, with a sixth more images, whose KID
 is about a fifth lower; and `twice`. Decisions draw trainings from this pool: three of `base` against three others of `base`,
