@@ -1,6 +1,7 @@
 """Changes values of params.yaml and keeps its layout: `foundry set train.seed=1 evaluate.num_samples=5000`.
 
-The comment behind a value that changes is removed: `foundry adopt` wrote there why it was the old one. If params.yaml would become invalid, nothing is written.
+The comment behind a value that changes is removed: `foundry adopt` wrote there why it was the old one. If params.yaml would
+become invalid, nothing is written.
 """
 
 import shlex

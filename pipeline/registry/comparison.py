@@ -38,7 +38,7 @@ class LoadedModel:
         return f"{width}x{height} pixels, channels: {channels}"
 
     @property
-    def work(self) -> tuple[object, ...]:
+    def timed_facts(self) -> tuple[object, ...]:
         """All that the time of a batch depends on: where it is equal, no clock is needed to compare two models."""
         description, sampling = self.model.description, self.model.description.sampling
         calls = sampling.sampler, sampling.num_steps, sampling.guidance_scale == 1.0
@@ -112,7 +112,7 @@ def compare(
         processes = [
             stack.enter_context(EvaluationProcess(each.folder, setup, out / name)) for name, each in models.items()
         ]
-        turns = [] if challenger.work == champion.work else _time_in_turns(processes)
+        turns = [] if challenger.timed_facts == champion.timed_facts else _time_in_turns(processes)
     seconds = list(zip(*turns, strict=True)) or [(), ()]
     results = [_result(*each) for each in zip(models.values(), processes, seconds, strict=True)]
     ours = _measure("challenger", [challenger, *others.challengers], setup, out)

@@ -107,8 +107,8 @@ def judge(
     of Student's t with degrees of freedom by Satterthwaite 1946.
 
     Trainings with the same seed have much of their luck in common. With MAX_TRAININGS of them on both sides the mean of their
-    differences is judged by its own standard error too, and the narrower limits count: both are right for equal recipes,
-    and that the narrower are chosen costs little (4.6 % for 4 %, `python -m benchmarks.gate`).
+    differences is judged by its own standard error too, and the narrower limits count: both are right for equal recipes, of
+    which 4.0 % are promoted so (`python -m benchmarks.gate`).
 
     A recipe may be judged after each of its trainings, so each judgement has a share of `max_false_promotion`.
 
