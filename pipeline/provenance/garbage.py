@@ -43,8 +43,10 @@ class Cache:
         """
         used = {key for lock in locks for key in self._keys_of(lock)}
         try:
-            for found in self._repo.used_objs(all_commits=True, all_experiments=with_experiments).values():
-                used.update(each.value for each in found)
+            # Forced: a folder of an old commit whose list is neither here nor on the remote, as in a fresh clone, cannot be
+            # restored from this cache, so it needs none of its files.
+            needed = self._repo.used_objs(all_commits=True, all_experiments=with_experiments, force=True)
+            used.update(each.value for found in needed.values() for each in found)
         except DvcException as error:
             raise FoundryError(f"dvc gc: {' '.join(str(error).split())}") from error
         return {

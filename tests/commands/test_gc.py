@@ -1,5 +1,6 @@
 """`foundry gc` with real git, DVC and a registry: what somebody may want back stays, all else goes."""
 
+import shutil
 import subprocess
 import sys
 import time
@@ -108,6 +109,19 @@ def test_what_a_commit_an_experiment_or_a_version_needs_stays_and_all_else_goes_
     project.run("git", "switch", "-q", "--detach", "three")
     project.dvc("checkout", "-q")
     assert (project.folder / "picture").read_text() == "picture 3"
+
+
+def test_commits_whose_results_were_never_here_as_in_a_fresh_clone_stop_nothing(project: Project) -> None:
+    draw(project, 1)
+    project.commit("One")
+    shutil.rmtree(project.folder / ".dvc" / "cache" / "files")
+    draw(project, 2)
+    project.commit("Two")
+    draw(project, 3)
+    project.run("git", "checkout", "-q", "--", ".")
+    foundry("gc", "--apply")
+    # What lies in the workspace is named by no dvc.lock any more.
+    assert kept(project) == {2}
 
 
 def test_nothing_goes_while_nobody_knows_what_a_version_needs(project: Project) -> None:
