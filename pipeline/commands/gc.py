@@ -38,18 +38,20 @@ def main(*, apply: bool) -> None:
         past = PastRuns()
         locks = [lock for version in versions.registered() if (lock := lock_of(version, past))]
     with exclusive_cache() as cache:
-        sizes, unused = cache.sizes(), cache.unused(locks)
-        of_experiments = cache.unused(locks, with_experiments=False) - unused
-        can_go = sum(sizes[path] for path in unused)
+        sys.stderr.write("reading what every commit and experiment needs\n")
+        sizes = cache.sizes()
+        without_commit = sizes.keys() - cache.named_by_commits() - cache.named_by(locks)
+        of_experiments = without_commit & cache.named_by_experiments()
+        unused = without_commit - of_experiments
+        can_go = sum(sizes[key] for key in unused)
         write_row("place", "MiB", "can go", "")
         write_row(
             "results in DVC's cache", mib(sizes.values()), mib([can_go]), f"{len(unused):,} of {len(sizes):,} files"
         )
         text = "needed by experiments alone; `dvc exp remove NAME` gives one up"
-        write_row("  of these", mib(sizes[path] for path in of_experiments), "", text)
+        write_row("  of these", mib(sizes[key] for key in of_experiments), "", text)
         if apply:
-            for path in unused:
-                path.unlink()
+            cache.delete(unused)
     for place, (folder, text) in KEPT.items():
         files = (path for path in (main_worktree() / folder).rglob("*") if path.is_file() and not path.is_symlink())
         write_row(place, mib(path.stat().st_size for path in files), "", text)
