@@ -11,7 +11,8 @@ from benchmarks.peers import NETWORKS, SAMPLERS, PeerNetwork, ddp_diffusion, dra
 from benchmarks.protocol import log_progress
 from benchmarks.systems import ARMS, PeerArm, Workspace, untrained_model, with_sampling
 from benchmarks.time_to_quality import Task
-from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, load_model, plan_for
+from pipeline.artefacts.model import DataSpec, Description, Model, load_model, plan_for
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import linear_betas
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.noise import NoiseSchedule

@@ -16,7 +16,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pipeline.diffusion.guidance_interval import Interval
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from service.engine.forecast import TickTimes
 from service.engine.request import Job, Request, SamplingParams
 from service.engine.scheduler import Limits, Scheduler
@@ -34,7 +34,7 @@ class Arrival:
     num_images: int = 1
     num_steps: int = 10
     is_guided: bool = False
-    guidance_interval: Interval | None = None
+    guidance_interval: Interval = ALL_STEPS
     owner: str = "anonymous"
     priority: int = 0
     deadline_sec: float | None = None

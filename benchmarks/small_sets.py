@@ -17,7 +17,8 @@ from torch import Tensor
 
 from benchmarks.protocol import finish, log_progress, parser, table
 from pipeline.artefacts.dataset import Split
-from pipeline.artefacts.model import DataSpec, Description, SamplingDefaults, build_network
+from pipeline.artefacts.model import DataSpec, Description, build_network
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.device import best_device
 from pipeline.diffusion.augmentation import AugmentationConfig

@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.protocol import finish, parser, python, run_command, table, time_call
 from pipeline import cli
-from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, build_network
+from pipeline.artefacts.model import DataSpec, Description, Model, build_network
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.seeds import image_seed

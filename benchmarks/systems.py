@@ -32,7 +32,8 @@ from benchmarks.protocol import (
     time_call,
 )
 from pipeline.artefacts.dataset import Dataset, Split, digest_of
-from pipeline.artefacts.model import Description, Model, SamplingDefaults, build_network, load_model
+from pipeline.artefacts.model import Description, Model, build_network, load_model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.device import Device, best_device

@@ -24,7 +24,8 @@ from benchmarks.protocol import finish, log_progress, parser, table
 from benchmarks.systems import read_workspace, with_sampling
 from pipeline import cli
 from pipeline.artefacts.dataset import Split
-from pipeline.artefacts.model import Model, SamplingDefaults, load_model
+from pipeline.artefacts.model import Model, load_model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.timetables import GRIDS, optimise_each, timetable

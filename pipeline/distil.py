@@ -20,16 +20,8 @@ import torch
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import canonical_json, parts_digest
-from pipeline.artefacts.model import (
-    SNAPSHOTS,
-    TEACHER,
-    Description,
-    Model,
-    SamplingDefaults,
-    build_network,
-    load_model,
-    save_model,
-)
+from pipeline.artefacts.model import SNAPSHOTS, TEACHER, Description, Model, build_network, load_model, save_model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.device import best_device

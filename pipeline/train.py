@@ -19,7 +19,8 @@ from typing import NoReturn
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import DEFAULT_SAMPLING, SNAPSHOTS, DataSpec, Description, build_network, save_model
+from pipeline.artefacts.model import SNAPSHOTS, DataSpec, Description, build_network, save_model
+from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.device import best_device

@@ -182,7 +182,8 @@ def small_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a network of a few thousand weights, none of them 0, that draws in milliseconds."""
     import torch
 
-    from pipeline.artefacts.model import DataSpec, Description, SamplingDefaults, build_network, save_model
+    from pipeline.artefacts.model import DataSpec, Description, build_network, save_model
+    from pipeline.artefacts.sampling_defaults import SamplingDefaults
     from pipeline.diffusion.betas import cosine_betas
     from pipeline.diffusion.noise import NoiseSchedule
     from pipeline.diffusion.unet import UNetConfig

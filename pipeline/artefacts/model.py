@@ -16,9 +16,10 @@ from torch import Tensor
 
 from pipeline.artefacts.files import file_digest, write_json
 from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.diffusion.denoiser import NetworkDenoiser
-from pipeline.diffusion.guidance_interval import Interval
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SAMPLERS, Sampler, SamplerPlan, make_plan
 from pipeline.diffusion.target import TARGETS, Target, check_target
@@ -56,20 +57,6 @@ class DataSpec:
     def shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         return self.channels, *height_and_width(self.image_size)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SamplingDefaults:
-    """Sampling settings of requests that give none."""
-
-    sampler: Sampler
-    num_steps: int
-    guidance_scale: float
-    """1.0 for no guidance."""
-
-
-DEFAULT_SAMPLING = SamplingDefaults(sampler="dpmpp_2m", num_steps=20, guidance_scale=1.0)
-"""Used until an evaluation chooses better ones."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,7 +207,7 @@ def _parse(path: Path, document: Mapping[str, Any]) -> Description:
             data=DataSpec(**data, image_size=size, class_names=None if names is None else tuple(names)),
             network=UNetConfig(**{**network, "widths": tuple(network["widths"])}),
             target=target,
-            sampling=SamplingDefaults(**document["sampling"]),
+            sampling=SamplingDefaults.of(document["sampling"]),
             timetables={
                 sampler: {steps: tuple(times) for steps, times in by_steps.items()}
                 for sampler, by_steps in document["timetables"].items()
@@ -272,7 +259,7 @@ def plan_for(
     *,
     eta: float = 0.0,
     guidance_scale: float = 1.0,
-    guidance_interval: Interval | None = None,
+    guidance_interval: Interval = ALL_STEPS,
 ) -> SamplerPlan:
     """The plan of a sampler on the model's timetable for this number of steps (see `times_for`), as `make_plan` makes it.
 
@@ -288,3 +275,8 @@ def plan_for(
         guidance_scale=guidance_scale,
         guidance_interval=guidance_interval,
     )
+
+
+def default_plan(model: Model) -> SamplerPlan:
+    """The plan of requests that give no sampling settings."""
+    return plan_for(model, **asdict(model.description.sampling))

@@ -19,6 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from pipeline.diffusion.guidance_interval import ALL_STEPS
 from pipeline.errors import FoundryError
 
 KEY_VARIABLE = "FOUNDRY_PASSPORT_KEY"
@@ -52,12 +53,15 @@ class Passport:
     """`exact`: the bits depend on these fields only."""
     repro_id: str
     """Digest of the facts about machine and libraries that the bits depend on."""
-    guidance_interval: tuple[Share, Share] | None = None
-    """The part of the steps that was guided; None: all. Such a passport does not mention it."""
+    guidance_interval: tuple[Share, Share] = ALL_STEPS
+    """The part of the steps that was guided. A passport does not mention it where it is all of them."""
 
     def png(self, image: NDArray[np.uint8], key: bytes | None) -> bytes:
         """The image, uint8 `[height, width, channels]`, as a PNG with this passport, signed if there is a key."""
-        facts = {name: value for name, value in asdict(self).items() if (name, value) != ("guidance_interval", None)}
+        facts = asdict(self)
+        if self.guidance_interval == ALL_STEPS:
+            # As the passports of releases before there were intervals.
+            del facts["guidance_interval"]
         text = dumps(facts, sort_keys=True)
         chunks = PngInfo()
         chunks.add_text(TEXT, text)

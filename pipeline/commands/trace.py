@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.artefacts import passport
 from pipeline.artefacts.passport import Picture
+from pipeline.artefacts.sampling_defaults import guidance_in_words
 from pipeline.errors import CheckFailedError
 from pipeline.provenance.git import commit_line
 from pipeline.provenance.lineage import COMMIT_TAG, LOCK_TAG, RAW_DATA_TAG
@@ -44,9 +45,8 @@ def _sampling_facts(picture: Picture) -> Iterator[tuple[str, str | None]]:
     eta = f", eta {passport.eta:g}" if passport.eta else ""
     chosen = "no class" if passport.class_label is None else f"class {passport.class_label}"
     steps = f"{passport.num_steps} steps of {passport.sampler}{eta}"
-    begin, end = passport.guidance_interval or (0, 1)
-    part = f" from {begin:g} to {end:g} of the steps" if passport.guidance_interval else ""
-    yield "drawn", f"seed {passport.seed}, {chosen}, {steps}, guidance {passport.guidance_scale:g}{part}"
+    guidance = guidance_in_words(passport.guidance_scale, passport.guidance_interval)
+    yield "drawn", f"seed {passport.seed}, {chosen}, {steps}, guidance {guidance}"
     yield "bits", f"{passport.determinism}, repro_id {passport.repro_id}"
     yield "model", passport.model_digest
 

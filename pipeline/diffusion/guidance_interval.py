@@ -7,10 +7,10 @@ arXiv 2404.07724. An interval is given as shares of the steps, so that it means 
 Interval = tuple[float, float]
 """Where guidance begins and ends, 0 <= begin < end <= 1."""
 
+ALL_STEPS: Interval = (0.0, 1.0)
 
-def guided_steps(num_steps: int, interval: Interval | None) -> range:
-    """The steps, from 0, whose share of the steps before them is in [begin, end); None: all."""
-    if interval is None:
-        return range(num_steps)
+
+def guided_steps(num_steps: int, interval: Interval) -> range:
+    """The steps, from 0, whose share of the steps before them is in [begin, end)."""
     first, stop = (sum(step / num_steps < share for step in range(num_steps)) for share in interval)
     return range(first, stop)

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.guidance import GuidedDenoiser
-from pipeline.diffusion.guidance_interval import Interval, guided_steps
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval, guided_steps
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.seeds import image_generator, normal_rows
 from pipeline.errors import FoundryError
@@ -73,7 +73,7 @@ def make_plan(
     *,
     eta: float = 0.0,
     guidance_scale: float = 1.0,
-    guidance_interval: Interval | None = None,
+    guidance_interval: Interval = ALL_STEPS,
 ) -> SamplerPlan:
     """The table of a sampler on any timetable.
 
@@ -86,7 +86,7 @@ def make_plan(
         times: strictly falling t in 0 … T-1; the step after the last goes to the image.
         eta: noise of DDIM in [0, 1]; 0 draws no noise after the first.
         guidance_scale: 1 for no guidance; others need a denoiser with classes.
-        guidance_interval: the part of the steps that is guided, see `guided_steps`; None: all.
+        guidance_interval: the part of the steps that is guided, see `guided_steps`.
 
     Raises:
         FoundryError: `times`, `eta` or `guidance_interval` is invalid.
@@ -94,7 +94,7 @@ def make_plan(
     t = _checked_times(times, schedule)
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
         raise FoundryError(f"eta: should be in [0, 1] for ddim and 0 for {sampler} (got {eta})")
-    if guidance_interval is not None and not 0 <= guidance_interval[0] < guidance_interval[1] <= 1:
+    if not 0 <= guidance_interval[0] < guidance_interval[1] <= 1:
         raise FoundryError(f"guidance_interval: should be 0 <= begin < end <= 1 (got {list(guidance_interval)})")
     A, B, C, D = coefficients(sampler, schedule, t, eta=eta).unbind(-1)
     guidance = torch.ones(len(t), dtype=torch.float64)

@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import SNAPSHOTS, Description, Model, SamplingDefaults, load_model, save_model
+from pipeline.artefacts.model import SNAPSHOTS, Description, Model, load_model, save_model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.diffusion.ema import Profile, gamma_of_width, reconstruct
 from pipeline.errors import ArtefactError
@@ -65,7 +66,7 @@ def _tuned(description: Description, tuning: Mapping[str, Any], path: Path) -> D
         for sampler, by_steps in tuning.get("timetables", {}).items():
             found = {steps: tuple(int(t) for t in times) for steps, times in by_steps.items()}
             timetables[sampler] = timetables.get(sampler, {}) | found
-        sampling = SamplingDefaults(**{**asdict(description.sampling), **tuning.get("sampling", {})})
+        sampling = SamplingDefaults.of({**asdict(description.sampling), **tuning.get("sampling", {})})
     except (TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: {error}") from None
     return replace(description, sampling=sampling, timetables=timetables)

@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 
-from pipeline.artefacts.model import Model, SamplingDefaults
+from pipeline.artefacts.model import Model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.metrics import frechet_distance

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.artefacts.model import Model, SamplingDefaults
+from pipeline.artefacts.model import Model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.artefacts.subset import Subset
 from pipeline.device import best_device

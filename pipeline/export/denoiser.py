@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from pipeline.artefacts.model import EXPORT_TOLERANCE, Model, plan_for
+from pipeline.artefacts.model import EXPORT_TOLERANCE, Model, default_plan
 from pipeline.diffusion.images import clipped
 from pipeline.errors import FoundryError
 
@@ -78,16 +78,17 @@ def metadata(model: Model) -> str:
     """JSON of what sampling needs besides the denoiser.
 
     Each step on `times` is x' = A x + B denoised + C denoised_prev + D z with its row A, B, C, D of `coefficients`;
-    `denoised` is clipped to [-1, 1] if `clip` is true.
+    `denoised` is clipped to [-1, 1] if `clip` is true. A step whose `guidance` s is not 1 calls the denoiser with the class
+    and with class `num_classes`, none, too, and goes on with s times the one and 1 - s times the other, clipped again.
     """
-    description, sampling = model.description, model.description.sampling
-    plan = plan_for(model, sampling.sampler, sampling.num_steps)
+    plan = default_plan(model)
     facts = {
         "model_digest": model.digest,
-        "data": asdict(description.data),
+        "data": asdict(model.description.data),
         "sampler": plan.sampler,
         "times": plan.times.tolist(),
         "coefficients": plan.coefficients.tolist(),
+        "guidance": plan.guidance.tolist(),
         "clip": True,
     }
     return json.dumps(facts, sort_keys=True)

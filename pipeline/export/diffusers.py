@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from pipeline.artefacts.files import write_json
-from pipeline.artefacts.model import Model, plan_for
+from pipeline.artefacts.model import Model, default_plan, plan_for
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.diffusion import unet
 from pipeline.diffusion.sampling import SAMPLERS, sample
@@ -75,16 +75,17 @@ def _write_folder(model: Model, folder: Path) -> None:
 
 
 def _check_folder(model: Model, folder: Path) -> None:
-    """Compare two images of each sampler with the model's."""
+    """Compare two images of each sampler, and of the model's own sampling, with the model's."""
     denoiser = model.denoiser()
     labels = [0, model.null_label - 1] if model.null_label else None
+    classes = torch.tensor(labels) if labels else None
+    num_steps, shape = min(4, model.schedule.num_timesteps), model.description.data.shape
     with _importable(folder):
         pipeline = _load(folder)
-        for sampler in SAMPLERS:
-            plan = plan_for(model, sampler, min(4, model.schedule.num_timesteps))
-            classes = torch.tensor(labels) if labels else None
-            expected = sample(denoiser, plan, SEEDS, classes, model.description.data.shape)
-            options = {"sampler": sampler, "num_inference_steps": plan.num_steps, "guidance_scale": 1.0}
+        asked = [{"sampler": each, "num_inference_steps": num_steps, "guidance_scale": 1.0} for each in SAMPLERS]
+        plans = [plan_for(model, each, num_steps) for each in SAMPLERS]
+        for options, plan in zip([*asked, {}], [*plans, default_plan(model)], strict=True):
+            expected = sample(denoiser, plan, SEEDS, classes, shape, null_label=model.null_label)
             check_equal(pipeline(labels, SEEDS, **options, output_type="pt").images, expected)
 
 

@@ -38,11 +38,11 @@ def draw(
         model: moved to that device.
         seeds: of the images; an image depends on its seed, its class and the plan, and on no other image.
         labels: classes of the images; None for a model without classes.
-        sampler: None for the model's default; likewise `num_steps` and `guidance_scale`.
+        sampler: None for the model's default; likewise `num_steps`, `guidance_scale` and `guidance_interval`.
         num_steps: of the sampler; each costs one row of a network call, a guided one two.
         eta: noise of DDIM.
         guidance_scale: 1 for no guidance.
-        guidance_interval: the part of the steps that is guided; None: all.
+        guidance_interval: the part of the steps that is guided.
         progress: show a progress bar on standard error.
 
     Raises:
@@ -55,7 +55,7 @@ def draw(
         num_steps or defaults.num_steps,
         eta=eta,
         guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
-        guidance_interval=guidance_interval,
+        guidance_interval=defaults.guidance_interval if guidance_interval is None else guidance_interval,
     )
     images = np.empty((len(seeds), *_image_shape(model)), np.uint8)
     start = 0

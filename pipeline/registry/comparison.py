@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import WEIGHTS, Model, load_model
+from pipeline.artefacts.model import WEIGHTS, Model, default_plan, load_model
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.errors import ArtefactError
 from pipeline.evaluation.evaluator import NUM_SHIFTED, REFERENCE
@@ -41,8 +41,8 @@ class LoadedModel:
     def timed_facts(self) -> tuple[object, ...]:
         """All that the time of a batch depends on: where it is equal, no clock is needed to compare two models."""
         description, sampling = self.model.description, self.model.description.sampling
-        calls = sampling.sampler, sampling.num_steps, sampling.guidance_scale == 1.0
-        return description.network, description.data.shape, description.data.num_classes, *calls
+        guided = (default_plan(self.model).guidance != 1).tolist()
+        return description.network, description.data.shape, description.data.num_classes, sampling.sampler, *guided
 
     @property
     def seed(self) -> str:

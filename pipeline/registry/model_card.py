@@ -10,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.artefacts.model import Description
+from pipeline.artefacts.sampling_defaults import guidance_in_words
 from pipeline.evaluation.figures import FIGURES, ORIGINS, Z
 from pipeline.evaluation.verdict import verdict
 from pipeline.params import Params
@@ -46,13 +47,15 @@ def model_card(
         keep_trailing_newline=True,
     )
     environment.filters |= {"escaped": _escaped, "plural": _plural}
+    sampling = description.sampling
     measured = [name for name in FIGURES if f"evaluate/{name}" in metrics]
     return environment.get_template("model_card.md").render(
         name=name,
         digest=digest,
         description=description,
         data=description.data,
-        sampling=description.sampling,
+        sampling=sampling,
+        guidance=guidance_in_words(sampling.guidance_scale, sampling.guidance_interval),
         teacher=description.provenance.get("teacher"),
         params=params,
         train=params.train,

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pipeline.artefacts.model import Description, Model, plan_for
+from pipeline.artefacts.model import Description, Model, default_plan
 from pipeline.diffusion.unet import UNet
 from pipeline.training.cost import network_size
 
@@ -27,7 +27,7 @@ class Work:
     """The counted cost of a model with the sampling that it recommends."""
 
     rows_per_image: int
-    """Rows of the network's calls: one per step, two with guidance."""
+    """Rows of the network's calls: one per step, two where it is guided."""
     multiply_adds_per_row: int
     peak_mib: float
     """Weights and the most of other tensors that are alive at once in a call for 64 images, in float32."""
@@ -49,8 +49,7 @@ class Ratio:
 def work_of(model: Model) -> Work:
     """Count the work of a model; computes nothing."""
     description = model.description
-    data, sampling = description.data, description.sampling
-    plan = plan_for(model, sampling.sampler, sampling.num_steps, guidance_scale=sampling.guidance_scale)
+    data, plan = description.data, default_plan(model)
     size = network_size(
         description.network, image_size=data.image_size, channels=data.channels, num_classes=data.num_classes
     )

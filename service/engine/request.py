@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from pipeline.diffusion.guidance_interval import Interval, guided_steps
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval, guided_steps
 from service.errors import CancelledError, DeadlineExceededError, ServiceError
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ class SamplingParams:
     """Stochasticity of `ddim`, 0 … 1."""
     guidance_scale: float = 1.0
     """1: no guidance."""
-    guidance_interval: Interval | None = None
-    """The part of the steps that is guided; None: all."""
+    guidance_interval: Interval = ALL_STEPS
+    """The part of the steps that is guided."""
 
     @property
     def guided_steps(self) -> range:

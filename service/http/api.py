@@ -108,6 +108,7 @@ def _served_model(runtime: Runtime) -> schemas.ServedModel:
         sampler=defaults.sampler,
         steps=defaults.num_steps,
         guidance_scale=defaults.guidance_scale,
+        guidance_interval=list(defaults.guidance_interval),
         repro_id=stepper.repro_id,
     )
 

@@ -25,8 +25,7 @@ def parameter_fields(params: SamplingParams | Passport, determinism: Determinism
         "sampler": params.sampler,
         "eta": params.eta,
         "guidance_scale": params.guidance_scale,
-        # Not null where all steps are guided: BentoML's client cannot read arrays that may be null.
-        "guidance_interval": list(params.guidance_interval or (0.0, 1.0)),
+        "guidance_interval": list(params.guidance_interval),
         "determinism": determinism,
     }
 

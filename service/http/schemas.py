@@ -43,7 +43,7 @@ class GenerationRequest(BaseModel):
         default=None, ge=0, le=20, description="1: no guidance, half the work; null: the model's, or 1 without a class"
     )
     guidance_interval: Annotated[list[Share], Field(min_length=2, max_length=2)] | None = Field(
-        default=None, description="where in the steps guidance begins and ends, as shares of them; null: all steps"
+        default=None, description="where in the steps guidance begins and ends, as shares of them; null: the model's"
     )
     response_format: Literal["b64_json", "png", "npy"] = Field(
         default="b64_json",
@@ -150,6 +150,7 @@ class ServedModel(BaseModel):
     sampler: str
     steps: int
     guidance_scale: float
+    guidance_interval: list[float] = Field(description="[0, 1]: all steps are guided")
     repro_id: str
 
 

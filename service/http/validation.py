@@ -4,6 +4,7 @@ import secrets
 from dataclasses import replace
 
 from pipeline.artefacts.model import DataSpec, Model
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from pipeline.diffusion.seeds import NUM_DERIVED_SEEDS, image_seed
 from service.engine.request import Request, SamplingParams
 from service.errors import InvalidRequestError, NotFoundError
@@ -95,13 +96,13 @@ def _sampling_params(body: GenerationRequest, model: Model) -> SamplingParams:
         num_steps=num_steps,
         eta=body.eta,
         guidance_scale=scale,
-        guidance_interval=_interval(body),
+        guidance_interval=_interval(body, ALL_STEPS if scale == 1 else defaults.guidance_interval),
     )
 
 
-def _interval(body: GenerationRequest) -> tuple[float, float] | None:
-    if body.guidance_interval in (None, [0.0, 1.0]):
-        return None
+def _interval(body: GenerationRequest, default: Interval) -> Interval:
+    if body.guidance_interval is None:
+        return default
     begin, end = body.guidance_interval
     if not begin < end:
         message = f"guidance_interval: should begin before it ends (got {list(body.guidance_interval)})"

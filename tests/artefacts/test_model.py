@@ -7,15 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.artefacts.model import (
-    DEFAULT_SAMPLING,
-    DataSpec,
-    Description,
-    build_network,
-    load_model,
-    model_digest,
-    save_model,
-)
+from pipeline.artefacts.model import DataSpec, Description, build_network, load_model, model_digest, save_model
+from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule

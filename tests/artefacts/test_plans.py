@@ -5,7 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description, Model, build_network, plan_for
+from pipeline.artefacts.model import DataSpec, Description, Model, build_network, plan_for
+from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.timetables import stretched, times_for, timetable

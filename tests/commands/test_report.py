@@ -9,7 +9,8 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description, build_network, model_digest, save_model
+from pipeline.artefacts.model import DataSpec, Description, build_network, model_digest, save_model
+from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.commands import report
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule

@@ -3,7 +3,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults
+from pipeline.artefacts.model import DataSpec, Description, Model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.subset import Subset
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.images import to_bytes

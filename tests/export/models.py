@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, build_network, plan_for, save_model
+from pipeline.artefacts.model import DataSpec, Description, Model, build_network, plan_for, save_model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import Sampler, sample
@@ -44,17 +46,11 @@ def export(to: str, model: Path, out: Path) -> None:
 
 
 def draw(
-    model: Model, sampler: Sampler, num_steps: int, seeds: list[int], labels: list[int], **options: float
+    model: Model, sampler: Sampler, num_steps: int, seeds: list[int], labels: list[int], **options: Any
 ) -> torch.Tensor:
     return sample(
         model.denoiser(),
-        plan_for(
-            model,
-            sampler,
-            num_steps,
-            eta=options.get("eta", 0.0),
-            guidance_scale=options.get("guidance_scale", 1.0),
-        ),
+        plan_for(model, sampler, num_steps, **options),
         seeds,
         torch.tensor(labels),
         model.description.data.shape,

@@ -1,21 +1,23 @@
 """The folder for diffusers, loaded by diffusers and compared with our own sampler."""
 
 import ast
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from pipeline.artefacts.model import Model
+from pipeline.artefacts.model import Model, load_model
 from pipeline.diffusion import unet
 from pipeline.diffusion.sampling import Sampler, sample
 from pipeline.errors import FoundryError
 from pipeline.export import diffusers
-from tests.export.models import draw, export
+from tests.export.models import WITH_CLASSES, draw, export, save
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +51,11 @@ def pipeline(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         ("ddpm", 50, {}),
         ("dpmpp_2m", 1, {}),
         ("dpmpp_2m", 6, {"guidance_scale": 3.0}),
+        ("dpmpp_2m", 6, {"guidance_scale": 3.0, "guidance_interval": (0.3, 0.7)}),
     ],
 )
 def test_the_pipeline_draws_as_our_sampler_does(
-    pipeline: Any, model: Model, sampler: Sampler, num_steps: int, options: dict[str, float]
+    pipeline: Any, model: Model, sampler: Sampler, num_steps: int, options: dict[str, Any]
 ) -> None:
     found = pipeline([0, 1], [5, 6], sampler=sampler, num_inference_steps=num_steps, output_type="pt", **options).images
     torch.testing.assert_close(found, draw(model, sampler, num_steps, [5, 6], [0, 1], **options), atol=1e-4, rtol=0)
@@ -71,11 +74,21 @@ def test_without_a_class_the_pipeline_draws_the_null_class(pipeline: Any, model:
         ({"num_inference_steps": 51}, "num_inference_steps: should be in 1 … 50"),
         ({"sampler": "ddpm", "eta": 0.5}, "eta in 0 … 1 for ddim"),
         ({"guidance_scale": 2.0}, "guidance_scale: should be 1 for images without a class"),
+        ({"guidance_interval": (0.7, 0.3)}, "guidance_interval: should be 0 <= begin < end <= 1"),
     ],
 )
 def test_the_pipeline_refuses_what_our_sampler_refuses(pipeline: Any, asked: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pipeline(seeds=[1], **asked)
+
+
+def test_a_model_that_is_guided_in_a_part_of_its_steps_is_so_as_an_export_too(tmp_path: Path) -> None:
+    sampling = replace(WITH_CLASSES.sampling, guidance_scale=2.0, guidance_interval=(0.2, 0.7))
+    model = load_model(save(tmp_path / "model", replace(WITH_CLASSES, sampling=sampling)))
+    # It compares images of both before it writes the folder.
+    diffusers.write_diffusers(model, tmp_path / "exported")
+    index = json.loads((tmp_path / "exported" / "model_index.json").read_text())
+    assert (index["guidance_scale"], index["guidance_interval"]) == (2.0, [0.2, 0.7])
 
 
 def test_the_networks_file_is_ours_as_it_is_and_runs_without_our_packages(exported: Path) -> None:
@@ -105,7 +118,7 @@ def test_the_exported_code_imports_torch_numpy_and_diffusers_only(exported: Path
 def test_an_export_that_differs_from_the_model_is_refused_and_leaves_nothing(
     model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(diffusers, "sample", lambda *asked: sample(*asked) + 2e-4)
+    monkeypatch.setattr(diffusers, "sample", lambda *asked, **named: sample(*asked, **named) + 2e-4)
     with pytest.raises(FoundryError, match=r"the export differs from the model by 2\.\de-04"):
         diffusers.write_diffusers(model, tmp_path / "exported")
     assert list(tmp_path.iterdir()) == []

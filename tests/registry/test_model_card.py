@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description
+from pipeline.artefacts.model import DataSpec, Description
+from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.evaluation.figures import FIGURES
 from pipeline.registry.model_card import model_card

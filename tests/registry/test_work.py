@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pipeline.artefacts.model import DataSpec, Description, Model, SamplingDefaults, build_network
+from pipeline.artefacts.model import DataSpec, Description, Model, build_network
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.artefacts.model import DataSpec, Description, SamplingDefaults, build_network, save_model
+from pipeline.artefacts.model import DataSpec, Description, build_network, save_model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig

@@ -42,7 +42,8 @@ def test_a_student_is_a_model_folder_with_the_weights_of_its_teacher_beside_it(d
     assert student.description.sampling.guidance_scale == 1
     assert list(student.description.timetables) == ["ddim"]
     found = student.description.provenance["teacher"]
-    assert found == {"digest": teacher.digest, "sampler": "dpmpp_2m", "num_steps": 6, "guidance_scale": 1.5}
+    sampling = {"sampler": "dpmpp_2m", "num_steps": 6, "guidance_scale": 1.5, "guidance_interval": [0.0, 1.0]}
+    assert found == {"digest": teacher.digest, **sampling}
     kept = teacher_of(student, distilled / "student").network.state_dict()
     assert all((kept[name] == weight).all() for name, weight in teacher.network.state_dict().items())
     names = load_tensors(distilled / "student" / SNAPSHOTS)

@@ -10,15 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artefacts.model import (
-    DEFAULT_SAMPLING,
-    DataSpec,
-    Description,
-    build_network,
-    load_model,
-    model_digest,
-    save_model,
-)
+from pipeline.artefacts.model import DataSpec, Description, build_network, load_model, model_digest, save_model
+from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.commands.champion import promote, rollback
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule

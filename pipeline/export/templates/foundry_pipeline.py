@@ -30,6 +30,7 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         sampler: str = "dpmpp_2m",
         num_steps: int = 20,
         guidance_scale: float = 1.0,
+        guidance_interval: tuple[float, float] = (0.0, 1.0),
         class_names: list[str] | None = None,
         model_digest: str | None = None,
     ) -> None:
@@ -45,6 +46,7 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         num_inference_steps: int | None = None,
         eta: float = 0.0,
         guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
         output_type: str = "pil",
     ) -> ImagePipelineOutput:
         """Draw one image per seed.
@@ -56,6 +58,7 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
             num_inference_steps: number of calls of the network; None: the model's default.
             eta: noise of `ddim`, 0 … 1.
             guidance_scale: 1 for no guidance; None: the model's default.
+            guidance_interval: where in the steps guidance begins and ends, as shares of them; None: the model's default.
             output_type: `pil`, `np` (float `[n, height, width, channels]` in 0 … 1) or `pt` (in -1 … 1).
 
         Raises:
@@ -65,6 +68,9 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         sampler = sampler or config.sampler
         times = self._times(sampler, num_inference_steps or config.num_steps)
         scale = config.guidance_scale if guidance_scale is None else guidance_scale
+        begin, end = guidance_interval or config.guidance_interval
+        if not 0 <= begin < end <= 1:
+            raise ValueError(f"guidance_interval: should be 0 <= begin < end <= 1 (got {begin}, {end})")
         generators = [np.random.Generator(np.random.PCG64(seed)) for seed in seeds or [0]]
         labels = self._labels(class_labels, len(generators))
         if scale != 1 and class_labels is None:
@@ -78,10 +84,11 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
 
         x = noise()
         x0_prev = torch.zeros_like(x)
-        for t, (A, B, C, D) in self.progress_bar(
-            list(zip(times, self._coefficients(sampler, times, eta), strict=True))
+        scales = [scale if begin <= step / len(times) < end else 1.0 for step in range(len(times))]
+        for t, guidance, (A, B, C, D) in self.progress_bar(
+            list(zip(times, scales, self._coefficients(sampler, times, eta), strict=True))
         ):
-            x0 = self._denoised(x, t, labels, scale).clamp(-1, 1)
+            x0 = self._denoised(x, t, labels, guidance).clamp(-1, 1)
             z = noise() if D else torch.zeros_like(x)
             x, x0_prev = A * x + B * x0 + C * x0_prev + D * z, x0
         return ImagePipelineOutput(images=self._as(output_type, x))

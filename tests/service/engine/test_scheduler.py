@@ -10,6 +10,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.scheduler_simulator import Arrival, Outcome, Simulation, mixed_load
+from pipeline.diffusion.guidance_interval import ALL_STEPS
 from service.engine.forecast import TickTimes
 from service.engine.request import Job, Request, SamplingParams
 from service.engine.scheduler import Limits, Scheduler
@@ -241,7 +242,7 @@ ARRIVALS = st.lists(
         num_images=st.integers(1, 8),
         num_steps=st.integers(1, 20),
         is_guided=st.booleans(),
-        guidance_interval=st.sampled_from([None, (0.0, 0.5), (0.3, 0.8), (0.5, 1.0)]),
+        guidance_interval=st.sampled_from([ALL_STEPS, (0.0, 0.5), (0.3, 0.8), (0.5, 1.0)]),
         owner=st.sampled_from("abc"),
         priority=st.integers(0, 2),
         deadline_sec=st.none() | st.floats(0.001, 0.5),

@@ -1,9 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.artefacts.model import Model, load_model
+from pipeline.diffusion.guidance_interval import ALL_STEPS
 from pipeline.diffusion.seeds import image_seed
 from service.engine.request import Request
 from service.errors import InvalidRequestError
@@ -36,6 +38,16 @@ def test_the_default_guidance_is_the_models_or_1_without_a_class(model: Model) -
     assert _request(model).images[0].guidance_scale == 1.0
     assert _request(model, class_label=1, guidance_scale=0).images[0].guidance_scale == 0.0
     assert _request(model, guidance_scale=1).images[0].guidance_scale == 1.0
+
+
+def test_the_default_interval_of_guidance_is_the_models_where_there_is_guidance(model: Model) -> None:
+    sampling = replace(model.description.sampling, guidance_scale=2.0, guidance_interval=(0.2, 0.5))
+    guided = replace(model, description=replace(model.description, sampling=sampling))
+    found = [
+        _request(guided, **asked).images[0].guidance_interval
+        for asked in ({"class_label": 1}, {"class_label": 1, "guidance_interval": [0.0, 1.0]}, {})
+    ]
+    assert found == [(0.2, 0.5), ALL_STEPS, ALL_STEPS]
 
 
 def test_work_is_bounded_by_images_steps_and_guidance_together(model: Model) -> None:

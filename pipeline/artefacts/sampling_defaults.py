@@ -1,0 +1,40 @@
+"""How a model is sampled where a request does not say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
+from pipeline.diffusion.sampling import Sampler
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamplingDefaults:
+    """Sampling settings of requests that give none: the part `sampling` of model.json."""
+
+    sampler: Sampler
+    num_steps: int
+    guidance_scale: float
+    """1.0 for no guidance."""
+    guidance_interval: Interval = ALL_STEPS
+    """The part of the steps that is guided."""
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Self:
+        """Read them from JSON, where an interval is a list.
+
+        Raises:
+            TypeError, ValueError: a name is missing or unknown, or the interval has not two ends.
+        """
+        begin, end = document.get("guidance_interval", ALL_STEPS)
+        return cls(**{**document, "guidance_interval": (begin, end)})
+
+
+DEFAULT_SAMPLING = SamplingDefaults(sampler="dpmpp_2m", num_steps=20, guidance_scale=1.0)
+"""Used until an evaluation chooses better ones."""
+
+
+def guidance_in_words(scale: float, interval: Sequence[float]) -> str:
+    """`1.2`, or `1.2 from 0.3 to 0.6 of the steps`."""
+    begin, end = interval
+    return f"{scale:g}" if (begin, end) == ALL_STEPS else f"{scale:g} from {begin:g} to {end:g} of the steps"
