@@ -298,9 +298,11 @@ command(
 )
 command(
     foundry, "sample", "pipeline.commands.sample:main", option("--model", required=True, **ANY_MODEL),
-    option("--num-images", type=click.IntRange(1, MOST_IMAGES), required=True),
+    option("--num-images", type=click.IntRange(1, 10**9), required=True),
     option("--seed", type=click.IntRange(0, 2**63 - 1), default=0),
-    out(metavar="PATH", help="samples.npz, grid.png, or a folder for a PNG of each image."),
+    option("--out", required=True, metavar="PATH|URL", help="samples.npz, grid.png, or a folder for a PNG of each image; of a set a folder or s3://…"),
+    option("--shard-size", type=click.IntRange(1, MOST_IMAGES), help="Draw a set: a resumable .npz of so many images each, with its digest."),
+    option("--verify", is_flag=True, help="Compare a set with its digests, and images of each shard with the same drawn again."),
     option("--class-label", metavar="N|NAME|none", help="One class.  [default: each class in turn]"),
     option("--sampler", type=click.Choice(("ddpm", "ddim", "dpmpp_2m")), help="[default: the model's]"),
     option("--steps", type=click.IntRange(1, MOST_IMAGES), help="Sampling steps.  [default: the model's]"),
@@ -310,7 +312,8 @@ command(
     describe="""Draw images from a model.
 
     Each image has a seed of its own, which follows from --seed and its number: drawn alone with that seed it is the
-    same. The suffix of --out says what is written.""",
+    same. The suffix of --out says what is written. Started several times with the same options, here or on other machines
+    of this kind, the processes draw a set together.""",
 )
 command(
     foundry, "report", "pipeline.commands.report:main",

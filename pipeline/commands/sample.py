@@ -1,34 +1,42 @@
 """Draw images from a model folder or a registered model.
 
 The suffix of --out selects the format: .npz (uint8 `images` [n, height, width, channels], int64 `labels` and
-`seeds`), .png (one grid), or no suffix (a folder with one PNG per image).
+`seeds`), .png (one grid), or no suffix (a folder with one PNG per image). With --shard-size it is a set in shards, which
+several processes may draw together: see `pipeline.sampling.sample_set`.
 
 Image i of a draw with seed s has a seed of its own, listed in `seeds`: drawn alone with that seed and the same
 class it has the same pixels.
 """
 
+import sys
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from pipeline.artefacts.files import replacing
 from pipeline.artefacts.model import DataSpec, load_model
 from pipeline.diffusion.sampling import Sampler
-from pipeline.diffusion.seeds import image_seed
-from pipeline.errors import FoundryError
+from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.evaluation.samples import Samples, write_samples
-from pipeline.inference.draw import draw
 from pipeline.inference.grids import as_image, grid_image
+from pipeline.progress import progress_bar
 from pipeline.registry import versions
+from pipeline.sampling.drawing import Drawing
+from pipeline.sampling.place import Place
+from pipeline.sampling.sample_set import SampleSet
+
+MOST_AT_ONCE = 1_000_000
+"""Images that are held in memory."""
 
 
 def main(
     model: str,
     num_images: int,
     seed: int,
-    out: Path,
+    out: str,
     *,
+    shard_size: int | None,
+    verify: bool,
     class_label: str | None,
     sampler: Sampler | None,
     steps: int | None,
@@ -37,41 +45,86 @@ def main(
     guidance_interval: tuple[float, float] | None,
 ) -> None:
     loaded = load_model(versions.model_folder(model))
-    labels = requested_labels(class_label, loaded.description.data, num_images)
-    seeds = [image_seed(seed, i) for i in range(num_images)]
-    images = draw(
-        loaded,
-        seeds,
-        labels,
-        sampler=sampler,
-        num_steps=steps,
+    defaults = loaded.description.sampling
+    drawing = Drawing(
+        model=loaded,
+        seed=seed,
+        class_label=requested_class(class_label, loaded.description.data),
+        sampler=sampler or defaults.sampler,
+        num_steps=steps or defaults.num_steps,
         eta=eta,
-        guidance_scale=guidance_scale,
-        guidance_interval=guidance_interval,
-        progress=True,
+        guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
+        guidance_interval=defaults.guidance_interval if guidance_interval is None else guidance_interval,
     )
-    write(out, Samples(images, None if labels is None else np.array(labels, np.int64), np.array(seeds, np.int64)))
+    if shard_size is not None:
+        samples = SampleSet(drawing, num_images, shard_size, Place(out))
+        complete(samples)
+        if verify:
+            check(samples)
+        return
+    require_shards(num_images, out, verify=verify)
+    with progress_bar(name="draw", unit="images", total=num_images) as bar:
+        drawn = drawing.samples(range(num_images), bar.update)
+    write(Path(out), drawn)
 
 
-def requested_labels(requested: str | None, data: DataSpec, num_images: int) -> list[int] | None:
-    """The class of each image: the requested name or number, the null class for `none`, or each class in turn for None.
+def require_shards(num_images: int, out: str, *, verify: bool) -> None:
+    """Refuse without --shard-size what only a set can do."""
+    reasons = {
+        "--verify: compares the shards of a set": verify,
+        f"--num-images: at most {MOST_AT_ONCE} are drawn at once": num_images > MOST_AT_ONCE,
+        f"--out: only a set is written to a URL (got {out})": "://" in out,
+    }
+    if found := [f"{reason}; give --shard-size too" for reason, applies in reasons.items() if applies]:
+        raise FoundryError("\n".join(found))
+
+
+def complete(samples: SampleSet) -> None:
+    """Draw the shards of a set that are missing, beside other processes that do the same."""
+    samples.open()
+    missing = samples.missing()
+    with progress_bar(
+        name="draw", unit="images", total=samples.num_images, done=samples.num_images - samples.num_images_in(missing)
+    ) as bar:
+        while missing:
+            samples.draw(missing[0], bar.update)
+            missing = samples.missing()
+            # What other processes have drawn counts too.
+            bar.update(samples.num_images - samples.num_images_in(missing) - bar.n)
+    digest = samples.finish()
+    sys.stdout.write(f"{samples.place}: {samples.num_images} images in {samples.num_shards} shards, digest {digest}\n")
+
+
+def check(samples: SampleSet) -> None:
+    """Compare each shard with its digest, and some of its images with the same drawn again.
+
+    Raises:
+        CheckFailedError: one differs; the message names all that do.
+    """
+    shards = progress_bar(range(samples.num_shards), name="verify", unit="shards", total=samples.num_shards)
+    findings = [finding for shard in shards for finding in samples.findings(shard)]
+    if findings:
+        raise CheckFailedError("\n".join(findings))
+    sys.stdout.write(f"{samples.place}: every shard has its digest, and images drawn again are the same\n")
+
+
+def requested_class(requested: str | None, data: DataSpec) -> int | None:
+    """The index of a class given by name or number, the null class for `none`, or None for each class in turn.
 
     Raises:
         FoundryError: the model has no such class.
     """
     names = data.class_names
-    if names is None:
-        if requested is not None:
-            raise FoundryError(f"--class-label: the model has no classes (got {requested})")
-        return None
     if requested is None:
-        return [i % len(names) for i in range(num_images)]
+        return None
+    if names is None:
+        raise FoundryError(f"--class-label: the model has no classes (got {requested})")
     if requested in names:
-        return [names.index(requested)] * num_images
+        return names.index(requested)
     if requested == "none":
-        return [len(names)] * num_images
+        return len(names)
     if requested.isdecimal() and int(requested) < len(names):
-        return [int(requested)] * num_images
+        return int(requested)
     raise FoundryError(
         f"--class-label: should be 0 … {len(names) - 1}, none, or one of {', '.join(names)} (got {requested})"
     )

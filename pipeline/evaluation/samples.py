@@ -1,5 +1,6 @@
 """The samples of an evaluation: drawn, saved as arrays, and shown as grids."""
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,12 +55,19 @@ def balanced_labels(classes: NDArray[np.int64], count: int) -> NDArray[np.int64]
 
 
 def write_samples(path: Path, samples: Samples) -> None:
-    """Write `images`, `seeds` and, if there are classes, `labels`; equal samples give equal bytes."""
+    """Write the file of `samples_file`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(samples_file(samples))
+
+
+def samples_file(samples: Samples) -> bytes:
+    """A .npz of `images`, `seeds` and, if there are classes, `labels`; equal samples give equal bytes."""
     arrays: dict[str, NDArray[Any]] = {"images": samples.images, "seeds": samples.seeds}
     if samples.labels is not None:
         arrays["labels"] = samples.labels
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return file.getvalue()
 
 
 def write_grid(path: Path, samples: Samples, names: Sequence[str] | None) -> None:

@@ -1,0 +1,51 @@
+"""Sets in a bucket: S3 as moto serves it."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
+
+from pipeline.errors import FoundryError
+from pipeline.sampling.place import Place
+from tests.command_line import foundry
+from tests.sampling.test_sample_set import SET, files_of
+from tests.servers import KEYS
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    import boto3
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    for name, value in (KEYS | {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())}).items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="samples")
+    yield "s3://samples"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
+
+
+def test_a_set_in_a_bucket_has_the_bytes_of_one_in_a_folder(
+    bucket: str, small_model_folder: Path, tmp_path: Path
+) -> None:
+    for out in (f"{bucket}/some/set", tmp_path / "set"):
+        foundry("sample", "--model", small_model_folder, "--out", out, *SET, "--verify")
+    place = Place(f"{bucket}/some/set/")
+    assert {name: place.read(name) for name in place.names()} == files_of(tmp_path / "set")
+
+
+@pytest.mark.usefixtures("bucket")
+def test_a_bucket_that_does_not_exist_is_named(small_model_folder: Path) -> None:
+    with pytest.raises(FoundryError, match="s3://nowhere/set/set.json: The specified bucket does not exist"):
+        foundry("sample", "--model", small_model_folder, "--out", "s3://nowhere/set", *SET)
+
+
+def test_removing_what_is_gone_is_no_error(bucket: str, tmp_path: Path) -> None:
+    for place in (Place(f"{bucket}/set"), Place(str(tmp_path))):
+        place.write("file", b"content")
+        place.remove("file")
+        place.remove("file")
+        assert (place.read("file"), place.names()) == (None, set())
