@@ -171,7 +171,7 @@ def _student(workspace: Workspace, trained: Model, params: Params, source: type[
     deque(training.steps(), maxlen=0)
     log_progress(f"{params.distil.steps} steps, {source.__name__}: trained in {time.monotonic() - began:.0f} s")
     weights, _ = training.averages_at(training.num_steps)
-    network = build_network(made.description, seed=0)
+    network = build_network(made.description, seed=0, num_timesteps=trained.network.num_timesteps)
     network.load_state_dict(weights)
     network.eval().requires_grad_(requires_grad=False)
     return replace(trained, description=made.description, network=network, digest="student")

@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.protocol import ROOT, log_progress, python, run_command, save, scratch_environment, time_call
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import build_network, load_model, save_model
+from pipeline.artefacts.model import load_model, save_model
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.device import best_device
@@ -33,6 +33,7 @@ from pipeline.evaluation.tuning import tune
 from pipeline.params import Params, load_params
 from pipeline.registry.trial import class_agreement
 from pipeline.train import describe
+from pipeline.training.initial_network import initial_network
 from pipeline.training.loop import Training
 
 SIDE = 8
@@ -132,8 +133,9 @@ class Pool:
         update = {"num_images": arm.num_images, "seed": seed}
         params = self.params.model_copy(update={"train": self.params.train.model_copy(update=update)})
         description = describe(params, self.dataset, self.table, self.folder / "data" / "schedule")
-        network = build_network(description, seed=seed)
-        training = Training(params.train, network, self.table, self.dataset.split("train"), best_device())
+        split = self.dataset.split("train")
+        network = initial_network(description, split, self.table.schedule, seed=seed)
+        training = Training(params.train, network, self.table, split, best_device())
         seconds = time_call(lambda: deque(training.steps(), maxlen=0))
         with TemporaryDirectory() as folder:
             weights, snapshots = training.averages_at(training.num_steps)

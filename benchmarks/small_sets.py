@@ -17,13 +17,14 @@ from torch import Tensor
 
 from benchmarks.protocol import finish, log_progress, parser, table
 from pipeline.artefacts.dataset import Split
-from pipeline.artefacts.model import DataSpec, Description, build_network
+from pipeline.artefacts.model import DataSpec, Description
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.device import best_device
 from pipeline.diffusion.augmentation import AugmentationConfig
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.params import TrainParams, load_params
+from pipeline.training.initial_network import initial_network
 from pipeline.training.loop import Training
 from pipeline.training.pace import cosine_table
 from pipeline.training.preview import Preview
@@ -95,7 +96,8 @@ def curve(params: TrainParams, schedule_table: ScheduleTable, train: Split, held
         target=params.target,
         sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=10, guidance_scale=1.0),
     )
-    training = Training(params, build_network(description, seed=0), schedule_table, train, best_device())
+    network = initial_network(description, train, schedule_table.schedule, seed=0)
+    training = Training(params, network, schedule_table, train, best_device())
     previews = [Preview(training, description, split) for split in (held_out, train)]
     found = Curve([], [])
     for _ in training.steps():

@@ -138,7 +138,8 @@ def drawing_teacher(trained: Model, params: DistilParams, device: torch.device) 
 def student_network(trained: Model) -> UNet:
     """A copy of the trained network, without dropout: what it shall learn has no noise to average over."""
     description = trained.description
-    network = build_network(replace(description, network=replace(description.network, dropout=0.0)), seed=0)
+    undropped = replace(description, network=replace(description.network, dropout=0.0))
+    network = build_network(undropped, seed=0, num_timesteps=trained.network.num_timesteps)
     network.load_state_dict(trained.network.state_dict())
     return network
 

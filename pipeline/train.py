@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import SNAPSHOTS, DataSpec, Description, build_network, save_model
+from pipeline.artefacts.model import SNAPSHOTS, DataSpec, Description, save_model
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import save_tensors
@@ -34,6 +34,7 @@ from pipeline.training.cost import require_memory
 from pipeline.training.course import report_start, train_to_the_end
 from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.fingerprint import provenance, training_key
+from pipeline.training.initial_network import initial_network
 from pipeline.training.journal import Journal
 from pipeline.training.loop import Training
 from pipeline.training.overfitting import best
@@ -105,11 +106,12 @@ def _prepare(params: Params, dataset: Dataset, schedule: Path, workers: Workers)
     schedule_table = read_schedule_table(schedule / "table.parquet")
     check_target(params.train.target, schedule_table.schedule)
     description = describe(params, dataset, schedule_table, schedule)
-    network, device = build_network(description, seed=params.train.seed), best_device()
+    split, device = dataset.split("train"), best_device()
+    network = initial_network(description, split, schedule_table.schedule, seed=params.train.seed)
     if workers.is_first and device.device.type == "cpu":
         info = dataset.info
         require_memory(params.train, image_size=info.image_size, channels=info.channels, num_classes=info.num_classes)
-    return description, Training(params.train, network, schedule_table, dataset.split("train"), device, workers)
+    return description, Training(params.train, network, schedule_table, split, device, workers)
 
 
 def describe(params: Params, dataset: Dataset, schedule_table: ScheduleTable, schedule: Path) -> Description:

@@ -26,7 +26,7 @@ def data_choices(survey: Survey, name: str) -> Iterator[Choice]:
     has_classes = len(survey.class_sizes) > 1
     why = "classes are named by their folders or numbers" if has_classes else UNUSED
     yield Choice("prepare.class_names", None, classes, why)
-    yield _channels(survey)
+    yield channels_choice(survey)
     yield Choice("prepare.min_side", survey.least_side, _sides_in_words(survey), "smaller ones are left out")
     yield _held_out_share(survey)
     yield from _limits(survey)
@@ -82,7 +82,8 @@ def _labelled(survey: Survey) -> Choice:
     return Choice("prepare.labelled", value=True, found=found, why="one can ask for a class")
 
 
-def _channels(survey: Survey) -> Choice:
+def channels_choice(survey: Survey) -> Choice:
+    """Grey, RGB, or RGB and alpha."""
     found = (
         f"{survey.coloured_share:.0%} of the images are coloured, {survey.transparent_share:.0%} have transparent parts"
     )

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from pipeline.adoption.choices import Choice
+from pipeline.adoption.data_choices import channels_choice
 from pipeline.adoption.mirroring import is_mirrorable
 from pipeline.adoption.survey import Survey
 from pipeline.errors import FoundryError
@@ -18,8 +19,10 @@ NETWORKS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (128, 4, (96, 128, 192)),
     (512, 4, (96, 128, 192, 256)),
 )
-"""Largest side, patch size and widths. The first width is above the values of a patch, 64 with four channels and patches of
-4 x 4: with 48 the noise in the others stayed, and drawings of 56 pixels were shapes of coloured noise."""
+"""Largest side, patch size and least widths."""
+WIDTH_PER_VALUE, WIDTH_STEP = 3, 16
+"""First width over the values of a patch, rounded up. With fewer channels than values the noise in the others stayed. For 16
+values (32 x 32 emoji with alpha), 48 channels instead of 32 gave KID 1.5 instead of 2.4 after 60,000 images (DECISIONS.md)."""
 LEAST_OBLONG, MOST_OBLONG, LEAST_SAME_ASPECT = 1.15, 4.0, 0.8
 """Longer over shorter side between which images are prepared oblong, if this share of them has nearly the same aspect."""
 BATCH_SIZE = 96
@@ -46,7 +49,7 @@ def candidate_sides(survey: Survey, wanted: int | None) -> tuple[int, ...]:
 
 def size_choices(side: int, survey: Survey, wanted: int | None, why: str) -> Iterator[Choice]:
     """The size, and a network whose patches and levels divide it."""
-    patch, widths = network_for(side)
+    patch, widths = network_for(side, channels_choice(survey).value)
     found = (
         f"the shorter side has {survey.median_side} pixels in the median, {survey.small_side} or more in 9 of 10 images"
     )
@@ -61,7 +64,7 @@ def size_choices(side: int, survey: Survey, wanted: int | None, why: str) -> Ite
     yield Choice("train.network.widths", list(widths), patches, "wide enough for them; wider takes longer")
 
 
-def network_for(side: int) -> tuple[int, tuple[int, ...]]:
+def network_for(side: int, channels: int) -> tuple[int, tuple[int, ...]]:
     """Patch size and widths for images of this side, which the patches and levels divide.
 
     Fewer levels are better than smaller patches, of which there are four times as many, down to two levels.
@@ -70,9 +73,15 @@ def network_for(side: int) -> tuple[int, tuple[int, ...]]:
     while patch >= 1:
         for num_levels in range(len(widths), 1, -1):
             if side % (patch * 2 ** (num_levels - 1)) == 0:
-                return patch, widths[:num_levels]
+                return patch, wide_enough(widths[:num_levels], channels * patch**2)
         patch //= 2
-    return 1, widths[:1]
+    return 1, wide_enough(widths[:1], channels)
+
+
+def wide_enough(widths: tuple[int, ...], num_values: int) -> tuple[int, ...]:
+    """Widths of which the first fits patches of `num_values`, but is no wider than the next."""
+    first = min(math.ceil(WIDTH_PER_VALUE * num_values / WIDTH_STEP) * WIDTH_STEP, max(widths[:2]))
+    return (max(first, widths[0]), *widths[1:])
 
 
 def is_oblong(survey: Survey) -> bool:

@@ -99,8 +99,10 @@ class Model:
         return NetworkDenoiser(network, self.schedule, self.description.target, clip=True)
 
 
-def build_network(description: Description, *, seed: int) -> UNet:
+def build_network(description: Description, *, seed: int, num_timesteps: int | None = None) -> UNet:
     """Build a new network, its weights drawn with `seed`; torch's global generator keeps its state.
+
+    With `num_timesteps` it has a linear path, which is zero.
 
     Raises:
         FoundryError: the image size does not divide into the network's patches and levels.
@@ -110,7 +112,11 @@ def build_network(description: Description, *, seed: int) -> UNet:
         torch.manual_seed(seed)
         try:
             return UNet(
-                description.network, image_size=data.image_size, channels=data.channels, num_classes=data.num_classes
+                description.network,
+                image_size=data.image_size,
+                channels=data.channels,
+                num_classes=data.num_classes,
+                num_timesteps=num_timesteps,
             )
         except ValueError as error:
             raise FoundryError(f"train.network: {error}; prepare.image_size sets the size") from None
@@ -145,8 +151,7 @@ def load_model(folder: Path) -> Model:
     tensors = load_tensors(folder / WEIGHTS)
     schedule = _schedule(folder, document, tensors.pop(BETA, None))
     check_target(description.target, schedule)
-    network = build_network(description, seed=0)
-    _load_weights(folder / WEIGHTS, network, tensors)
+    network = _network(description, schedule, folder / WEIGHTS, tensors)
     return Model(description, network.eval().requires_grad_(requires_grad=False), schedule, _digest(document))
 
 
@@ -156,9 +161,9 @@ def teacher_of(student: Model, folder: Path) -> Model:
     Raises:
         ArtefactError: the file is missing or damaged, or has not all weights.
     """
-    tensors, network = load_tensors(folder / SNAPSHOTS), build_network(student.description, seed=0)
+    tensors = load_tensors(folder / SNAPSHOTS)
     weights = {name.removeprefix(TEACHER): tensor for name, tensor in tensors.items() if name.startswith(TEACHER)}
-    _load_weights(folder / SNAPSHOTS, network, weights)
+    network = _network(student.description, student.schedule, folder / SNAPSHOTS, weights)
     return replace(student, network=network.eval().requires_grad_(requires_grad=False))
 
 
@@ -233,7 +238,10 @@ def _schedule(folder: Path, document: Mapping[str, Any], beta: Tensor | None) ->
     return schedule
 
 
-def _load_weights(path: Path, network: UNet, tensors: Mapping[str, Tensor]) -> None:
+def _network(description: Description, schedule: NoiseSchedule, path: Path, tensors: Mapping[str, Tensor]) -> UNet:
+    """A network with the weights that were read from `path`."""
+    has_linear_path = any(name.startswith("linear.") for name in tensors)
+    network = build_network(description, seed=0, num_timesteps=schedule.num_timesteps if has_linear_path else None)
     wanted = network.state_dict()
     if missing := sorted(wanted.keys() - tensors.keys()):
         raise ArtefactError(f"{path}: {len(missing)} weights are missing, the first is {missing[0]}")
@@ -245,6 +253,7 @@ def _load_weights(path: Path, network: UNet, tensors: Mapping[str, Tensor]) -> N
         if not torch.isfinite(tensor).all():
             raise ArtefactError(f"{path}: {name}: holds values that are not finite")
     network.load_state_dict(dict(tensors))
+    return network
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -96,13 +96,38 @@ class Attention(nn.Module):
         return out
 
 
+class LinearPath(nn.Module):
+    """A linear map of every patch to its prediction, fixed in training: rotate to `basis`, scale by `gains` of t, rotate back.
+
+    It begins as zero; diffusion/patch_filter.py computes the best one.
+    """
+
+    def __init__(self, num_values: int, num_timesteps: int) -> None:
+        super().__init__()
+        self.basis = nn.Parameter(torch.eye(num_values), requires_grad=False)
+        self.gains = nn.Parameter(torch.zeros(num_timesteps, num_values), requires_grad=False)
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        """From patches `[b, num_values, h, w]` at noise levels `[b]` to their part of the prediction, of the same shape."""
+        along = F.conv2d(x, self.basis.T[:, :, None, None])
+        return F.conv2d(self.gains[t][:, :, None, None] * along, self.basis[:, :, None, None])
+
+
 class UNet(nn.Module):
     """Predicts the training target from a noisy image, its noise level and its class."""
 
     def __init__(
-        self, config: UNetConfig, *, image_size: int | tuple[int, int], channels: int, num_classes: int
+        self,
+        config: UNetConfig,
+        *,
+        image_size: int | tuple[int, int],
+        channels: int,
+        num_classes: int,
+        num_timesteps: int | None = None,
     ) -> None:
         """Build for images of one size, a side or height and width; `num_classes` 0 makes an unconditional network.
+
+        With `num_timesteps` it has a linear path for so many noise levels, which models before 2026-12 have not.
 
         Raises:
             ValueError: the image size does not divide into the patches and levels.
@@ -147,6 +172,12 @@ class UNet(nn.Module):
         self.norm = group_norm(first)
         self.outward = nn.Conv2d(first, patched, 3, padding=1)
         _zero(self.outward)
+        self.linear = None if num_timesteps is None else LinearPath(patched, num_timesteps)
+
+    @property
+    def num_timesteps(self) -> int | None:
+        """Noise levels of the linear path; None without one."""
+        return None if self.linear is None else len(self.linear.gains)
 
     def hidden_matrices(self) -> list[nn.Parameter]:
         """The weights that act as matrices between hidden layers: all convolutions but the first and the last.
@@ -166,7 +197,8 @@ class UNet(nn.Module):
             condition: what else a training embeds, `[b, embedding_width]`; None, as always at sampling, is zeros.
         """
         embedding = self._embed(time_features(t).to(x.dtype), labels, condition)
-        x = self.inward(F.pixel_unshuffle(x, self.config.patch_size))
+        patches = F.pixel_unshuffle(x, self.config.patch_size)
+        x = self.inward(patches)
         skips = [x]
         for level, blocks in enumerate(self.down):
             if level:
@@ -185,6 +217,8 @@ class UNet(nn.Module):
             for block in _each(blocks):
                 x = block(torch.cat([x, skips.pop()], dim=1), embedding)
         x = self.outward(F.silu(self.norm(x)))
+        if self.linear is not None:
+            x = x + self.linear(patches, t)
         return F.pixel_shuffle(x, self.config.patch_size)
 
     def _embed(self, times: Tensor, labels: Tensor | None, condition: Tensor | None) -> Tensor:

@@ -58,6 +58,7 @@ def _write_folder(model: Model, folder: Path) -> None:
         "image_size": data.image_size,
         "channels": data.channels,
         "num_classes": data.num_classes,
+        "num_timesteps": model.network.num_timesteps,
         "architecture": asdict(description.network),
     }
     write_json(component / "config.json", config)

@@ -157,7 +157,8 @@ class Training:
 
     def _trained(self) -> list[nn.Parameter]:
         """All weights that the optimisers change."""
-        return [*self.network.parameters(), *(() if self.condition is None else self.condition.parameters())]
+        modules = (self.network,) if self.condition is None else (self.network, self.condition)
+        return [weight for module in modules for weight in module.parameters() if weight.requires_grad]
 
     def _backward(self, batch: Batch) -> Tensor:
         """Compute the gradients of this process's rows, in parts where all at once need too much memory; returns the loss."""
@@ -212,7 +213,7 @@ def _optimisers(network: UNet, condition: nn.Linear | None, params: TrainParams)
     """Muon for the network's hidden matrices, AdamW for all other weights, both at their peak learning rates."""
     matrices = network.hidden_matrices()
     chosen = {id(weight) for weight in matrices}
-    others = [weight for weight in network.parameters() if id(weight) not in chosen]
+    others = [weight for weight in network.parameters() if weight.requires_grad and id(weight) not in chosen]
     others += [] if condition is None else condition.parameters()
     decay, adam_rate = params.weight_decay, params.adam_learning_rate
     optimisers: dict[str, Optimizer] = {

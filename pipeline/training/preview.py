@@ -62,7 +62,7 @@ class Preview:
     def _averaged(self) -> Model:
         """A model with the present weights of the first EMA track."""
         training = self._training
-        network = build_network(self._description, seed=0)
+        network = build_network(self._description, seed=0, num_timesteps=training.network.num_timesteps)
         network.load_state_dict(training.ema.tracks[0])
         network.to(training.device.device).eval().requires_grad_(requires_grad=False)
         return Model(self._description, network, training.schedule_table.schedule, digest="")

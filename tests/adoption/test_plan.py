@@ -177,6 +177,8 @@ def test_a_time_that_is_too_short_says_what_would_do() -> None:
         ({"small_side": 16}, "prepare.image_size", 16),
         ({"small_side": 28}, "prepare.image_size", 28),
         ({"small_side": 8}, "prepare.image_size", 8),
+        ({"small_side": 32, "transparent_share": 0.95}, "train.network.widths", [48, 64]),
+        ({"small_side": 32, "coloured_share": 0.001}, "train.network.widths", [32, 64]),
         ({"mirror_accuracy": 0.51}, "train.horizontal_flip", True),
         ({"mirror_accuracy": 0.6}, "train.horizontal_flip", False),
         ({"mirror_accuracy": None}, "train.horizontal_flip", False),
@@ -191,7 +193,7 @@ def test_a_fact_decides_its_param(changes: dict[str, Any], key: str, value: obje
 
 def test_an_evaluation_that_would_take_time_from_the_training_is_shortened() -> None:
     slow, fast = planned(photographs(), speed=2e10), planned(photographs(), speed=1e12)
-    assert fast.params.evaluate.guidance_scales == (1.0, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0)
+    assert fast.params.evaluate.compared_steps == (5, 20)
     assert slow.params.evaluate.compared_steps == ()
     assert slow.params.evaluate.num_samples == fast.params.evaluate.num_samples
 

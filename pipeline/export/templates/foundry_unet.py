@@ -15,11 +15,19 @@ class FoundryUNet(ModelMixin, ConfigMixin):  # type: ignore[misc]  # diffusers i
 
     @register_to_config  # type: ignore[untyped-decorator]  # diffusers is untyped
     def __init__(
-        self, *, image_size: int | list[int], channels: int, num_classes: int, architecture: dict[str, Any]
+        self,
+        *,
+        image_size: int | list[int],
+        channels: int,
+        num_classes: int,
+        num_timesteps: int | None,
+        architecture: dict[str, Any],
     ) -> None:
         super().__init__()
         config = UNetConfig(**{**architecture, "widths": tuple(architecture["widths"])})
-        self.network = UNet(config, image_size=image_size, channels=channels, num_classes=num_classes)
+        self.network = UNet(
+            config, image_size=image_size, channels=channels, num_classes=num_classes, num_timesteps=num_timesteps
+        )
 
     def forward(self, x: Tensor, t: Tensor, labels: Tensor | None = None) -> Tensor:
         out: Tensor = self.network(x, t, labels)
