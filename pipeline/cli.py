@@ -217,11 +217,20 @@ command(
     describe="List the newest pipelines with their figures and registered versions.",
 )  # fmt: skip
 command(
+    RUNS, "compare", "pipeline.commands.compare_runs:main", argument("runs", nargs=-1, required=True, metavar="RUN RUN..."),
+    out("data/comparison"),
+    describe="""Put runs beside each other in a page: samples of the same seeds, params, curves, figures.
+
+    RUN is the id of an MLflow run or its beginning, the name of an experiment or pipeline, models:/NAME@ALIAS or
+    models:/NAME/VERSION.""",
+)
+command(
     RUNS, "restore", "pipeline.commands.restore:main", argument("run"),
     option("--out", type=PATH, metavar="FOLDER", help="A new folder.  [default: .foundry/checkouts/RUN]"),
     describe="""Restore code, params, data and model of a run in a new git worktree.
 
-    RUN is the id of an MLflow run, models:/NAME@ALIAS or models:/NAME/VERSION.""",
+    RUN is the id of an MLflow run or its beginning, the name of an experiment or pipeline, models:/NAME@ALIAS or
+    models:/NAME/VERSION.""",
 )
 command(
     RUNS, "reconcile", "pipeline.commands.runs:reconcile",

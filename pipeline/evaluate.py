@@ -228,7 +228,7 @@ def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float], fou
             "tuning.guidance_scale": str(tuning.sampling.guidance_scale),
         }
     )
-    run.note(chief_table(metrics))
+    run.note("\n\n".join([*found.lines(), chief_table(metrics)]), picture="evaluate/grid")
     for name in ("grid", "nearest"):
         run.image(f"evaluate/{name}", out / f"{name}.png")
     for name in ("report.html", METRICS, TABLE, "tuning.json", "loss_per_noise_level.csv", "quality_per_num_steps.csv"):

@@ -184,6 +184,7 @@ def tune(trained: Path, evaluation: Path, out: Path, params: Params) -> Candidat
     data_digest = str(tuned.description.provenance.get("data_digest", "unknown"))
     tags = {**facts, TRAINED_DIGEST_TAG: model.digest, DATA_TAG: data_digest}
     recipe_digest = recipe(model.description, params)
+    samples = evaluation / "grid.png"
     return Candidate(
         folder=out,
         model=tuned,
@@ -191,6 +192,7 @@ def tune(trained: Path, evaluation: Path, out: Path, params: Params) -> Candidat
         metrics=metrics,
         recipe=recipe_digest,
         tags={**tags, RECIPE_TAG: recipe_digest} if recipe_digest else tags,
+        samples=samples if samples.is_file() else None,
     )
 
 

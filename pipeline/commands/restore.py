@@ -34,7 +34,7 @@ def main(run: str, out: Path | None) -> None:
     version = versions.resolve(run) if run.startswith("models:/") else None
     with store.answering():
         past = PastRuns()
-        stage = past.run(version.run_id if version else run)
+        stage = past.run(version.run_id) if version else past.find(run)
         pipeline = past.parent(stage) or stage
         tags, run_id = pipeline.data.tags, pipeline.info.run_id
         patch = past.file(pipeline, PATCH)

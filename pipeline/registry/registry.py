@@ -25,7 +25,7 @@ from pipeline.registry.logged_model import save_logged_model
 from pipeline.registry.promotion import Decision
 from pipeline.registry.rule import Outcome
 from pipeline.registry.versions import COMPLETE_TAG
-from pipeline.tracking import store
+from pipeline.tracking import pictures, store
 from pipeline.tracking.tags import (
     DIGEST_TAG,
     NAME_TAG,
@@ -41,6 +41,14 @@ from pipeline.tracking.tags import (
 
 LOGGED_MODEL = "models:/"
 """Prefix of a version's source; the id of its logged model follows."""
+THUMBNAIL = "samples.png"
+"""The artefact of a registration's run that the version's description shows."""
+COMMANDS = """## Commands
+
+    foundry runs restore {uri}   # its code, params, data and model, in a folder of their own
+    foundry sample --model {uri} --num-images 64 --out grid.png
+    foundry serve --model {uri}
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -53,6 +61,8 @@ class Candidate(LoadedModel):
     recipe: str | None
     """Equal for models that differ in the seed of their training alone; None if it is not known."""
     tags: Mapping[str, str]
+    samples: Path | None
+    """A grid of samples, if there is one."""
 
 
 class Registry:
@@ -118,7 +128,7 @@ class Registry:
         """
         training = self._training_run(candidate.trained_digest)
         with self._run(training) as run_id:
-            self._log_evidence(run_id, decision, card)
+            self._log_evidence(run_id, candidate, decision, card)
             tags = {
                 DIGEST_TAG: candidate.model.digest,
                 **process_tags(),
@@ -136,6 +146,7 @@ class Registry:
                 with suppress(Exception):
                     self._undo(logged.model_id)
                 raise
+            self._describe(version, run_id, candidate, card)
             self._complete(version)
             self._name_run(run_id, version, decision)
             self.aliases.show()
@@ -149,21 +160,29 @@ class Registry:
         """
         source = str(self._client.get_model_version(self.name, version).source)
         with self._run(self._training_run(candidate.trained_digest)) as run_id:
-            self._log_evidence(run_id, decision, card)
+            self._log_evidence(run_id, candidate, decision, card)
             self._log_metrics(run_id, source.removeprefix(LOGGED_MODEL), candidate.metrics)
             self.aliases.record(decision.decision, version, decision.champion, decision.why)
             for key, value in _verdict(decision).items():
                 self._client.set_model_version_tag(self.name, version, key, value)
-            self._client.update_model_version(self.name, version, description=card)
+            self._describe(version, run_id, candidate, card)
             self._name_run(run_id, version, decision)
 
     def _name_run(self, run_id: str, version: str, decision: Decision) -> None:
         self._client.set_tag(run_id, NAME_TAG, f"{self.name} version {version}: {decision.decision}")
         self._client.set_tag(run_id, NOTE_TAG, decision.why)
 
-    def _log_evidence(self, run_id: str, decision: Decision, card: str) -> None:
+    def _describe(self, version: str, run_id: str, candidate: Candidate, card: str) -> None:
+        """Show the card with the version, a thumbnail of its samples above it and commands below."""
+        picture = f"![]({pictures.address(run_id, THUMBNAIL)})\n\n" if candidate.samples else ""
+        commands = COMMANDS.format(uri=f"models:/{self.name}/{version}")
+        self._client.update_model_version(self.name, version, description=f"{picture}{card}\n{commands}")
+
+    def _log_evidence(self, run_id: str, candidate: Candidate, decision: Decision, card: str) -> None:
         self._client.log_dict(run_id, decision.document(), "decision.json")
         self._client.log_text(run_id, card, "MODEL_CARD.md")
+        if candidate.samples:
+            self._client.log_image(run_id, pictures.thumbnail(candidate.samples), THUMBNAIL)
         # For `foundry runs restore`: DVC writes dvc.lock after its stages, so none of their runs has it.
         for path in filter(Path.is_file, (Path(LOCK), Path("params.yaml"))):
             self._client.log_artifact(run_id, str(path))

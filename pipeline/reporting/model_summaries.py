@@ -72,9 +72,9 @@ def summarize_work_tree(folders: Folders, decision: Mapping[str, Any] | None) ->
         name="this work tree",
         metrics=read_results(folders.evaluation),
         params=dict(lineage.flat_params(lineage.all_params())),
-        loss=[(row["images"], row["train/loss"]) for row in _rows(folders.model / "curves.csv")],
-        levels=_rows(folders.evaluation / "loss_per_noise_level.csv"),
-        quality=_rows(folders.evaluation / "quality_per_num_steps.csv"),
+        loss=[(row["images"], row["train/loss"]) for row in csv_rows(folders.model / "curves.csv")],
+        levels=csv_rows(folders.evaluation / "loss_per_noise_level.csv"),
+        quality=csv_rows(folders.evaluation / "quality_per_num_steps.csv"),
         folder=tuned if is_tuned else folders.model,
         digest=digest,
         data_digest=read_document(folders.prepared / "dataset.json")["digest"],
@@ -99,8 +99,8 @@ def summarize_version(version: Version) -> ModelSummary:
             metrics=Registry(version.name).metrics(version.number),
             params=dict(parent.data.params) if parent else {},
             loss=past.curve(trained, "train/loss"),
-            levels=_rows(past.file(evaluated, "loss_per_noise_level.csv")) if evaluated else [],
-            quality=_rows(past.file(evaluated, "quality_per_num_steps.csv")) if evaluated else [],
+            levels=csv_rows(past.file(evaluated, "loss_per_noise_level.csv")) if evaluated else [],
+            quality=csv_rows(past.file(evaluated, "quality_per_num_steps.csv")) if evaluated else [],
             folder=download(version.uri),
             digest=digest,
             data_digest=version.tags.get(DATA_TAG),
@@ -168,6 +168,6 @@ def _lock_stages(version: Version, parent: Any, past: PastRuns) -> dict[str, Any
         return {}
 
 
-def _rows(path: Path | None) -> list[dict[Any, Any]]:
+def csv_rows(path: Path | None) -> list[dict[Any, Any]]:
     """Read a CSV file; no rows if there is no file."""
     return pd.read_csv(path).to_dict("records") if path is not None and path.is_file() else []

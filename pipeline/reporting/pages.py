@@ -72,7 +72,7 @@ def picture_uri(picture: Image.Image) -> str:
     while len(content) > LARGEST_PICTURE_BYTES:
         content, kind = _encode(picture, "JPEG", quality=85), "jpeg"
         picture = picture.resize((max(1, picture.width * 3 // 4), max(1, picture.height * 3 // 4)))
-    return _data_uri(content, kind)
+    return data_uri(content, kind)
 
 
 def thumbnail(image: NDArray[np.uint8], caption: str) -> Thumbnail:
@@ -80,9 +80,9 @@ def thumbnail(image: NDArray[np.uint8], caption: str) -> Thumbnail:
     opaque = on_white(image)
     picture = Image.fromarray(opaque[..., 0] if opaque.shape[-1] == 1 else opaque)
     if max(picture.size) <= LARGEST_LOSSLESS:
-        return Thumbnail(_data_uri(_encode(picture, "PNG", optimize=True), "png"), caption)
+        return Thumbnail(data_uri(_encode(picture, "PNG", optimize=True), "png"), caption)
     picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-    return Thumbnail(_data_uri(_encode(picture, "JPEG", quality=85), "jpeg"), caption)
+    return Thumbnail(data_uri(_encode(picture, "JPEG", quality=85), "jpeg"), caption)
 
 
 def thumbnails(images: NDArray[np.uint8], captions: Sequence[str]) -> list[Thumbnail]:
@@ -96,5 +96,5 @@ def _encode(picture: Image.Image, format_: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _data_uri(content: bytes, kind: str) -> str:
+def data_uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -10,7 +10,7 @@ from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.figures import CHIEF_FIGURES
 from pipeline.inference.draw import draw
 from pipeline.inference.grids import sheet_image
-from pipeline.reporting.charts import Chart, line_chart
+from pipeline.reporting import model_charts
 from pipeline.reporting.data_change import ShownChange
 from pipeline.reporting.figures import compare_figures
 from pipeline.reporting.model_summaries import ModelSummary
@@ -76,11 +76,10 @@ def write(folder: Path, retraining: Retraining) -> tuple[Path, Path]:
         "evaluations": evaluations(retraining.decision),
         "groups": compare_figures(retraining.challenger.metrics, champion.metrics if champion else {}),
     }
-    losses = {model.name: model.loss for model in retraining.models}
     pictures = {
-        "loss": line_chart(losses, "images seen", "loss", log_y=True),
-        "levels": _levels(retraining),
-        "quality": _quality(retraining),
+        "loss": model_charts.losses(retraining.models),
+        "levels": model_charts.levels(retraining.models),
+        "quality": model_charts.quality(retraining.models),
         "grids": [(model.name, _grid(model.folder, retraining.seed)) for model in retraining.models if model.folder],
     }
     page, comment = folder / "report.html", folder / "report.md"
@@ -110,24 +109,6 @@ def evaluations(decision: Mapping[str, Any] | None) -> Evaluations | None:
     )
     rows = [(name, challenger.get(name), champion.get(name)) for name in {**challenger, **champion}]
     return Evaluations(comparison.get("kid_difference", {}), rows)
-
-
-def _levels(retraining: Retraining) -> Chart | None:
-    lines = {model.name: [(row["log_snr"], row["held_out_mse"]) for row in model.levels] for model in retraining.models}
-    lines["best linear denoiser"] = [
-        (row["log_snr"], row["linear_denoiser_mse"]) for row in retraining.challenger.levels
-    ]
-    return line_chart(lines, "log-SNR (left: noise, right: image)", "mean squared error", log_y=True)
-
-
-def _quality(retraining: Retraining) -> Chart | None:
-    """KID by number of model calls, one line per model and sampler."""
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for model in retraining.models:
-        for row in model.quality:
-            point = float(row["num_steps"]), float(row["kid"])
-            lines.setdefault(f"{model.name}, {row['sampler']}", []).append(point)
-    return line_chart(lines, "model calls per image", "KID")
 
 
 def _grid(folder: Path, seed: int) -> str:

@@ -33,7 +33,7 @@ class Entry:
     """One call to the tracking store."""
 
     kind: str
-    """`run`, `tags`, `dataset`, `metrics`, `artifact` or `end`."""
+    """`run`, `tags`, `note`, `dataset`, `metrics`, `artifact` or `end`."""
     run: str
     """The value of the run's RUN_TAG."""
     content: Mapping[str, Any]

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import FoundryError
 from pipeline.provenance.lineage import LOCK_TAG
-from pipeline.tracking import store
-from pipeline.tracking.tags import DIGEST_TAG, PARENT_TAG, RECIPE_TAG, SOURCE_TAG, STAGE_TAG
+from pipeline.tracking import pictures, store
+from pipeline.tracking.tags import DIGEST_TAG, HIT_TAG, PARENT_TAG, RECIPE_TAG, SOURCE_TAG, STAGE_TAG
 
 
 class PastRuns:
@@ -34,6 +35,45 @@ class PastRuns:
         """The newest runs of pipelines, newest first."""
         wanted = f"tags.`{SOURCE_TAG}` = 'pipeline'"
         return list(self._client.search_runs([self._experiment], wanted, max_results=limit))
+
+    def find(self, text: str) -> Any:
+        """The run with this id, or beginning of an id, or the pipeline with this name, the newest of several.
+
+        Raises:
+            FoundryError: there is none, or ids of several runs begin like this.
+        """
+        quoted = text.replace("'", "\\'")
+        found = self._client.search_runs([self._experiment], f"attributes.run_id LIKE '{quoted}%'", max_results=2)
+        if len(found) > 1:
+            raise FoundryError(f"run {text}: ids of several runs begin like this: type more of it")
+        named = f"attributes.run_name = '{quoted}' and tags.`{SOURCE_TAG}` = 'pipeline'"
+        run = found[0] if found else self._newest(named)
+        if run is None:
+            raise FoundryError(
+                f"run {text}: {store.tracking_uri()} has no run with this id or name; `foundry runs list` shows them"
+            )
+        return run
+
+    def makers(self, pipeline: Any) -> dict[str, Any]:
+        """By stage, the run that made the result which the pipeline has: its own, or that of an earlier pipeline."""
+        children = self.children(pipeline.info.run_id)
+        stages = {run.data.tags[STAGE_TAG]: run for run in children if STAGE_TAG in run.data.tags}
+        hits = ((stage, run, run.data.tags.get(HIT_TAG)) for stage, run in stages.items())
+        return {stage: self.run(maker) if maker else run for stage, run, maker in hits}
+
+    def pictures(self, stage_run: Any, key: str) -> dict[int, Path]:
+        """By step, the pictures that a stage has logged as `key`: read-only local copies."""
+        parent, wanted = stage_run.data.tags.get(PARENT_TAG), f"tags.`{SOURCE_TAG}` = '{pictures.SOURCE}'"
+        [run] = self._client.search_runs([self._experiment], f"{wanted} and tags.`{PARENT_TAG}` = '{parent}'") or [None]
+        if run is None:
+            return {}
+        paths = [file.path for file in self._client.list_artifacts(run.info.run_id, pictures.FOLDER)]
+        steps = {path: pictures.step_of(path, key) for path in paths}
+        return {
+            step: Path(self._client.download_artifacts(run.info.run_id, path))
+            for path, step in sorted(steps.items(), key=lambda each: each[1] or 0)
+            if step is not None
+        }
 
     def _newest(self, wanted: str) -> Any:
         found = self._client.search_runs([self._experiment], wanted, max_results=1)

@@ -2,6 +2,7 @@
 
 What a stage logs goes to an outbox on disk first (`pipeline.tracking.outbox`) and from there, in the background, to the
 store (`pipeline.tracking.shipper`): logging costs a stage microseconds, and a server that is away costs it nothing.
+The pictures of all stages are in one more child run (`pipeline.tracking.pictures`).
 """
 
 import time
@@ -12,13 +13,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL import Image
-
 from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree, worktree
 from pipeline.provenance.process import ProcessId
 from pipeline.provenance.stage_key import key_of_running
-from pipeline.tracking import parent_run, store, titles
+from pipeline.tracking import parent_run, pictures, store, titles
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.shipper import BackgroundShipper, Shipper
 from pipeline.tracking.stage_times import timed
@@ -27,7 +26,6 @@ from pipeline.tracking.tags import (
     DIGEST_TAG,
     DIRTY_TAG,
     KEY_TAG,
-    NOTE_TAG,
     PROCESS_TAG,
     SOURCE_TAG,
     STAGE_TAG,
@@ -39,7 +37,6 @@ __all__ = ["StageRun", "main_worktree", "stage_run", "sync"]
 PATCH = "git-diff.patch"
 """The artefact of a parent run with all that was not committed; absent if there was nothing."""
 FLUSH_SEC, FLUSH_WHEN_STOPPED_SEC = 60.0, 5.0
-THUMBNAIL_SIDE = 256
 
 
 class StageRun:
@@ -47,6 +44,8 @@ class StageRun:
 
     def __init__(self, outbox: Outbox, parent: str, child: str) -> None:
         self._outbox, self._parent, self._child, self._origin = outbox, parent, child, ""
+        self._pictures = f"{parent}-pictures"
+        self._has_pictures = False
 
     @property
     def run_id(self) -> str:
@@ -64,10 +63,12 @@ class StageRun:
         """Set tags of this run and its parent."""
         self._append_to_both("tags", tags={key: str(value) for key, value in values.items()})
 
-    def note(self, text: str) -> None:
-        """Show this Markdown with the run, and with its parent below what that was made from."""
-        self._append("tags", self._child, tags={NOTE_TAG: text})
-        self._append("tags", self._parent, tags={NOTE_TAG: f"{self._origin}\n\n{text}"})
+    def note(self, text: str, picture: str) -> None:
+        """Show this Markdown and the picture with this key with the run, and with its parent below what that was made from."""
+        thumbnail = f"{pictures.FOLDER}/{pictures.thumbnail_name(picture, step=0)}"
+        self._append("note", self._child, text=text, pictures=self._pictures, thumbnail=thumbnail)
+        text = f"{self._origin}\n\n{text}"
+        self._append("note", self._parent, text=text, pictures=self._pictures, thumbnail=thumbnail)
 
     def model(self, digest: str) -> None:
         """Record the model that the run and its parent have trained or evaluated."""
@@ -83,12 +84,17 @@ class StageRun:
         self._append("artifact", self._child, file=self._outbox.keep(path), folder=None)
 
     def image(self, key: str, image: Path, step: int = 0) -> None:
-        """Log an image file for MLflow's image view; the parent gets it too."""
+        """Log an image file with the pipeline's pictures, for MLflow's image cards."""
+        if not self._has_pictures:
+            self._has_pictures = True
+            tags = {SOURCE_TAG: pictures.SOURCE, **pictures.SHOWN_TAG}
+            self._open_run(
+                self._pictures, f"pictures of {titles.run_name()}", parent=self._parent, params={}, tags=tags
+            )
         with TemporaryDirectory() as folder:
-            files = [self._outbox.keep(path) for path in _image_files(Path(folder), key, image, step)]
+            files = [self._outbox.keep(path) for path in pictures.write_files(Path(folder), key, image, step)]
         for file in files:
-            self._append_to_both("artifact", file=file, folder="images")
-        self.tags({"mlflow.loggedImages": "True"})
+            self._append("artifact", self._pictures, file=file, folder=pictures.FOLDER)
 
     def _open(self, stage: str, params: Mapping[str, Any]) -> None:
         patch = lineage.uncommitted()
@@ -98,8 +104,9 @@ class StageRun:
         stage_tags = {SOURCE_TAG: f"pipeline.{stage}", STAGE_TAG: stage}
         if key := key_of_running(stage):
             stage_tags[KEY_TAG] = key
-        pipeline_tags = {SOURCE_TAG: "pipeline", NOTE_TAG: self._origin}
+        pipeline_tags = {SOURCE_TAG: "pipeline"}
         self._open_run(self._parent, titles.run_name(), parent=None, params=everything, tags=tags | pipeline_tags)
+        self._append("note", self._parent, text=self._origin, pictures=None, thumbnail=None)
         own = {section: values for section, values in params.items() if section == stage}
         self._open_run(self._child, stage, parent=self._parent, params=own, tags=tags | stage_tags)
         if digest := lineage.data_digest():
@@ -118,6 +125,8 @@ class StageRun:
         if reason:
             self._append("tags", self._child, tags={"error": reason})
         self._append_to_both("end", status=status)
+        if self._has_pictures:
+            self._append("end", self._pictures, status=status)
 
     def _append_to_both(self, kind: str, **content: Any) -> None:
         for run in (self._child, self._parent):
@@ -181,15 +190,3 @@ def sync() -> int:
 
 def _home() -> Path:
     return main_worktree() / ".foundry" / "outbox"
-
-
-def _image_files(folder: Path, key: str, image: Path, step: int) -> Iterator[Path]:
-    """Write the image and its thumbnail, named as MLflow's image view expects, and return their paths."""
-    picture = Image.open(image)
-    # The name depends on key and step alone, so that a resumed training replaces its images.
-    stem = f"{key.replace('/', '~')}+step+{step}+timestamp+{step}+{uuid.uuid5(uuid.NAMESPACE_OID, f'{key}/{step}')}"
-    picture.save(folder / f"{stem}.png")
-    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-    picture.convert("RGB").save(folder / f"{stem}+compressed.webp")
-    yield folder / f"{stem}.png"
-    yield folder / f"{stem}+compressed.webp"

@@ -16,9 +16,10 @@ from pipeline.artefacts.files import locked
 from pipeline.errors import FoundryError
 from pipeline.provenance.git import worktree
 from pipeline.provenance.process import ProcessId
-from pipeline.tracking import store
+from pipeline.tracking import store, titles
 from pipeline.tracking.outbox import DamagedOutboxError, Entry, Outbox, ownerless
-from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, RUN_TAG, WORKTREE_TAG
+from pipeline.tracking.pictures import address
+from pipeline.tracking.tags import NOTE_TAG, PARENT_TAG, PROCESS_TAG, RUN_TAG, WORKTREE_TAG
 
 INTERVAL_SEC, MAX_BACKOFF_SEC = 5.0, 60.0
 PATIENCE_SEC = 5.0
@@ -95,6 +96,8 @@ class Shipper:
                     self._open(run, entry.content)
                 case "tags":
                     self._log_tags(self._run_id(run), entry.content["tags"])
+                case "note":
+                    self._log_tags(self._run_id(run), {NOTE_TAG: self._description(run, entry.content)})
                 case "dataset":
                     self._log_dataset(self._run_id(run), entry.content["digest"])
                 case "artifact":
@@ -136,6 +139,12 @@ class Shipper:
 
     def _log_dataset(self, run_id: str, digest: str) -> None:
         self._client.log_inputs(run_id, datasets=[store.dataset(digest)])
+
+    def _description(self, run: str, content: Mapping[str, Any]) -> str:
+        """A note with what only the store knows: the ids of the run and of its pictures."""
+        has_picture = content["pictures"] is not None
+        picture = address(self._run_id(content["pictures"]), content["thumbnail"]) if has_picture else None
+        return titles.description(content["text"], self._run_id(run), picture)
 
     def _log_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         self._client.log_batch(run_id, tags=[self._entities.RunTag(*each) for each in tags.items()])

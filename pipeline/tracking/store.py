@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.artefacts.files import locked
 from pipeline.errors import FoundryError
 from pipeline.provenance.git import main_worktree
+from pipeline.tracking.tags import NOTE_TAG
 
 EXPERIMENT = "diffusion-foundry"
 ARTIFACTS = "mlartifacts"
@@ -27,8 +28,18 @@ PLACES = (
     ("model_versions", "storage_location"),
 )
 """The columns in which MLflow keeps absolute places of artefacts."""
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""The experiment's tag for which MLflow shows its pages of model training; by default those for language models."""
+ABOUT = """Each run is one pipeline: its name says what is new, and its stages are the runs below it. The run
+*pictures of …* below it has the samples, with a slider over the training, in its tab *Model metrics*.
+
+| to | type |
+|---|---|
+| put runs beside each other: samples, curves, figures with intervals | `foundry runs compare RUN RUN …` |
+| get code, params, data and model of a run again | `foundry runs restore RUN` |
+| list runs with their figures and registered versions | `foundry runs list` |
+| log the stages that DVC took from its cache | `foundry runs reconcile` |
+"""
+EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: ABOUT}
+"""The kind for which MLflow shows its pages of model training, by default those for language models; and a description."""
 MAX_DIGEST_LENGTH = 36
 """MLflow's limit on the digest of a data set."""
 
@@ -121,7 +132,9 @@ def experiment_id(client: Any) -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     if found is None:
         try:
-            return str(client.create_experiment(EXPERIMENT, artifact_location=_artifact_location(), tags=KIND))
+            return str(
+                client.create_experiment(EXPERIMENT, artifact_location=_artifact_location(), tags=EXPERIMENT_TAGS)
+            )
         except mlflow().exceptions.MlflowException:
             # Another stage may have been quicker.
             found = client.get_experiment_by_name(EXPERIMENT)
@@ -150,7 +163,7 @@ def serve(host: str, port: int) -> None:
     uri = tracking_uri()
     client = connect()
     experiment = experiment_id(client)
-    for key, value in KIND.items():
+    for key, value in EXPERIMENT_TAGS.items():
         client.set_experiment_tag(experiment, key, value)
     page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
     if uri.startswith(("http:", "https:")):

@@ -6,6 +6,11 @@ from pipeline.provenance import lineage
 from pipeline.provenance.git import commit_line, git_line, short_commit
 
 MAX_LENGTH = 80
+COMMANDS = """Its code, params, data and model again, in a folder of their own:
+
+    foundry runs restore {run}
+
+Beside another run, on one page: `foundry runs compare {run} RUN`"""
 
 
 def run_name() -> str:
@@ -26,6 +31,18 @@ def note(*, is_dirty: bool) -> str:
         f"Params changed since: `{_changes()}`" if _changes() else "",
     ]
     return "\n\n".join(filter(None, lines))
+
+
+def description(text: str, run_id: str, picture: str | None) -> str:
+    """What MLflow shows with a run, as Markdown: a picture, the note, and commands that take the run further.
+
+    Args:
+        text: the note.
+        run_id: of the run, in MLflow.
+        picture: its address.
+    """
+    parts = [f"![]({picture})" if picture else "", text, COMMANDS.format(run=run_id)]
+    return "\n\n".join(filter(None, parts))
 
 
 def _changes() -> str:

@@ -51,6 +51,9 @@ def train_to_the_end(training: Training, journal: Journal, previews: Previews, l
     batch_size, phase = training.params.batch_size, journal.phase.name
     total = training.num_steps * batch_size
     grids_after = grid_steps(training.num_steps, training.params.num_grids)
+    if training.step == 0 and grids_after:
+        # MLflow's image cards open at step 0.
+        log.image(f"{phase}/grid", journal.keep_grid(previews.grid()))
     with progress_bar(name=phase, unit="images", total=total, done=training.num_images) as bar:
         # A finished training that over-fitting had stopped is only written again.
         for step in () if journal.stopped else training.steps():

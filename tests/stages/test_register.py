@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import shutil
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import requests
+from PIL import Image
 
 from pipeline.artefacts.model import DataSpec, Description, build_network, load_model, model_digest, save_model
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
@@ -80,12 +83,18 @@ def versions() -> dict[str, Any]:
 
 @pytest.mark.usefixtures("tracking_server")
 def test_the_first_model_is_champion_with_its_evidence() -> None:
+    write_evaluation(Path("evaluation"), kid=0.1)
+    Image.new("L", (300, 150)).save("evaluation/grid.png")
     outcome = registered(seed=1, kid=0.1)
     assert outcome.startswith("tiny version 1 is champion")
     assert Registry(NAME).aliases.current() == {"champion": "1"}
     card = Path("registration/MODEL_CARD.md").read_text()
     assert card.startswith("# Model card: tiny")
-    assert versions()["1"].description == card
+    description = versions()["1"].description
+    assert card in description
+    assert "foundry runs restore models:/tiny/1 " in description
+    thumbnail = requests.get(f"{store.tracking_uri()}/{description.removeprefix('![](').partition(')')[0]}", timeout=60)
+    assert Image.open(io.BytesIO(thumbnail.content)).size == (256, 128)
     rules = decision()["rules"]
     assert [(rule["name"], rule["passed"], rule["leaves_open"]) for rule in rules] == [
         ("kid_is_known", True, False), ("better_than_mixture", True, True), ("better_than_linear", True, True),
@@ -274,7 +283,7 @@ def test_a_model_that_was_not_promoted_is_judged_again_when_asked_and_both_decis
     assert (decision()["decision"], decision()["version"]) == ("accept", "2")
     assert sorted(versions()) == ["1", "2"]
     assert versions()["2"].tags["decision"] == "accept"
-    assert versions()["2"].description == Path("registration/MODEL_CARD.md").read_text()
+    assert Path("registration/MODEL_CARD.md").read_text() in versions()["2"].description
     assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1"}
     history = Registry(NAME).aliases.history()
     assert [(entry["event"], entry["version"], entry["champion_before"]) for entry in history] == [

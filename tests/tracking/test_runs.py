@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
@@ -37,6 +38,10 @@ def curve(run: Any, key: str) -> list[tuple[int, float]]:
 
 def parent_of(run: Any) -> Any:
     return store.connect().get_run(run.data.tags[PARENT_TAG])
+
+
+def pictures_below(pipeline: Any) -> list[Any]:
+    return [run for run in stored_runs(f"pictures of {pipeline.info.run_name}") if parent_of(run).info == pipeline.info]
 
 
 def files(run: Any, folder: str | None = None) -> list[str]:
@@ -82,24 +87,27 @@ def test_curves_and_results_are_logged_with_the_stage_and_the_pipeline() -> None
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_images_are_named_as_the_image_view_expects(workspace: Path) -> None:
+def test_pictures_are_named_as_cards_expect_in_a_run_of_their_own_without_params(workspace: Path) -> None:
     (workspace / "report.html").write_text("report")
     Image.new("L", (300, 200)).save(workspace / "grid.png")
     Image.new("RGB", (8, 8)).save(workspace / "colour.png")
-    with runs.stage_run("evaluate", params={}) as run:
+    with runs.stage_run("evaluate", params=PARAMS) as run:
         run.image("evaluate/grid", workspace / "grid.png")
         run.image("evaluate/colour", workspace / "colour.png", step=64)
         run.artifact(workspace / "report.html")
         (workspace / "report.html").write_text("another")
     (child,) = stored_runs("evaluate")
-    names = [Path(path).name.split("+") for path in files(child, "images")]
+    (pictures,) = pictures_below(parent_of(child))
+    names = [Path(path).name.split("+") for path in files(pictures, "images")]
     assert {(name[0], name[2]) for name in names} == {
         ("evaluate~grid", "0"),
         ("evaluate~colour", "64"),
     }
     assert [name[-1].split(".")[-1] for name in names] == ["webp", "png"] * 2
-    assert child.data.tags["mlflow.loggedImages"] == "True"
-    assert files(parent_of(child), "images") == files(child, "images")
+    assert pictures.data.tags["mlflow.loggedImages"] == "True"
+    assert (pictures.data.params, pictures.info.status) == ({}, "FINISHED")
+    assert files(parent_of(child)) == []
+    assert files(child) == ["report.html"]
     assert Path(store.connect().download_artifacts(child.info.run_id, "report.html")).read_text() == "report"
 
 
@@ -136,9 +144,10 @@ def test_a_resumed_training_continues_its_run_and_repeats_no_point(workspace: Pa
     (child,) = stored_runs("train")
     assert again.run_id == run.run_id
     assert curve(child, "train/loss") == [(step, float(step)) for step in range(9)]
-    assert len(files(child, "images")) == 2
-    assert (child.info.status, parent_of(child).info.status) == ("FINISHED", "FINISHED")
-    assert len(stored_runs()) == 2
+    (pictures,) = pictures_below(parent_of(child))
+    assert len(files(pictures, "images")) == 2
+    assert {each.info.status for each in (child, pictures, parent_of(child))} == {"FINISHED"}
+    assert len(stored_runs()) == 3
 
 
 @pytest.mark.usefixtures("tracking_store")
@@ -172,7 +181,7 @@ def test_sending_everything_again_changes_nothing(workspace: Path) -> None:
         (home / folder.name / "shipped").unlink(missing_ok=True)
         assert runs.sync() == 1
     after = _everything()
-    assert len(after) == 2
+    assert len(after) == 3
     assert after == before
 
 
@@ -272,12 +281,20 @@ def test_a_pipeline_is_named_by_the_params_that_differ_from_the_commits_and_note
         subprocess.run(["git", *identity, *command], cwd=workspace, check=True, capture_output=True)
     params.write_text(params.read_text().replace("seed: 0", "seed: 7"))
     with runs.stage_run("evaluate", params=PARAMS) as run:
-        run.note("| KID |")
+        Image.new("L", (8, 8)).save(workspace / "grid.png")
+        run.image("evaluate/grid", workspace / "grid.png")
+        run.note("| KID |", picture="evaluate/grid")
     (child,) = stored_runs("evaluate")
     parent = parent_of(child)
     assert parent.info.run_name == "train.seed=7"
-    assert child.data.tags["mlflow.note.content"] == "| KID |"
-    assert parent.data.tags["mlflow.note.content"].endswith("Params changed since: `train.seed=7`\n\n| KID |")
+    (pictures,) = pictures_below(parent)
+    for each, text in (child, "\n\n| KID |\n\n"), (parent, "Params changed since: `train.seed=7`\n\n| KID |\n\n"):
+        note = each.data.tags["mlflow.note.content"]
+        assert text in note
+        assert f"foundry runs restore {each.info.run_id}" in note
+        thumbnail = parse_qs(note.partition("get-artifact?")[2].partition(")")[0])
+        assert thumbnail["run_uuid"] == [pictures.info.run_id]
+        assert thumbnail["path"][0] in files(pictures, "images")
     monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
     assert titles.run_name() == "wide-net"
 
