@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 export BENTOML_DO_NOT_TRACK := True
 
 .PHONY: help install install-dev data adopt demo register retrain rollback history decision remotes push drift bento image \
-    pull-request ui reconcile report serve check test-fast test test-long verify bench \
+    pull-request ui reconcile report serve docs check test-fast test test-long verify bench \
     bench-compare bench-peers audit gpu-check format clean
 
 help: ## list these commands
@@ -37,13 +37,14 @@ install-dev: $(VENV)/installed-dev ## the same, and what checks and tests need
 $(VENV)/installed: EXTRAS := train,serve,export
 $(VENV)/installed-s3: EXTRAS := s3
 $(VENV)/installed-postgres: EXTRAS := postgres
-$(VENV)/installed-dev: EXTRAS := train,serve,export,test,e2e,lint
-$(VENV)/installed-s3 $(VENV)/installed-postgres $(VENV)/installed-dev: $(VENV)/installed
+$(VENV)/installed-docs: EXTRAS := docs
+$(VENV)/installed-dev: EXTRAS := train,serve,export,test,e2e,lint,docs
+$(VENV)/installed-s3 $(VENV)/installed-postgres $(VENV)/installed-docs $(VENV)/installed-dev: $(VENV)/installed
 
 # uv takes seconds where pip takes minutes; if uv cannot be installed, pip gives the same result. Where PIP_FIND_LINKS
 # offers builds, as a local CPU build of torch, they are taken (uv reads them from a variable of its own); else uv takes
 # torch from its own index, built for the card that is here or for none; else PyPI has a build with CUDA, 2 GB of it.
-$(VENV)/installed $(VENV)/installed-s3 $(VENV)/installed-postgres $(VENV)/installed-dev: pyproject.toml constraints.txt
+$(VENV)/installed $(VENV)/installed-s3 $(VENV)/installed-postgres $(VENV)/installed-docs $(VENV)/installed-dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version.split()[0])'
 	@echo "installing $(EXTRAS) into $(VENV) (about a minute)"
 	@[ -x $(BIN)/python -a -z "$(MOVED)" ] || $(PYTHON) -m venv $(MOVED) $(VENV)
@@ -132,6 +133,10 @@ reconcile: install ## show what DVC took from its cache as runs in MLflow, and n
 
 ui: install ## compare runs in the browser (PORT=5000)
 	@foundry runs ui --port $(or $(PORT),5000)
+
+docs: $(VENV)/installed-docs ## build the documentation as a site without the network: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet --clean
+	@echo "$(CURDIR)/build/site/index.html; with its search: python -m http.server --bind 127.0.0.1 --directory build/site"
 
 serve: install ## serve the champion, or MODEL=folder or models:/…, on loopback (PORT=3000)
 	@foundry serve $(if $(MODEL),--model '$(MODEL)') --port $(or $(PORT),3000)

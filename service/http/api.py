@@ -146,7 +146,8 @@ def build_api() -> FastAPI:
     api.include_router(router)
     for kind in (ServiceError, RequestValidationError, Exception):
         api.add_exception_handler(kind, _refuse)
-    api.openapi = functools.partial(openapi.document, api)  # type: ignore[method-assign]  # FastAPI's way to extend it
+    # FastAPI's way to extend it.
+    api.openapi = lambda: openapi.document(api, needs_key=bool(api.state.runtime.settings.key_digests))  # type: ignore[method-assign]
     return api
 
 

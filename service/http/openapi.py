@@ -41,8 +41,8 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
 GENERATION_ERRORS = errors(*STATUSES)
 
 
-def document(api: FastAPI) -> dict[str, Any]:
-    """The complete document; with API keys, every path that is not public requires one."""
+def document(api: FastAPI, *, needs_key: bool) -> dict[str, Any]:
+    """The complete document; where a key is needed, every path that is not public requires one."""
     found: dict[str, Any] = _with_whole_limits(get_openapi(title=api.title, version=api.version, routes=api.routes))
     for path, text in (("/livez", "Whether the engine works"), ("/readyz", "Whether requests are accepted")):
         replies = {"200": "Yes", "503": "No"}
@@ -50,7 +50,7 @@ def document(api: FastAPI) -> dict[str, Any]:
             status: {"description": reply, "content": {"text/plain": TEXT}} for status, reply in replies.items()
         }
         found["paths"][path] = {"get": {"summary": text, "responses": responses}}
-    if api.state.runtime.settings.key_digests:
+    if needs_key:
         found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         for path in found["paths"].keys() - PUBLIC_PATHS:
             for operation in found["paths"][path].values():
