@@ -38,7 +38,7 @@ def report_start(journal: Journal, out: Path | None) -> None:
     if journal.num_images_saved is not None:
         sys.stderr.write(f"resuming after {journal.num_images_saved} images\n")
     if journal.training.params.num_grids and out is not None:
-        sys.stderr.write(f"samples of the network as it learns: {out / GRIDS}, the first after 1 %\n")
+        sys.stderr.write(f"samples of the network as it learns: {out / GRIDS}, the first before it learns\n")
 
 
 def train_to_the_end(training: Training, journal: Journal, previews: Previews, log: Log, out: Path | None) -> None:
