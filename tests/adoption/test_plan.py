@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.adoption.plan import LEAST_SET, Pace, Plan, Wish, make_plan
 from pipeline.adoption.survey import Survey
-from pipeline.adoption.training_choices import LEAST_IMAGES, NEEDED_IMAGES
+from pipeline.adoption.training_choices import LEAST_IMAGES, NEEDED_IMAGES, network_for
 from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.diffusion.unet import UNet
 from pipeline.errors import FoundryError
@@ -228,3 +228,11 @@ def test_what_is_not_chosen_stays_as_it_is() -> None:
         for key, value in values.items():
             if f"{section}.{key}" not in chosen(plan) and not isinstance(value, dict):
                 assert document[section][key] == value, key
+
+
+@given(st.integers(8, 256), st.sampled_from([1, 3, 4]))
+def test_a_network_divides_its_images_and_is_not_narrower_than_their_patches(half_side: int, channels: int) -> None:
+    side = 2 * half_side
+    patch, widths = network_for(side, channels)
+    assert side % (patch * 2 ** (len(widths) - 1)) == 0
+    assert widths[0] >= channels * patch**2
