@@ -82,9 +82,10 @@ register: install ## log the model of the last run and decide about the champion
 	@foundry model register $(if $(AGAIN),--again)
 
 # The whole of CI's loop. REMOTE=1: what is not here is pulled from DVC's remote. SET changes params first.
-# What people type (DATA, SET, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
-retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", REMOTE=1, AGAIN=1)
-	@foundry set "$${SET:-}"
+# What people type (DATA, SET, START_FROM, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
+retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", START_FROM=champion, REMOTE=1, AGAIN=1)
+	@foundry set "$${SET:-}" $${START_FROM:+--start-from "$$START_FROM"}
+	@$(if $(REMOTE),[ ! -e data/ancestor/model.dvc ] || dvc pull --quiet data/ancestor/model.dvc)
 	@foundry data changed $(if $(REMOTE),--pull)
 	@dvc repro $(if $(REMOTE),--pull --allow-missing)
 	@$(if $(REMOTE),dvc pull --quiet prepare features train evaluate)

@@ -5,7 +5,7 @@ is tuned and sampled as `evaluate` and `foundry trial` do it; what the gate read
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,9 +19,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 
 from benchmarks.protocol import ROOT, log_progress, python, run_command, save, scratch_environment, time_call
-from pipeline.artefacts.dataset import Dataset
+from pipeline.artefacts.dataset import Dataset, Split
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import load_model, save_model
+from pipeline.artefacts.model import Model, load_model, save_model
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.device import best_device
@@ -33,6 +33,7 @@ from pipeline.evaluation.tuning import tune
 from pipeline.params import Params, load_params
 from pipeline.registry.trial import class_agreement
 from pipeline.train import describe
+from pipeline.training.ancestor import descendant
 from pipeline.training.initial_network import initial_network
 from pipeline.training.loop import Training
 
@@ -66,6 +67,15 @@ class Result:
     """float32 `[n, f]` of its samples, of the same seeds and classes in all trainings."""
     figures: dict[str, float]
     class_agreement: dict[str, dict[str, Any]]
+    seconds: float
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Trained:
+    """A model before it is tuned."""
+
+    model: Model
+    snapshots: Mapping[str, Tensor]
     seconds: float
 
 
@@ -130,34 +140,52 @@ class Pool:
         log_progress(f"{arm.name} {seed}: KID {self.result(arm, seed).figures['kid']:.4g}, {seconds:.1f} s")
 
     def _keep(self, arm: Arm, seed: int) -> None:
-        update = {"num_images": arm.num_images, "seed": seed}
-        params = self.params.model_copy(update={"train": self.params.train.model_copy(update=update)})
+        trained = self.trained(self.params_of(arm.num_images, seed), self.dataset.split("train"))
+        result = self.measured(self.tuned(trained), trained.seconds)
+        save_tensors(self.path(arm, seed, "safetensors"), {"features": result.features})
+        facts = {"figures": result.figures, "class_agreement": result.class_agreement, "seconds": result.seconds}
+        save(self.path(arm, seed, "json"), facts)
+
+    def params_of(self, num_images: int, seed: int) -> Params:
+        """The params of a training of this length."""
+        update = {"num_images": num_images, "seed": seed}
+        return self.params.model_copy(update={"train": self.params.train.model_copy(update=update)})
+
+    def trained(self, params: Params, split: Split, ancestor: Model | None = None) -> Trained:
+        """Train a model on a split as the stage `train` does, with the ancestor that `params` name, if they do."""
         description = describe(params, self.dataset, self.table, self.folder / "data" / "schedule")
-        split = self.dataset.split("train")
-        network = initial_network(description, split, self.table.schedule, seed=seed)
-        training = Training(params.train, network, self.table, split, best_device())
+        if ancestor is not None:
+            network = descendant(description, self.table.schedule, ancestor)
+        else:
+            network = initial_network(description, split, self.table.schedule, seed=params.train.seed)
+        training = Training(params.training, network, self.table, split, best_device())
         seconds = time_call(lambda: deque(training.steps(), maxlen=0))
         with TemporaryDirectory() as folder:
             weights, snapshots = training.averages_at(training.num_steps)
             save_model(Path(folder), description, weights=weights, schedule=self.table.schedule)
-            model = load_model(Path(folder))
-        evaluate = fitted(params.evaluate, self.dataset.info)
-        tuning = tune(model, snapshots, self.evaluators[1], self.table, evaluate)
-        tuned = replace(model.description, sampling=tuning.sampling, timetables=tuning.timetables)
-        model = replace(model, description=tuned)
-        train = self.dataset.split("train")
-        samples, held_out = draw_samples(model, train, evaluate), self.evaluators[0]
+            return Trained(load_model(Path(folder)), snapshots, seconds)
+
+    def tuned(self, trained: Trained) -> Model:
+        """The model with the weights, guidance and times that `evaluate` would choose."""
+        model, evaluate = trained.model, fitted(self.params.evaluate, self.dataset.info)
+        tuning = tune(model, trained.snapshots, self.evaluators[1], self.table, evaluate)
+        description = replace(model.description, sampling=tuning.sampling, timetables=tuning.timetables)
+        return replace(model, description=description)
+
+    def measured(self, model: Model, seconds: float) -> Result:
+        """What the gate reads of a tuned model."""
+        train, held_out = self.dataset.split("train"), self.evaluators[0]
+        samples = draw_samples(model, train, fitted(self.params.evaluate, self.dataset.info))
         features = held_out.extractor.features(samples.images)
         copies = copy_figures(
             samples.images, nearest(samples.images, train), train, self.floors["features/honest_closeness"]
         )
-        facts = {
-            "figures": held_out.figures(samples.images, samples.labels, features) | copies,
-            "class_agreement": class_agreement(held_out, samples, features, self.dataset.info),
-            "seconds": seconds,
-        }
-        save_tensors(self.path(arm, seed, "safetensors"), {"features": features})
-        save(self.path(arm, seed, "json"), facts)
+        return Result(
+            features=features,
+            figures=held_out.figures(samples.images, samples.labels, features) | copies,
+            class_agreement=class_agreement(held_out, samples, features, self.dataset.info),
+            seconds=seconds,
+        )
 
     def has(self, arm: Arm, seed: int) -> bool:
         return self.path(arm, seed, "json").exists()

@@ -141,7 +141,8 @@ command(
     describe="Make the network whose features measure images, and real-vs-real floors.",
 )
 command(
-    foundry, "train", "pipeline.train:main", folder("prepared"), folder("schedule"), out("data/model"),
+    foundry, "train", "pipeline.train:main", folder("prepared"), folder("schedule"), folder("ancestor"),
+    out("data/model"),
     option("--checkpoint-interval-sec", type=click.FloatRange(min=0), default=30.0),
     describe="Train the network, from its last checkpoint if there is one.",
 )
@@ -371,6 +372,7 @@ command(
 )
 command(
     foundry, "verify", "pipeline.commands.verify_resume:main", folder("prepared"), folder("schedule"),
+    folder("ancestor"),
     option("--num-images", type=click.IntRange(min=1), default=3200, help="Of each training."),
     option("--num-kills", type=click.IntRange(min=0), default=3),
     option("--seed", type=int, help="Of the moments of the kills.  [default: random]"),
@@ -396,7 +398,11 @@ command(
 )
 command(
     foundry, "set", "pipeline.commands.set_params:main", argument("changes", nargs=-1, metavar="[KEY=VALUE]..."),
-    describe="Change params.yaml, or refuse and leave it: `train.seed=1 evaluate.seed=2`.",
+    option("--start-from", metavar="champion|URI", help="Let trainings begin with a registered model's weights."),
+    describe="""Change params.yaml, or refuse and leave it: `train.seed=1 evaluate.seed=2`.
+
+    With --start-from the model is resolved to its digest now, and kept in data/ancestor; URI is models:/NAME@ALIAS or
+    models:/NAME/VERSION. `ancestor.digest=null` ends it.""",
 )
 command(
     foundry, "summary", "pipeline.commands.summary:main", folder("evaluation"), folder("registration"),

@@ -270,6 +270,18 @@ class DistilParams(Section):
     learning_rate_ratio: float = Field(gt=0, description="the student's peak learning rates over those of train")
 
 
+class AncestorParams(Section):
+    """The beginning of stage `train`: a registered model, with whose weights the network begins instead of random ones."""
+
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        description="of the model in data/ancestor/model, where `foundry set --start-from` puts it; null: no ancestor"
+    )
+    train_share: float = Field(
+        gt=0, le=1, description="length of the training that begins with it, over train.num_images"
+    )
+    learning_rate_ratio: float = Field(gt=0, description="peak learning rates of that training over those of train")
+
+
 class EvaluateParams(Section):
     """Stage `evaluate`: how to sample, and how many images to measure."""
 
@@ -341,9 +353,24 @@ class Params(Section):
     schedule: ScheduleParams
     features: FeaturesParams
     train: TrainParams
+    ancestor: AncestorParams
     distil: DistilParams
     evaluate: EvaluateParams
     register_: RegisterParams = Field(alias="register")
+
+    @property
+    def training(self) -> TrainParams:
+        """`train`; where the training begins with an ancestor, with the share of its length and of its learning rates."""
+        if self.ancestor.digest is None:
+            return self.train
+        ratio = self.ancestor.learning_rate_ratio
+        return self.train.model_copy(
+            update={
+                "num_images": max(1, round(self.ancestor.train_share * self.train.num_images)),
+                "learning_rate": ratio * self.train.learning_rate,
+                "adam_learning_rate": ratio * self.train.adam_learning_rate,
+            }
+        )
 
     @model_validator(mode="after")
     def _forbid_eps_at_zero_snr(self) -> Params:

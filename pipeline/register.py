@@ -39,7 +39,7 @@ from pipeline.registry.versions import download
 from pipeline.tracking import store
 from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.stage_times import timed
-from pipeline.tracking.tags import DATA_TAG, EXTRACTOR_TAG, RECIPE_TAG, TRAINED_DIGEST_TAG
+from pipeline.tracking.tags import ANCESTOR_TAG, DATA_TAG, EXTRACTOR_TAG, RECIPE_TAG, TRAINED_DIGEST_TAG
 
 VERSION_FACTS = {"git.commit", "git.branch", "dvc.lock.md5", "data.md5"}
 MAX_ATTEMPTS = 3
@@ -181,9 +181,13 @@ def tune(trained: Path, evaluation: Path, out: Path, params: Params) -> Candidat
     metrics, model = read_results(evaluation), load_model(trained)
     tuned = apply_tuning(model, trained, evaluation / "tuning.json", out)
     facts = {key: value for key, value in lineage.facts().items() if key in VERSION_FACTS}
-    data_digest = str(tuned.description.provenance.get("data_digest", "unknown"))
-    tags = {**facts, TRAINED_DIGEST_TAG: model.digest, DATA_TAG: data_digest}
-    recipe_digest = recipe(model.description, params)
+    provenance, recipe_digest = tuned.description.provenance, recipe(model.description, params)
+    known = {
+        DATA_TAG: provenance.get("data_digest", "unknown"),
+        ANCESTOR_TAG: provenance.get("ancestor_digest"),
+        RECIPE_TAG: recipe_digest,
+    }
+    tags = {**facts, TRAINED_DIGEST_TAG: model.digest, **{tag: str(value) for tag, value in known.items() if value}}
     samples = evaluation / "grid.png"
     return Candidate(
         folder=out,
@@ -191,7 +195,7 @@ def tune(trained: Path, evaluation: Path, out: Path, params: Params) -> Candidat
         trained_digest=model.digest,
         metrics=metrics,
         recipe=recipe_digest,
-        tags={**tags, RECIPE_TAG: recipe_digest} if recipe_digest else tags,
+        tags=tags,
         samples=samples if samples.is_file() else None,
     )
 

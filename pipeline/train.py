@@ -1,11 +1,13 @@
 """Stage `train`: train the network to predict the clean image from the noisy one.
 
-Reads: data/prepared, data/schedule
+Reads: data/prepared, data/schedule, data/ancestor
 Writes: data/model (docs/contracts.md lists it file by file)
-Params: train, distil
+Params: train, ancestor, distil
 
-With `distil.steps` the trained model is then replaced by its student, see `pipeline.distil`. The next run resumes a killed training, bit-exactly on a CPU: see `pipeline.training.journal`. Training uses one process
-per core or GPU (`NPROC` overrides), started here or by torchrun: see `pipeline.training.distributed`.
+With `ancestor.digest` the network begins with the weights of a registered model, see `pipeline.training.ancestor`. With
+`distil.steps` the trained model is then replaced by its student, see `pipeline.distil`. The next run resumes a killed
+training, bit-exactly on a CPU: see `pipeline.training.journal`. Training uses one process per core or GPU (`NPROC`
+overrides), started here or by torchrun: see `pipeline.training.distributed`.
 """
 
 import os
@@ -13,7 +15,7 @@ import signal
 import sys
 from collections import deque
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -29,7 +31,9 @@ from pipeline.errors import ArtefactError, FoundryError
 from pipeline.params import Params, load_params
 from pipeline.tracking import runs
 from pipeline.tracking.runs import StageRun
+from pipeline.tracking.tags import ANCESTOR_TAG
 from pipeline.training import checkpoint
+from pipeline.training.ancestor import MODEL, descendant, load_ancestor
 from pipeline.training.cost import require_memory
 from pipeline.training.course import report_start, train_to_the_end
 from pipeline.training.distributed import Workers, launch_workers
@@ -41,16 +45,26 @@ from pipeline.training.overfitting import best
 from pipeline.training.preview import Preview
 
 
-def main(prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: float) -> None:
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a training reads."""
 
-    params, dataset = load_params(), Dataset.open(prepared)
+    params: Params
+    dataset: Dataset
+    schedule: Path
+    ancestor: Path
+    """Folder of the ancestor, if `params.ancestor.digest` names one."""
+
+
+def main(prepared: Path, schedule: Path, ancestor: Path, out: Path, checkpoint_interval_sec: float) -> None:
+
+    params = load_params()
+    inputs = Inputs(params, Dataset.open(prepared), schedule, ancestor / MODEL)
     with launch_workers(params.train.batch_size) as workers:
         if workers.is_first:
-            run_id = train(
-                params, dataset, schedule, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers
-            )
+            run_id = train(inputs, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers)
         else:
-            follow(params, dataset, schedule, workers)
+            follow(inputs, workers)
             run_id = None
     if params.distil.steps is not None:
         _distil(prepared, schedule, out, checkpoint_interval_sec, run_id)
@@ -69,11 +83,10 @@ def _distil(prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: 
     os.execv(sys.executable, [sys.executable, "-m", "pipeline.distil", *words])  # noqa: S606  # our own module
 
 
-def train(
-    params: Params, dataset: Dataset, schedule: Path, out: Path, *, checkpoint_interval_sec: float, workers: Workers
-) -> str:
+def train(inputs: Inputs, out: Path, *, checkpoint_interval_sec: float, workers: Workers) -> str:
     """Train to the end, from the last checkpoint if there is one, and write the model folder `out`; returns the run's id."""
-    description, training = _prepare(params, dataset, schedule, workers)
+    params, dataset = inputs.params, inputs.dataset
+    description, training = _prepare(inputs, workers)
     store = store_of(description, training)
     with checkpoint.exclusive(store):
         journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec)
@@ -86,32 +99,38 @@ def train(
         with runs.stage_run("train", params=settings, resume_run_id=None if is_new else journal.run_id) as run:
             journal.run_id = run.run_id
             run.tags({"device": training.device.name, **training.arithmetic})
+            if ancestor := params.ancestor.digest:
+                run.tags({ANCESTOR_TAG: ancestor})
             train_to_the_end(training, journal, Preview(training, description, dataset.split("held_out")), run, out)
             _write(out, training, journal, description, run)
             return run.run_id
 
 
-def follow(params: Params, dataset: Dataset, schedule: Path, workers: Workers) -> None:
+def follow(inputs: Inputs, workers: Workers) -> None:
     """Compute this process's share of every step, until the end or until the first process ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    _, training = _prepare(params, dataset, schedule, workers)
+    _, training = _prepare(inputs, workers)
     with suppress(FoundryError):
         training.sync_from_first()
         deque(training.steps(), maxlen=0)
 
 
-def _prepare(params: Params, dataset: Dataset, schedule: Path, workers: Workers) -> tuple[Description, Training]:
+def _prepare(inputs: Inputs, workers: Workers) -> tuple[Description, Training]:
 
-    schedule_table = read_schedule_table(schedule / "table.parquet")
-    check_target(params.train.target, schedule_table.schedule)
-    description = describe(params, dataset, schedule_table, schedule)
+    params, dataset, settings = inputs.params, inputs.dataset, inputs.params.training
+    schedule_table = read_schedule_table(inputs.schedule / "table.parquet")
+    check_target(settings.target, schedule_table.schedule)
+    description = describe(params, dataset, schedule_table, inputs.schedule)
     split, device = dataset.split("train"), best_device()
-    network = initial_network(description, split, schedule_table.schedule, seed=params.train.seed)
+    if digest := params.ancestor.digest:
+        network = descendant(description, schedule_table.schedule, load_ancestor(inputs.ancestor, digest))
+    else:
+        network = initial_network(description, split, schedule_table.schedule, seed=settings.seed)
     if workers.is_first and device.device.type == "cpu":
         info = dataset.info
-        require_memory(params.train, image_size=info.image_size, channels=info.channels, num_classes=info.num_classes)
-    return description, Training(params.train, network, schedule_table, split, device, workers)
+        require_memory(settings, image_size=info.image_size, channels=info.channels, num_classes=info.num_classes)
+    return description, Training(settings, network, schedule_table, split, device, workers)
 
 
 def describe(params: Params, dataset: Dataset, schedule_table: ScheduleTable, schedule: Path) -> Description:
@@ -131,7 +150,7 @@ def describe(params: Params, dataset: Dataset, schedule_table: ScheduleTable, sc
         target=params.train.target,
         sampling=replace(DEFAULT_SAMPLING, num_steps=num_steps),
         timetables=timetables,
-        provenance=provenance(params.train, dataset, schedule_table),
+        provenance=provenance(params.training, dataset, schedule_table, params.ancestor.digest),
     )
 
 

@@ -21,6 +21,7 @@ from pipeline.adoption.plan import Pace, Plan, Wish, make_plan
 from pipeline.adoption.survey import survey
 from pipeline.adoption.table import plan_table
 from pipeline.commands import summary
+from pipeline.commands.set_params import set_params
 from pipeline.errors import FoundryError
 from pipeline.ingestion.exclusions import read_exclusions, write_exclusions
 from pipeline.params import load_params
@@ -109,6 +110,8 @@ def adopt(intake: Intake, plan: Plan, excluded: Collection[str]) -> None:
     write_exclusions(EXCLUDED, excluded)
     shutil.copyfile(PARAMS, PLACE / PARAMS)
     write_params(PARAMS, plan.choices)
+    # A model of other images is no beginning for these.
+    set_params(PARAMS, ["ancestor.digest=null"])
     shutil.rmtree(BEFORE, ignore_errors=True)
     sys.stdout.write(f"\n{RAW} and {PARAMS} are written; {PARAMS} as it was is {PLACE / PARAMS}\n\n")
     sys.stdout.flush()

@@ -16,7 +16,7 @@ def main() -> None:
 
 def measured(params: Params) -> Cost:
     """The cost of the training on images as params.yaml wants them prepared."""
-    return estimate(params.train, **expected_images(params))
+    return estimate(params.training, **expected_images(params))
 
 
 def expected_images(params: Params) -> dict[str, Any]:
@@ -37,6 +37,6 @@ def table(params: Params, cost: Cost) -> str:
         "memory": f"{cost.process_mib:,.0f} MiB in each of {cost.num_processes} processes, {cost.all_mib:,.0f} MiB in all; "
         f"{free:,.0f} MiB are free",
         "step": f"{cost.step_sec:.3f} s for {cost.batch_size} images, {cost.images_per_sec:,.0f} images/s",
-        "training": f"{params.train.num_images:,} images in {cost.seconds / 60:.1f} minutes, previews and checkpoints apart",
+        "training": f"{params.training.num_images:,} images in {cost.seconds / 60:.1f} minutes, previews and checkpoints apart",
     }
     return "\n".join(f"{name:10}{text}" for name, text in lines.items())

@@ -5,6 +5,7 @@ become invalid, nothing is written.
 """
 
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,35 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from pipeline.adoption.params_file import drop_reason, editing
+from pipeline.commands import start_from as ancestor
 from pipeline.errors import FoundryError
+from pipeline.params import load_params
+
+PARAMS = Path("params.yaml")
 
 
-def main(changes: Sequence[str]) -> None:
+def main(changes: Sequence[str], start_from: str | None) -> None:
     # A workflow passes all changes as one word.
     words = [word for change in changes for word in shlex.split(change)]
-    if words:
-        set_params(Path("params.yaml"), words)
+    if start_from is not None:
+        set_ancestor(start_from, words)
+    elif words:
+        set_params(PARAMS, words)
+
+
+def set_ancestor(name: str, changes: list[str]) -> None:
+    """Let trainings begin with a registered model: change params, then put it into data/ancestor.
+
+    Raises:
+        FoundryError: it cannot be begun with, or a change is wrong; nothing is written.
+    """
+    version, folder = ancestor.find(name, load_params(PARAMS).register_.model_name)
+    set_params(PARAMS, [*changes, f"ancestor.digest='{version.digest}'"])
+    ancestor.place(folder)
+    training = load_params(PARAMS).training
+    sys.stdout.write(
+        f"train begins with the weights of {version} ({version.digest[:12]}) and sees {training.num_images:,} images\n"
+    )
 
 
 def set_params(path: Path, changes: list[str]) -> None:

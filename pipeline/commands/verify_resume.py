@@ -1,7 +1,7 @@
 """Checks that a killed training loses nothing: trains twice, once killed at random moments, and compares every byte.
 
-Reads: data/prepared, data/schedule
-Params: train, with fewer images and grids
+Reads: data/prepared, data/schedule, data/ancestor
+Params: train, ancestor and distil, with fewer images and grids
 
 Both trainings run in temporary folders; the project is not changed.
 """
@@ -26,14 +26,14 @@ ROOT = Path(__file__).parents[2]
 CHECKPOINT_INTERVAL_SEC, POLL_INTERVAL_SEC = 0.2, 0.01
 
 
-def main(prepared: Path, schedule: Path, *, num_images: int, num_kills: int, seed: int | None) -> None:
+def main(prepared: Path, schedule: Path, ancestor: Path, *, num_images: int, num_kills: int, seed: int | None) -> None:
     seed = random.SystemRandom().randrange(2**32) if seed is None else seed
     moments = kill_moments(num_images, num_kills, seed)
     sys.stderr.write(f"moments of the kills: --seed {seed}\n")
     with TemporaryDirectory(prefix="foundry-verify-") as folder:
         digests = {}
         for name, kills in (("whole", []), ("killed", moments)):
-            training = IsolatedTraining(Path(folder) / name, prepared, schedule, num_images)
+            training = IsolatedTraining(Path(folder) / name, prepared, schedule, ancestor, num_images)
             training.run(kills)
             digests[name] = training.digests()
     sys.stdout.write("".join(f"{line}\n" for line in table(**digests)))
@@ -48,18 +48,21 @@ def kill_moments(num_images: int, num_kills: int, seed: int) -> list[int]:
 
 
 class IsolatedTraining:
-    """A training in a folder of its own, with the project's params but for `num_images` and a single sample grid."""
+    """A training in a folder of its own, with the project's params but for its length and a single sample grid."""
 
-    def __init__(self, folder: Path, prepared: Path, schedule: Path, num_images: int) -> None:
+    def __init__(self, folder: Path, prepared: Path, schedule: Path, ancestor: Path, num_images: int) -> None:
         folder.mkdir()
         self._folder, self._out = folder, folder / "model"
-        inputs = ["--prepared", str(prepared.resolve()), "--schedule", str(schedule.resolve())]
+        folders = {"--prepared": prepared, "--schedule": schedule, "--ancestor": ancestor}
+        inputs = [word for name, path in folders.items() for word in (name, str(path.resolve()))]
         options = ["--out", str(self._out), "--checkpoint-interval-sec", str(CHECKPOINT_INTERVAL_SEC)]
         self._command = [sys.executable, "-m", "pipeline.train", *inputs, *options]
         params = load_params()
         train = params.train.model_copy(update={"num_images": num_images, "num_grids": 1})
         distil = params.distil.model_copy(update={"num_images": num_images})
-        document = params.model_copy(update={"train": train, "distil": distil}).model_dump(mode="json", by_alias=True)
+        whole = params.ancestor.model_copy(update={"train_share": 1.0})
+        shorter = params.model_copy(update={"train": train, "distil": distil, "ancestor": whole})
+        document = shorter.model_dump(mode="json", by_alias=True)
         (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
 
     def run(self, moments: list[int]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.tracking import store
-from pipeline.tracking.tags import DIGEST_TAG, TRAINING_RUN_TAG
+from pipeline.tracking.tags import ANCESTOR_TAG, DIGEST_TAG, TRAINING_RUN_TAG
 
 COMPLETE_TAG = "registered_at"
 """Tag that a version gets last; without it the registration was killed on the way."""
@@ -57,6 +57,7 @@ ORIGIN = (
     "mlflow.version",
     "mlflow.run_id",
     DIGEST_TAG,
+    ANCESTOR_TAG,
     "git.commit",
     "git.dirty",
     "dvc.lock.md5",

@@ -49,18 +49,28 @@ def code_digest(*more: str) -> str:
     return parts_digest(path.read_bytes() for path in training_code(*more))
 
 
-def provenance(params: TrainParams, dataset: Dataset, schedule_table: ScheduleTable) -> dict[str, str]:
-    """Digests of everything that determines the weights, by name; that of the recipe is equal for trainings that differ in their seed."""
+def provenance(
+    params: TrainParams, dataset: Dataset, schedule_table: ScheduleTable, ancestor_digest: str | None = None
+) -> dict[str, str]:
+    """Digests of everything that determines the weights, by name; that of the recipe is equal for trainings that differ in their seed.
+
+    Args:
+        params: of the training.
+        dataset: that it learns.
+        schedule_table: its noise.
+        ancestor_digest: of the model with whose weights it begins, if it does.
+    """
     settings = params.model_dump(mode="json")
     if params.learning_rate_plan == "constant":
         # The length changes no step after the warm-up, so a longer training continues a shorter one.
         settings["warmup_share"] *= math.ceil(settings.pop("num_images") / params.batch_size)
     columns = schedule_table.schedule.beta, schedule_table.density, schedule_table.weight("x0", params.weighting)
     shared = {
-        "code_digest": code_digest(),
+        "code_digest": code_digest(*(["training/ancestor"] if ancestor_digest else [])),
         "data_digest": dataset.info.digest,
         "libraries": " ".join(f"{name}=={version(name)}" for name in LIBRARIES),
         "schedule_digest": parts_digest(column.numpy().tobytes() for column in columns),
+        **({"ancestor_digest": ancestor_digest} if ancestor_digest else {}),
     }
     without_seed = {name: value for name, value in settings.items() if name != "seed"}
     return {

@@ -32,10 +32,16 @@ def test_a_retraining_is_proposed_on_one_branch_in_one_pull_request_with_one_com
 
     script(repository, "pull-request")
     shutil.copy(ROOT / "Makefile", repository)
-    for name in ("docs", "data/registration", "data/evaluation"):
+    for name in ("docs", "data/registration", "data/evaluation", "data/ancestor"):
         (repository / name).mkdir(parents=True)
     (repository / ".gitignore").write_text("/data/registration/\n")
-    for name in ("dvc.lock", "params.yaml", "docs/contracts.md", "data/evaluation/metrics.json"):
+    for name in (
+        "dvc.lock",
+        "params.yaml",
+        "docs/contracts.md",
+        "data/evaluation/metrics.json",
+        "data/ancestor/.gitignore",
+    ):
         (repository / name).write_text("{}\n")
     run("git", "add", "-A")
     run("git", "commit", "-qm", "Before")
@@ -48,6 +54,8 @@ def test_a_retraining_is_proposed_on_one_branch_in_one_pull_request_with_one_com
     for round_ in ("first", "second"):
         run("git", "switch", "-q", "main")
         (repository / "dvc.lock").write_text(f"{round_}\n")
+        # Two retrainings with another ancestor each.
+        (repository / "data/ancestor/model.dvc").write_text(f"{round_}\n")
         (results / "promotions.jsonl").write_text(f'{{"version": "{round_}"}}\n')
         (results / "report.md").write_text(f"# The {round_} report\n")
         run("deploy/pull-request")
@@ -58,6 +66,10 @@ def test_a_retraining_is_proposed_on_one_branch_in_one_pull_request_with_one_com
     assert log == "Retraining: accept\n"
     shown = run("git", "--git-dir", str(tmp_path / "server"), "show", "bot/retraining:docs/promotions.jsonl")
     assert shown == '{"version": "second"}\n'
+    assert (
+        run("git", "--git-dir", str(tmp_path / "server"), "show", "bot/retraining:data/ancestor/model.dvc")
+        == "second\n"
+    )
     assert run("git", "--git-dir", str(tmp_path / "server"), "log", "--format=%s", "main") == "Before\n"
 
 
@@ -102,6 +114,7 @@ def test_what_people_type_is_no_command(tmp_path: Path) -> None:
         ("adopt", "DATA"),
         ("rollback", "REASON"),
         ("retrain", "SET"),
+        ("retrain", "START_FROM"),
         ("drift", "NEW"),
         ("image", "IMAGE"),
     ):
