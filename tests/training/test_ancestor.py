@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.artefacts.model import DEFAULT_SAMPLING, DataSpec, Description, Model, build_network, load_model
+from pipeline.artefacts.model import DataSpec, Description, Model, build_network, load_model
+from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.diffusion.betas import cosine_betas, linear_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
