@@ -1,13 +1,17 @@
-"""Progress bars on standard error: redrawn in place on a terminal, a plain line every ten seconds in a log."""
+"""Progress on standard error: redrawn in place on a terminal, a plain line every ten seconds in a log; never coloured."""
 
 import sys
-from collections.abc import Iterable
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 TERMINAL_DELAY_SEC, TERMINAL_INTERVAL_SEC = 1.0, 0.5
 LOG_INTERVAL_SEC = 10.0
+WAIT_DELAY_SEC, WAIT_INTERVAL_SEC = 2.0, 1.0
 LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
 
 
@@ -33,6 +37,35 @@ def progress_bar(
         options |= {"file": Lines(sys.stderr), "position": 0}
     bar: tqdm[Any] = tqdm(items, **options)
     return bar
+
+
+@contextmanager
+def waiting(name: str) -> Iterator[None]:
+    """Say how long the block has taken, if its end is not known beforehand: on a terminal from two seconds on.
+
+    Args:
+        name: of the work, such as `export`.
+    """
+    ended = threading.Event()
+    teller = threading.Thread(target=_tell, args=(name, ended, sys.stderr), name="waiting", daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        teller.join()
+
+
+def _tell(name: str, ended: threading.Event, log: TextIO) -> None:
+    begun, on_terminal, line = time.monotonic(), log.isatty(), ""
+    pause, interval = (WAIT_DELAY_SEC, WAIT_INTERVAL_SEC) if on_terminal else (LOG_INTERVAL_SEC, LOG_INTERVAL_SEC)
+    while not ended.wait(pause):
+        pause, line = interval, f"{name}: {time.monotonic() - begun:.0f} s"
+        log.write(f"\r{line}" if on_terminal else f"{line}\n")
+        log.flush()
+    if on_terminal and line:
+        log.write(f"\r{' ' * len(line)}\r")
+        log.flush()
 
 
 class Lines:

@@ -21,6 +21,7 @@ from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.evaluation.recipe import recipe
 from pipeline.evaluation.results import read_results
 from pipeline.params import Params, load_params
+from pipeline.progress import waiting
 from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree
 from pipeline.registry import promotion
@@ -254,7 +255,7 @@ def publish(registry: Registry, candidate: Candidate, decision: Decision, card: 
     write_decision(out, decision)
     with replacing(out / "MODEL_CARD.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
-    with store.answering():
+    with store.answering(), waiting("registering"):
         if version := decision.version:
             registry.judge_again(version, candidate, decision, card)
         else:

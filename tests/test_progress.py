@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline import progress
-from pipeline.progress import progress_bar
+from pipeline.progress import progress_bar, waiting
 
 
 class Terminal(io.StringIO):
@@ -78,3 +78,36 @@ def test_a_hidden_bar_writes_nothing(monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setattr(progress, "LOG_INTERVAL_SEC", 0.0)
     list(progress_bar(_numbers(2), name="counting", unit="numbers", total=2, hidden=True))
     assert capsys.readouterr().err == ""
+
+
+def test_a_wait_says_in_a_log_how_long_it_has_lasted_and_nothing_if_it_is_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with waiting("upload"):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(progress, "LOG_INTERVAL_SEC", 0.05)
+    with waiting("upload"):
+        time.sleep(0.3)
+    lines = capsys.readouterr().err.splitlines()
+    assert 1 <= len(lines) <= 6
+    assert set(lines) == {"upload: 0 s"}
+
+
+def _fail_after(seconds: float) -> None:
+    time.sleep(seconds)
+    raise ValueError("broken")
+
+
+def test_a_wait_leaves_nothing_on_a_terminal_and_no_colour_even_if_it_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr(progress, "WAIT_DELAY_SEC", 0.01)
+    monkeypatch.setattr(progress, "WAIT_INTERVAL_SEC", 0.01)
+    with pytest.raises(ValueError, match="broken"), waiting("upload"):
+        _fail_after(0.2)
+    text = terminal.getvalue()
+    assert text.startswith("\rupload: 0 s")
+    assert text.endswith("\r           \r")
+    assert "\x1b" not in text
+    assert "\n" not in text

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipeline.artefacts.files import naming
 from pipeline.errors import FoundryError
+from pipeline.progress import waiting
 from pipeline.registry import versions
 from pipeline.reporting.run_comparison import write
 from pipeline.reporting.run_summaries import RunSummary, summarize_run
@@ -19,7 +20,7 @@ from pipeline.tracking.store import answering
 
 def main(runs: Sequence[str], out: Path) -> None:
     registered = {name: versions.resolve(name).training_run for name in runs if name.startswith("models:/")}
-    with answering():
+    with answering(), waiting("runs and their pictures"):
         past = PastRuns()
         found = [
             summarize_run(past, past.run(registered[name]) if name in registered else past.find(name)) for name in runs

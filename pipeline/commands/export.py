@@ -11,6 +11,7 @@ from pipeline.export.denoiser import ExportError
 from pipeline.export.diffusers import write_diffusers
 from pipeline.export.onnx import write_onnx
 from pipeline.export.torch_export import write_torch_export
+from pipeline.progress import waiting
 from pipeline.registry import versions
 
 FORMATS = {
@@ -28,7 +29,8 @@ def main(to: str, model: str, out: Path) -> None:
     loaded = load_model(versions.model_folder(model))
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write(loaded, out)
+        with waiting("export and comparison"):
+            write(loaded, out)
     except ModuleNotFoundError as missing:
         package = str(missing.name).partition(".")[0]
         raise ExportError(f"--to {to}: needs the export extra ({package} is missing)") from None

@@ -11,6 +11,7 @@ from pipeline.errors import FoundryError
 from pipeline.export import bundle
 from pipeline.export.bundle import Bundle
 from pipeline.params import load_params
+from pipeline.progress import waiting
 
 
 def main(model: str | None, *, resolve: bool, folder: Path | None, sbom: Path | None) -> None:
@@ -30,7 +31,8 @@ def main(model: str | None, *, resolve: bool, folder: Path | None, sbom: Path | 
     else:
         from pipeline.export import bento  # noqa: PLC0415  # BentoML takes a second, and only this needs it
 
-        result = bento.pack(fetched)
+        with waiting("Bento"):
+            result = bento.pack(fetched)
     sys.stdout.write(f"{result}\n")
 
 
@@ -40,7 +42,8 @@ def fetch(model: str | None) -> Bundle:
     for key, value in fetched.origin.items():
         sys.stderr.write(f"{key:<16}{value}\n")
     try:
-        bundle.add_onnx(fetched)
+        with waiting("ONNX"):
+            bundle.add_onnx(fetched)
     except FoundryError as reason:
         # torch serves it too, only slower.
         sys.stderr.write(f"not for ONNX Runtime: {reason}\n")

@@ -16,6 +16,7 @@ from typing import Any
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import model_digest
 from pipeline.errors import FoundryError
+from pipeline.progress import waiting
 from pipeline.provenance.dvc import LOCK, DvcError, dvc, md5, md5_of, stages_of
 from pipeline.provenance.dvc_cache import cache_folder
 from pipeline.provenance.git import GitError, git, has_commit, main_worktree
@@ -86,7 +87,8 @@ def restore(
         if params is not None:
             shutil.copyfile(params, out / "params.yaml")
         (out / LOCK).write_text(lock, encoding="utf-8")
-        _check_out(out)
+        with waiting("files from DVC"):
+            _check_out(out)
         yield from _restore_metrics(lock, out)
         data, model = out / "data" / "prepared", out / "data" / "model"
         yield f"data      {_checked(data, str(read_document(data / 'dataset.json')['digest']), tags.get(DATA_TAG))}"

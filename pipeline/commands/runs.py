@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.evaluation.figures import FIGURES
+from pipeline.progress import waiting
 from pipeline.provenance.lineage import COMMIT_TAG
 from pipeline.registry import versions
 from pipeline.registry.versions import Version
@@ -49,4 +50,6 @@ def sync() -> None:
 
 def reconcile() -> None:
     runs.sync()
-    sys.stdout.write("".join(f"{line}\n" for line in reconciliation.reconcile().lines()))
+    with waiting("runs of DVC's revisions"):
+        findings = reconciliation.reconcile()
+    sys.stdout.write("".join(f"{line}\n" for line in findings.lines()))

@@ -26,6 +26,7 @@ from great_expectations.expectations import (
 from pipeline.ingestion.culprits import culprits
 from pipeline.ingestion.validation import ExpectationResult, ValidationReport
 from pipeline.params import PrepareParams
+from pipeline.progress import waiting
 
 NOISE_CORRELATION = 0.2
 """An image whose neighbouring pixels correlate less is noise. Measured: below .16 in uniform noise, also resized to a smaller
@@ -160,9 +161,11 @@ def run_checks(checks: Sequence[Check], tables: Mapping[str, pd.DataFrame]) -> d
         .get_batch({"dataframe": table})
         for name, table in tables.items()
     }
-    return {
-        check.name: _result(check, batches[check.table].validate(check.expectation).to_json_dict()) for check in checks
-    }
+    with waiting("checks"):
+        return {
+            check.name: _result(check, batches[check.table].validate(check.expectation).to_json_dict())
+            for check in checks
+        }
 
 
 def _result(check: Check, outcome: dict[str, Any]) -> ExpectationResult:
