@@ -5,9 +5,10 @@ Writes: data/evaluation (docs/contracts.md lists it file by file)
 Params: evaluate, train
 """
 
+import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from torch import Tensor
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document, remove_outputs, replacing, write_json
 from pipeline.artefacts.model import SNAPSHOTS, Model, load_model, teacher_of
+from pipeline.artefacts.sampling_defaults import guidance_in_words
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.subset import Subset
 from pipeline.artefacts.tensors import load_tensors
@@ -28,7 +30,7 @@ from pipeline.evaluation.copies import Neighbours, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator
 from pipeline.evaluation.figures import chief_table
 from pipeline.evaluation.gaussian_mixture import draw_baseline
-from pipeline.evaluation.quality_by_steps import quality_per_num_steps
+from pipeline.evaluation.quality_by_rows import figures_by_rows, quality_per_num_rows
 from pipeline.evaluation.recipe import recipe
 from pipeline.evaluation.results import METRICS, TABLE, write_results
 from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
@@ -48,7 +50,7 @@ OUTS = (
     "grid.png",
     "nearest.png",
     "loss_per_noise_level.csv",
-    "quality_per_num_steps.csv",
+    "quality_per_num_rows.csv",
     "report.html",
 )
 
@@ -142,17 +144,20 @@ def evaluate(
         seed=params.seed,
     )
     write_csv(out / "loss_per_noise_level.csv", losses.levels)
-    quality = quality_per_num_steps(model, evaluator, samples, params)
-    write_csv(out / "quality_per_num_steps.csv", quality)
+    quality = quality_per_num_rows(model, evaluator, inputs.tuning_evaluator.features, samples, params)
+    write_csv(out / "quality_per_num_rows.csv", quality)
     metrics = {
         **with_prefix("evaluate", figures(inputs, samples.images, samples.labels, neighbours) | losses.figures),
         **with_prefix("baseline", baseline_figures(inputs, samples.labels, params)),
         **with_prefix("floor", floor_figures(inputs, params.num_samples)),
+        **figures_by_rows(quality),
     }
     write_results(out, metrics)
     classes = class_rows(evaluator, samples.images, names)
     kind = evaluator.extractor.config.kind
-    sampling, guidance = asdict(tuning.sampling), tuning.guidance_distances
+    chosen = tuning.sampling
+    guidance = guidance_in_words(chosen.guidance_scale, chosen.guidance_interval)
+    sampling = {"sampler": chosen.sampler, "steps": chosen.num_steps, "guidance": guidance}
     words = verdict(metrics, train_params).lines()
     write_report(
         out,
@@ -163,7 +168,7 @@ def evaluate(
             quality,
             classes,
             sampling,
-            guidance,
+            tuning.guidance_distances,
             kind,
             is_distilled=inputs.teacher is not None,
         ),
@@ -226,12 +231,13 @@ def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float], fou
             "verdict": found.headline,
             "tuning.ema_width": str(tuning.ema_width),
             "tuning.guidance_scale": str(tuning.sampling.guidance_scale),
+            "tuning.guidance_interval": json.dumps(tuning.sampling.guidance_interval),
         }
     )
     run.note("\n\n".join([*found.lines(), chief_table(metrics)]), picture="evaluate/grid")
     for name in ("grid", "nearest"):
         run.image(f"evaluate/{name}", out / f"{name}.png")
-    for name in ("report.html", METRICS, TABLE, "tuning.json", "loss_per_noise_level.csv", "quality_per_num_steps.csv"):
+    for name in ("report.html", METRICS, TABLE, "tuning.json", "loss_per_noise_level.csv", "quality_per_num_rows.csv"):
         run.artifact(out / name)
 
 

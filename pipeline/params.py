@@ -26,6 +26,15 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
 
 
+def _rising(interval: tuple[float, float]) -> tuple[float, float]:
+    if interval[0] >= interval[1]:
+        raise ValueError(f"should begin before it ends (got {list(interval)})")
+    return interval
+
+
+GuidedPart = Annotated[tuple[Share, Share], AfterValidator(_rising)]
+
+
 class ParamsError(FoundryError):
     """params.yaml is invalid; the message has one line per finding."""
 
@@ -292,6 +301,9 @@ class EvaluateParams(Section):
     guidance_scales: tuple[Annotated[float, Field(ge=0, le=20)], ...] = Field(
         min_length=1, description="candidates, of which the best is chosen; 1: no guidance, as always without classes"
     )
+    guidance_intervals: tuple[GuidedPart, ...] = Field(
+        min_length=1, description="candidates for the part of the steps that is guided, begin and end in 0 … 1"
+    )
     guidance_images: int = Field(ge=4, description="images sampled per candidate, if there is more than one")
     ema_widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
         min_length=1, description="candidates for the relative width of the post-hoc EMA"
@@ -302,10 +314,10 @@ class EvaluateParams(Section):
     )
     baseline_components: int = Field(ge=1, description="number of Gaussians in the baseline mixture")
     likelihood_num_images: int = Field(ge=2, description="held-out images whose bits/dim are bounded")
-    compared_steps: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
-        description="numbers of steps, besides num_steps, at which KID is measured"
+    compared_rows: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        description="network rows per image at which quality is measured besides the model's own: as many unguided steps"
     )
-    compared_images: int = Field(ge=4, description="images sampled at each of compared_steps, at most num_samples")
+    compared_images: int = Field(ge=4, description="images sampled at each of compared_rows, at most num_samples")
 
 
 class RegisterParams(Section):

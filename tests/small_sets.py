@@ -66,7 +66,7 @@ def evaluate_params(**changes: Any) -> EvaluateParams:
         "tuning_rows": 1000,
         "baseline_components": 20,
         "likelihood_num_images": 40,
-        "compared_steps": (3, 200),
+        "compared_rows": (3, 200),
         "compared_images": 50,
     }
     return PARAMS.evaluate.model_copy(update=small | changes)

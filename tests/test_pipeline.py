@@ -40,7 +40,7 @@ CHANGES = {
         "num_steps": 8,
         "baseline_components": 10,
         "likelihood_num_images": 20,
-        "compared_steps": [4],
+        "compared_rows": [4],
     },
     "register": {"model_name": "digits"},
 }

@@ -28,7 +28,7 @@ BRIEF = {
     "baseline_components": 5,
     "likelihood_num_images": 10,
     "tuning_rows": 0,
-    "compared_steps": [8],
+    "compared_rows": [8],
 }
 
 

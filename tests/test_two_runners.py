@@ -33,7 +33,7 @@ SMALL = {
         "baseline_components": 5,
         "likelihood_num_images": 10,
         "tuning_rows": 0,
-        "compared_steps": [8],
+        "compared_rows": [8],
     },
     "train": CHANGES["train"] | {"num_images": 640},
     "register": GATE,

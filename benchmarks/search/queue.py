@@ -36,7 +36,7 @@ LEAST_TRIAL = 1 / 8
 SHARED_CHANGES = (
     "train.num_grids=0",
     "evaluate.tuning_rows=0",
-    "evaluate.compared_steps=[]",
+    "evaluate.compared_rows=[]",
     "evaluate.likelihood_num_images=2",
 )
 """Changes of params.yaml that all candidates share."""

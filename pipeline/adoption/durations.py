@@ -28,6 +28,8 @@ SCHEDULE_SEC_PER_DIM = 4e-3
 NUM_BACKGROUNDS = 2
 """On which images with alpha are judged."""
 REGISTER_SEC = 20.0
+NUM_SCALES = 4
+"""Of guidance that are tried in an interval before the distance rises, rather too many than too few."""
 NUM_FOR_PACE = 32
 """Images by which the extractor is timed."""
 
@@ -56,13 +58,13 @@ def stage_seconds(
 def evaluation_rows(params: EvaluateParams, num_classes: int) -> tuple[int, int]:
     """Rows that pass through the network, and images whose features are computed, in `evaluate`."""
     rows_per_step = 2 if num_classes else 1
-    candidates = len(params.guidance_scales) if num_classes else 0
+    tried = min(len(params.guidance_scales), NUM_SCALES)
+    candidates = tried * len(params.guidance_intervals) if num_classes else 0
     tuned = candidates * params.guidance_images
-    compared = params.compared_images * len(params.compared_steps)
+    compared = params.compared_images * len(params.compared_rows)
     steps = tuned * params.num_steps + params.num_samples * params.num_steps
-    steps += params.compared_images * sum(params.compared_steps)
-    losses = 9 * params.likelihood_num_images
-    return rows_per_step * steps + params.tuning_rows + losses, tuned + 2 * params.num_samples + compared
+    unguided = params.compared_images * sum(params.compared_rows) + 9 * params.likelihood_num_images
+    return rows_per_step * steps + unguided + params.tuning_rows, tuned + 2 * params.num_samples + compared
 
 
 def seconds_per_feature(image_size: ImageSize) -> float:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval, guided_steps
 from pipeline.diffusion.sampling import Sampler
 
 
@@ -18,6 +18,12 @@ class SamplingDefaults:
     """1.0 for no guidance."""
     guidance_interval: Interval = ALL_STEPS
     """The part of the steps that is guided."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of network calls for one image: one for each step, two where it is guided."""
+        num_guided = 0 if self.guidance_scale == 1 else len(guided_steps(self.num_steps, self.guidance_interval))
+        return self.num_steps + num_guided
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:

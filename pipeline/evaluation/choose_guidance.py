@@ -1,7 +1,8 @@
-"""The choice of the guidance scale, by the Frechet distance of images to training images.
+"""The choice of the guidance, its scale and the part of the steps, by the Frechet distance of images to training images.
 
 A model after a short training needs guidance, one after a long training is better without (docs/benchmarks.md,
-"Quality after equal time").
+"Quality after equal time"). Guidance in the middle of the steps alone is cheaper and can be better too (Kynkäänniemi et al.
+2024, arXiv 2404.07724).
 """
 
 import math
@@ -10,6 +11,7 @@ from dataclasses import asdict, replace
 
 from pipeline.artefacts.model import Model
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.metrics import frechet_distance
@@ -18,41 +20,58 @@ from pipeline.inference.draw import draw
 from pipeline.params import EvaluateParams
 
 LEAST_GAIN = 0.05
-"""Share by which guidance must lower the distance, since it takes two network rows per step instead of one."""
+"""Share by which guidance must lower the distance, since it takes two rows of network calls in a step instead of one."""
 
 
 def choose_guidance(
     model: Model, sampling: SamplingDefaults, evaluator: Evaluator, params: EvaluateParams
-) -> tuple[SamplingDefaults, dict[float, float]]:
-    """Choose the scale of lowest Frechet distance; returns the sampling with it and the measured distances by scale.
+) -> tuple[SamplingDefaults, dict[SamplingDefaults, float]]:
+    """Choose the `cheapest` of the candidates; returns it and the measured Frechet distances.
 
-    Scales are tried in ascending order until the distance rises. With a single scale, or for a model without classes,
-    whose scale is 1, nothing is measured.
+    In each interval scales are tried in ascending order until the distance rises, in the later ones from the best scale so
+    far: in fewer steps guidance has to be stronger rather than weaker. With a single candidate, or for a model without
+    classes, whose scale is 1, nothing is measured.
 
     Args:
         model: not changed.
         sampling: sampler and number of steps.
         evaluator: compares with training images.
-        params: `guidance_scales`, and `guidance_images` images for each, all from the same seeds.
+        params: `guidance_scales` and `guidance_intervals`, and `guidance_images` images for each candidate, all from the
+            same seeds.
     """
-    classes, scales = evaluator.real.split.labels, sorted(set(params.guidance_scales))
+    classes = evaluator.real.split.labels
     if model.null_label is None or classes is None:
-        return replace(sampling, guidance_scale=1.0), {}
-    if len(scales) == 1:
-        return replace(sampling, guidance_scale=scales[0]), {}
+        return replace(sampling, guidance_scale=1.0, guidance_interval=ALL_STEPS), {}
+    scales = sorted(set(params.guidance_scales))
+    candidates = [[_guided(sampling, scale, each) for scale in scales] for each in params.guidance_intervals]
+    if len({each for group in candidates for each in group}) == 1:
+        return candidates[0][0], {}
     labels = balanced_labels(classes, params.guidance_images).tolist()
     # Other seeds than those of the evaluated samples.
     seeds = [image_seed(params.seed + 1, i) for i in range(params.guidance_images)]
-    distances: dict[float, float] = {}
-    for scale in scales:
-        images = draw(model, seeds, labels, **asdict(replace(sampling, guidance_scale=scale)), progress=True)
-        distances[scale] = frechet_distance(evaluator.extractor.features(images), evaluator.reference)
-        if distances[scale] > min(distances.values()):
-            break
-    return replace(sampling, guidance_scale=best_scale(distances)), distances
+    distances: dict[SamplingDefaults, float] = {}
+    for group in candidates:
+        best, least = min(distances, key=distances.__getitem__, default=group[0]), math.inf
+        for tried in group:
+            if tried in distances or tried.guidance_scale < best.guidance_scale:
+                continue
+            images = draw(model, seeds, labels, **asdict(tried), progress=True)
+            distances[tried] = frechet_distance(evaluator.extractor.features(images), evaluator.reference)
+            if distances[tried] > least:
+                break
+            least = distances[tried]
+    return cheapest(distances), distances
 
 
-def best_scale(distances: Mapping[float, float]) -> float:
-    """The scale of the lowest distance; 1, no guidance, unless it is lower by LEAST_GAIN."""
-    best = min(distances, key=lambda scale: distances[scale])
-    return 1.0 if distances.get(1.0, math.inf) * (1 - LEAST_GAIN) <= distances[best] else best
+def cheapest(distances: Mapping[SamplingDefaults, float]) -> SamplingDefaults:
+    """The candidate of the fewest rows whose distance none is below by `LEAST_GAIN`; of equal rows, that of the lowest distance."""
+    least = min(distances.values())
+    enough = [each for each, distance in distances.items() if distance * (1 - LEAST_GAIN) <= least]
+    return min(enough, key=lambda each: (each.num_rows, distances[each]))
+
+
+def _guided(sampling: SamplingDefaults, scale: float, interval: Interval) -> SamplingDefaults:
+    """`sampling` with guidance; where no step is guided, whatever the reason, always the same."""
+    guided = replace(sampling, guidance_scale=scale, guidance_interval=interval)
+    is_guided = guided.num_rows > guided.num_steps
+    return guided if is_guided else replace(guided, guidance_scale=1.0, guidance_interval=ALL_STEPS)

@@ -3,12 +3,15 @@
 Every page, table and card that shows figures takes them from here.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 ORIGINS = ("evaluate", "floor", "baseline")
 """Prefixes in metrics.json: the model, as many real images, as many images from a mixture of Gaussians."""
+BY_ROWS = "frechet_distance_at_{}_rows"
+"""The Frechet distance at a number of rows of network calls per image: a figure for each number that was measured."""
 Z = 1.959964
 """Standard normal quantile of a 95 % interval."""
 
@@ -102,6 +105,14 @@ CHIEF_FIGURES = (
     "bits_per_dim",
 )
 """Names of the figures that summaries show."""
+
+
+def distances_by_rows(metrics: Mapping[str, float]) -> list[tuple[int, float, float]]:
+    """Rows of network calls per image, the Frechet distance at that cost, and that of as many real images."""
+    pattern = re.compile("evaluate/" + BY_ROWS.format(r"(\d+)"))
+    numbers = sorted(int(match[1]) for name in metrics if (match := pattern.fullmatch(name)))
+    keys = {number: BY_ROWS.format(number) for number in numbers}
+    return [(number, metrics[f"evaluate/{key}"], metrics[f"floor/{key}"]) for number, key in keys.items()]
 
 
 def chief_table(metrics: Mapping[str, float]) -> str:

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from pipeline.artefacts.model import Model
-from pipeline.artefacts.sampling_defaults import SamplingDefaults
+from pipeline.artefacts.sampling_defaults import SamplingDefaults, guidance_in_words
 from pipeline.artefacts.schedule_table import ScheduleTable
 from pipeline.artefacts.subset import Subset
 from pipeline.device import best_device
+from pipeline.diffusion.guidance_interval import same_noise_levels
 from pipeline.diffusion.refinement import refined
 from pipeline.diffusion.sampling import make_plan
 from pipeline.diffusion.seeds import image_seed
@@ -49,7 +50,7 @@ class Tuning:
     ema_losses: Mapping[str, float]
     """By EMA width: the squared error over the best linear denoiser's; empty if there was no choice."""
     guidance_distances: Mapping[str, float]
-    """By scale: the Frechet distance to training images; empty if there was no choice."""
+    """By `guidance_in_words`: the Frechet distance to training images; empty if there was no choice."""
     refinement: Mapping[str, float]
     """Root mean squared difference, in pixels of [-1, 1], from the exact images, `before` and `after`."""
 
@@ -78,7 +79,10 @@ def tune(
         sampling=sampling,
         timetables=timetables,
         ema_losses=ema_losses,
-        guidance_distances={str(scale): distance for scale, distance in distances.items()},
+        guidance_distances={
+            guidance_in_words(tried.guidance_scale, tried.guidance_interval): distance
+            for tried, distance in distances.items()
+        },
         refinement=refinement,
     )
 
@@ -133,9 +137,10 @@ def _refine_times(
     if sampling.sampler == "ddpm":
         return times, {}
     exact_times = timetable("log_snr", schedule, min(NUM_EXACT_STEPS, schedule.num_timesteps))
-    exact = _draw(model, replace(sampling, sampler="dpmpp_2m"), exact_times, params.seed)
-    rows_per_try = NUM_DRAWN * sampling.num_steps * (1 if sampling.guidance_scale == 1 else 2)
-    num_tries = max(1, params.tuning_rows // rows_per_try)
+    interval = same_noise_levels(sampling.guidance_interval, times, exact_times)
+    exact_sampling = replace(sampling, sampler="dpmpp_2m", guidance_interval=interval)
+    exact = _draw(model, exact_sampling, exact_times, params.seed)
+    num_tries = max(1, params.tuning_rows // (NUM_DRAWN * sampling.num_rows))
     errors: dict[tuple[int, ...], float] = {}
     with progress_bar(name="times", unit="tries", total=num_tries) as bar:
 
@@ -153,5 +158,11 @@ def _draw(model: Model, sampling: SamplingDefaults, times: tuple[int, ...], seed
     # Other seeds than those of the evaluated samples.
     seeds = [image_seed(seed + 1, i) for i in range(NUM_DRAWN)]
     labels = [i % model.null_label for i in range(NUM_DRAWN)] if model.null_label else None
-    plan = make_plan(sampling.sampler, model.schedule, times, guidance_scale=sampling.guidance_scale)
+    plan = make_plan(
+        sampling.sampler,
+        model.schedule,
+        times,
+        guidance_scale=sampling.guidance_scale,
+        guidance_interval=sampling.guidance_interval,
+    )
     return torch.cat(list(draw_batches(model, plan, seeds, labels)))

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipeline.artefacts.model import Description
 from pipeline.artefacts.sampling_defaults import guidance_in_words
-from pipeline.evaluation.figures import FIGURES, ORIGINS, Z
+from pipeline.evaluation.figures import FIGURES, ORIGINS, Z, distances_by_rows
 from pipeline.evaluation.verdict import verdict
 from pipeline.params import Params
 from pipeline.registry.promotion import Decision
@@ -64,6 +64,7 @@ def model_card(
         checks=list(validation.get("checks", {}).values()),
         num_images=int(metrics.get("evaluate/num_images", 0)),
         figures=[(FIGURES[key].label, [_measured(metrics, origin, key) for origin in ORIGINS]) for key in measured],
+        distances=distances_by_rows(metrics),
         verdict=verdict(metrics, params.train),
         decision=decision,
     )

@@ -34,13 +34,13 @@ class Evaluation:
     """metrics.json."""
     levels: pd.DataFrame
     """loss_per_noise_level.csv."""
-    steps: pd.DataFrame
-    """quality_per_num_steps.csv."""
+    quality: pd.DataFrame
+    """quality_per_num_rows.csv."""
     classes: Sequence[ClassRow]
     sampling: Mapping[str, Any]
-    """Sampler, number of steps and guidance scale."""
+    """Sampler, number of steps and guidance."""
     guidance: Mapping[str, float]
-    """Frechet distance from training images by guidance scale; empty if only one scale was possible."""
+    """Frechet distance from training images by guidance; empty if there was no choice."""
     extractor_kind: str
     is_distilled: bool
     """Whether the losses are those of the model's teacher."""
@@ -53,12 +53,18 @@ def write_report(folder: Path, evaluation: Evaluation) -> None:
         "model": list(zip(levels["log_snr"], levels["held_out_mse"], strict=True)),
         "best linear denoiser": list(zip(levels["log_snr"], levels["linear_denoiser_mse"], strict=True)),
     }
+    quality = evaluation.quality
+    distances = {
+        "model": list(zip(quality["num_rows"], quality["frechet_distance"], strict=True)),
+        "real images": list(zip(quality["num_rows"], quality["real_frechet_distance"], strict=True)),
+    }
     write_page(
         folder / "report.html",
         "evaluation.html",
         evaluation=evaluation,
         groups=_groups(evaluation.metrics),
         errors=line_chart(errors, "log-SNR (left: noise, right: image)", "mean squared error", log_y=True),
+        distances=line_chart(distances, "rows of network calls per image", "Frechet distance", log_y=True),
         guidance=[(scale, (distance,)) for scale, distance in evaluation.guidance.items()],
         classes=[(row.name, (100 * row.drawn, 100 * row.real)) for row in evaluation.classes],
         grid=_picture(folder / "grid.png"),

@@ -19,10 +19,9 @@ def levels(models: Sequence[ModelSummary]) -> Chart | None:
 
 
 def quality(models: Sequence[ModelSummary]) -> Chart | None:
-    """KID by number of model calls, one line per model and sampler."""
+    """KID by what an image costs, one line per model."""
     lines: dict[str, list[tuple[float, float]]] = {}
     for model in models:
         for row in model.quality:
-            point = float(row["num_steps"]), float(row["kid"])
-            lines.setdefault(f"{model.name}, {row['sampler']}", []).append(point)
-    return line_chart(lines, "model calls per image", "KID")
+            lines.setdefault(model.name, []).append((float(row["num_rows"]), float(row["kid"])))
+    return line_chart(lines, "rows of network calls per image", "KID")

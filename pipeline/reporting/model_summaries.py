@@ -38,7 +38,7 @@ class ModelSummary:
     levels: Sequence[Mapping[str, float]] = ()
     """Rows of loss_per_noise_level.csv."""
     quality: Sequence[Mapping[str, float | str]] = ()
-    """Rows of quality_per_num_steps.csv."""
+    """Rows of quality_per_num_rows.csv."""
     folder: Path | None = None
     """The model folder."""
     digest: str = ""
@@ -74,7 +74,7 @@ def summarize_work_tree(folders: Folders, decision: Mapping[str, Any] | None) ->
         params=dict(lineage.flat_params(lineage.all_params())),
         loss=[(row["images"], row["train/loss"]) for row in csv_rows(folders.model / "curves.csv")],
         levels=csv_rows(folders.evaluation / "loss_per_noise_level.csv"),
-        quality=csv_rows(folders.evaluation / "quality_per_num_steps.csv"),
+        quality=csv_rows(folders.evaluation / "quality_per_num_rows.csv"),
         folder=tuned if is_tuned else folders.model,
         digest=digest,
         data_digest=read_document(folders.prepared / "dataset.json")["digest"],
@@ -100,7 +100,7 @@ def summarize_version(version: Version) -> ModelSummary:
             params=dict(parent.data.params) if parent else {},
             loss=past.curve(trained, "train/loss"),
             levels=csv_rows(past.file(evaluated, "loss_per_noise_level.csv")) if evaluated else [],
-            quality=csv_rows(past.file(evaluated, "quality_per_num_steps.csv")) if evaluated else [],
+            quality=csv_rows(past.file(evaluated, "quality_per_num_rows.csv")) if evaluated else [],
             folder=download(version.uri),
             digest=digest,
             data_digest=version.tags.get(DATA_TAG),

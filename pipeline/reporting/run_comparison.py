@@ -68,7 +68,7 @@ def write(path: Path, runs: Sequence[RunSummary]) -> None:
         charts={
             "Training loss": model_charts.losses(models),
             "Error by noise level": model_charts.levels(models),
-            "Quality by number of steps": model_charts.quality(models),
+            "Quality by cost of an image": model_charts.quality(models),
         },
     )
 

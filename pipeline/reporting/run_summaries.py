@@ -56,7 +56,7 @@ def summarize_run(past: PastRuns, run: Any) -> RunSummary:
         params=pipeline.data.params,
         loss=past.curve(trained, "train/loss") if trained else [],
         levels=rows("loss_per_noise_level.csv"),
-        quality=rows("quality_per_num_steps.csv"),
+        quality=rows("quality_per_num_rows.csv"),
         commit=pipeline.data.tags.get(COMMIT_TAG),
     )
     stages = {key: makers.get("train" if key == "distil/grid" else key.split("/")[0]) for key in SEEDS}

@@ -193,8 +193,8 @@ def test_a_fact_decides_its_param(changes: dict[str, Any], key: str, value: obje
 
 def test_an_evaluation_that_would_take_time_from_the_training_is_shortened() -> None:
     slow, fast = planned(photographs(), speed=2e10), planned(photographs(), speed=1e12)
-    assert fast.params.evaluate.compared_steps == (5, 20)
-    assert slow.params.evaluate.compared_steps == ()
+    assert fast.params.evaluate.compared_rows == (1, 2, 4, 6, 10, 20)
+    assert slow.params.evaluate.compared_rows == ()
     assert slow.params.evaluate.num_samples == fast.params.evaluate.num_samples
 
 

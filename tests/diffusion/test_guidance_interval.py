@@ -4,12 +4,12 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from pipeline.diffusion.betas import cosine_betas
-from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval, guided_steps
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval, guided_steps, same_noise_levels
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import make_plan, reverse_steps, sample, step
 from pipeline.diffusion.seeds import image_generator, normal_rows
@@ -33,6 +33,24 @@ def test_adjacent_intervals_share_no_step_and_leave_none_out(num_steps: int, par
     edges = [part / parts for part in range(parts + 1)]
     found = [step for pair in itertools.pairwise(edges) for step in guided_steps(num_steps, pair)]
     assert found == list(range(num_steps)) == list(guided_steps(num_steps, ALL_STEPS))
+
+
+falling_times = st.lists(st.integers(0, 998), min_size=1, max_size=60, unique=True).map(
+    lambda times: [999, *sorted(times, reverse=True)]
+)
+
+
+@given(falling_times, falling_times, shares, shares)
+def test_another_sampling_is_guided_at_the_same_noise_levels(
+    times: list[int], others: list[int], one: float, other: float
+) -> None:
+    interval = min(one, other), max(one, other)
+    guided = guided_steps(len(times), interval)
+    assume(len(guided))
+    # A step guides down to the time of the next one.
+    most, least = times[guided.start], [*times, -1][guided.stop]
+    found = guided_steps(len(others), same_noise_levels(interval, times, others))
+    assert [others[step] for step in found] == [t for t in others if most >= t > least]
 
 
 @pytest.mark.parametrize(("interval", "rows"), [(ALL_STEPS, 20), ((0.2, 0.5), 13), ((0.9, 1.0), 11)])

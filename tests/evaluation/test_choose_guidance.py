@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ from pipeline.artefacts.model import DataSpec, Description, Model
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.subset import Subset
 from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNet, UNetConfig
-from pipeline.evaluation.choose_guidance import best_scale, choose_guidance
+from pipeline.evaluation.choose_guidance import cheapest, choose_guidance
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
 from tests.small_sets import evaluate_params, features_params, write_prepared
@@ -20,8 +23,13 @@ MEANS = torch.full((3, 1, 8, 8), -0.4)
 MEANS[0, :, :, :4], MEANS[1, :, :, 4:], MEANS[2, :, :4] = 0.4, 0.4, 0.4
 STD = 0.1
 SAMPLING = SamplingDefaults(sampler="dpmpp_2m", num_steps=12, guidance_scale=1.0)
+INTERVALS = (ALL_STEPS, (0.3, 0.7))
 SCALES = (3.0, 1.5, 1.0, 2.0, 1.25)
 SCHEDULE = NoiseSchedule(cosine_betas(200))
+
+
+def guided(scale: float, interval: Interval = ALL_STEPS) -> SamplingDefaults:
+    return replace(SAMPLING, guidance_scale=scale, guidance_interval=interval)
 
 
 class Timid(UNet):
@@ -64,30 +72,55 @@ def _model(wanted: float, names: tuple[str, ...] | None = NAMES) -> Model:
 
 @pytest.mark.parametrize(("wanted", "measured"), [(1.0, 2), (1.25, 3), (1.5, 4), (2.0, 5)])
 def test_the_scale_that_makes_the_denoiser_exact_is_chosen(evaluator: Evaluator, wanted: float, measured: int) -> None:
-    params = evaluate_params(guidance_scales=SCALES, guidance_images=100)
+    params = evaluate_params(guidance_scales=SCALES, guidance_intervals=(ALL_STEPS,), guidance_images=100)
     sampling, distances = choose_guidance(_model(wanted), SAMPLING, evaluator, params)
     assert sampling == SamplingDefaults(sampler="dpmpp_2m", num_steps=12, guidance_scale=wanted)
-    assert list(distances) == sorted(SCALES)[:measured]
-    assert distances[wanted] == min(distances.values())
+    assert [tried.guidance_scale for tried in distances] == sorted(SCALES)[:measured]
+    assert distances[sampling] == min(distances.values())
 
 
 def test_without_a_choice_nothing_is_drawn(evaluator: Evaluator) -> None:
-    one, many = evaluate_params(guidance_scales=(1.5,)), evaluate_params(guidance_scales=SCALES)
+    one = evaluate_params(guidance_scales=(1.5,), guidance_intervals=((0.2, 0.6),))
+    many = evaluate_params(guidance_scales=SCALES)
     sampling, distances = choose_guidance(_model(1.5), SAMPLING, evaluator, one)
-    assert (sampling.guidance_scale, distances) == (1.5, {})
+    assert (sampling, distances) == (guided(1.5, (0.2, 0.6)), {})
     sampling, distances = choose_guidance(_model(1.5, names=None), SAMPLING, evaluator, many)
     assert (sampling.guidance_scale, distances) == (1.0, {})
+
+
+def test_an_interval_is_tried_from_the_best_scale_on_and_taken_where_it_is_better_or_cheaper(
+    evaluator: Evaluator,
+) -> None:
+    params = evaluate_params(guidance_scales=SCALES, guidance_intervals=INTERVALS, guidance_images=100)
+    sampling, distances = choose_guidance(_model(1.25), SAMPLING, evaluator, params)
+    tried = [(each.guidance_scale, each.guidance_interval) for each in distances]
+    assert tried[:3] == [(1.0, ALL_STEPS), (1.25, ALL_STEPS), (1.5, ALL_STEPS)]
+    assert tried[3:5] == [(1.25, (0.3, 0.7)), (1.5, (0.3, 0.7))]
+    assert sampling == cheapest(distances)
+
+
+def test_an_interval_in_which_no_step_begins_is_no_guidance(evaluator: Evaluator) -> None:
+    params = evaluate_params(guidance_scales=(1.5, 2.0), guidance_intervals=((0.01, 0.02),))
+    assert choose_guidance(_model(1.5), SAMPLING, evaluator, params) == (guided(1.0), {})
 
 
 @pytest.mark.parametrize(
     ("distances", "best"),
     [
-        ({1.0: 4.0, 1.2: 3.9}, 1.0),
-        ({1.0: 4.0, 1.2: 3.7, 1.4: 3.6, 2.0: 5.0}, 1.4),
-        ({1.0: 4.0, 1.2: 4.1}, 1.0),
-        ({1.2: 4.0, 1.4: 3.9}, 1.4),
-        ({0.5: 4.1, 1.0: 4.0}, 1.0),
+        ({(1.0, ALL_STEPS): 4.0, (1.2, ALL_STEPS): 3.9}, (1.0, ALL_STEPS)),
+        (
+            {(1.0, ALL_STEPS): 4.0, (1.2, ALL_STEPS): 3.7, (1.4, ALL_STEPS): 3.6, (2.0, ALL_STEPS): 5.0},
+            (1.4, ALL_STEPS),
+        ),
+        ({(1.0, ALL_STEPS): 4.0, (1.2, ALL_STEPS): 4.1}, (1.0, ALL_STEPS)),
+        ({(1.2, ALL_STEPS): 4.0, (1.4, ALL_STEPS): 3.9}, (1.4, ALL_STEPS)),
+        ({(0.5, ALL_STEPS): 4.1, (1.0, ALL_STEPS): 4.0}, (1.0, ALL_STEPS)),
+        ({(1.0, ALL_STEPS): 4.0, (1.2, ALL_STEPS): 3.0, (1.4, (0.3, 0.7)): 3.1}, (1.4, (0.3, 0.7))),
+        ({(1.0, ALL_STEPS): 4.0, (1.2, ALL_STEPS): 3.0, (1.4, (0.3, 0.7)): 3.5}, (1.2, ALL_STEPS)),
+        ({(1.0, ALL_STEPS): 3.1, (1.2, ALL_STEPS): 3.5, (1.4, (0.3, 0.7)): 3.0}, (1.0, ALL_STEPS)),
     ],
 )
-def test_guidance_that_hardly_helps_is_not_chosen(distances: dict[float, float], best: float) -> None:
-    assert best_scale(distances) == best
+def test_rows_that_hardly_help_are_not_spent(
+    distances: dict[tuple[float, Interval], float], best: tuple[float, Interval]
+) -> None:
+    assert cheapest({guided(*key): distance for key, distance in distances.items()}) == guided(*best)

@@ -26,7 +26,7 @@ CHANGES = {
         "num_steps": 4,
         "baseline_components": 10,
         "likelihood_num_images": 20,
-        "compared_steps": [],
+        "compared_rows": [],
     },
     "register": {"model_name": "digits"},
 }

@@ -67,6 +67,13 @@ def test_figures_stand_beside_their_floors_with_half_an_interval() -> None:
     assert FIGURES["frechet_distance"].label not in card()
 
 
+def test_distances_by_rows_are_in_their_order_with_their_floors() -> None:
+    measured = {"evaluate/frechet_distance_at_10_rows": 2.5, "evaluate/frechet_distance_at_2_rows": 40.25}
+    floors = {name.replace("evaluate", "floor"): 0.75 for name in measured}
+    assert "| 2 | 40.2 | 0.75 |\n| 10 | 2.5 | 0.75 |\n" in card({**METRICS, **measured, **floors})
+    assert "| rows |" not in card()
+
+
 def test_a_good_model_gets_no_warning() -> None:
     limits = card().split("## Limits")[1].split("##")[0]
     assert len([line for line in limits.splitlines() if line.startswith("- ")]) == 3

@@ -32,8 +32,7 @@ from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.errors import ArtefactError
 from pipeline.evaluate import OUTS, evaluate, read_inputs
 from pipeline.evaluation.apply_tuning import apply_tuning
-from pipeline.evaluation.choose_guidance import best_scale
-from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES
+from pipeline.evaluation.figures import BY_ROWS, CHIEF_FIGURES, FIGURES, distances_by_rows
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.samples import balanced_labels
 from pipeline.evaluation.verdict import verdict
@@ -46,7 +45,7 @@ pytestmark = pytest.mark.trains
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 NETWORK = UNetConfig(widths=(8,), num_blocks=1)
-EVALUATE = evaluate_params(guidance_scales=(1.5, 2.0))
+EVALUATE = evaluate_params(guidance_scales=(1.5, 2.0), guidance_intervals=((0.0, 1.0),))
 BOUNDS = SnrBounds(0.1, 5.0)
 
 
@@ -131,7 +130,8 @@ def test_each_figure_of_images_has_a_floor_and_a_baseline(metrics: dict[str, flo
         phase: {name.removeprefix(f"{phase}/") for name in metrics if name.startswith(f"{phase}/")}
         for phase in ("evaluate", "floor", "baseline")
     }
-    assert names["floor"] == names["baseline"]
+    by_rows = {BY_ROWS.format(rows) for rows, *_ in distances_by_rows(metrics)}
+    assert names["floor"] - by_rows == names["baseline"]
     only_the_models = {"mse_over_linear", "levels_better_than_linear", "mse_over_training"} | {
         name for name in names["evaluate"] if name.startswith("bits_per_dim")
     }
@@ -141,7 +141,10 @@ def test_each_figure_of_images_has_a_floor_and_a_baseline(metrics: dict[str, flo
 
 def test_the_table_of_figures_lists_every_figure_and_no_other(metrics: dict[str, float]) -> None:
     names = {name.removeprefix("evaluate/") for name in metrics if name.startswith("evaluate/")}
-    assert {name for name in names if not name.endswith("_standard_error")} - {"num_images"} == set(FIGURES)
+    assert {name for name in names if not name.endswith("_standard_error")} - {"num_images"} == {
+        *FIGURES,
+        *(BY_ROWS.format(rows) for rows, *_ in distances_by_rows(metrics)),
+    }
     assert set(CHIEF_FIGURES) <= set(FIGURES)
 
 
@@ -166,8 +169,8 @@ def test_the_report_begins_with_the_verdict(out: Path, metrics: dict[str, float]
 def test_the_figures_are_in_the_contract(metrics: dict[str, float]) -> None:
     contracts = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text()
     section = contracts.split("\n## data/evaluation\n")[1].split("\n## ")[0]
-    listed = set(re.findall(r"`([a-z_]+)`", "".join(re.findall(r"^\| (`[^|]+)\|", section, re.MULTILINE))))
-    assert {name.split("/")[1] for name in metrics} <= listed
+    listed = set(re.findall(r"`([a-zN_]+)`", "".join(re.findall(r"^\| (`[^|]+)\|", section, re.MULTILINE))))
+    assert {re.sub(r"_\d+_rows", "_N_rows", name.split("/")[1]) for name in metrics} <= listed
 
 
 def test_the_tuned_model_draws_the_samples_again_from_their_classes_and_seeds(
@@ -184,9 +187,14 @@ def test_the_tuned_model_draws_the_samples_again_from_their_classes_and_seeds(
 def test_the_tuning_records_the_sampling_and_the_measurements_behind_it(out: Path) -> None:
     tuning = json.loads((out / "tuning.json").read_text())
     distances = tuning["guidance_distances"]
-    assert set(distances) == {"1.5", "2.0"}
-    scale = best_scale({float(scale): distance for scale, distance in distances.items()})
-    assert (tuning["sampling"]["guidance_scale"], tuning["sampling"]["num_steps"]) == (scale, 4)
+    assert list(distances) == ["1.5", "2"]
+    best = min(distances, key=distances.__getitem__)
+    assert tuning["sampling"] == {
+        "sampler": "dpmpp_2m",
+        "num_steps": 4,
+        "guidance_scale": float(best),
+        "guidance_interval": [0.0, 1.0],
+    }
     losses = tuning["ema_losses"]
     assert [float(width) for width in losses] == list(EVALUATE.ema_widths)
     assert losses[str(tuning["ema_width"])] == min(losses.values())
@@ -229,6 +237,8 @@ def test_a_student_keeps_its_sampling_and_reports_the_losses_of_its_teacher(
     with np.load(tmp_path / "evaluation" / "samples.npz") as samples:
         again = draw(tuned, samples["seeds"][7:8].tolist(), samples["labels"][7:8].tolist())
         assert np.array_equal(again[0], samples["images"][7])
+    # At other steps than those that it was trained for a student is not measured.
+    assert pd.read_csv(tmp_path / "evaluation" / "quality_per_num_rows.csv")["num_rows"].tolist() == [2]
     levels = "loss_per_noise_level.csv"
     assert (tmp_path / "evaluation" / levels).read_bytes() == (out / levels).read_bytes()
     assert (
@@ -236,27 +246,32 @@ def test_a_student_keeps_its_sampling_and_reports_the_losses_of_its_teacher(
     )
 
 
-def test_quality_is_measured_on_the_same_images_for_each_number_of_steps_of_the_schedule(
-    data: Path, out: Path, tmp_path: Path
+def test_quality_is_measured_on_the_same_images_for_each_cost_up_to_the_schedules_steps(
+    data: Path, out: Path, tmp_path: Path, metrics: dict[str, float]
 ) -> None:
     from pipeline.evaluation.evaluator import load_evaluator
 
-    table = pd.read_csv(out / "quality_per_num_steps.csv")
-    # Guided: two rows a step.
-    assert table["num_rows"].tolist() == (2 * table["num_steps"]).tolist()
-    assert table[["sampler", "num_steps", "num_images"]].to_numpy().tolist() == [
-        ["dpmpp_2m", 3, 50],
-        ["dpmpp_2m", 4, 50],
+    table = pd.read_csv(out / "quality_per_num_rows.csv")
+    # Its own four steps are guided: two rows each.
+    assert table[["sampler", "num_rows", "num_steps", "num_images"]].to_numpy().tolist() == [
+        ["dpmpp_2m", 3, 3, 50],
+        ["dpmpp_2m", 8, 4, 50],
     ]
     with np.load(out / "samples.npz") as samples:
         images, seeds, labels = (samples[name][:50] for name in ("images", "seeds", "labels"))
     tuned = apply_tuning(load_model(data / "model"), data / "model", out / "tuning.json", tmp_path / "tuned")
-    drawn = [draw(tuned, seeds.tolist(), labels.tolist(), num_steps=3), images]
-    evaluator = load_evaluator(data / "features", Dataset.open(data / "prepared"))
+    drawn = [draw(tuned, seeds.tolist(), labels.tolist(), num_steps=3, guidance_scale=1.0), images]
+    prepared = Dataset.open(data / "prepared")
+    evaluator, new = load_evaluator(data / "features", prepared), load_evaluator(data / "features", prepared, "train")
+    real = evaluator.figures(new.real[:50], None)
     for row, pictures in zip(table.itertuples(), drawn, strict=True):
         figures = evaluator.figures(pictures, None)
         for name in ("kid", "kid_standard_error", "frechet_distance"):
             assert getattr(row, name) == pytest.approx(figures[name], rel=1e-9), name
+            assert getattr(row, f"real_{name}") == pytest.approx(real[name], rel=1e-6), name
+    assert distances_by_rows(metrics) == [
+        (row.num_rows, row.frechet_distance, row.real_frechet_distance) for row in table.itertuples()
+    ]
 
 
 def test_the_losses_are_listed_with_the_linear_denoisers(out: Path) -> None:
@@ -277,9 +292,8 @@ def test_the_report_is_self_contained_and_shows_every_class(out: Path, metrics: 
     for distance in json.loads((out / "tuning.json").read_text())["guidance_distances"].values():
         assert f"{distance:,.4g}" in page
     curves = re.findall(r'<path d="([^"]*)" style="fill: none; stroke: var\(--series', page)
-    assert [len(re.findall("[ML]", curve)) for curve in curves] == [
-        len(pd.read_csv(out / "loss_per_noise_level.csv"))
-    ] * 2
+    tables = [pd.read_csv(out / name) for name in ("loss_per_noise_level.csv", "quality_per_num_rows.csv")]
+    assert [len(re.findall("[ML]", curve)) for curve in curves] == [len(table) for table in tables for _ in range(2)]
 
 
 def test_the_grids_show_every_class_and_the_suspected_copies(out: Path) -> None:
