@@ -50,7 +50,7 @@ def main(model: Path, prepared: Path, schedule: Path, checkpoint_interval_sec: f
             f"{model}: is distilled already; `foundry train` writes the model that it was distilled from"
         )
     table = read_schedule_table(schedule / "table.parquet")
-    with launch_workers(params.train.batch_size) as workers:
+    with launch_workers(params.train.batch_size, params.train.micro_batch_size) as workers:
         distillation = Distillation(params, trained, dataset, table, workers)
         if workers.is_first:
             distil(distillation, params, model, checkpoint_interval_sec=checkpoint_interval_sec, run_id=run_id)
@@ -75,6 +75,7 @@ class Distillation:
             seed=settings.seed,
             batch_size=settings.batch_size,
             label_dropout=settings.label_dropout,
+            rows_at_once=settings.micro_batch_size,
             workers=workers,
         )
 

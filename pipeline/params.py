@@ -224,8 +224,8 @@ class TrainParams(Section):
     batch_size: int = Field(ge=1, description="images per step, over all processes")
     micro_batch_size: int | None = Field(
         ge=1,
-        description="images that a process computes at once; null: its whole share of a batch. Fewer need less memory; "
-        "sums are then rounded in another order, so that weights differ in their last digits",
+        description="images whose gradients are computed at once; null: a process's whole share of a batch. With a number the "
+        "weights do not depend on the number of processes, and fewer need less memory",
     )
     target: Literal["x0", "eps", "v"] = Field(description="prediction of the network: clean image, noise or v")
     weighting: Literal["uniform", "min_snr", "bounded_snr", "snr", "vlb"] = Field(

@@ -60,7 +60,7 @@ def main(prepared: Path, schedule: Path, ancestor: Path, out: Path, checkpoint_i
 
     params = load_params()
     inputs = Inputs(params, Dataset.open(prepared), schedule, ancestor / MODEL)
-    with launch_workers(params.train.batch_size) as workers:
+    with launch_workers(params.train.batch_size, params.train.micro_batch_size) as workers:
         if workers.is_first:
             run_id = train(inputs, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers)
         else:

@@ -144,7 +144,7 @@ def memory_choice(cost: Cost, memory_mib: float) -> Choice:
     found = f"a step takes {cost.process_mib / 1024:.1f} GiB in each of {cost.num_processes} processes, {memory_mib / 1024:.1f} GiB are free"
     if cost.process_mib <= limit:
         return Choice("train.micro_batch_size", None, found, "a whole batch fits")
-    rows = cost.network.rows_within(limit)
+    rows = cost.network.rows_within(limit, -(-cost.batch_size // cost.num_processes))
     if not rows:
         raise FoundryError(
             f"{found}: not one image fits; adopt with a smaller --image-size, or NPROC=1 in the environment"

@@ -19,6 +19,7 @@ from pipeline.diffusion.density import stratified_t
 from pipeline.diffusion.images import to_unit_range
 from pipeline.params import TrainParams
 from pipeline.training.distributed import SINGLE, Workers
+from pipeline.training.parts import Parts
 
 NORMAL_BLOCK = 16
 """torch's CPU generator turns 16 uniform numbers at a time into 16 normal ones."""
@@ -39,17 +40,13 @@ class Batch:
     augmentation: Tensor | None
     """How each row was changed, float32 `[rows, augmentation.NUM_PARAMETERS]`; None if training changes none."""
     dropout_seed: int
-    """Seeds the dropout inside the network; differs between processes."""
+    """Seeds the dropout inside the network; of a part its number is added."""
 
-    def parts(self, num_rows: int | None) -> Iterator["Batch"]:
-        """The same rows in parts of at most `num_rows`; None: all at once."""
-        if num_rows is None:
-            yield self
-            return
-        for start in range(0, len(self.x0), num_rows):
-            rows = slice(start, start + num_rows)
+    def parts(self, parts: Parts) -> Iterator["Batch"]:
+        """The rows of each part."""
+        for number, rows in enumerate(parts.rows, parts.first):
             labels, augmentation = (None if each is None else each[rows] for each in (self.labels, self.augmentation))
-            yield Batch(self.x0[rows], labels, self.t[rows], self.eps[rows], augmentation, self.dropout_seed)
+            yield Batch(self.x0[rows], labels, self.t[rows], self.eps[rows], augmentation, self.dropout_seed + number)
 
 
 class BatchSource(Protocol):
@@ -80,14 +77,14 @@ class Batches:
 
         Args:
             split: the training images.
-            params: seed, batch size, mirroring, augmentation and label dropout.
+            params: seed, batch size and its parts, mirroring, augmentation and label dropout.
             density: float64 `[T]`, the probability of each t.
             null_label: the class index that replaces a dropped label.
             device: of the batches.
             workers: the place of this process among those that share each batch.
         """
         self.split, self.params, self.density, self.null_label = split, params, density, null_label
-        self.device, self.workers = device, workers
+        self.device, self.parts = device, Parts.of(workers, params.batch_size, params.micro_batch_size)
         self._permutation = lru_cache(1)(self._draw_permutation)
 
     def batches(self, steps: Iterable[int]) -> Iterator[Batch]:
@@ -109,7 +106,7 @@ class Batches:
         params, device = self.params, self.device.device
         random = np.random.Generator(np.random.PCG64([params.seed, step]))
         indices = self.indices(step)
-        own = self.workers.share(len(indices))
+        own = self.parts.own
         pixels = torch.from_numpy(self.split.images(indices[own])).movedim(-1, 1)
         if params.horizontal_flip:
             mirrored = torch.from_numpy(random.random(len(indices))[own] < 0.5)
@@ -128,7 +125,7 @@ class Batches:
             _moved(t, device),
             eps,
             augmentation,
-            dropout_seed=int(random.integers(2**32)) + self.workers.rank,
+            dropout_seed=int(random.integers(2**32)),
         )
 
     def indices(self, step: int) -> NDArray[np.int64]:

@@ -48,14 +48,17 @@ class NetworkSize:
     def weight_mib(self) -> float:
         return 4 * self.num_weights / MIB
 
-    def step_mib(self, rows: int) -> float:
-        """Peak memory in MiB of a process that computes `rows` images at once, in float32."""
-        return BASE_MIB + ACTIVATION_FACTOR * rows * self.activation_bytes / MIB + WEIGHT_COPIES * self.weight_mib
+    def step_mib(self, rows: int, num_parts: int = 1) -> float:
+        """Peak memory in MiB of a process that computes `rows` images at once, in float32, in `num_parts` of a batch."""
+        # The gradients' sums that wait for their neighbours are at most one for each bit of the number of parts.
+        copies = WEIGHT_COPIES + (num_parts.bit_length() if num_parts > 1 else 0)
+        return BASE_MIB + ACTIVATION_FACTOR * rows * self.activation_bytes / MIB + copies * self.weight_mib
 
-    def rows_within(self, mib: float) -> int:
-        """The most images at once whose step needs at most `mib`; 0 if even one needs more."""
-        left = mib - self.step_mib(0)
-        return max(0, int(left * MIB / (ACTIVATION_FACTOR * self.activation_bytes)))
+    def rows_within(self, mib: float, share: int) -> int:
+        """The most images at once whose step needs at most `mib`, as equal parts of `share` images; 0 if even one needs more."""
+        left = mib - self.step_mib(0, share)
+        most = min(share, int(left * MIB / (ACTIVATION_FACTOR * self.activation_bytes)))
+        return 0 if most < 1 else -(-share // -(-share // most))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -130,9 +133,10 @@ def memory(params: TrainParams, *, image_size: ImageSize, channels: int, num_cla
         FoundryError: the image size does not divide into the network's patches and levels.
     """
     size = network_size(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
-    num_processes = num_workers(params.batch_size)
+    num_processes = num_workers(params.batch_size, params.micro_batch_size)
     rows = -(-params.batch_size // num_processes)
-    process_mib = size.step_mib(min(rows, params.micro_batch_size or rows))
+    rows_at_once = params.micro_batch_size or rows
+    process_mib = size.step_mib(min(rows, rows_at_once), -(-rows // rows_at_once))
     snapshots = params.num_snapshots * len(params.ema_widths)
     return Memory(
         network=size,
@@ -179,7 +183,7 @@ def require_memory(params: TrainParams, *, image_size: ImageSize, channels: int,
     if held.all_mib <= free_mib:
         return
     own = held.process_mib - (held.all_mib - free_mib) / held.num_processes
-    rows = held.network.rows_within(own)
+    rows = held.network.rows_within(own, -(-params.batch_size // held.num_processes))
     remedy = f"foundry set train.micro_batch_size={rows}" if rows else "train a smaller train.network, or with NPROC=1"
     raise FoundryError(
         f"params.yaml: train.batch_size: {params.batch_size} images in {held.num_processes} processes need about "

@@ -26,6 +26,7 @@ from pipeline.params import TrainParams
 from pipeline.training.batches import Batch, Batches, BatchSource
 from pipeline.training.distributed import SINGLE, Workers
 from pipeline.training.muon import Muon
+from pipeline.training.parts import Parts, sum_of_all
 
 NUM_IMAGES = "num_images"
 
@@ -60,6 +61,7 @@ class Training:
         self.network = network.to(device.device).to(memory_format=layout).train()  # type: ignore[call-overload]
         self.forward = torch.compile(self.network) if device.compile else self.network
         self.condition = _condition(network) if params.augmentation.kinds else None
+        self.parts = Parts.of(workers, params.batch_size, params.micro_batch_size)
         self.batches: BatchSource = Batches(split, params, schedule_table.density, network.num_classes, device, workers)
         self.optimisers = _optimisers(self.network, self.condition, params)
         self.ema = Ema(self.weights(), params.ema_widths)
@@ -80,8 +82,10 @@ class Training:
 
     @property
     def arithmetic(self) -> dict[str, str]:
-        """Facts on which the rounding of sums depends: the number of processes and the precision."""
-        return {"processes": str(self.workers.size), "precision": self.device.precision}
+        """Facts on which the rounding of sums depends: the precision, and the number of processes or, in parts, that of threads."""
+        if self.params.micro_batch_size is None:
+            return {"processes": str(self.workers.size), "precision": self.device.precision}
+        return {"threads": str(torch.get_num_threads()), "precision": self.device.precision}
 
     def weights(self) -> dict[str, Tensor]:
         """The network's weights by name, not copied."""
@@ -93,7 +97,6 @@ class Training:
             lr_factor = self.lr_factor()
             loss = self._backward(batch)
             weights = self._trained()
-            self.workers.all_reduce([loss, *(weight.grad for weight in weights if weight.grad is not None)])
             norm = nn.utils.clip_grad_norm_(weights, self.params.gradient_clip)
             for optimiser in self.optimisers.values():
                 for group in optimiser.param_groups:
@@ -161,16 +164,29 @@ class Training:
         return [weight for module in modules for weight in module.parameters() if weight.requires_grad]
 
     def _backward(self, batch: Batch) -> Tensor:
-        """Compute the gradients of this process's rows, in parts where all at once need too much memory; returns the loss."""
-        torch.manual_seed(batch.dropout_seed)
+        """Leave the gradients of the whole batch in the weights; returns its loss."""
+        parts = map(self._gradients, batch.parts(self.parts))
+        if self.params.micro_batch_size is None:
+            [total] = parts
+            self.workers.all_reduce(total)
+        else:
+            total = sum_of_all(self.workers, self.parts.first, parts)
+        loss, *gradients = total
+        for weight, gradient in zip(self._with_gradient(), gradients, strict=True):
+            weight.grad = gradient
+        return loss
+
+    def _gradients(self, part: Batch) -> list[Tensor]:
+        """The loss of some rows, and the gradient of each weight that has one."""
+        torch.manual_seed(part.dropout_seed)
         for weight in self._trained():
             weight.grad = None
-        losses = []
-        for part in batch.parts(self.params.micro_batch_size):
-            loss = self._loss(part)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            losses.append(loss.detach())
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        loss = self._loss(part)
+        loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        return [loss.detach(), *(weight.grad for weight in self._with_gradient() if weight.grad is not None)]
+
+    def _with_gradient(self) -> list[nn.Parameter]:
+        return [weight for weight in self._trained() if weight.grad is not None]
 
     def _loss(self, batch: Batch) -> Tensor:
         x = add_noise(batch.x0, batch.eps, batch.t, self.schedule_table.schedule)

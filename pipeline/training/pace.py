@@ -105,7 +105,7 @@ def main(question: str) -> None:
     asked = json.loads(question)
     params = TrainParams.model_validate_json(json.dumps(asked.pop("params")), strict=True)
     batch_sizes, asked["image_size"] = asked.pop("batch_sizes"), read_size(asked["image_size"])
-    with launch_workers(params.batch_size) as workers:
+    with launch_workers(params.batch_size, params.micro_batch_size) as workers:
         found = [_pace(params, batch_size, workers, **asked) for batch_size in batch_sizes]
         if workers.is_first:
             sys.stdout.write(json.dumps([astuple(each) for each in found]))
@@ -133,6 +133,9 @@ def _training(
     network = UNet(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
     # Longer than what is timed: no snapshot falls into it.
     update = {"batch_size": batch_size, "num_images": 2 * batch_size * (NUM_STEPS + 1), "num_snapshots": 1}
+    if params.micro_batch_size is not None:
+        # Every process has a part.
+        update["micro_batch_size"] = min(params.micro_batch_size, batch_size // workers.size)
     changed = params.model_copy(update=update)
     return Training(changed, network, cosine_table(params.weighting), Split((pixels,), labels), best_device(), workers)
 

@@ -23,6 +23,7 @@ from pipeline.diffusion.sampling import SamplerPlan, make_plan, reverse_steps, s
 from pipeline.diffusion.seeds import image_generator, image_seed, normal_rows
 from pipeline.training.batches import Batch
 from pipeline.training.distributed import SINGLE, Workers
+from pipeline.training.parts import Parts
 
 FIRST_INDEX = 2**40
 """Of the trajectories' seeds: beyond those of any images that a user or an evaluation draws with the same seed."""
@@ -87,6 +88,7 @@ class Trajectories:
         seed: int,
         batch_size: int,
         label_dropout: float,
+        rows_at_once: int | None = None,
         workers: Workers = SINGLE,
     ) -> None:
         """Draw no trajectory yet.
@@ -98,13 +100,14 @@ class Trajectories:
             seed: of everything that is drawn.
             batch_size: rows of a batch over all processes.
             label_dropout: share of trajectories without a class.
+            rows_at_once: of a part of a batch; the networks are called with one part at a time.
             workers: the place of this process among those that share each batch.
         """
         model = teacher.model
         self.teacher, self.plan = teacher, teacher.student_plan
         self.student = NetworkDenoiser(student, model.schedule, model.description.target, clip=True)
         self.classes, self.seed, self.batch_size, self.label_dropout = classes, seed, batch_size, label_dropout
-        self.workers, self.own = workers, workers.share(batch_size)
+        self.parts = Parts.of(workers, batch_size, rows_at_once)
         self._window: dict[int, Block] = {}
 
     def batches(self, steps: Iterable[int]) -> Iterator[Batch]:
@@ -116,9 +119,9 @@ class Trajectories:
         random = np.random.Generator(np.random.PCG64([self.seed, step]))
         first = step // STEPS_PER_BLOCK
         window = self._blocks(range(first, first + WINDOW))
-        chosen = random.integers(WINDOW, size=self.batch_size)[self.own]
-        numbers = torch.from_numpy(random.permutation(np.arange(self.batch_size) % self.plan.num_steps)[self.own])
-        dropout_seed = int(random.integers(2**32)) + self.workers.rank
+        chosen = random.integers(WINDOW, size=self.batch_size)[self.parts.own]
+        numbers = torch.from_numpy(random.permutation(np.arange(self.batch_size) % self.plan.num_steps)[self.parts.own])
+        dropout_seed = int(random.integers(2**32))
         states = torch.stack([window[block].states[row] for row, block in enumerate(chosen)])
         labels = None
         if self.classes is not None:
@@ -128,10 +131,13 @@ class Trajectories:
     def block(self, number: int) -> Block:
         """Draw this process's trajectories of a block."""
         random = np.random.Generator(np.random.PCG64([self.seed, number, FIRST_INDEX]))
-        rows = range(self.batch_size)[self.own]
+        rows = range(self.batch_size)[self.parts.own]
         seeds = [image_seed(self.seed, FIRST_INDEX + number * self.batch_size + row) for row in rows]
         labels = self._labels(random)
-        return Block(self.teacher.states(seeds, labels), labels)
+        states = [
+            self.teacher.states(seeds[part], None if labels is None else labels[part]) for part in self.parts.rows
+        ]
+        return Block(torch.cat(states), labels)
 
     def _labels(self, random: np.random.Generator) -> Tensor | None:
         null = self.teacher.model.null_label
@@ -139,7 +145,7 @@ class Trajectories:
             return None
         labels = random.choice(self.classes, self.batch_size)
         labels[random.random(self.batch_size) < self.label_dropout] = null
-        return torch.from_numpy(labels[self.own]).to(self.teacher.device)
+        return torch.from_numpy(labels[self.parts.own]).to(self.teacher.device)
 
     def _blocks(self, wanted: range) -> list[Block]:
         self._window = {number: self._window.get(number) or self.block(number) for number in wanted}
@@ -148,7 +154,11 @@ class Trajectories:
     def _examples(self, states: Tensor, labels: Tensor | None, numbers: Tensor, dropout_seed: int) -> Batch:
         """Training examples: row r begins the student's step `numbers[r]` and shall end on the teacher's state after it."""
         rows, device = torch.arange(len(states)), states.device
-        x = self.arrived(states, labels, numbers)
+        arrived = [
+            self.arrived(states[part], None if labels is None else labels[part], numbers[part])
+            for part in self.parts.rows
+        ]
+        x = torch.cat(arrived)
         x_next = states[rows, numbers + 1]
         x0 = answer(x, x_next, self.plan.coefficients[numbers]).clamp(-1, 1)
         t = self.plan.times[numbers].to(device)

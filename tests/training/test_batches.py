@@ -10,6 +10,7 @@ from pipeline.diffusion.augmentation import PLACES, AugmentationConfig
 from pipeline.params import TrainParams, load_params
 from pipeline.training.batches import Batches, normal_rows
 from pipeline.training.distributed import SINGLE, Workers
+from pipeline.training.parts import Parts
 
 CPU = Device(torch.device("cpu"), autocast=False, compile=False)
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").train
@@ -47,7 +48,8 @@ def test_the_rows_of_several_processes_are_those_of_one_bit_for_bit(
         optional = ("labels",) * labelled + ("augmentation",) * bool(augmentation.kinds)
         for name in ("x0", "t", "eps", *optional):
             assert torch.equal(torch.cat([getattr(batch, name) for batch in own]), getattr(whole, name)), name
-        assert [batch.dropout_seed - whole.dropout_seed for batch in own] == list(range(size))
+        seeds = [each.dropout_seed for batch, part in zip(own, parts, strict=True) for each in batch.parts(part.parts)]
+        assert [seed - whole.dropout_seed for seed in seeds] == list(range(size))
 
 
 @pytest.mark.parametrize("shape", [(96, 1, 28, 28), (7, 3, 4, 4), (7, 3, 5, 5), (3, 1, 1, 1)])
@@ -120,7 +122,7 @@ def test_the_parameters_of_changed_images_come_with_the_batch_and_those_of_other
 @pytest.mark.parametrize("size", [1, 5, 16, 100])
 def test_the_parts_of_a_batch_are_its_rows_in_order(size: int) -> None:
     whole = _batches(_params(augmentation=CHANGED)).batch(0)
-    parts = list(whole.parts(size))
+    parts = list(whole.parts(Parts.of(SINGLE, 16, size)))
     assert max(len(part.x0) for part in parts) == min(size, 16)
     for name in ("x0", "labels", "t", "eps", "augmentation"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))

@@ -27,11 +27,15 @@ def test_weights_and_arithmetic_are_counted_as_a_convolution_needs_them() -> Non
     assert size.multiply_adds == sum(a * b * k * k * 64 for a, b, k in convolutions) + linear
 
 
-def test_rows_within_a_limit_are_the_most_that_keep_it() -> None:
+def test_rows_within_a_limit_are_the_most_that_keep_it_in_equal_parts() -> None:
     size = network_size(UNetConfig(), **SHAPE)
-    rows = size.rows_within(1000)
-    assert size.step_mib(rows) <= 1000 < size.step_mib(rows + 1)
-    assert size.rows_within(BASE_MIB) == 0
+    share = 10_000
+    rows = size.rows_within(1000, share)
+    num_parts = -(-share // rows)
+    assert size.step_mib(rows, share) <= 1000 < size.step_mib(-(-share // (num_parts - 1)), share)
+    assert size.rows_within(BASE_MIB, share) == 0
+    assert size.rows_within(10**6, 48) == 48
+    assert size.rows_within(size.step_mib(40, 48), 48) == 24
 
 
 def test_micro_batches_need_the_memory_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,7 +43,7 @@ def test_micro_batches_need_the_memory_of_their_rows(monkeypatch: pytest.MonkeyP
     whole = memory(COMMITTED, **SHAPE)
     parts = memory(COMMITTED.model_copy(update={"micro_batch_size": 4}), **SHAPE)
     assert whole.process_mib == whole.network.step_mib(COMMITTED.batch_size // 2)
-    assert parts.process_mib == whole.network.step_mib(4)
+    assert parts.process_mib == whole.network.step_mib(4, COMMITTED.batch_size // 8)
 
 
 def test_a_large_image_is_counted_without_being_computed() -> None:
