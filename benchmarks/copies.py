@@ -4,7 +4,7 @@
 
 Real images that no one trained on stand for honest samples; among them are copies of training images, changed in one way
 each. The sets are scikit-learn's digits (8x8, grey) and tiles of its two photographs (40x40, colour), which are averaged
-down to 32 pixels as all larger images are. The threshold is that of the stage `features`: the closeness below which one of a
+down as all larger images are. The threshold is that of the stage `features`: the closeness below which one of a
 hundred other held-out images lies.
 """
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from pipeline.artefacts.alpha import BLACK, WHITE, on_both, on_white, over
 from pipeline.artefacts.passport import Passport, read
-from pipeline.evaluation.copies import pixels
+from pipeline.evaluation.copies import structure
 from pipeline.ingestion.decode import Wanted, decode
 
 IMAGES = arrays(np.uint8, (3, 4, 5, 4))
@@ -52,7 +52,7 @@ def test_a_hidden_colour_changes_nothing_that_is_kept_or_judged() -> None:
     other = np.where(image[..., 3:] == 0, np.array([1, 2, 3, 0], np.uint8), image)
     for content, same in ((image, other), (_png(image), _png(other))):
         np.testing.assert_array_equal(decode(content, Wanted(6, 4)).pixels, decode(same, Wanted(6, 4)).pixels)
-    assert pixels(image[None]).equal(pixels(other[None]))
+    assert structure(image[None]).equal(structure(other[None]))
 
 
 def test_resizing_bleeds_no_hidden_colour_into_the_edge() -> None:

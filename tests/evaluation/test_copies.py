@@ -7,11 +7,12 @@ from sklearn.neighbors import NearestNeighbors
 from pipeline.artefacts.dataset import SHARD_SIZE, Split
 from pipeline.evaluation import copies
 from pipeline.evaluation.copies import (
+    FLAT,
     are_near_copies,
     near_copy_threshold,
     nearest,
-    pixels,
     shifted_near_copy_share,
+    structure,
     unique_share,
 )
 from tests.small_sets import split_of
@@ -42,11 +43,45 @@ def test_the_neighbours_agree_with_another_exact_search(
     train, images, _ = sets
     monkeypatch.setattr(copies, "NUM_ROWS", 7)
     monkeypatch.setattr(copies, "NUM_COLUMNS", 64)
-    found = nearest(images[:30], train)
-    search = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(train.shards[0].reshape(1000, -1) / 255)
-    distances, indices = search.kneighbors(images[:30].reshape(30, -1) / 255)
-    assert np.allclose(found.distances.numpy(), distances, atol=1e-6)
-    assert (found.indices[:, 0].numpy() == indices[:, 0]).all()
+    found = nearest(images[:300], train)
+    search = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(_greys(train.shards[0]))
+    (distances, indices), (mirrored, of_mirrored) = (
+        search.kneighbors(_greys(view)) for view in (images[:300], images[:300, :, ::-1])
+    )
+    closer = mirrored[:, 0] < distances[:, 0]
+    assert 0 < closer.mean() < 1
+    assert np.allclose(found.distances[:, 0].numpy(), np.minimum(mirrored, distances)[:, 0], atol=1e-5)
+    assert np.allclose(found.distances[:, 1:].numpy(), distances[:, 1:], atol=1e-5)
+    assert (found.indices[:, 0].numpy() == np.where(closer, of_mirrored[:, 0], indices[:, 0])).all()
+
+
+def _greys(images: Images) -> NDArray[np.float64]:
+    """The structure of 8x8 grey images, by NumPy."""
+    x = images.reshape(len(images), -1) / 255
+    return (x - x.mean(axis=1, keepdims=True)) / (x.std(axis=1, keepdims=True) + FLAT)
+
+
+@pytest.mark.parametrize("change", ["mirrored", "darker", "in other colours"])
+def test_copies_that_are_changed_as_a_whole_are_found(
+    change: str, sets: tuple[Split, Images, Images], threshold: float
+) -> None:
+    images = sets[0].shards[0][:100]
+    changed = {
+        "mirrored": images[:, :, ::-1],
+        "darker": (images * 0.6 + 20).astype(np.uint8),
+        "in other colours": 255 - (255 - images) // 2,
+    }[change]
+    assert are_near_copies(nearest(changed, sets[0]), threshold).mean() > 0.95
+
+
+def test_a_copy_with_its_colours_swapped_has_the_same_structure() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (3, 20, 12, 3)).astype(np.uint8)
+    assert torch.allclose(structure(images), structure(images[..., ::-1].copy()), atol=1e-5)
+
+
+def test_images_of_one_colour_are_alike_and_nothing_is_divided_by_zero() -> None:
+    flat = np.stack([np.full((8, 8, 3), value, np.uint8) for value in (0, 77, 255)])
+    assert torch.equal(structure(flat), torch.zeros(3, 64))
 
 
 def test_the_search_crosses_shards() -> None:
@@ -94,5 +129,6 @@ def test_only_the_first_of_equal_images_is_unique(
 
 def test_large_images_are_averaged_down_before_the_comparison() -> None:
     images = np.random.default_rng(0).integers(0, 256, (2, 64, 64, 3)).astype(np.uint8)
-    wanted = images.reshape(2, 32, 2, 32, 2, 3).mean(axis=(2, 4)).transpose(0, 3, 1, 2) / 255
-    assert torch.allclose(pixels(images), torch.from_numpy(wanted).float().flatten(1), atol=1e-6)
+    grey = images.reshape(2, 16, 4, 16, 4, 3).mean(axis=(2, 4, 5)).reshape(2, -1) / 255
+    wanted = (grey - grey.mean(axis=1, keepdims=True)) / (grey.std(axis=1, keepdims=True) + FLAT)
+    assert torch.allclose(structure(images), torch.from_numpy(wanted).float(), atol=1e-4)
