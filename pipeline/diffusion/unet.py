@@ -127,7 +127,7 @@ class UNet(nn.Module):
     ) -> None:
         """Build for images of one size, a side or height and width; `num_classes` 0 makes an unconditional network.
 
-        With `num_timesteps` it has a linear path for so many noise levels, which models before 2026-12 have not.
+        With `num_timesteps` it has a linear path for so many noise levels, which models before 2026-12 lack.
 
         Raises:
             ValueError: the image size does not divide into the patches and levels.
