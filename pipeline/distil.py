@@ -29,10 +29,11 @@ from pipeline.diffusion.augmentation import AugmentationConfig
 from pipeline.diffusion.unet import UNet
 from pipeline.errors import FoundryError
 from pipeline.params import DistilParams, Params, TrainParams, load_params
-from pipeline.tracking import runs
+from pipeline.tracking import runs, stage_times
 from pipeline.training import checkpoint
 from pipeline.training.course import report_start, train_to_the_end
 from pipeline.training.distributed import Workers, launch_workers
+from pipeline.training.feature_error import FeatureError
 from pipeline.training.fingerprint import code_digest, training_key
 from pipeline.training.journal import Journal, Phase
 from pipeline.training.loop import Training
@@ -68,6 +69,7 @@ class Distillation:
         self.params, self.trained = params.distil, trained
         self.teacher = drawing_teacher(trained, params.distil, device.device)
         self.training = Training(settings, student_network(trained), table, dataset.split("train"), device, workers)
+        self.training.row_error = FeatureError(trained, params.distil.feature_weight, device.device)
         self.training.batches = Trajectories(
             self.teacher,
             self.training.network,
@@ -85,7 +87,10 @@ class Distillation:
         found, plan, teacher = self.trained.description, self.teacher.student_plan, self.teacher
         sampling = SamplingDefaults(sampler="ddim", num_steps=plan.num_steps, guidance_scale=1.0)
         of_teacher = SamplingDefaults(
-            sampler="dpmpp_2m", num_steps=teacher.num_steps, guidance_scale=teacher.guidance_scale
+            sampler="dpmpp_2m",
+            num_steps=teacher.num_steps,
+            guidance_scale=teacher.guidance_scale,
+            guidance_interval=teacher.guidance_interval,
         )
         return replace(
             found,
@@ -98,7 +103,7 @@ class Distillation:
     def store(self) -> Path:
         """The folder with the checkpoints of this distillation and no other."""
         facts = {
-            "code_digest": code_digest("training/trajectories"),
+            "code_digest": code_digest("training/trajectories", "training/feature_error"),
             "params_digest": parts_digest([canonical_json(self.params.model_dump(mode="json"))]),
             "settings_digest": parts_digest([canonical_json(self.training.params.model_dump(mode="json"))]),
             "teacher_digest": self.trained.digest,
@@ -131,6 +136,7 @@ def drawing_teacher(trained: Model, params: DistilParams, device: torch.device) 
         model=trained,
         num_steps=params.teacher_steps,
         guidance_scale=params.guidance_scale if trained.null_label else 1.0,
+        guidance_interval=params.guidance_interval,
         student_steps=params.steps,
         device=device,
     )
@@ -153,12 +159,15 @@ def distil(
     with checkpoint.exclusive(store):
         journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec, phase=DISTIL)
         journal.resume()
+        is_whole = journal.num_images_saved is None
         training.sync_from_first()
         report_start(journal, None)
         with runs.stage_run("train", params=params.model_dump(mode="json", by_alias=True), resume_run_id=run_id) as run:
             train_to_the_end(training, journal, StudentPreview(training, description, distillation.teacher), run, None)
             write(out, distillation, run)
             run.metrics({"distil/seconds": journal.seconds})
+        if is_whole:
+            stage_times.remember("train")
         checkpoint.finish(store)
 
 

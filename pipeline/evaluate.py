@@ -66,7 +66,7 @@ def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path)
             run.tags({RECIPE_TAG: recipe_digest})
         fitted_params = fitted(params.evaluate, inputs.dataset.info)
         tuning, metrics = evaluate(inputs, out, fitted_params, params.train)
-        found = verdict(metrics, params.train)
+        found = verdict(metrics, params.train, is_distilled=inputs.teacher is not None)
         sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
         log(run, out, tuning, metrics, found)
 
@@ -158,7 +158,8 @@ def evaluate(
     chosen = tuning.sampling
     guidance = guidance_in_words(chosen.guidance_scale, chosen.guidance_interval)
     sampling = {"sampler": chosen.sampler, "steps": chosen.num_steps, "guidance": guidance}
-    words = verdict(metrics, train_params).lines()
+    is_distilled = inputs.teacher is not None
+    words = verdict(metrics, train_params, is_distilled=is_distilled).lines()
     write_report(
         out,
         Evaluation(
@@ -170,7 +171,7 @@ def evaluate(
             sampling,
             tuning.guidance_distances,
             kind,
-            is_distilled=inputs.teacher is not None,
+            is_distilled=is_distilled,
         ),
     )
     return tuning, metrics

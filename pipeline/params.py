@@ -276,6 +276,10 @@ class DistilParams(Section):
     guidance_scale: float = Field(
         ge=0, le=20, description="of the teacher's images; 1: no guidance, as always without classes"
     )
+    guidance_interval: GuidedPart = Field(description="the part of the teacher's steps that is guided")
+    feature_weight: float = Field(
+        ge=0, description="of the error in the features of the teacher's network beside that of the pixels; 0: none"
+    )
     learning_rate_ratio: float = Field(gt=0, description="the student's peak learning rates over those of train")
 
 

@@ -17,12 +17,10 @@ from pipeline.evaluation.all_images import MAX_IMAGES
 from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.feature_networks import EfficientNetLite0
 from pipeline.params import EvaluateParams, Params
-from pipeline.training.cost import Cost
+from pipeline.training.cost import FORWARD_SHARE, Cost, distillation_seconds
 
 START_SEC = 6.0
 """Of a stage: its start, its run in MLflow, what DVC writes."""
-FORWARD_SHARE = 0.28
-"""Of a training step, that drawing an image takes for each of its rows of a network call, by processor time."""
 CLASSIFIER_SEC_PER_IMAGE = 3e-4
 SCHEDULE_SEC_PER_DIM = 4e-3
 NUM_BACKGROUNDS = 2
@@ -49,7 +47,7 @@ def stage_seconds(
         "prepare": START_SEC + survey.num_files * survey.seconds_per_image,
         "schedule": START_SEC + dimensions * SCHEDULE_SEC_PER_DIM,
         "features": START_SEC + num_images * sec_per_feature + classifier,
-        "train": START_SEC + cost.seconds,
+        "train": START_SEC + cost.seconds + distillation_seconds(params.distil, cost, info.num_classes),
         "evaluate": START_SEC + num_rows * row_sec + num_drawn * sec_per_feature,
         "register": REGISTER_SEC,
     }

@@ -9,7 +9,7 @@ MOST_SHARE = 0.2
 """Of the time, that the evaluation may take before it is shortened."""
 THOROUGH: dict[str, Any] = {
     "guidance_scales": [1.0, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0],
-    "guidance_intervals": [[0.0, 1.0], [0.4, 0.8]],
+    "guidance_intervals": [[0.0, 1.0], [0.5, 0.9]],
     "tuning_rows": 20_000,
     "compared_rows": [1, 2, 4, 6, 10, 20],
 }

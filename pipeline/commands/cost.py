@@ -6,7 +6,7 @@ from typing import Any
 import psutil
 
 from pipeline.params import Params, load_params
-from pipeline.training.cost import MIB, Cost, estimate
+from pipeline.training.cost import MIB, Cost, distillation_seconds, estimate
 
 
 def main() -> None:
@@ -39,4 +39,6 @@ def table(params: Params, cost: Cost) -> str:
         "step": f"{cost.step_sec:.3f} s for {cost.batch_size} images, {cost.images_per_sec:,.0f} images/s",
         "training": f"{params.training.num_images:,} images in {cost.seconds / 60:.1f} minutes, previews and checkpoints apart",
     }
+    if seconds := distillation_seconds(params.distil, cost, expected_images(params)["num_classes"]):
+        lines["student"] = f"{params.distil.num_images:,} images in {seconds / 60:.1f} minutes"
     return "\n".join(f"{name:10}{text}" for name, text in lines.items())

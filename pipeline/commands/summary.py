@@ -21,7 +21,7 @@ def main(evaluation: Path, registration: Path) -> None:
     metrics = read_results(evaluation)
     decision = read_document(registration / "decision.json", stage="register")
     params = load_params()
-    lines = verdict(metrics, params.train).lines()
+    lines = verdict(metrics, params.train, is_distilled=params.distil.steps is not None).lines()
     sys.stdout.write("\n" + "".join(f"{line}\n" for line in lines) + f"\n{table(metrics)}\n")
     sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")
     versions = holding(decision["model_digest"])

@@ -28,8 +28,8 @@ def choose_guidance(
 ) -> tuple[SamplingDefaults, dict[SamplingDefaults, float]]:
     """Choose the `cheapest` of the candidates; returns it and the measured Frechet distances.
 
-    In each interval scales are tried in ascending order until the distance rises, in the later ones from the best scale so
-    far: in fewer steps guidance has to be stronger rather than weaker. With a single candidate, or for a model without
+    In each interval scales are tried in ascending order until the distance rises, in the later ones above the best scale so
+    far: in fewer steps guidance has to be stronger. With a single candidate, or for a model without
     classes, whose scale is 1, nothing is measured.
 
     Args:
@@ -51,10 +51,9 @@ def choose_guidance(
     seeds = [image_seed(params.seed + 1, i) for i in range(params.guidance_images)]
     distances: dict[SamplingDefaults, float] = {}
     for group in candidates:
-        best, least = min(distances, key=distances.__getitem__, default=group[0]), math.inf
-        for tried in group:
-            if tried in distances or tried.guidance_scale < best.guidance_scale:
-                continue
+        best = min(distances, key=distances.__getitem__).guidance_scale if distances else -math.inf
+        least = math.inf
+        for tried in dict.fromkeys(each for each in group if each.guidance_scale > best):
             images = draw(model, seeds, labels, **asdict(tried), progress=True)
             distances[tried] = frechet_distance(evaluator.extractor.features(images), evaluator.reference)
             if distances[tried] > least:

@@ -5,7 +5,7 @@ Pages, cards and summaries begin with it, and the rules of promotion read it.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.evaluation.figures import Z
 from pipeline.params import TrainParams
@@ -69,10 +69,13 @@ BASELINES = ("mixture", "linear")
 HEADLINES = (*BASELINES, "real")
 
 
-def verdict(metrics: Mapping[str, float], train: TrainParams) -> Verdict:
-    """Judge metrics.json of a model that was trained with these params."""
-    others = (_real(metrics), _classes(metrics), _copies(metrics), _gap(metrics))
-    findings = (*against_baselines(metrics), *others)
+def verdict(metrics: Mapping[str, float], train: TrainParams, *, is_distilled: bool = False) -> Verdict:
+    """Judge metrics.json of a model that was trained with these params; of a student the losses are its teacher's."""
+    mixture, linear = against_baselines(metrics)
+    losses = [linear, _gap(metrics)]
+    if is_distilled:
+        losses = [each and replace(each, text=f"its teacher: {each.text}") for each in losses]
+    findings = (mixture, losses[0], _real(metrics), _classes(metrics), _copies(metrics), losses[1])
     known = [each for each in findings if each is not None]
     return Verdict(known, _advice({each.name: each.is_good for each in known}, train))
 

@@ -65,7 +65,7 @@ def model_card(
         num_images=int(metrics.get("evaluate/num_images", 0)),
         figures=[(FIGURES[key].label, [_measured(metrics, origin, key) for origin in ORIGINS]) for key in measured],
         distances=distances_by_rows(metrics),
-        verdict=verdict(metrics, params.train),
+        verdict=verdict(metrics, params.train, is_distilled=description.is_distilled),
         decision=decision,
     )
 

@@ -24,6 +24,11 @@ def timed(stage: str) -> Iterator[None]:
     if expected := expectation(stage):
         sys.stderr.write(f"{expected}\n")
     yield
+    remember(stage)
+
+
+def remember(stage: str) -> None:
+    """Remember how long a stage has taken since this process began, which another program may have begun (`os.execv`)."""
     seconds = time.time() - psutil.Process().create_time()
     folder = main_worktree() / ".foundry" / FOLDER
     with naming(folder):

@@ -5,7 +5,7 @@ training resumed from it computes the same bits as one that never stopped. The c
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,6 +29,8 @@ from pipeline.training.muon import Muon
 from pipeline.training.parts import Parts, sum_of_all
 
 NUM_IMAGES = "num_images"
+RowError = Callable[[Tensor, Batch], Tensor]
+"""The error `[rows]` of denoised images, which the loss weights by their noise levels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Training:
         self.ema = Ema(self.weights(), params.ema_widths)
         self.snapshots: dict[str, Tensor] = {}
         self.step = 0
+        self.row_error: RowError = pixel_error
         self._abar = schedule_table.schedule.abar.to(device.device, torch.float32)
         # The loss compares denoised images, whichever target the network predicts.
         self._weight = schedule_table.weight("x0", params.weighting).to(device.device, torch.float32)
@@ -195,11 +198,15 @@ class Training:
             prediction = self.forward(x, batch.t, batch.labels, condition)
         denoised = to_x0(self.params.target, prediction.float(), x, self._abar[batch.t])
         # Divided by the whole batch, of which other processes have the other rows.
-        return (self._weight[batch.t] * visible_error(denoised, batch.x0)).sum() / self.params.batch_size
+        return (self._weight[batch.t] * self.row_error(denoised, batch)).sum() / self.params.batch_size
 
     def _keep_snapshot(self) -> None:
         for width, track in zip(self.params.ema_widths, self.ema.tracks, strict=True):
             self.snapshots |= {f"{self.step}/{width}/{name}": tensor.cpu().clone() for name, tensor in track.items()}
+
+
+def pixel_error(denoised: Tensor, batch: Batch) -> Tensor:
+    return visible_error(denoised, batch.x0)
 
 
 def check_finite(step: TrainStep, num_images_saved: int | None) -> None:

@@ -88,14 +88,14 @@ def test_without_a_choice_nothing_is_drawn(evaluator: Evaluator) -> None:
     assert (sampling.guidance_scale, distances) == (1.0, {})
 
 
-def test_an_interval_is_tried_from_the_best_scale_on_and_taken_where_it_is_better_or_cheaper(
+def test_an_interval_is_tried_above_the_best_scale_and_taken_where_it_is_better_or_cheaper(
     evaluator: Evaluator,
 ) -> None:
     params = evaluate_params(guidance_scales=SCALES, guidance_intervals=INTERVALS, guidance_images=100)
     sampling, distances = choose_guidance(_model(1.25), SAMPLING, evaluator, params)
     tried = [(each.guidance_scale, each.guidance_interval) for each in distances]
     assert tried[:3] == [(1.0, ALL_STEPS), (1.25, ALL_STEPS), (1.5, ALL_STEPS)]
-    assert tried[3:5] == [(1.25, (0.3, 0.7)), (1.5, (0.3, 0.7))]
+    assert tried[3:5] == [(1.5, (0.3, 0.7)), (2.0, (0.3, 0.7))]
     assert sampling == cheapest(distances)
 
 

@@ -138,6 +138,17 @@ def test_metrics_of_an_earlier_release_are_judged_by_the_figures_that_they_have(
     assert found.is_good is None
 
 
+def test_the_losses_of_a_student_are_said_to_be_its_teachers() -> None:
+    own, of_teacher = (verdict(GOOD, PARAMS.train, is_distilled=is_distilled) for is_distilled in (False, True))
+    for name in ("linear", "over-fitting"):
+        mine, theirs = own.finding(name), of_teacher.finding(name)
+        assert mine is not None
+        assert theirs is not None
+        assert theirs.text == f"its teacher: {mine.text}"
+    assert "its teacher: better than the best linear denoiser" in of_teacher.headline
+    assert own.is_good == of_teacher.is_good
+
+
 @pytest.mark.parametrize("metrics", [{}, {"evaluate/kid": float("nan"), "baseline/kid": 1.0}])
 def test_without_figures_there_is_no_verdict(metrics: Mapping[str, float]) -> None:
     assert verdict(metrics, PARAMS.train).is_good is None

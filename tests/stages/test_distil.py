@@ -15,7 +15,15 @@ from tests.stages.test_train import _digests, _train, project
 
 __all__ = ["project"]  # a fixture
 pytestmark = pytest.mark.trains
-DISTIL = {"steps": 2, "num_images": 9600, "teacher_steps": 6, "guidance_scale": 1.5, "learning_rate_ratio": 0.5}
+DISTIL = {
+    "steps": 2,
+    "num_images": 9600,
+    "teacher_steps": 6,
+    "guidance_scale": 1.5,
+    "guidance_interval": [0.0, 1.0],
+    "feature_weight": 3.0,
+    "learning_rate_ratio": 0.5,
+}
 
 
 @pytest.fixture(scope="module")

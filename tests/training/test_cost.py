@@ -8,7 +8,15 @@ from pipeline.device import best_device
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.params import load_params
 from pipeline.training import pace
-from pipeline.training.cost import BASE_MIB, estimate, memory, network_size
+from pipeline.training.cost import (
+    BASE_MIB,
+    FORWARD_SHARE,
+    Cost,
+    distillation_seconds,
+    estimate,
+    memory,
+    network_size,
+)
 from pipeline.training.pace import measure
 
 COMMITTED = load_params(Path(__file__).parents[1] / "params.yaml").train
@@ -94,3 +102,32 @@ def test_the_steps_of_the_network_itself_are_timed(monkeypatch: pytest.MonkeyPat
     assert cost.seconds == pytest.approx(10 * cost.step_sec)
     assert cost.images_per_sec == pytest.approx(16 / cost.step_sec)
     assert cost.all_mib > 2 * cost.process_mib
+
+
+def test_a_student_costs_its_own_rows_and_those_of_its_trajectories() -> None:
+    params = load_params(Path(__file__).parents[1] / "params.yaml").distil
+    cost = Cost(
+        network=network_size(UNetConfig(), **SHAPE),
+        num_processes=1,
+        process_mib=0,
+        all_mib=0,
+        num_steps=10,
+        batch_size=100,
+        step_sec=1.0,
+    )
+    assert distillation_seconds(params, cost, num_classes=4) == 0
+    one = {
+        "steps": 1,
+        "num_images": 14_000,
+        "teacher_steps": 10,
+        "guidance_scale": 2.0,
+        "guidance_interval": (0.5, 0.9),
+    }
+    unguided, guided, of_two = (
+        distillation_seconds(params.model_copy(update={**one, "feature_weight": 0.0, "steps": steps}), cost, classes)
+        for steps, classes in ((1, 0), (1, 4), (2, 4))
+    )
+    # 140 steps of a second; 10 + 8 blocks of 100 trajectories, of 10 or 14 rows.
+    assert unguided == pytest.approx(140 + FORWARD_SHARE * 180)
+    assert guided == pytest.approx(140 + FORWARD_SHARE * 180 * 1.4)
+    assert of_two - guided == pytest.approx(FORWARD_SHARE * 70)
