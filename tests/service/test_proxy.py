@@ -42,7 +42,7 @@ def test_idle_connections_stay_open_and_no_request_through_a_proxy_fails(server:
 
     assert ask() == 200
     connection = idle.sock
-    with proxied(server.port, tmp_path) as url:
+    with proxied([server.port], tmp_path) as url:
         # About as long as uvicorn waits by itself.
         assert _refused(url, [UVICORNS_SEC + number / 1000 for number in range(-10, 30)], rounds=1) == []
     assert ask() == 200
@@ -52,13 +52,13 @@ def test_idle_connections_stay_open_and_no_request_through_a_proxy_fails(server:
 
 @pytest.mark.long
 def test_no_request_of_hundreds_through_a_proxy_fails(server: Server, tmp_path: Path) -> None:
-    with proxied(server.port, tmp_path) as url:
+    with proxied([server.port], tmp_path) as url:
         assert _refused(url, [UVICORNS_SEC + number / 2000 for number in range(-20, 20)], rounds=8) == []
 
 
 def test_a_stream_passes_event_by_event(server: Server, tmp_path: Path) -> None:
     with (
-        proxied(server.port, tmp_path) as url,
+        proxied([server.port], tmp_path) as url,
         httpx.Client(base_url=url, timeout=60, trust_env=False, verify=False) as client,  # noqa: S501
         client.stream("POST", GENERATIONS, json={"stream": True, "steps": 100, "n": 8}) as response,
     ):
@@ -68,20 +68,21 @@ def test_a_stream_passes_event_by_event(server: Server, tmp_path: Path) -> None:
 
 
 def test_what_a_proxy_forwards_for_others_needs_keys(server: Server, tmp_path: Path) -> None:
-    with proxied(server.port, tmp_path, "proxy_set_header X-Forwarded-For $remote_addr;") as url:
+    with proxied([server.port], tmp_path, "proxy_set_header X-Forwarded-For $remote_addr;") as url:
         refused = httpx.post(f"{url}{GENERATIONS}", json={"steps": 1}, trust_env=False)
     assert (refused.status_code, error_of(refused)) == (401, "invalid_api_key")
     assert "FOUNDRY_API_KEYS" in refused.json()["error"]["message"]
 
 
-def test_the_configuration_in_the_docs_is_the_tested_one() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
-    tested = (Path(__file__).parent / "nginx.py").read_text()
+def test_the_docs_explain_the_configuration_that_is_tested() -> None:
+    root = Path(__file__).parents[2]
+    page, tested = ((root / name).read_text() for name in ("docs/serving.md", "deploy/nginx.conf.template"))
     for directive in (
+        "least_conn",
         "keepalive 16",
-        "proxy_http_version 1.1",
         'proxy_set_header Connection ""',
         "proxy_read_timeout 330s",
+        "http_404",
     ):
         assert directive in page
         assert directive in tested
