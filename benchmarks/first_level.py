@@ -24,7 +24,7 @@ from pipeline.train import describe
 from pipeline.training.initial_network import initial_network
 from pipeline.training.loop import Training
 
-WIDTHS = ((32, 64), (48, 64), (64, 96))
+WIDTHS = ((32, 64), (48, 64))
 GUIDANCE_SCALE, NUM_STEPS = 2.0, 10
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pipeline.artefacts.dataset import Dataset, Split
+from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import remove_outputs, write_json
 from pipeline.artefacts.schedule_table import WEIGHT_COLUMNS, ScheduleTable, write_schedule_table
+from pipeline.artefacts.subset import Subset, evenly_spaced
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.diffusion.betas import BETAS, rescale_zero_terminal_snr
 from pipeline.diffusion.density import DENSITIES
-from pipeline.diffusion.gaussian import gaussian_bits_per_dim, linear_denoiser_mse, prior_kl_bits_per_dim
+from pipeline.diffusion.gaussian import gaussian_bits_per_dim, held_out_linear_denoiser_mse, prior_kl_bits_per_dim
 from pipeline.diffusion.moments import Moments, image_moments
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SAMPLERS
@@ -42,6 +43,8 @@ OUTS = (
 
 BATCH_SIZE = 4096
 """Images in memory at once."""
+MAX_HELD_OUT = 5_000
+"""On which the best linear denoiser is tried."""
 
 NUM_STEPS = (*range(4, 21), 25, 30, 40, 50)
 """Numbers of steps for which timetables are optimised; those between are stretched from the next larger one. The time of a
@@ -65,8 +68,10 @@ def schedule(dataset: Dataset, out: Path, params: ScheduleParams, run: StageRun 
     """
     remove_outputs(out, OUTS)
     noise = noise_schedule(params, out, run)
-    moments = image_moments(batches(dataset.split("train")))
-    schedule_table = make_table(params, noise, moments)
+    train = dataset.split("train")
+    moments = image_moments(batches(evenly_spaced(train, len(train))))
+    held_out = evenly_spaced(dataset.split("held_out"), MAX_HELD_OUT)
+    schedule_table = make_table(params, noise, moments, moments.variances_of(batches(held_out)))
     statistics = make_statistics(params, noise, moments)
     write_schedule_table(out / "table.parquet", schedule_table)
     names = ("mean_image", "eigenvalues", "eigenvectors")
@@ -119,14 +124,16 @@ def make_density(params: Density, noise: NoiseSchedule) -> Tensor:
     return DENSITIES[params.kind](noise, **params.model_dump(exclude={"kind"}))
 
 
-def make_table(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> ScheduleTable:
-
+def make_table(
+    params: ScheduleParams, noise: NoiseSchedule, moments: Moments, held_out_variances: Tensor
+) -> ScheduleTable:
+    """`held_out_variances` are those of held-out images along the axes of `moments`."""
     bounds = SnrBounds(params.snr_floor, params.min_snr_gamma)
     return ScheduleTable(
         schedule=noise,
         density=make_density(params.density, noise),
         weights={pair: loss_weight(*pair, noise, bounds) for pair in WEIGHT_COLUMNS},
-        linear_denoiser_mse=linear_denoiser_mse(moments.eigenvalues, noise),
+        linear_denoiser_mse=held_out_linear_denoiser_mse(moments.eigenvalues, held_out_variances, noise),
     )
 
 
@@ -167,10 +174,10 @@ def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[st
     return timetables
 
 
-def batches(split: Split) -> Iterator[Tensor]:
-    """All images of a split, in batches of uint8 `[n, h, w, c]`."""
-    for start in range(0, len(split), BATCH_SIZE):
-        yield torch.from_numpy(split.images(slice(start, start + BATCH_SIZE)))
+def batches(images: Subset) -> Iterator[Tensor]:
+    """All images, in batches of uint8 `[n, h, w, c]`."""
+    for start in range(0, len(images), BATCH_SIZE):
+        yield torch.from_numpy(images[start : start + BATCH_SIZE])
 
 
 def check_gates(params: ScheduleParams, statistics: dict[str, float], out: Path) -> None:

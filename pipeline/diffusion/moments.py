@@ -9,7 +9,7 @@ of the linear denoiser and the Gaussian entropy, are bounded from above, which i
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +36,15 @@ class Moments:
     """Variances along the axes, falling, not negative; d = c h w."""
     eigenvectors: Float[Tensor, "d k"]
     """The first k axes, orthonormal columns; rows in the order c, h, w."""
+    coordinates: Callable[[UInt8[Tensor, "n h w c"]], Float[Tensor, "n d"]]
+    """Images in [-1, 1] less the mean image, along all axes."""
+
+    def variances_of(self, batches: Iterable[UInt8[Tensor, "_ h w c"]]) -> Float[Tensor, " d"]:
+        """Mean squares of other images' coordinates; those of few images differ much from `eigenvalues`."""
+        count, square = 0, torch.zeros_like(self.eigenvalues)
+        for batch in batches:
+            count, square = count + len(batch), square + self.coordinates(batch).square().sum(0)
+        return square / count
 
     @property
     def mean_x0_squared(self) -> float:
@@ -76,10 +85,16 @@ def _full(parts: Iterator[Tensor], channels: int, height: int, width: int) -> Mo
         square += x.T @ x
     mean = total / count
     eigenvalues, eigenvectors = torch.linalg.eigh(square / count - mean.outer(mean))
+    axes = eigenvectors.flip(1)
+
+    def coordinates(images: Tensor) -> Tensor:
+        return BYTE * (images.permute(0, 3, 1, 2).flatten(1).double() - mean) @ axes
+
     return Moments(
         mean_image=(BYTE * mean - 1).reshape(channels, height, width),
         eigenvalues=BYTE**2 * eigenvalues.flip(0).clamp(min=0),
-        eigenvectors=eigenvectors.flip(1)[:, : _num_eigenvectors(d)].clone(),
+        eigenvectors=axes[:, : _num_eigenvectors(d)].clone(),
+        coordinates=coordinates,
     )
 
 
@@ -98,10 +113,16 @@ def _cosine(parts: Iterator[Tensor], channels: int, height: int, width: int) -> 
     order = eigenvalues.flatten().argsort(descending=True, stable=True)
     i, j, m = torch.unravel_index(order[: _num_eigenvectors(len(order))], eigenvalues.shape)
     eigenvectors = torch.einsum("kc,kh,kw->chwk", axes[i, j, :, m], rows[i], columns[j])
+
+    def coordinates(images: Tensor) -> Tensor:
+        waves = torch.einsum("nhwc,ih,jw->nijc", images.double(), rows, columns) - mean
+        return BYTE * torch.einsum("nijc,ijcm->nijm", waves, axes).flatten(1)[:, order]
+
     return Moments(
         mean_image=BYTE * torch.einsum("ijc,ih,jw->chw", mean, rows, columns) - 1,
         eigenvalues=BYTE**2 * eigenvalues.flatten()[order].clamp(min=0),
         eigenvectors=eigenvectors.flatten(0, 2),
+        coordinates=coordinates,
     )
 
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.model import Description, build_network
+from pipeline.artefacts.subset import Subset, evenly_spaced
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.patch_filter import patch_moments, set_filter
 from pipeline.diffusion.unet import UNet
@@ -25,12 +25,11 @@ def initial_network(description: Description, train: Split, schedule: NoiseSched
     """
     network = build_network(description, seed=seed, num_timesteps=schedule.num_timesteps)
     if network.linear is not None:
-        moments = patch_moments(_batches(train), description.network.patch_size)
+        moments = patch_moments(_batches(evenly_spaced(train, MAX_IMAGES)), description.network.patch_size)
         set_filter(network.linear, moments, description.target, schedule)
     return network
 
 
-def _batches(split: Split) -> Iterator[Tensor]:
-    places = np.linspace(0, len(split) - 1, min(len(split), MAX_IMAGES)).round().astype(np.int64)
-    for start in range(0, len(places), BATCH_SIZE):
-        yield torch.from_numpy(split.images(places[start : start + BATCH_SIZE]))
+def _batches(images: Subset) -> Iterator[Tensor]:
+    for start in range(0, len(images), BATCH_SIZE):
+        yield torch.from_numpy(images[start : start + BATCH_SIZE])

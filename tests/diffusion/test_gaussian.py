@@ -7,6 +7,7 @@ from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_te
 from pipeline.diffusion.gaussian import (
     GaussianDenoiser,
     gaussian_bits_per_dim,
+    held_out_linear_denoiser_mse,
     linear_denoiser_mse,
     prior_kl_bits_per_dim,
 )
@@ -100,3 +101,19 @@ def test_code_length_of_uniform_bytes_is_eight_bits_and_what_a_gaussian_wastes_o
 def test_code_length_of_constant_bytes_is_only_the_waste() -> None:
     found = gaussian_bits_per_dim(torch.zeros(4, dtype=torch.float64))
     assert found == pytest.approx(math.log2(2 * math.pi * math.e / 12) / 2, abs=1e-12)
+
+
+def test_the_error_on_other_images_is_that_of_the_table_where_these_vary_alike() -> None:
+    eigenvalues = torch.linalg.eigvalsh(covariance_of(6))
+    torch.testing.assert_close(
+        held_out_linear_denoiser_mse(eigenvalues, eigenvalues, ZERO_SNR), linear_denoiser_mse(eigenvalues, ZERO_SNR)
+    )
+
+
+def test_a_covariance_without_variance_where_other_images_have_some_is_shrunk() -> None:
+    assumed, true = (torch.tensor(values, dtype=torch.float64) for values in ([1.0, 0.0], [1.0, 0.5]))
+    found = held_out_linear_denoiser_mse(assumed, true, COSINE)
+    as_it_is = linear_denoiser_mse(assumed, COSINE) + 0.25
+    assert (found <= as_it_is + 1e-12).all()
+    assert (found >= linear_denoiser_mse(true, COSINE)).all()
+    assert found[5] < 0.05 * as_it_is[5]

@@ -95,3 +95,16 @@ def test_the_spectrum_of_large_images_bounds_error_and_code_length_from_above() 
 def test_cosine_basis_is_orthonormal() -> None:
     basis = cosine_basis(9)
     torch.testing.assert_close(basis @ basis.T, torch.eye(9, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("images", [digits(), large()])
+def test_the_images_themselves_vary_along_the_axes_as_the_eigenvalues_say(images: torch.Tensor) -> None:
+    moments = image_moments([images])
+    torch.testing.assert_close(moments.variances_of(images.split(300)), moments.eigenvalues, atol=1e-9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("images", [digits(), large()])
+def test_coordinates_keep_the_distances_of_other_images_from_the_mean(images: torch.Tensor) -> None:
+    moments, others = image_moments([images]), 255 - images[:7]
+    distances = (torch.from_numpy(flat(others)) - moments.mean_image.flatten()).square().sum(1)
+    torch.testing.assert_close(moments.coordinates(others).square().sum(1), distances)

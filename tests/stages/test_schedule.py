@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from pipeline.artefacts.dataset import Dataset, DatasetInfo, digest_of, write_split
 from pipeline.artefacts.schedule_table import read_schedule_table
 from pipeline.diffusion.betas import cosine_betas
+from pipeline.diffusion.gaussian import SHRINKAGES
 from pipeline.diffusion.timetables import optimise_each
 from pipeline.errors import CheckFailedError
 from pipeline.params import ScheduleParams
@@ -99,13 +100,25 @@ def test_moments_and_statistics_are_those_of_the_training_images(prepared: Datas
     assert statistics["schedule/gates_passed"] is True
 
 
-def test_the_table_holds_the_error_of_the_best_linear_denoiser_of_these_images(out: Path) -> None:
-    table, eigenvalues = (
-        read_schedule_table(out / "table.parquet"),
-        load_file(out / "moments.safetensors")["eigenvalues"],
+def test_the_table_holds_the_error_on_held_out_images_of_the_best_linear_denoiser_of_the_training_images(
+    prepared: Dataset, out: Path
+) -> None:
+    table = read_schedule_table(out / "table.parquet")
+    train, held_out = (
+        prepared.split(name).images(slice(None)).reshape(-1, 64).astype(np.float64) / 127.5 - 1
+        for name in ("train", "held_out")
     )
-    for snr, mse in zip(table.schedule.snr, table.linear_denoiser_mse, strict=True):
-        assert mse.item() == pytest.approx((eigenvalues / (1 + snr * eigenvalues)).mean().item())
+    covariance, mean = np.cov(train, rowvar=False, bias=True), train.mean(0)
+    rng = np.random.default_rng(0)
+    for t in range(len(table.schedule.abar)):
+        a, b = float(table.schedule.abar[t]) ** 0.5, float(table.schedule.one_minus_abar[t]) ** 0.5
+        errors = []
+        for share in SHRINKAGES:
+            shrunk = (1 - share) * covariance + share * np.trace(covariance) / 64 * np.eye(64)
+            noisy = a * (held_out - mean) + b * rng.standard_normal((20, *held_out.shape))
+            gain = np.linalg.solve(a**2 * shrunk + b**2 * np.eye(64), a * shrunk)
+            errors.append(((noisy @ gain - (held_out - mean)) ** 2).mean())
+        assert table.linear_denoiser_mse[t].item() == pytest.approx(min(errors), rel=0.05)
 
 
 def test_timetables_are_those_of_the_search_for_all_numbers_of_steps_up_to_t(out: Path) -> None:
