@@ -20,9 +20,9 @@ NETWORKS: tuple[tuple[int, int, tuple[int, ...]], ...] = (
     (512, 4, (96, 128, 192, 256)),
 )
 """Largest side, patch size and least widths."""
-WIDTH_PER_VALUE, WIDTH_STEP = 3, 16
-"""First width over the values of a patch, rounded up. With fewer channels than values the noise in the others stayed. For 16
-values (32 x 32 emoji with alpha), 48 channels instead of 32 gave KID 1.5 instead of 2.4 after 60,000 images (DECISIONS.md)."""
+WIDTH_PER_VALUE, WIDTH_STEP, WIDE_ENOUGH = 3, 16, 48
+"""First width over the values of a patch, rounded up, at most `WIDE_ENOUGH`: wider ones were not tried. With fewer channels
+than values the noise in the others stayed; with 48 for 16 values there is less of it than with 32 (DECISIONS.md)."""
 LEAST_OBLONG, MOST_OBLONG, LEAST_SAME_ASPECT = 1.15, 4.0, 0.8
 """Longer over shorter side between which images are prepared oblong, if this share of them has nearly the same aspect."""
 BATCH_SIZE = 96
@@ -79,8 +79,8 @@ def network_for(side: int, channels: int) -> tuple[int, tuple[int, ...]]:
 
 
 def wide_enough(widths: tuple[int, ...], num_values: int) -> tuple[int, ...]:
-    """Widths of which the first fits patches of `num_values`, but is no wider than the next."""
-    first = min(math.ceil(WIDTH_PER_VALUE * num_values / WIDTH_STEP) * WIDTH_STEP, max(widths[:2]))
+    """Widths of which the first fits patches of `num_values`."""
+    first = min(math.ceil(WIDTH_PER_VALUE * num_values / WIDTH_STEP) * WIDTH_STEP, WIDE_ENOUGH)
     return (max(first, widths[0]), *widths[1:])
 
 

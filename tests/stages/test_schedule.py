@@ -225,6 +225,7 @@ def test_the_command_shows_mlflow_its_figures_and_pictures_and_the_evidence_of_a
     statistics = json.loads(Path("out/statistics.json").read_text())
     assert run.data.metrics == pytest.approx({name: float(value) for name, value in statistics.items()})
     assert run.data.params["schedule.num_timesteps"] == "6"
-    images = [file.path for file in client.list_artifacts(run.info.run_id, "images")]
+    (pictures,) = client.search_runs([store.experiment_id(client)], "attributes.run_name LIKE 'pictures of %'")
+    images = [file.path for file in client.list_artifacts(pictures.info.run_id, "images")]
     assert sum("schedule~forward" in image and image.endswith(".png") for image in images) == 1
     assert sum("schedule~curves" in image and image.endswith(".png") for image in images) == 1
