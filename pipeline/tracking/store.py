@@ -97,6 +97,8 @@ def connect() -> Any:
         return mlflow().MlflowClient(tracking_uri=uri)
     # The constructor creates or migrates the database, and two processes that do so at once destroy it.
     with locked(_database(uri).with_name(f"{_database(uri).name}.lock")):
+        if not _database(uri).exists():
+            _create(_database(uri))
         client = mlflow().MlflowClient(tracking_uri=uri)
         _follow_artefacts(_database(uri))
         return client
@@ -176,6 +178,14 @@ def serve(host: str, port: int) -> None:
 
 def _database(uri: str) -> Path:
     return Path(uri.removeprefix("sqlite:///"))
+
+
+def _create(database: Path) -> None:
+    """Make an empty database beside its place first: one whose process ended in the middle could never be completed."""
+    new = database.with_name(f"{database.name}.new")
+    new.unlink(missing_ok=True)
+    mlflow().MlflowClient(tracking_uri=f"sqlite:///{new}")
+    new.replace(database)
 
 
 def _artifact_location() -> str | None:

@@ -1,6 +1,12 @@
 """A local store follows the project: `mlflow.db` with `mlartifacts` beside it."""
 
+import os
 import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -69,3 +75,19 @@ def test_artefacts_that_a_person_has_put_elsewhere_stay_there(
     client = store.connect()
     assert client.get_experiment(store.experiment_id(client)).artifact_location == chosen
     assert workspace.exists()
+
+
+def test_a_process_that_is_killed_while_it_makes_the_database_leaves_none_that_is_half_made(workspace: Path) -> None:
+    database, new = workspace / "killed.db", workspace / "killed.db.new"
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{database}"}
+    script = "from pipeline.tracking import store; store.connect()"
+    with subprocess.Popen([sys.executable, "-c", script], env=environment) as process:
+        while not (new.exists() and new.stat().st_size):
+            assert process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.001)
+        process.kill()
+    assert not database.exists()
+    subprocess.run([sys.executable, "-c", script], env=environment, check=True)
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT count(*) FROM experiments").fetchone() == (1,)
+    assert not new.exists()
