@@ -60,6 +60,7 @@ PLUMBING = {
     "pipeline.cli",
     "pipeline.params",
     "pipeline.tracking.runs",
+    "pipeline.tracking.stage_times",
     "pipeline.tracking.store",
     "pipeline.tracking.tags",
     "pipeline.registry.registry",
