@@ -2,14 +2,13 @@
 
 from functools import cached_property
 
-import numpy as np
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
 from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.model import Description, Model, build_network
-from pipeline.artefacts.subset import Subset
+from pipeline.artefacts.subset import evenly_spaced
 from pipeline.diffusion.images import to_unit_range
 from pipeline.diffusion.seeds import image_seed
 from pipeline.inference.cores import denoiser_here
@@ -32,7 +31,7 @@ class Preview:
 
     def __init__(self, training: Training, description: Description, held_out: Split) -> None:
         self._training, self._description = training, description
-        self._held_out = Subset(held_out, np.arange(min(NUM_HELD_OUT, len(held_out))))
+        self._held_out = evenly_spaced(held_out, NUM_HELD_OUT)
 
     def grid(self) -> Image:
         """The same number of images of every class, or of evenly spaced classes where there are too many."""
