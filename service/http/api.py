@@ -1,11 +1,6 @@
 """The endpoints: OpenAI's image API, BentoML's `/generate`, status, metrics and the playground."""
 
-import base64
-import functools
-import hashlib
-import re
 from dataclasses import asdict
-from pathlib import Path
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Query, Request
@@ -14,18 +9,17 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from service.errors import InvalidRequestError, NotFoundError, ServiceError
+from service.errors import InvalidRequestError, ServiceError
 from service.http import openapi, schemas
 from service.http.error_responses import invalid_fields
 from service.http.event_stream import EventStream, check_streams
 from service.http.images import ImageEncoder
 from service.http.json_body import JsonRoute
+from service.http.playground import playground
 from service.http.refusals import refuse
 from service.http.responses import draw, image_response, traced
 from service.http.validation import check_model_name, engine_request, max_steps_of, size_of
 from service.runtime import Runtime
-
-PLAYGROUND = Path(__file__).parents[1] / "static" / "playground.html"
 
 router = APIRouter(route_class=JsonRoute)
 
@@ -130,8 +124,8 @@ async def metrics(http: Request) -> Response:
 
 
 @router.get("/playground", include_in_schema=False)
-async def playground() -> Response:
-    page, policy = _page()
+async def playground_page() -> Response:
+    page, policy = playground()
     return Response(page, media_type="text/html", headers={"content-security-policy": policy})
 
 
@@ -163,23 +157,6 @@ def paths(api: FastAPI) -> dict[str, set[str]]:
 def _runtime(http: Request) -> Runtime:
     runtime: Runtime = http.app.state.runtime
     return runtime
-
-
-@functools.cache
-def _page() -> tuple[bytes, str]:
-    """The playground and its Content-Security-Policy, which allows only its own script and this server."""
-    try:
-        page = PLAYGROUND.read_bytes()
-    except FileNotFoundError:
-        raise NotFoundError("the playground is not installed") from None
-    scripts = re.findall(rb"<script>(.*?)</script>", page, re.DOTALL)
-    digests = [base64.b64encode(hashlib.sha256(text).digest()).decode() for text in scripts]
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    policy = (
-        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; img-src 'self' data: blob:; "
-        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return page, policy
 
 
 async def _refuse(http: Request, error: Exception) -> Response:

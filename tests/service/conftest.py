@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -70,3 +71,31 @@ def server(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     """The service as it is by default, for all tests that do not end it."""
     with serving(model_folder, tmp_path_factory.mktemp("server")) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from tests.service.page import CHROMIUM, playwright
+
+    with playwright.sync_playwright() as driver:
+        # Root has no sandbox; the page is ours.
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: Server) -> Iterator[Any]:
+    """The playground, after it has loaded the model's description."""
+    from tests.service.page import TIMEOUT_MS, expect
+
+    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT_MS)
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(f"{server.url}/playground")
+    expect(page.locator("#model code")).to_be_visible()
+    yield page
+    context.close()
+    assert faults == []

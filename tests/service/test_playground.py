@@ -1,71 +1,20 @@
 """The playground in a real browser, with a real service."""
 
-import base64
 import json
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.artefacts.passport import read
+from tests.service.page import draw, expect, needs_chromium, png_of, seeds, set_number
 from tests.service.server import Server, busy
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 KEY = "a key for the test"
 LARGEST_SEED = 2**63 - 1
-TIMEOUT_MS = 60_000
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is in the e2e extra")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine")
-expect = playwright.expect
-expect.set_options(timeout=TIMEOUT_MS)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as driver:
-        # Root has no sandbox; the page is ours.
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, server: Server) -> Iterator[Any]:
-    """The page, after it has loaded the model's description."""
-    context = browser.new_context(permissions=["clipboard-read", "clipboard-write"])
-    page = context.new_page()
-    page.set_default_timeout(TIMEOUT_MS)
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(f"{server.url}/playground")
-    expect(page.locator("#model code")).to_be_visible()
-    yield page
-    context.close()
-    assert faults == []
-
-
-def set_number(page: Any, number: int) -> None:
-    page.get_by_label("Number of images").fill(str(number))
-
-
-def draw(page: Any, number: int) -> None:
-    """Draw and wait for all images."""
-    set_number(page, number)
-    page.get_by_role("button", name="Draw").click()
-    expect(page.locator("li[data-done]")).to_have_count(number)
-
-
-def png_of(page: Any, number: int = 0) -> bytes:
-    source = page.get_by_role("img").nth(number).get_attribute("src")
-    return base64.b64decode(source.removeprefix("data:image/png;base64,"))
-
-
-def seeds(page: Any) -> list[str]:
-    return list(page.locator(".seed").all_text_contents())
+pytestmark = needs_chromium
 
 
 def test_the_controls_are_set_to_the_models_classes_and_defaults(page: Any) -> None:
@@ -142,6 +91,7 @@ def test_everything_can_be_operated_with_the_keyboard(page: Any) -> None:
     page.keyboard.press("Home")
     page.keyboard.press("Tab")
     page.keyboard.type("77")
+    page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Tab")
