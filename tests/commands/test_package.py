@@ -184,7 +184,7 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
     assert [model["tag"] for model in description["models"]] == [f"small:1-{digest[:16]}"]
     assert description["labels"]["model.digest"] == digest
     sources = {str(path.relative_to(bento / "src")) for path in (bento / "src").rglob("*") if path.is_file()}
-    assert {"service/app.py", "service/static/playground.html", "pipeline/__init__.py"} <= sources
+    assert {"service/app.py", "service/static/playground/page.html", "pipeline/__init__.py"} <= sources
     assert {name.split("/")[1] for name in sources if name.startswith("pipeline/")} == {
         "__init__.py",
         "__main__.py",
