@@ -164,7 +164,7 @@ def test_a_folder_or_a_missing_commit_is_named(here: Project, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("here")
 def test_a_run_that_the_store_does_not_have_is_an_error_of_one_line(tmp_path: Path) -> None:
-    with pytest.raises(store.StoreError, match="no-such-run"):
+    with pytest.raises(FoundryError, match="run no-such-run: .* has no run with this id or name"):
         foundry("runs", "restore", "no-such-run", "--out", tmp_path / "out")
     with pytest.raises(FoundryError, match="models:/NAME@ALIAS"):
         foundry("runs", "restore", "models:/x", "--out", tmp_path / "out")
