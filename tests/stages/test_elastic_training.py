@@ -7,24 +7,24 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.stages.test_distil import DISTIL
 from tests.stages.test_train import _digests, _train, _wait_for_another_checkpoint, fresh, project
 
 __all__ = ["fresh", "project"]  # fixtures
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("distil", [{}, {**DISTIL, "num_images": 1920}])
-def test_a_training_killed_in_two_processes_and_then_in_one_ends_in_three_as_it_does_in_one(
-    fresh: Path,
-    root: Path,
-    distil: dict[str, object],
-) -> None:
-    document = yaml.safe_load((fresh / "params.yaml").read_text())
+def _in_parts(folder: Path) -> None:
+    """Change params.yaml: batches of 32 images in parts of 10."""
+    document = yaml.safe_load((folder / "params.yaml").read_text())
     document["train"]["micro_batch_size"] = 10
     document["train"]["network"]["dropout"] = 0.1
-    document["distil"] |= distil
-    (fresh / "params.yaml").write_text(yaml.safe_dump(document))
+    (folder / "params.yaml").write_text(yaml.safe_dump(document))
+
+
+@pytest.mark.long
+def test_a_training_killed_in_two_processes_and_then_in_one_ends_in_three_as_it_does_in_one(
+    fresh: Path, root: Path
+) -> None:
+    _in_parts(fresh)
     whole = _train(root, fresh, "whole", NPROC="1")
     _, errors = whole.communicate(timeout=400)
     assert whole.returncode == 0, errors
