@@ -37,7 +37,7 @@ from pipeline.evaluation.samples import balanced_labels
 from pipeline.inference.draw import draw_batches
 from pipeline.params import Params
 from pipeline.training.distributed import SINGLE
-from pipeline.training.trajectories import Trajectories
+from pipeline.training.trajectories import Teacher, Trajectories
 
 SEED = 1001
 SCALE_OF_ALL_STEPS = 1.2
@@ -136,9 +136,14 @@ def measure(
         }
 
 
+def _teacher(trained: Model, params: Params) -> Teacher:
+    """The model as it draws for students, of whatever number of steps."""
+    return drawing_teacher(trained, params.distil.model_copy(update={"steps": 1}), torch.device("cpu"))
+
+
 def _exact_plan(trained: Model, params: Params) -> SamplerPlan:
     """The teacher's in `EXACT_STEPS`, guided at the same noise levels."""
-    teacher = drawing_teacher(trained, params.distil, torch.device("cpu"))
+    teacher = _teacher(trained, params)
     unguided = plan_for(trained, "dpmpp_2m", EXACT_STEPS)
     interval = same_noise_levels(teacher.guidance_interval, teacher.plan.times.tolist(), unguided.times.tolist())
     return plan_for(trained, "dpmpp_2m", EXACT_STEPS, guidance_scale=teacher.guidance_scale, guidance_interval=interval)
@@ -149,7 +154,7 @@ def _of_model(
 ) -> Iterator[Images]:
     """As the students' teacher draws first, then with guidance in all steps, and in fewer steps without guidance."""
     most = params.distil.teacher_steps
-    plans = {"teacher": drawing_teacher(trained, params.distil, torch.device("cpu")).plan}
+    plans = {"teacher": _teacher(trained, params).plan}
     if trained.null_label:
         name = f"{most} steps, guidance {SCALE_OF_ALL_STEPS} in all"
         plans[name] = plan_for(trained, "dpmpp_2m", most, guidance_scale=SCALE_OF_ALL_STEPS)
