@@ -83,7 +83,7 @@ register: install ## log the model of the last run and decide about the champion
 
 # The whole of CI's loop. REMOTE=1: what is not here is pulled from DVC's remote. SET changes params first.
 # What people type (DATA, SET, START_FROM, REASON, NEW) is read by the shell and not by make, which would run what stands in it.
-retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", START_FROM=champion, REMOTE=1, AGAIN=1)
+retrain: install ## run what changed, let the gate decide, report (SET="train.seed=1 …", START_FROM=champion, SETTLE=1, REMOTE=1, AGAIN=1)
 	@foundry set "$${SET:-}" $${START_FROM:+--start-from "$$START_FROM"}
 	@$(if $(REMOTE),[ ! -e data/ancestor/model.dvc ] || dvc pull --quiet data/ancestor/model.dvc)
 	@foundry data changed $(if $(REMOTE),--pull)
@@ -91,6 +91,7 @@ retrain: install ## run what changed, let the gate decide, report (SET="train.se
 	@$(if $(REMOTE),dvc pull --quiet prepare features train evaluate)
 	@foundry runs reconcile
 	@$(MAKE) --no-print-directory register
+	@$(if $(SETTLE),foundry model settle)
 	@foundry report
 	@foundry model history --out data/registration/promotions.jsonl
 

@@ -30,7 +30,7 @@ NUM_OLD, NUM_ALL = 10, 11
 SCRATCH, CHAMPION = "random weights", "the champion itself"
 BEGUN: Mapping[str, tuple[float, float]] = {
     f"{share:.0%} of the length, learning rates x {ratio:g}": (share, ratio)
-    for share, ratio in ((0.25, 1.0), (0.25, 0.5), (0.25, 0.25), (0.25, 0.1), (0.1, 0.25))
+    for share, ratio in ((0.25, 1.0), (0.25, 0.25), (0.1, 0.25))
 }
 """Share of the training's length and of its learning rates, by the name of the arm."""
 

@@ -259,6 +259,12 @@ command(
     describe="Register the trained model and decide whether it becomes champion.",
 )
 command(
+    MODEL, "settle", "pipeline.commands.settle:main", out("data/registration"),
+    describe="""Train both recipes with further seeds while luck leaves the decision open, three trainings a side at most.
+
+    The champion's are trained in a worktree of its own, .foundry/checkouts/NAME-VERSION.""",
+)
+command(
     MODEL, "promote", "pipeline.commands.champion:promote_version", argument("version", type=click.IntRange(min=1)),
     option("--reason", required=True, metavar="TEXT", help="Kept in the history."),
     describe="""Make a registered version champion without applying the rules.
