@@ -65,6 +65,7 @@ class StageRun:
 
     def note(self, text: str, picture: str) -> None:
         """Show this Markdown and the picture with this key with the run, and with its parent below what that was made from."""
+        self._open_pictures()
         thumbnail = f"{pictures.FOLDER}/{pictures.thumbnail_name(picture, step=0)}"
         self._append("note", self._child, text=text, pictures=self._pictures, thumbnail=thumbnail)
         text = f"{self._origin}\n\n{text}"
@@ -85,12 +86,7 @@ class StageRun:
 
     def image(self, key: str, image: Path, step: int = 0) -> None:
         """Log an image file with the pipeline's pictures, for MLflow's image cards."""
-        if not self._has_pictures:
-            self._has_pictures = True
-            tags = {SOURCE_TAG: pictures.SOURCE, **pictures.SHOWN_TAG}
-            self._open_run(
-                self._pictures, f"pictures of {titles.run_name()}", parent=self._parent, params={}, tags=tags
-            )
+        self._open_pictures()
         with TemporaryDirectory() as folder:
             files = [self._outbox.keep(path) for path in pictures.write_files(Path(folder), key, image, step)]
         for file in files:
@@ -116,6 +112,14 @@ class StageRun:
                 path = Path(folder) / PATCH
                 path.write_text(patch, encoding="utf-8", errors="surrogateescape")
                 self._append("artifact", self._parent, file=self._outbox.keep(path), folder=None)
+
+    def _open_pictures(self) -> None:
+        """Open or continue the pipeline's run of pictures, whether or not a stage before has had any."""
+        if not self._has_pictures:
+            self._has_pictures = True
+            tags = {SOURCE_TAG: pictures.SOURCE, **pictures.SHOWN_TAG}
+            name = f"pictures of {titles.run_name()}"
+            self._open_run(self._pictures, name, parent=self._parent, params={}, tags=tags)
 
     def _open_run(self, run: str, name: str, *, params: Mapping[str, Any], **content: Any) -> None:
         process = {PROCESS_TAG: str(ProcessId.current()), WORKTREE_TAG: worktree()}

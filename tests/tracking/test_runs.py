@@ -112,6 +112,18 @@ def test_pictures_are_named_as_cards_expect_in_a_run_of_their_own_without_params
 
 
 @pytest.mark.usefixtures("tracking_store")
+def test_a_note_names_a_picture_that_is_logged_after_it(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.new("L", (8, 8)).save(workspace / "grid.png")
+    with runs.stage_run("evaluate", params={}) as run:
+        run.note("Better than nothing.", picture="evaluate/grid")
+        run.image("evaluate/grid", workspace / "grid.png")
+    (child,) = stored_runs("evaluate")
+    (pictures,) = pictures_below(parent_of(child))
+    assert pictures.info.run_id in child.data.tags["mlflow.note.content"]
+    assert "refuses" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tracking_store")
 def test_a_failed_stage_is_marked_as_failed_and_its_error_propagates() -> None:
     with pytest.raises(ValueError, match="broken"), runs.stage_run("train", params=PARAMS):
         raise ValueError("broken")
