@@ -88,7 +88,9 @@ def _full(parts: Iterator[Tensor], channels: int, height: int, width: int) -> Mo
     axes = eigenvectors.flip(1)
 
     def coordinates(images: Tensor) -> Tensor:
-        return BYTE * (images.permute(0, 3, 1, 2).flatten(1).double() - mean) @ axes
+        centred = images.permute(0, 3, 1, 2).flatten(1).double() - mean
+        found: Tensor = BYTE * (centred @ axes)
+        return found
 
     return Moments(
         mean_image=(BYTE * mean - 1).reshape(channels, height, width),
