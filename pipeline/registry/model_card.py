@@ -16,6 +16,10 @@ from pipeline.evaluation.verdict import verdict
 from pipeline.params import Params
 from pipeline.registry.promotion import Decision
 
+MAX_DESCRIPTION = 5000
+"""Characters of a version's description that MLflow's tables have room for; PostgreSQL refuses more."""
+THE_REST = "\n\nThe rest is in `MODEL_CARD.md` among the run's artefacts.\n"
+
 
 def model_card(
     name: str,
@@ -84,3 +88,10 @@ def _plural(count: int, noun: str) -> str:
 def _escaped(text: str) -> str:
     """Escape a foreign name for Markdown."""
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in " ".join(text.split()))
+
+
+def shortened(card: str, limit: int) -> str:
+    """The card, or as many of its lines as fit into `limit` characters with a line that says where the rest is."""
+    if len(card) <= limit:
+        return card
+    return card[: limit - len(THE_REST)].rpartition("\n")[0] + THE_REST

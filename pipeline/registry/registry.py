@@ -22,6 +22,7 @@ from pipeline.registry import history
 from pipeline.registry.aliases import Aliases
 from pipeline.registry.comparison import LoadedModel
 from pipeline.registry.logged_model import save_logged_model
+from pipeline.registry.model_card import MAX_DESCRIPTION, shortened
 from pipeline.registry.promotion import Decision
 from pipeline.registry.rule import Outcome
 from pipeline.registry.versions import COMPLETE_TAG
@@ -176,7 +177,8 @@ class Registry:
         """Show the card with the version, a thumbnail of its samples above it and commands below."""
         picture = f"![]({pictures.address(run_id, THUMBNAIL)})\n\n" if candidate.samples else ""
         commands = COMMANDS.format(uri=f"models:/{self.name}/{version}")
-        self._client.update_model_version(self.name, version, description=f"{picture}{card}\n{commands}")
+        shown = shortened(card, MAX_DESCRIPTION - len(picture) - len(commands) - 1)
+        self._client.update_model_version(self.name, version, description=f"{picture}{shown}\n{commands}")
 
     def _log_evidence(self, run_id: str, candidate: Candidate, decision: Decision, card: str) -> None:
         self._client.log_dict(run_id, decision.document(), "decision.json")
@@ -214,7 +216,7 @@ class Registry:
             f"{LOGGED_MODEL}{model_id}",
             run_id,
             tags={**tags, **record},
-            description=card,
+            description=shortened(card, MAX_DESCRIPTION),
             # A server refuses a source that names a logged model without it.
             model_id=model_id,
         )

@@ -57,11 +57,11 @@ FOLDERS = {
 
 
 def _files(stage: str) -> list[str]:
-    """What the stage reads, by dvc.yaml; folders are named by the files that are in them."""
+    """What the stage reads, by dvc.yaml; folders are named by the files that are in them. There is no ancestor here."""
     if stage == "register":
         evaluation = [f"data/evaluation/{name}" for name in ("metrics.json", "figures.csv")]
         return ["data/model/model.json", "data/model/model.safetensors", *evaluation]
-    data = [path for path in DVC[stage]["deps"] if path.startswith("data/")]
+    data = [path for path in DVC[stage]["deps"] if path.startswith("data/") and path != "data/ancestor"]
     names = {path: FOLDERS[path.split("/")[-1]] for path in data if path.split("/")[-1] in FOLDERS}
     return [f"{path}/{name}" if name else path for path in data for name in names.get(path, ("",))]
 

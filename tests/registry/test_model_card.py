@@ -2,12 +2,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.artefacts.model import DataSpec, Description
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.evaluation.figures import FIGURES
-from pipeline.registry.model_card import model_card
+from pipeline.registry.model_card import THE_REST, model_card, shortened
 from pipeline.registry.promotion import Decision
 from pipeline.registry.rule import Rule
 from tests.small_sets import BETTER_THAN_BASELINES, PARAMS
@@ -119,3 +121,13 @@ def test_the_card_of_a_student_names_its_teacher_and_says_whose_losses_it_shows(
     assert "with guidance 1.2 it draws in 20 steps" in text
     assert "Bits/dim and errors on held-out images are those of the model that this one was distilled from." in text
     assert "distilled" not in card()
+
+
+@given(st.lists(st.text(alphabet="ab |", max_size=80), max_size=60), st.integers(200, 3000))
+def test_a_card_that_is_too_long_for_the_store_keeps_whole_lines_and_says_where_the_rest_is(
+    lines: list[str], limit: int
+) -> None:
+    card = "\n".join(lines)
+    found = shortened(card, limit)
+    assert len(found) <= limit
+    assert found == card or (found.endswith(THE_REST) and card.startswith(f"{found.removesuffix(THE_REST)}\n"))

@@ -7,13 +7,21 @@ import pytest
 import torch
 
 from pipeline.artefacts.model import load_model
+from pipeline.diffusion.guidance_interval import ALL_STEPS
 from pipeline.training.distributed import SINGLE, Workers
 from pipeline.training.trajectories import Teacher, Trajectories
 
 
 def trajectories(folder: Path, workers: Workers = SINGLE) -> Trajectories:
     model = load_model(folder)
-    teacher = Teacher(model=model, num_steps=4, guidance_scale=1.5, student_steps=2, device=torch.device("cpu"))
+    teacher = Teacher(
+        model=model,
+        num_steps=4,
+        guidance_scale=1.5,
+        guidance_interval=ALL_STEPS,
+        student_steps=2,
+        device=torch.device("cpu"),
+    )
     return Trajectories(
         teacher,
         load_model(folder).network,
