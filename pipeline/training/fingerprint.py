@@ -16,14 +16,15 @@ LIBRARIES = ("torch", "numpy")
 
 
 def training_code(*more: str) -> list[Path]:
-    """The files that determine weights: loop.py, its imports from training/ and diffusion/, device.py, artefacts/dataset.py.
+    """The files that determine weights: loop.py, initial_network.py, their imports from training/ and diffusion/, device.py, artefacts/dataset.py.
 
     Logging, previews, checkpoints and samplers do not change weights, and the loop imports none of them.
 
     Args:
         more: further modules, as `training/trajectories`, which are added with their imports.
     """
-    pending = [ROOT / f"pipeline/{name}.py" for name in ("training/loop", "device", "artefacts/dataset", *more)]
+    first = ("training/loop", "training/initial_network", "device", "artefacts/dataset")
+    pending = [ROOT / f"pipeline/{name}.py" for name in (*first, *more)]
     found: set[Path] = set()
     while pending:
         path = pending.pop()
