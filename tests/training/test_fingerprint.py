@@ -18,6 +18,7 @@ def test_the_digest_of_code_covers_what_changes_weights_and_nothing_that_only_sh
         "diffusion/unet.py",
         "diffusion/loss.py",
         "diffusion/noise.py",
+        "diffusion/patch_filter.py",
     } <= names
     assert not {"diffusion/sampling.py", "diffusion/likelihood.py", "diffusion/timetables.py"} & names
 
