@@ -37,22 +37,28 @@ class PastRuns:
         return list(self._client.search_runs([self._experiment], wanted, max_results=limit))
 
     def find(self, text: str) -> Any:
-        """The run with this id, or beginning of an id, or the pipeline with this name, the newest of several.
+        """The newest pipeline with this name, else the run with this id or beginning of an id.
+
+        A whole name comes first: to a run called `b` the ids that begin with b are nothing.
 
         Raises:
             FoundryError: there is none, or ids of several runs begin like this.
         """
         quoted = text.replace("'", "\\'")
-        found = self._client.search_runs([self._experiment], f"attributes.run_id LIKE '{quoted}%'", max_results=2)
-        if len(found) > 1:
-            raise FoundryError(f"run {text}: ids of several runs begin like this: type more of it")
-        named = f"attributes.run_name = '{quoted}' and tags.`{SOURCE_TAG}` = 'pipeline'"
-        run = found[0] if found else self._newest(named)
+        run = self._newest(f"attributes.run_name = '{quoted}' and tags.`{SOURCE_TAG}` = 'pipeline'")
+        if run is None:
+            run = self._with_id(quoted)
         if run is None:
             raise FoundryError(
                 f"run {text}: {store.tracking_uri()} has no run with this id or name; `foundry runs list` shows them"
             )
         return run
+
+    def _with_id(self, beginning: str) -> Any:
+        found = self._client.search_runs([self._experiment], f"attributes.run_id LIKE '{beginning}%'", max_results=2)
+        if len(found) > 1:
+            raise FoundryError(f"run {beginning}: ids of several runs begin like this: type more of it")
+        return found[0] if found else None
 
     def makers(self, pipeline: Any) -> dict[str, Any]:
         """By stage, the run that made the result which the pipeline has: its own, or that of an earlier pipeline."""

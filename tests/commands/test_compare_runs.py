@@ -185,6 +185,15 @@ def test_the_interval_of_a_mean_is_students() -> None:
     assert (found.value, found.low, found.high) == pytest.approx((1.0, 1.0 - half, 1.0 + half))
 
 
+def test_a_name_comes_before_the_ids_that_begin_like_it(tracking_store: Path) -> None:
+    del tracking_store
+    other = run_pipeline("other", "other", {"seed": 0}, kid=0.1)
+    wanted = run_pipeline(other[:3], "wanted", {"seed": 1}, kid=0.2)
+    past = PastRuns()
+    assert past.find(other[:3]).info.run_id == wanted
+    assert past.find(other[:4]).info.run_id == other
+
+
 def test_names_from_outside_cannot_start_a_tag(tracking_store: Path) -> None:
     del tracking_store
     for name in ("<script>alert(1)</script>", "b"):
