@@ -6,6 +6,7 @@ runs, so that `--help` and completion answer at once while all other modules imp
 others because it is the one table of all commands.
 """
 
+import faulthandler
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +26,10 @@ STAGES = ("prepare", "schedule", "features", "train", "evaluate")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command of `foundry`."""
+    if arguments is None:
+        # A library that crashes says in which line it was called, in the processes that this one starts too.
+        faulthandler.enable()
+        os.environ.setdefault("PYTHONFAULTHANDLER", "1")
     run(lambda: foundry.main(arguments, prog_name="foundry", standalone_mode=False))
 
 

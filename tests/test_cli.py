@@ -54,6 +54,18 @@ def test_the_index_lists_every_command_and_nothing_heavy_is_loaded() -> None:
     assert done.stderr == "[]\n"
 
 
+def test_a_crash_in_a_library_says_where_it_happened_in_the_processes_of_a_command_too() -> None:
+    crash = "import ctypes; ctypes.string_at(0)"
+    code = (
+        "import subprocess, sys\nfrom pipeline import cli\nsys.argv = ['foundry', '--version']\ncli.main()\n"
+        f"subprocess.run([sys.executable, '-c', {crash!r}])\n{crash}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode < 0
+    assert done.stderr.count("Fatal Python error: Segmentation fault") == 2
+    assert done.stderr.count("string_at") >= 2
+
+
 @pytest.mark.parametrize("name", commands())
 def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main([*name.split(), "--help"])
