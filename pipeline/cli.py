@@ -154,7 +154,7 @@ command(
 command(
     foundry, "distil", "pipeline.distil:main", folder("model"), folder("prepared"), folder("schedule"),
     option("--checkpoint-interval-sec", type=click.FloatRange(min=0), default=30.0),
-    option("--run-id", default=None), hidden=True,
+    option("--run-id", default=None), option("--seconds-before", type=float, default=0.0), hidden=True,
     describe="Replace a trained model by a student that draws in few steps (the end of `train`).",
 )
 command(

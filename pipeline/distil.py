@@ -43,8 +43,18 @@ from pipeline.training.trajectories import Teacher, Trajectories
 DISTIL = Phase("distil", ("distil/rms_to_teacher",))
 
 
-def main(model: Path, prepared: Path, schedule: Path, checkpoint_interval_sec: float, run_id: str | None) -> None:
-    """Replace the model in a folder by its student; `run_id` is the run of its training."""
+def main(
+    model: Path,
+    prepared: Path,
+    schedule: Path,
+    checkpoint_interval_sec: float,
+    run_id: str | None,
+    seconds_before: float,
+) -> None:
+    """Replace the model in a folder by its student.
+
+    `run_id` is the run of its training, of which `seconds_before` were in earlier processes than this one.
+    """
     params, dataset, trained = load_params(), Dataset.open(prepared), load_model(model)
     if trained.description.is_distilled:
         raise FoundryError(
@@ -54,7 +64,10 @@ def main(model: Path, prepared: Path, schedule: Path, checkpoint_interval_sec: f
     with launch_workers(params.train.batch_size, params.train.micro_batch_size) as workers:
         distillation = Distillation(params, trained, dataset, table, workers)
         if workers.is_first:
-            distil(distillation, params, model, checkpoint_interval_sec=checkpoint_interval_sec, run_id=run_id)
+            journal = distil(
+                distillation, params, model, checkpoint_interval_sec=checkpoint_interval_sec, run_id=run_id
+            )
+            stage_times.remember("train", seconds_before + journal.seconds_before)
         else:
             follow(distillation)
 
@@ -153,22 +166,23 @@ def student_network(trained: Model) -> UNet:
 
 def distil(
     distillation: Distillation, params: Params, out: Path, *, checkpoint_interval_sec: float, run_id: str | None
-) -> None:
-    """Train the student to the end, from the last checkpoint if there is one, and write it over its teacher in `out`."""
+) -> Journal:
+    """Train the student to the end, from the last checkpoint if there is one, and write it over its teacher in `out`.
+
+    Returns the record of its training.
+    """
     training, description, store = distillation.training, distillation.description, distillation.store
     with checkpoint.exclusive(store):
         journal = Journal(store, training, checkpoint_interval_sec=checkpoint_interval_sec, phase=DISTIL)
         journal.resume()
-        is_whole = journal.num_images_saved is None
         training.sync_from_first()
         report_start(journal, None)
         with runs.stage_run("train", params=params.model_dump(mode="json", by_alias=True), resume_run_id=run_id) as run:
             train_to_the_end(training, journal, StudentPreview(training, description, distillation.teacher), run, None)
             write(out, distillation, run)
             run.metrics({"distil/seconds": journal.seconds})
-        if is_whole:
-            stage_times.remember("train")
         checkpoint.finish(store)
+    return journal
 
 
 def follow(distillation: Distillation) -> None:

@@ -29,7 +29,7 @@ from pipeline.device import best_device
 from pipeline.diffusion.target import check_target
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.params import Params, load_params
-from pipeline.tracking import runs
+from pipeline.tracking import runs, stage_times
 from pipeline.tracking.runs import StageRun
 from pipeline.tracking.tags import ANCESTOR_TAG
 from pipeline.training import checkpoint
@@ -62,29 +62,31 @@ def main(prepared: Path, schedule: Path, ancestor: Path, out: Path, checkpoint_i
     inputs = Inputs(params, Dataset.open(prepared), schedule, ancestor / MODEL)
     with launch_workers(params.train.batch_size, params.train.micro_batch_size) as workers:
         if workers.is_first:
-            run_id = train(inputs, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers)
+            journal = train(inputs, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers)
         else:
             follow(inputs, workers)
-            run_id = None
+            journal = None
     if params.distil.steps is not None:
-        _distil(prepared, schedule, out, checkpoint_interval_sec, run_id)
+        _distil(prepared, schedule, out, checkpoint_interval_sec, journal)
 
 
-def _distil(prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: float, run_id: str | None) -> NoReturn:
+def _distil(
+    prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: float, journal: Journal | None
+) -> NoReturn:
     """Let `pipeline.distil` take the place of this process: it has processes of its own, and gets this one's signals."""
     options = {
         "--model": out,
         "--prepared": prepared,
         "--schedule": schedule,
         "--checkpoint-interval-sec": checkpoint_interval_sec,
-    } | ({"--run-id": run_id} if run_id else {})
+    } | ({"--run-id": journal.run_id, "--seconds-before": journal.seconds_before} if journal else {})
     words = [str(word) for each in options.items() for word in each]
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "pipeline.distil", *words])  # noqa: S606  # our own module
 
 
-def train(inputs: Inputs, out: Path, *, checkpoint_interval_sec: float, workers: Workers) -> str:
-    """Train to the end, from the last checkpoint if there is one, and write the model folder `out`; returns the run's id."""
+def train(inputs: Inputs, out: Path, *, checkpoint_interval_sec: float, workers: Workers) -> Journal:
+    """Train to the end, from the last checkpoint if there is one, and write the model folder `out`; returns the record."""
     params, dataset = inputs.params, inputs.dataset
     description, training = _prepare(inputs, workers)
     store = store_of(description, training)
@@ -103,7 +105,8 @@ def train(inputs: Inputs, out: Path, *, checkpoint_interval_sec: float, workers:
                 run.tags({ANCESTOR_TAG: ancestor})
             train_to_the_end(training, journal, Preview(training, description, dataset.split("held_out")), run, out)
             _write(out, training, journal, description, run)
-            return run.run_id
+    stage_times.remember("train", journal.seconds_before)
+    return journal
 
 
 def follow(inputs: Inputs, workers: Workers) -> None:

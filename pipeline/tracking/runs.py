@@ -144,7 +144,7 @@ class StageRun:
 def stage_run(stage: str, *, params: Mapping[str, Any], resume_run_id: str | None = None) -> Iterator[StageRun]:
     """Open the run of a stage, and before the first stage of a pipeline the parent run; end both with the block.
 
-    Its duration is remembered, but not that of a resumed one, which did only a part of the work.
+    Its duration is remembered, but not that of a resumed one, which did only a part of the work: the stage remembers that.
 
     Args:
         stage: its name.

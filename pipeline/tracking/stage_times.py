@@ -27,9 +27,12 @@ def timed(stage: str) -> Iterator[None]:
     remember(stage)
 
 
-def remember(stage: str) -> None:
-    """Remember how long a stage has taken since this process began, which another program may have begun (`os.execv`)."""
-    seconds = time.time() - psutil.Process().create_time()
+def remember(stage: str, seconds_before: float = 0.0) -> None:
+    """Remember how long a stage has taken since this process began, which another program may have begun (`os.execv`).
+
+    `seconds_before` is what its work took in earlier processes, which it went on from.
+    """
+    seconds = seconds_before + time.time() - psutil.Process().create_time()
     folder = main_worktree() / ".foundry" / FOLDER
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)

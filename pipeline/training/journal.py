@@ -55,13 +55,14 @@ class Journal:
         self.num_images_saved: int | None = None
         self.damaged: list[str] = []
         self._part: list[tuple[float, float]] = []
-        self._seconds_before = 0.0
+        self.seconds_before = 0.0
+        """Duration of the training in earlier processes, up to the checkpoint that it goes on from."""
         self._began = self._saved_at = self._shown_at = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Duration of the training over all its resumed processes; work lost by a kill is not counted."""
-        return self._seconds_before + time.monotonic() - self._began
+        return self.seconds_before + time.monotonic() - self._began
 
     def resume(self) -> None:
         """Restore training and curves from the newest undamaged checkpoint, if there is one."""
@@ -74,7 +75,7 @@ class Journal:
         self.held_out_rows = found.notes["held_out_rows"]
         self.held_out_errors = [HeldOutError(step, np.array(errors)) for step, errors in found.notes["held_out_errors"]]
         self.num_images_saved = found.num_images
-        self._seconds_before, self._began = found.notes.get("seconds", 0.0), time.monotonic()
+        self.seconds_before, self._began = found.notes.get("seconds", 0.0), time.monotonic()
         if found.num_images == found.notes["length"] < self._length:
             sys.stderr.write(
                 f"extending a finished training of {found.num_images} images to {self._length}, which "

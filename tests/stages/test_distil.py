@@ -1,5 +1,6 @@
 """The student, made by the stage `train` in processes of its own; and what evaluation and registry make of it."""
 
+import json
 import signal
 import time
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from pipeline.artefacts.model import SNAPSHOTS, TEACHER, load_model, teacher_of
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.inference.draw import draw
+from pipeline.training import checkpoint
 from tests.stages.test_train import _digests, _train, project
 
 __all__ = ["project"]  # a fixture
@@ -87,8 +89,14 @@ def test_a_killed_distillation_goes_on_to_the_same_bytes(distilled: Path, root: 
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=240)
     assert not load_model(distilled / "killed").description.is_distilled
-    again = _train(root, distilled, "killed")
+    stores = list((distilled / ".foundry" / "training").iterdir())
+    before = sum(saved.notes["seconds"] for store in stores if (saved := checkpoint.latest(store)[0]))
+    again, began = _train(root, distilled, "killed"), time.monotonic()
     _, errors = again.communicate(timeout=240)
+    seconds_of_process = time.monotonic() - began
     assert again.returncode == 0, errors
     assert errors.count("resuming after") == 2
     assert _digests(distilled / "killed") == wanted
+    # The stage has taken what both processes have, and the training before them.
+    seconds = json.loads((distilled / ".foundry" / "stage-times" / "train.json").read_text())["seconds"]
+    assert seconds_of_process < seconds <= before + seconds_of_process + 0.1
