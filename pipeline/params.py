@@ -10,6 +10,7 @@ result of a stage (device, number of processes, paths) are not params, since a c
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -435,6 +436,22 @@ class Params(Section):
         return self
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads `1e-05` as the number that YAML 1.2 and DVC, which writes it so, take it for; in YAML 1.1 it is a string."""
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
+
+
+def read_params_text(text: str) -> Any:
+    """The content of a params.yaml, not validated.
+
+    Raises:
+        yaml.YAMLError: it is not YAML.
+    """
+    return yaml.load(text, Loader=_Loader)  # noqa: S506  # a SafeLoader
+
+
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and validate `path`.
 
@@ -442,7 +459,7 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         ParamsError: the file is missing or is not YAML, or a key is invalid, missing or unknown; lists all findings.
     """
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document = read_params_text(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found; run from the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

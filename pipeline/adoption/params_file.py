@@ -6,7 +6,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import yaml
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 from ruamel.yaml.nodes import ScalarNode
@@ -14,7 +13,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.adoption.choices import Choice
 from pipeline.artefacts.files import replacing
-from pipeline.params import parse_params
+from pipeline.params import parse_params, read_params_text
 
 
 class _Representer(RoundTripRepresenter):
@@ -42,7 +41,7 @@ def editing(path: Path) -> Iterator[CommentedMap]:
     yield document
     text = StringIO()
     ruamel.dump(document, text)
-    parse_params(yaml.safe_load(text.getvalue()), path)
+    parse_params(read_params_text(text.getvalue()), path)
     with replacing(path) as temporary:
         temporary.write_text(text.getvalue(), encoding="utf-8")
 

@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
-import yaml
 
 from pipeline.adoption.durations import seconds_per_feature
 from pipeline.adoption.intake import Intake, take_in
@@ -24,7 +23,7 @@ from pipeline.commands import summary
 from pipeline.commands.set_params import set_params
 from pipeline.errors import FoundryError
 from pipeline.ingestion.exclusions import read_exclusions, write_exclusions
-from pipeline.params import load_params
+from pipeline.params import load_params, read_params_text
 from pipeline.provenance.dvc import dvc, md5_of, read_yaml
 from pipeline.training.cost import estimate
 
@@ -43,7 +42,7 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
         # An adoption was killed while it replaced the images.
         BEFORE.rename(RAW)
     load_params(PARAMS)
-    document = yaml.safe_load(PARAMS.read_text(encoding="utf-8"))
+    document = read_params_text(PARAMS.read_text(encoding="utf-8"))
     if not plan:
         require_replaceable(source)
     busy_percent = psutil.cpu_percent(interval=0.5)

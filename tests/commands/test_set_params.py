@@ -45,6 +45,13 @@ def test_the_reason_of_a_value_that_changes_goes_and_all_others_stay(tmp_path: P
     assert path.read_text() == text.replace(f"{line}\n", f"{line} # any set: as good as another\n")
 
 
+def test_a_number_may_be_small(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    shutil.copyfile(ROOT / "tests" / "params.yaml", path)
+    set_params(path, ["train.weight_decay=0.00001"])
+    assert load_params(path).train.weight_decay == 1e-5
+
+
 @pytest.mark.parametrize(
     ("word", "error"),
     [

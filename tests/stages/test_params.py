@@ -42,6 +42,13 @@ def test_all_findings_are_reported_at_once(tmp_path: Path) -> None:
     assert any("evaluate.num_samples" in line and '"many"' in line for line in lines)
 
 
+def test_a_number_as_dvc_writes_it_is_a_number(tmp_path: Path) -> None:
+    # `dvc exp run -S train.weight_decay=0.00001`; PyYAML alone reads it as a string.
+    text = (ROOT / "tests" / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("weight_decay: 0.01", "weight_decay: 1e-05"))
+    assert load_params(tmp_path / "params.yaml").train.weight_decay == 1e-5
+
+
 @pytest.mark.parametrize("value", [True, "0", 1.5, None])
 def test_a_seed_of_another_type_is_rejected(tmp_path: Path, value: object) -> None:
     with pytest.raises(ParamsError, match="train.seed"):
