@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import SNAPSHOTS, DataSpec, Description, save_model
+from pipeline.artefacts.model import SNAPSHOTS, DataSpec, Description, parse_timetables, save_model
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import save_tensors
@@ -152,7 +152,7 @@ def describe(params: Params, dataset: Dataset, schedule_table: ScheduleTable, sc
         network=params.train.network,
         target=params.train.target,
         sampling=replace(DEFAULT_SAMPLING, num_steps=num_steps),
-        timetables=timetables,
+        timetables=parse_timetables(timetables),
         provenance=provenance(params.training, dataset, schedule_table, params.ancestor.digest),
     )
 

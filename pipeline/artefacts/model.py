@@ -6,7 +6,7 @@ names the file, the value found and the value wanted.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -213,16 +213,21 @@ def _parse(path: Path, document: Mapping[str, Any]) -> Description:
             network=UNetConfig(**{**network, "widths": tuple(network["widths"])}),
             target=target,
             sampling=SamplingDefaults.of(document["sampling"]),
-            timetables={
-                sampler: {steps: tuple(times) for steps, times in by_steps.items()}
-                for sampler, by_steps in document["timetables"].items()
-            },
+            timetables=parse_timetables(document["timetables"]),
             provenance=document["provenance"],
         )
     except KeyError as error:
         raise ArtefactError(f"{path}: {error.args[0]} is missing") from None
     except (TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: {error}") from None
+
+
+def parse_timetables(document: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """`Description.timetables` from JSON, where times are a list."""
+    return {
+        sampler: {steps: tuple(map(int, times)) for steps, times in by_steps.items()}
+        for sampler, by_steps in document.items()
+    }
 
 
 def _schedule(folder: Path, document: Mapping[str, Any], beta: Tensor | None) -> NoiseSchedule:

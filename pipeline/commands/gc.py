@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from itertools import chain
 
 from pipeline.errors import FoundryError
+from pipeline.progress import waiting
 from pipeline.provenance.dvc import LOCK, md5
 from pipeline.provenance.garbage import exclusive_cache
 from pipeline.provenance.git import main_worktree
@@ -34,14 +35,12 @@ def main(*, apply: bool) -> None:
     Raises:
         FoundryError: DVC is at work, or nobody knows what a commit or version needs; nothing is deleted.
     """
-    with store.answering():
-        past = PastRuns()
-        locks = [lock for version in versions.registered() if (lock := lock_of(version, past))]
+    locks = locks_of_versions()
     with exclusive_cache() as cache:
-        sys.stderr.write("reading what every commit and experiment needs\n")
-        sizes = cache.sizes()
-        without_commit = sizes.keys() - cache.named_by_commits() - cache.named_by(locks)
-        of_experiments = without_commit & cache.named_by_experiments()
+        with waiting("reading what every commit and experiment needs"):
+            sizes = cache.sizes()
+            without_commit = sizes.keys() - cache.named_by_commits() - cache.named_by(locks)
+            of_experiments = without_commit & cache.named_by_experiments()
         unused = without_commit - of_experiments
         can_go = sum(sizes[key] for key in unused)
         write_row("place", "MiB", "can go", "")
@@ -57,6 +56,20 @@ def main(*, apply: bool) -> None:
         write_row(place, mib(path.stat().st_size for path in files), "", text)
     done = "were freed" if apply else "can go: `foundry gc --apply` deletes it"
     sys.stdout.write(f"{mib([can_go])} MiB {done}\n")
+
+
+def locks_of_versions() -> list[str]:
+    """The dvc.lock of each registered version that has one.
+
+    Raises:
+        FoundryError: the store does not answer, or nobody knows what a version needs.
+    """
+    if not store.exists():
+        # Who only looks makes no database.
+        return []
+    with store.answering():
+        past = PastRuns()
+        return [lock for version in versions.registered() if (lock := lock_of(version, past))]
 
 
 def lock_of(version: Version, past: PastRuns) -> str | None:

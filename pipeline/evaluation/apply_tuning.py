@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from pipeline.artefacts.files import read_document
-from pipeline.artefacts.model import SNAPSHOTS, Description, Model, load_model, save_model
+from pipeline.artefacts.model import SNAPSHOTS, Description, Model, load_model, parse_timetables, save_model
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.diffusion.ema import Profile, gamma_of_width, reconstruct
@@ -63,9 +63,8 @@ def _tuned(description: Description, tuning: Mapping[str, Any], path: Path) -> D
     """The description with the sampling and the timetables of a tuning, which was read from `path`."""
     timetables = {sampler: dict(by_steps) for sampler, by_steps in description.timetables.items()}
     try:
-        for sampler, by_steps in tuning.get("timetables", {}).items():
-            found = {steps: tuple(int(t) for t in times) for steps, times in by_steps.items()}
-            timetables[sampler] = timetables.get(sampler, {}) | found
+        for sampler, by_steps in parse_timetables(tuning.get("timetables", {})).items():
+            timetables[sampler] = timetables.get(sampler, {}) | by_steps
         sampling = SamplingDefaults.of({**asdict(description.sampling), **tuning.get("sampling", {})})
     except (TypeError, ValueError, AttributeError) as error:
         raise ArtefactError(f"{path}: {error}") from None

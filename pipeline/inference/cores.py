@@ -22,7 +22,7 @@ def denoiser_here(model: Model) -> NetworkDenoiser:
     """The model's denoiser, moved to the best device and there into the faster memory layout."""
     device = best_device().device
     if device.type == "cpu":
-        # 1.1 to 1.2 times the rows per second of NCHW on AVX2.
+        # A row of 16 takes 5 % less processor time than in NCHW on AVX2 (`benchmarks.row_cost`).
         model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model.denoiser(device)
 

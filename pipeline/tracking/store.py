@@ -85,6 +85,12 @@ def tracking_uri() -> str:
     return f"sqlite:///{main_worktree() / relative[1]}" if relative else uri
 
 
+def exists() -> bool:
+    """Whether there is something to read: a server, or a local database, which the first stage makes."""
+    uri = tracking_uri()
+    return not uri.startswith("sqlite:") or _database(uri).exists()
+
+
 def connect() -> Any:
     """An `mlflow.MlflowClient` of the store; a local database is created or migrated first.
 

@@ -111,6 +111,14 @@ def test_what_a_commit_an_experiment_or_a_version_needs_stays_and_all_else_goes_
     assert (project.folder / "picture").read_text() == "picture 3"
 
 
+def test_looking_at_a_project_without_runs_makes_no_database(project: Project) -> None:
+    draw(project, 1)
+    project.commit("One")
+    (project.folder / "mlflow.db").unlink()
+    foundry("gc")
+    assert not list(project.folder.glob("mlflow*"))
+
+
 def test_commits_whose_results_were_never_here_as_in_a_fresh_clone_stop_nothing(project: Project) -> None:
     draw(project, 1)
     project.commit("One")
