@@ -41,9 +41,9 @@ def mirror_accuracy(images: NDArray[np.uint8]) -> float | None:
     return float(np.mean([_share_right(parts, fold, random) for fold in range(NUM_FOLDS)]))
 
 
-def is_mirrorable(accuracy: float | None, num_images: int) -> bool:
-    """Whether mirrored images look like the others: at most 55 % are recognised, or no more than chance explains."""
-    return accuracy is not None and accuracy < max(0.55, 0.5 + 3 * 0.5 / math.sqrt(min(num_images, MOST_IMAGES)))
+def highest_of_mirrorable(num_images: int) -> float:
+    """The largest accuracy at which mirrored images count as like the others: 55 %, or what chance explains with few."""
+    return max(0.55, 0.5 + 3 * 0.5 / math.sqrt(min(num_images, MOST_IMAGES)))
 
 
 def _share_right(parts: NDArray[np.float64], fold: int, random: np.random.Generator) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from pipeline.adoption.choices import Choice
 from pipeline.adoption.data_choices import channels_choice
-from pipeline.adoption.mirroring import is_mirrorable
+from pipeline.adoption.mirroring import highest_of_mirrorable
 from pipeline.adoption.survey import Survey
 from pipeline.errors import FoundryError
 from pipeline.training.cost import Cost
@@ -103,8 +103,9 @@ def training_choices(survey: Survey) -> Iterator[Choice]:
     if accuracy is None:
         found, mirrored = "too few images to learn whether mirrored ones look different", False
     else:
-        found = f"a classifier tells {accuracy:.0%} of the images from their mirror images, {0.5:.0%} is chance"
-        mirrored = is_mirrorable(accuracy, survey.num_images)
+        limit = highest_of_mirrorable(survey.num_images)
+        found = f"a classifier tells {accuracy:.1%} of the images from their mirror images, chance explains {limit:.1%}"
+        mirrored = accuracy < limit
     why = "they look alike: twice as many images" if mirrored else "mirrored images would be of another kind"
     yield Choice("train.horizontal_flip", mirrored, found, why)
 
