@@ -15,9 +15,11 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from pipeline.errors import FoundryError
+from pipeline.ingestion.sources.layout import METADATA
 from pipeline.ingestion.sources.raw import is_ignored
 from pipeline.provenance.dvc import dvc
 
+TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx"}
 SPARE_BYTES = 2**30
 """Left free on the disk, for what the stages write."""
 
@@ -33,6 +35,12 @@ class Intake:
     """Links that were replaced by a copy of their target."""
     left_out: tuple[str, ...]
     """`path: reason` of what was not copied."""
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Files that may hold labels, and that no reader looks into."""
+        found = (path.relative_to(self.folder) for path in sorted(self.folder.rglob("*.*")))
+        return tuple(str(path) for path in found if path.suffix in TABLES and path.name not in METADATA)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from pipeline.training.cost import Cost
 RESERVE = 0.1
 """Share of the time that is not planned: estimates are off by as much."""
 LEAST_SET = 150
-"""Images below which a quarter may be fewer than the 20 held-out images that `features` demands."""
+"""Different images below which a quarter may be fewer than the 20 held-out images that `features` demands."""
 ROUND = 1000
 
 
@@ -78,8 +78,12 @@ def make_plan(survey: Survey, document: dict[str, Any], wish: Wish, pace: Pace) 
         FoundryError: there are too few images.
         ParamsError: `document` has an invalid value that is not chosen here.
     """
-    if survey.num_images < LEAST_SET:
-        raise FoundryError(f"found {survey.num_images} images, wanted at least {LEAST_SET}, better 1,000")
+    if survey.num_different < LEAST_SET:
+        repeated = survey.num_images - survey.num_different
+        which = f", of which {repeated} nearly repeat another" if repeated else ""
+        raise FoundryError(
+            f"found {survey.num_images} images{which}, wanted at least {LEAST_SET} different, better 1,000"
+        )
     refused = ""
     for side in candidate_sides(survey, wish.image_size):
         plan, num_images = _plan_for(side, survey, document, wish, pace, refused)

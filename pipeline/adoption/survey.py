@@ -76,6 +76,11 @@ class Survey:
     seconds_per_image: float
     """In which an image is read and decoded here."""
 
+    @property
+    def num_different(self) -> int:
+        """Images that do not nearly repeat an earlier one: those that do are in its split."""
+        return round(self.num_images * (1 - self.near_duplicate_share))
+
 
 def survey(folder: Path, excluded: Collection[str] = ()) -> Survey:
     """Read every image of `folder`, with a progress bar; images whose `source` in the manifest is `excluded` do not count.

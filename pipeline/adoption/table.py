@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pipeline.adoption.intake import Intake
 from pipeline.adoption.plan import Plan
 from pipeline.adoption.survey import Survey
-from pipeline.adoption.training_choices import is_oblong
+from pipeline.adoption.training_choices import MOST_OBLONG, is_oblong
 
 WIDTH = 120
 MOST_NAMES = 5
@@ -56,6 +56,13 @@ def facts(intake: Intake, survey: Survey) -> Iterator[str]:
         yield f"classes are named like sizes ({_first(sizes)}): their folders alone may be what you want to adopt"
     if survey.same_aspect_share < 1 and not is_oblong(survey):
         yield f"{1 - survey.same_aspect_share:.0%} of the images have another aspect than most: of each, the centre square is used"
+    elif (longer := max(survey.aspect, 1 / survey.aspect)) > MOST_OBLONG:
+        yield f"the images are {longer:.0f} times as long as wide: only the centre square of each is used; cut them up before"
+    if len(survey.class_sizes) < 2 and intake.tables:
+        yield (
+            f"not read: {_first(intake.tables)}; classes come from folders, or from a `metadata.csv` beside the images "
+            "with the columns `file_name` and `label`"
+        )
     if survey.near_duplicate_share > 0.01:
         yield (
             f"{survey.near_duplicate_share:.0%} of the images nearly repeat an earlier one, {survey.duplicate_share:.0%} exactly; "

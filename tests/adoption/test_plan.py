@@ -100,6 +100,7 @@ def surveys(draw: st.DrawFn) -> Survey:
         coloured_share=draw(SHARES),
         transparent_share=draw(SHARES),
         duplicate_share=draw(SHARES),
+        near_duplicate_share=draw(SHARES),
         blank_share=draw(SHARES),
         noise_share=draw(SHARES),
         least_side=min(8, side),
@@ -107,11 +108,16 @@ def surveys(draw: st.DrawFn) -> Survey:
     )
 
 
+def test_frames_of_one_film_are_no_set() -> None:
+    with pytest.raises(FoundryError, match="found 400 images, of which 390 nearly repeat another, wanted at least 150"):
+        planned(photographs(num_images=400, near_duplicate_share=0.975))
+
+
 @settings(max_examples=50)
 @given(survey=surveys(), speed=st.floats(1e9, 1e14), minutes=st.floats(1, 600))
 def test_every_survey_gives_valid_params_and_a_network_that_fits(survey: Survey, speed: float, minutes: float) -> None:
-    if survey.num_images < LEAST_SET:
-        with pytest.raises(FoundryError, match=f"found {survey.num_images} images, wanted at least {LEAST_SET}"):
+    if survey.num_different < LEAST_SET:
+        with pytest.raises(FoundryError, match=f"found {survey.num_images} images.*, wanted at least {LEAST_SET}"):
             planned(survey, speed=speed, minutes=minutes)
         return
     plan = planned(survey, speed=speed, minutes=minutes)

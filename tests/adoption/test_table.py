@@ -39,3 +39,19 @@ def test_what_is_left_out_or_refused_is_counted_with_examples() -> None:
     assert "4 cannot be used: 3 (9000 x 9000 pixels, at most 67108864 are decoded), 1 (empty file)" in said
     assert "classes are named like sizes (16x16, 32x32)" in said
     assert "12% of the images nearly repeat an earlier one" in said
+
+
+def test_strips_are_said_to_lose_all_but_their_centre() -> None:
+    said = "\n".join(facts(intake(), photographs(aspect=0.05, same_aspect_share=1.0)))
+    assert "20 times as long as wide: only the centre square" in said
+    assert "times as long" not in "\n".join(facts(intake(), photographs(aspect=1.5, same_aspect_share=1.0)))
+
+
+def test_tables_that_no_reader_looks_into_are_named_where_classes_are_missing(tmp_path: Path) -> None:
+    for name in ("labels.csv", "metadata.csv", "captions.txt"):
+        (tmp_path / name).touch()
+    taken = Intake(tmp_path, "pets", num_links=0, left_out=())
+    assert any(
+        "not read: labels.csv; classes come from folders" in fact for fact in facts(taken, photographs(class_sizes={}))
+    )
+    assert not any("labels.csv" in fact for fact in facts(taken, photographs(class_sizes={"a": 200, "b": 200})))
