@@ -68,7 +68,8 @@ def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path)
         tuning, metrics = evaluate(inputs, out, fitted_params, params.train)
         found = verdict(metrics, params.train, is_distilled=inputs.teacher is not None)
         sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
-        log(run, out, tuning, metrics, found)
+        table = chief_table(metrics, is_distilled=inputs.teacher is not None)
+        log(run, out, tuning, metrics, found, table)
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -223,8 +224,8 @@ def write_csv(path: Path, table: pd.DataFrame) -> None:
         table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float], found: Verdict) -> None:
-    """Report to MLflow."""
+def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float], found: Verdict, table: str) -> None:
+    """Report to MLflow; verdict and `table`, the chief figures in Markdown, are the note of the run."""
     # Floors and baseline are in the table: as metrics they would fill MLflow's charts with flat lines.
     run.metrics({name: value for name, value in metrics.items() if name.startswith("evaluate/")})
     run.tags(
@@ -235,7 +236,7 @@ def log(run: StageRun, out: Path, tuning: Tuning, metrics: dict[str, float], fou
             "tuning.guidance_interval": json.dumps(tuning.sampling.guidance_interval),
         }
     )
-    run.note("\n\n".join([*found.lines(), chief_table(metrics)]), picture="evaluate/grid")
+    run.note("\n\n".join([*found.lines(), table]), picture="evaluate/grid")
     for name in ("grid", "nearest"):
         run.image(f"evaluate/{name}", out / f"{name}.png")
     for name in ("report.html", METRICS, TABLE, "tuning.json", "loss_per_noise_level.csv", "quality_per_num_rows.csv"):

@@ -205,12 +205,13 @@ def decide(
     candidate: Candidate, champion: Champion | None, comparison: ComparisonResult | None, setup: EvaluationSetup
 ) -> Decision:
     """Apply the rules for a first model, for one whose images are unlike the champion's, or for a comparison."""
+    is_distilled = candidate.model.description.is_distilled
     if champion is None:
-        rules = promotion.first_rules(candidate.metrics)
+        rules = promotion.first_rules(candidate.metrics, is_distilled=is_distilled)
     elif comparison is None:
         rules = promotion.unlike_rules(candidate.metrics, candidate.image_format, champion.image_format)
     else:
-        rules = promotion.rules(candidate.metrics, comparison, setup.params.register_)
+        rules = promotion.rules(candidate.metrics, comparison, setup.params.register_, is_distilled=is_distilled)
     return Decision(
         decision=outcome_of(rules),
         rules=rules,

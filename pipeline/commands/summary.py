@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.artefacts.files import read_document
-from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES, ORIGINS
+from pipeline.evaluation.figures import CHIEF_FIGURES, FIGURES, ORIGINS, title_of
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.verdict import verdict
 from pipeline.params import load_params
@@ -21,8 +21,9 @@ def main(evaluation: Path, registration: Path) -> None:
     metrics = read_results(evaluation)
     decision = read_document(registration / "decision.json", stage="register")
     params = load_params()
-    lines = verdict(metrics, params.train, is_distilled=params.distil.steps is not None).lines()
-    sys.stdout.write("\n" + "".join(f"{line}\n" for line in lines) + f"\n{table(metrics)}\n")
+    is_distilled = params.distil.steps is not None
+    lines = verdict(metrics, params.train, is_distilled=is_distilled).lines()
+    sys.stdout.write("\n" + "".join(f"{line}\n" for line in lines) + f"\n{table(metrics, is_distilled=is_distilled)}\n")
     sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")
     versions = holding(decision["model_digest"])
     for version in versions:
@@ -56,12 +57,12 @@ def next_steps(champion: str | None, versions: Sequence[Version], model: Path) -
     yield "make test", "run all checks"
 
 
-def table(metrics: dict[str, float]) -> str:
+def table(metrics: dict[str, float], *, is_distilled: bool) -> str:
     """The chief figures of the model, of as many real images, and of the mixture of Gaussians."""
     lines = [f"{'':24} {'model':>9} {'real':>9} {'baseline':>9}"]
     for name in CHIEF_FIGURES:
         if f"evaluate/{name}" in metrics:
             values = (metrics.get(f"{origin}/{name}") for origin in ORIGINS)
             cells = ("" if value is None else format(value, FIGURES[name].format) for value in values)
-            lines.append(f"{FIGURES[name].title:24} " + " ".join(f"{cell:>9}" for cell in cells))
+            lines.append(f"{title_of(name, is_distilled=is_distilled):24} " + " ".join(f"{cell:>9}" for cell in cells))
     return "\n".join(lines)

@@ -35,6 +35,7 @@ class Figure:
         return f"{self.title}: {self.meaning}"
 
 
+LOSSES = "Losses on held-out images"
 GROUPS: Mapping[str, Mapping[str, Figure]] = {
     "Similarity to held-out images": {
         "kid": Figure("KID", "kernel distance of the features; 0 within its error for real images", "lower"),
@@ -74,7 +75,7 @@ GROUPS: Mapping[str, Mapping[str, Figure]] = {
         ),
         "black_share": Figure("black", "share of pixel values that are 0", "real"),
     },
-    "Losses on held-out images": {
+    LOSSES: {
         "bits_per_dim": Figure("bits/dim", "variational upper bound on the code length", "lower"),
         "bits_per_dim_prior": Figure("bits/dim, prior", "information left at the last noise level", "lower"),
         "bits_per_dim_diffusion": Figure("bits/dim, diffusion", "the steps between", "lower"),
@@ -107,6 +108,11 @@ CHIEF_FIGURES = (
 """Names of the figures that summaries show."""
 
 
+def title_of(name: str, *, is_distilled: bool) -> str:
+    """The title of a figure; that of a student's loss says that it is its teacher's."""
+    return f"{FIGURES[name].title} (its teacher's)" if is_distilled and name in GROUPS[LOSSES] else FIGURES[name].title
+
+
 def distances_by_rows(metrics: Mapping[str, float]) -> list[tuple[int, float, float]]:
     """Rows of network calls per image, the Frechet distance at that cost, and that of as many real images."""
     pattern = re.compile("evaluate/" + BY_ROWS.format(r"(\d+)"))
@@ -115,12 +121,12 @@ def distances_by_rows(metrics: Mapping[str, float]) -> list[tuple[int, float, fl
     return [(number, metrics[f"evaluate/{key}"], metrics[f"floor/{key}"]) for number, key in keys.items()]
 
 
-def chief_table(metrics: Mapping[str, float]) -> str:
+def chief_table(metrics: Mapping[str, float], *, is_distilled: bool) -> str:
     """The chief figures of the model, of as many real images and of the mixture of Gaussians, as a Markdown table."""
     rows = ["| | model | real images | mixture of Gaussians |", "|---|---|---|---|"]
     for name in CHIEF_FIGURES:
         if f"evaluate/{name}" in metrics:
             values = (metrics.get(f"{origin}/{name}") for origin in ORIGINS)
             cells = ("" if value is None else format(value, FIGURES[name].format) for value in values)
-            rows.append(f"| {FIGURES[name].title} | {' | '.join(cells)} |")
+            rows.append(f"| {title_of(name, is_distilled=is_distilled)} | {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -71,18 +71,23 @@ HEADLINES = (*BASELINES, "real")
 
 def verdict(metrics: Mapping[str, float], train: TrainParams, *, is_distilled: bool = False) -> Verdict:
     """Judge metrics.json of a model that was trained with these params; of a student the losses are its teacher's."""
-    mixture, linear = against_baselines(metrics)
-    losses = [linear, _gap(metrics)]
-    if is_distilled:
-        losses = [each and replace(each, text=f"its teacher: {each.text}") for each in losses]
-    findings = (mixture, losses[0], _real(metrics), _classes(metrics), _copies(metrics), losses[1])
+    mixture, linear = against_baselines(metrics, is_distilled=is_distilled)
+    gap = _gap(metrics)
+    if gap and is_distilled:
+        gap = _of_teacher(gap)
+    findings = (mixture, linear, _real(metrics), _classes(metrics), _copies(metrics), gap)
     known = [each for each in findings if each is not None]
     return Verdict(known, _advice({each.name: each.is_good for each in known}, train))
 
 
-def against_baselines(metrics: Mapping[str, float]) -> tuple[Finding, Finding]:
+def against_baselines(metrics: Mapping[str, float], *, is_distilled: bool) -> tuple[Finding, Finding]:
     """The findings `mixture` and `linear`: what costs seconds and no training has to be beaten at the least."""
-    return _mixture(metrics), _linear(metrics)
+    linear = _linear(metrics)
+    return _mixture(metrics), _of_teacher(linear) if is_distilled else linear
+
+
+def _of_teacher(finding: Finding) -> Finding:
+    return replace(finding, text=f"its teacher: {finding.text}")
 
 
 def _kid_name(metrics: Mapping[str, float]) -> str:

@@ -52,9 +52,9 @@ class Decision:
         return asdict(self)
 
 
-def first_rules(metrics: Mapping[str, float]) -> list[Rule]:
+def first_rules(metrics: Mapping[str, float], *, is_distilled: bool = False) -> list[Rule]:
     """The rules for a model when there is no champion: its own evaluation decides."""
-    return [_kid_is_known(metrics), *_better_than_baselines(metrics)]
+    return [_kid_is_known(metrics), *_better_than_baselines(metrics, is_distilled=is_distilled)]
 
 
 def unlike_rules(metrics: Mapping[str, float], challenger: str, champion: str) -> list[Rule]:
@@ -69,13 +69,15 @@ def unlike_rules(metrics: Mapping[str, float], challenger: str, champion: str) -
     return [_kid_is_known(metrics), Rule("same_pictures", passed=False, found=challenger, wanted=wanted)]
 
 
-def rules(metrics: Mapping[str, float], comparison: ComparisonResult, params: RegisterParams) -> list[Rule]:
-    """The rules for a challenger that was compared with the champion."""
+def rules(
+    metrics: Mapping[str, float], comparison: ComparisonResult, params: RegisterParams, *, is_distilled: bool = False
+) -> list[Rule]:
+    """The rules for a challenger that was compared with the champion; the losses of a student are its teacher's."""
     challenger, champion = comparison.challenger, comparison.champion
     kid = _kid(comparison, params)
     return [
         _kid_is_known(metrics),
-        *_better_than_baselines(metrics),
+        *_better_than_baselines(metrics, is_distilled=is_distilled),
         _champion_holds(metrics, comparison),
         _other_recipe(comparison),
         kid,
@@ -115,9 +117,9 @@ def _kid_is_known(metrics: Mapping[str, float]) -> Rule:
     return Rule("kid_is_known", passed, kid if passed else str(kid), f"a finite {KID}")
 
 
-def _better_than_baselines(metrics: Mapping[str, float]) -> list[Rule]:
+def _better_than_baselines(metrics: Mapping[str, float], *, is_distilled: bool) -> list[Rule]:
     """Better by its own evaluation than what takes seconds and no training."""
-    mixture, linear = against_baselines(metrics)
+    mixture, linear = against_baselines(metrics, is_distilled=is_distilled)
     below = "the interval of its KID below that of a mixture of Gaussians, and its classes recognised no less often"
     levels = f"a lower error than the best linear denoiser's at {LEAST_LEVELS:.0%} of the noise levels"
     return [

@@ -49,6 +49,11 @@ class ModelSummary:
     """Stages of the dvc.lock that made it."""
     cost: Mapping[str, float | str] = field(default_factory=dict)
 
+    @property
+    def is_distilled(self) -> bool:
+        """Whether it is a student, whose losses are its teacher's."""
+        return json.loads(self.params.get("distil.steps", "null")) is not None
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Folders:

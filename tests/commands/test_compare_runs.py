@@ -24,7 +24,8 @@ STEPS = (0, 640, 6400)
 
 def run_pipeline(name: str, recipe: str, train: dict[str, Any], kid: float, side: int = 40) -> str:
     """Log a training and an evaluation of one pipeline; returns MLflow's id of its run."""
-    Path("params.yaml").write_text(yaml.safe_dump({"train": train, "evaluate": {"seed": 3}}))
+    distil = {"steps": 2 if name == "student" else None}
+    Path("params.yaml").write_text(yaml.safe_dump({"train": train, "distil": distil, "evaluate": {"seed": 3}}))
     parent, random = uuid.uuid4().hex, np.random.default_rng(train["seed"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DVC_EXP_NAME", name)
@@ -176,6 +177,14 @@ def test_an_evaluation_of_other_images_is_said_to_be_not_comparable(three: dict[
     store.connect().set_tag(evaluated.info.run_id, "data.digest", "other")
     foundry("runs", "compare", *three, "--out", "other")
     assert "not comparable" in Path("other/runs.html").read_text()
+
+
+def test_the_losses_of_a_student_are_said_to_be_its_teachers(three: dict[str, str]) -> None:
+    student = run_pipeline("student", "r3", {"seed": 0, "learning_rate": 0.01}, kid=0.1)
+    foundry("runs", "compare", *three, student, "--out", "out")
+    page = text_of(Path("out/runs.html").read_text())
+    assert f"student ({student[:7]}) is a student: its losses on held-out images are its teacher's." in page
+    assert page.count("is a student") == 1
 
 
 def test_the_interval_of_a_mean_is_students() -> None:

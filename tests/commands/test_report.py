@@ -134,6 +134,16 @@ def test_the_report_of_a_first_model_is_self_contained(work_tree: Path) -> None:
     assert work_tree.exists()
 
 
+def test_the_losses_of_a_student_are_said_to_be_its_teachers(work_tree: Path) -> None:
+    document = yaml.safe_load((work_tree / "params.yaml").read_text())
+    document["distil"]["steps"] = 2
+    (work_tree / "params.yaml").write_text(yaml.safe_dump(document))
+    page, comment = report.report(FOLDERS, FOLDERS.registration)
+    said = "this work tree is a student: its losses on held-out images are its teacher's."
+    assert said in Page(page).text
+    assert f"\n\n{said}\n" in comment.read_text()
+
+
 def test_without_a_tracking_store_the_rest_is_reported(work_tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     page, _ = report.report(FOLDERS, FOLDERS.registration)

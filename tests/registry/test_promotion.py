@@ -112,6 +112,13 @@ def test_a_model_that_is_not_known_to_be_better_than_a_baseline_is_left_to_a_per
     assert outcome_of(rules(KNOWN | changes, lost, PARAMS)) == "reject"
 
 
+def test_a_students_rules_say_whose_losses_are_compared() -> None:
+    for applied in (first_rules(KNOWN, is_distilled=True), rules(KNOWN, comparison(), PARAMS, is_distilled=True)):
+        found = {rule.name: str(rule.found) for rule in applied}
+        assert found["better_than_linear"].startswith("its teacher: better than the best linear denoiser")
+        assert "teacher" not in found["better_than_mixture"]
+
+
 def test_an_error_that_allows_no_comparison_leaves_the_decision_open() -> None:
     def decided(low: float, high: float, *, data_is_new: bool = False) -> str:
         return outcome_of(rules(KNOWN, comparison(kid_low=low, kid_high=high, data_is_new=data_is_new), PARAMS))
