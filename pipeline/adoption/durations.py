@@ -35,7 +35,8 @@ NUM_FOR_PACE = 32
 def stage_seconds(
     survey: Survey, params: Params, info: DatasetInfo, cost: Cost, sec_per_feature: float
 ) -> dict[str, float]:
-    """Seconds by stage, in their order."""
+    """Seconds by stage, in their order; the first is the survey, which is over."""
+    reading = survey.num_files * survey.seconds_per_image
     row_sec = FORWARD_SHARE / cost.images_per_sec
     num_images = min(MAX_IMAGES, info.num_train + info.num_held_out)
     if info.channels == 4:
@@ -44,7 +45,8 @@ def stage_seconds(
     classifier = params.features.num_images * CLASSIFIER_SEC_PER_IMAGE if info.num_classes > 1 else 0.0
     num_rows, num_drawn = evaluation_rows(fitted(params.evaluate, info), info.num_classes)
     return {
-        "prepare": START_SEC + survey.num_files * survey.seconds_per_image,
+        "survey": reading,
+        "prepare": START_SEC + reading,
         "schedule": START_SEC + dimensions * SCHEDULE_SEC_PER_DIM,
         "features": START_SEC + num_images * sec_per_feature + classifier,
         "train": START_SEC + cost.seconds + distillation_seconds(params.distil, cost, info.num_classes),

@@ -40,7 +40,7 @@ class Wish:
 
     name: str
     minutes: float
-    """For all stages together."""
+    """For looking at the images and all stages together."""
     image_size: int | None = None
     """None: chosen."""
 

@@ -49,7 +49,7 @@ def test_a_plan_is_a_table_with_a_reason_for_each_param_and_changes_nothing(
         "train.horizontal_flip        false",
     ):
         assert row in table
-    assert "minutes here: prepare 0.1" in table
+    assert "minutes here: survey 0.0, prepare 0.1" in table
     assert max(map(len, table.splitlines())) <= 120
     assert _digests(workspace) == before
 
