@@ -47,7 +47,6 @@ from pipeline.errors import FoundryError
 from pipeline.tracking import runs
 from pipeline.training.distributed import num_cores
 from pipeline.training.journal import Journal
-from pipeline.training.loop import check_finite
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +190,6 @@ def _tracking_shares(workspace: Workspace, effort: TrainingEffort) -> dict[str, 
         for step in islice(steps, 10 * effort.rounds * effort.steps):
             float(step.loss)
             ready = time.perf_counter()
-            check_finite(step, None)
             if (row := journal.note(step)) is not None:
                 run.metrics(row, step=step.num_images)
             if journal.is_time_to_save():

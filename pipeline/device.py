@@ -1,4 +1,4 @@
-"""The compute device of this machine, the numeric precision used on it, and the memory that a process has taken."""
+"""The compute device of this machine, the arithmetic used on it, and the memory that a process has taken."""
 
 import os
 import resource
@@ -39,15 +39,44 @@ def best_device() -> Device:
     """Return CUDA if a GPU is available, else Apple's MPS if available, else the CPU."""
     compiled = os.environ.get("FOUNDRY_COMPILE") == "1"
     if torch.cuda.is_available():
-        return Device(torch.device("cuda"), autocast=torch.cuda.is_bf16_supported(), compile=compiled)
+        _set_arithmetic_of_gpus()
+        # Older GPUs emulate bfloat16.
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return Device(torch.device("cuda"), autocast=has_bfloat16, compile=compiled)
     if torch.backends.mps.is_available():
         return Device(torch.device("mps"), autocast=False, compile=compiled)
     return Device(torch.device("cpu"), autocast=_has_amx(), compile=compiled)
 
 
+def _set_arithmetic_of_gpus() -> None:
+    """Choose what torch leaves open: float32 in all its bits (no TF32), and kernels that add in the same order every time."""
+    cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    cuda.allow_tf32 = cudnn.allow_tf32 = cuda.allow_bf16_reduced_precision_reduction = False
+    # The fastest kernel of a trial may be another one in the next process.
+    cudnn.benchmark, cudnn.deterministic = False, True
+    # Read when cuBLAS begins. torch's deterministic algorithms insist on a workspace of fixed size.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def use_deterministic_algorithms(device: Device) -> None:
+    """Make every kernel of this process on a GPU add in a fixed order, or raise; on a CPU they do.
+
+    For trainings. An evaluation calls `kthvalue`, whose values are fixed and whose places are not, so that torch refuses it.
+    """
+    if device.is_cuda:
+        torch.use_deterministic_algorithms(mode=True)
+        # Tensors without content need not be filled to have the same results.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch leaves it untyped
+
+
 def _has_amx() -> bool:
     """Whether this CPU has Intel's matrix extensions for bfloat16."""
     return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def peak_mib() -> float:
+    """The most memory that tensors have taken on the GPU, or without one this process."""
+    return torch.cuda.max_memory_allocated() / (1 << 20) if torch.cuda.is_available() else process_peak_mib()
 
 
 def process_peak_mib() -> float:

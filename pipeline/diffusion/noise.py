@@ -6,13 +6,15 @@ of nearly equal ones, so that each entry of the table is right to float64 roundi
 
 import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 MAX_NUM_TIMESTEPS = 10_000
+MAX_NUM_KEPT = 8
+"""Schedules whose tables are kept on a device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +120,8 @@ def add_noise(
     schedule: NoiseSchedule,
 ) -> Float[Tensor, "rows c h w"]:
     """A draw from q(x_t | x0), every row at its own t in 0 … T-1: x = sqrt(abar) x0 + sqrt(1 - abar) eps, eq. 4."""
-    return _rows(schedule.abar.sqrt(), t, x0) * x0 + _rows(schedule.one_minus_abar.sqrt(), t, x0) * eps
+    a, b = (table[t][:, None, None, None] for table in _roots(schedule, x0.dtype, x0.device))
+    return a * x0 + b * eps
 
 
 def q_step(
@@ -134,6 +137,13 @@ def q_step(
 def _rows(table: Float[Tensor, " T"], t: Int[Tensor, " rows"], x: Float[Tensor, "rows c h w"]) -> Tensor:
     # Cast first: not every device has float64.
     return table.to(x.dtype).to(x.device)[t][:, None, None, None]
+
+
+@lru_cache(MAX_NUM_KEPT)
+def _roots(schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """sqrt(abar) and sqrt(1 - abar); kept, for each copy to a GPU would wait until it has done everything before."""
+    a, b = (table.sqrt().to(dtype).to(device) for table in (schedule.abar, schedule.one_minus_abar))
+    return a, b
 
 
 def _refuse_first(wrong: Tensor, beta: Float[Tensor, " T"], reason: str) -> None:

@@ -179,14 +179,16 @@ def reverse_steps(
         FoundryError: the plan has guidance, and there are no classes.
     """
     rows, shape = len(x), (x.shape[1], x.shape[2], x.shape[3])
-    denoised_prev = torch.zeros_like(x)
+    # Copied once: each copy to a GPU waits until it has done everything before. Not every device has float64.
+    coefficients = plan.coefficients.to(x.dtype).to(x.device)
+    denoised_prev = nothing = torch.zeros_like(x)
     for number, (t, scale) in enumerate(zip(plan.times.tolist(), plan.guidance.tolist(), strict=True)):
         call = denoiser if scale == 1 else _guided(denoiser, scale, null_label)
-        z = draw_noise(generators, [bool(plan.D[number] != 0)] * rows, shape).to(x)
+        z = draw_noise(generators, [True] * rows, shape).to(x) if plan.D[number] != 0 else nothing
         with torch.no_grad():
             # The denoiser may clip its images itself, but guidance leaves the range again.
             denoised = call(x, torch.full((rows,), t, device=x.device), labels).clamp(-1, 1)
-            x = step(x, denoised, denoised_prev, z, plan.coefficients[number].expand(rows, 4))
+            x = step(x, denoised, denoised_prev, z, coefficients[number].expand(rows, 4))
         yield SamplingStep(number, x, denoised)
         denoised_prev = denoised
 

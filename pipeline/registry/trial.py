@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -24,7 +23,7 @@ from pipeline.artefacts.dataset import Dataset, DatasetInfo
 from pipeline.artefacts.files import read_document, write_json
 from pipeline.artefacts.model import Model, load_model
 from pipeline.artefacts.tensors import save_tensors
-from pipeline.device import best_device, process_peak_mib
+from pipeline.device import peak_mib
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.copies import nearest
@@ -44,7 +43,7 @@ def main(model: Path, prepared: Path, features: Path, out: Path) -> None:
     loaded = load_model(model)
     samples = draw_samples(loaded, dataset, params)
     # Before the evaluation, which may need more memory than the sampling.
-    report({"peak_memory_mib": peak_memory_mib()})
+    report({"peak_memory_mib": peak_mib()})
     out.mkdir(parents=True, exist_ok=True)
     evaluate(samples, dataset, features, out)
     report({"num_evaluated": len(samples.images)})
@@ -115,13 +114,6 @@ def time_batch(model: Model, samples: Samples) -> float:
     start = time.perf_counter()
     draw(model, seeds, labels)
     return time.perf_counter() - start
-
-
-def peak_memory_mib() -> float:
-    """Peak memory of the GPU if there is one, of this process if not."""
-    if best_device().is_cuda:
-        return torch.cuda.max_memory_allocated() / MIB
-    return process_peak_mib()
 
 
 def report(message: Mapping[str, float]) -> None:

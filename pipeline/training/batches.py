@@ -92,14 +92,22 @@ class Batches:
         if not self.device.is_cuda:
             yield from map(self.batch, steps)
             return
+        # On the training's own stream each copy would wait for the step before.
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         with ThreadPoolExecutor(1) as pool:
             pending = None
             for step in steps:
-                ready, pending = pending, pool.submit(self.batch, step)
+                ready, pending = pending, pool.submit(self._ahead, step, stream)
                 if ready is not None:
-                    yield ready.result()
+                    yield _arrived(*ready.result())
             if pending is not None:
-                yield pending.result()
+                yield _arrived(*pending.result())
+
+    def _ahead(self, step: int, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
+        """A batch that will be there after the event."""
+        # A thread begins with the first GPU; the stream brings its own.
+        with torch.cuda.stream(stream):
+            return self.batch(step), stream.record_event()
 
     def batch(self, step: int) -> Batch:
         """The rows of this process."""
@@ -157,6 +165,17 @@ def normal_rows(shape: tuple[int, ...], own: slice, seed: int, device: torch.dev
     # Each normal number takes one 32-bit draw, and so does each of these integers: the rows before are skipped.
     torch.empty(own.start * numbers, dtype=torch.int32).random_(generator=generator)
     return torch.randn((own.stop - own.start, *shape[1:]), generator=generator)
+
+
+def _arrived(batch: Batch, event: torch.cuda.Event) -> Batch:
+    """A batch of another stream, for which the present one waits."""
+    stream = torch.cuda.current_stream()
+    stream.wait_event(event)
+    for tensor in (batch.x0, batch.labels, batch.t, batch.eps, batch.augmentation):
+        if tensor is not None:
+            # Its memory is not given away before this stream has used it.
+            tensor.record_stream(stream)
+    return batch
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:

@@ -11,7 +11,7 @@ from PIL.Image import Image
 
 from pipeline.progress import progress_bar
 from pipeline.training.journal import GRIDS, Journal
-from pipeline.training.loop import Training, check_finite
+from pipeline.training.loop import Training
 from pipeline.training.overfitting import HeldOutError, best, is_overfitting
 from pipeline.training.preview import grid_steps
 
@@ -57,15 +57,17 @@ def train_to_the_end(training: Training, journal: Journal, previews: Previews, l
     with progress_bar(name=phase, unit="images", total=total, done=training.num_images) as bar:
         # A finished training that over-fitting had stopped is only written again.
         for step in () if journal.stopped else training.steps():
-            check_finite(step, journal.num_images_saved)
             row = journal.note(step)
             bar.update(batch_size)
             if row is not None:
                 log.metrics(row, step=step.num_images)
                 bar.set_postfix(loss=f"{row[f'{phase}/loss']:.4f}", refresh=False)
+            is_snapshot = training.completed_fraction_boundary(training.params.num_snapshots)
+            if is_snapshot or training.step in grids_after:
+                journal.read()
             if training.step in grids_after:
                 log.image(f"{phase}/grid", journal.keep_grid(previews.grid()), step=step.num_images)
-            if training.completed_fraction_boundary(training.params.num_snapshots):
+            if is_snapshot:
                 error, figures = previews.held_out_errors()
                 journal.note_held_out(error, figures)
                 log.metrics(figures, step=step.num_images)

@@ -225,8 +225,8 @@ def _process_group(rank: int, size: int, rendezvous: str | None) -> Iterator[Wor
     """Join torch's process group: by a file if one is named, else by the address that torchrun has set."""
     store = None
     if rendezvous:
-        # Gloo would otherwise listen on a public address of the machine.
-        os.environ["GLOO_SOCKET_IFNAME"] = LOOPBACK
+        # Both would otherwise listen on a public address of the machine.
+        os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = LOOPBACK
         store = distributed.FileStore(rendezvous, size)  # type: ignore[attr-defined]  # public, but not re-exported
         store.set_timeout(RENDEZVOUS_TIMEOUT)
     if torch.cuda.is_available():

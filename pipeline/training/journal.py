@@ -1,6 +1,7 @@
 """The record of a training in progress: curves, sample grids and checkpoints, which survive a kill."""
 
 import csv
+import math
 import shutil
 import sys
 import time
@@ -9,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL.Image import Image
 
 from pipeline.artefacts.files import naming, replacing
+from pipeline.errors import CheckFailedError
 from pipeline.training import checkpoint
 from pipeline.training.loop import Training, TrainStep
 from pipeline.training.overfitting import HeldOutError, is_overfitting
@@ -55,6 +58,7 @@ class Journal:
         self.num_images_saved: int | None = None
         self.damaged: list[str] = []
         self._part: list[tuple[float, float]] = []
+        self._unread: list[TrainStep] = []
         self.seconds_before = 0.0
         """Duration of the training in earlier processes, up to the checkpoint that it goes on from."""
         self._began = self._saved_at = self._shown_at = time.monotonic()
@@ -83,15 +87,43 @@ class Journal:
             )
 
     def note(self, step: TrainStep) -> dict[str, float] | None:
-        """Add one step to the curves; returns the new row of means if the step completes a part, else None."""
-        self._part.append((float(step.loss), float(step.grad_norm)))
+        """Add one step to the curves; returns the new row of means if the step completes a part, else None.
+
+        Raises:
+            CheckFailedError: as for `read`.
+        """
+        self._unread.append(step)
         if not self.training.completed_fraction_boundary(NUM_ROWS):
             return None
+        self.read()
         loss, norm = (float(mean) for mean in np.mean(self._part, axis=0))
         self._part = []
         self.rows.append([step.num_images, loss, norm, step.learning_rate])
         names = (name.replace("train", self.phase.name) for name in COLUMNS[1:])
         return dict(zip(names, self.rows[-1][1:], strict=True))
+
+    def read(self) -> None:
+        """Wait for the steps since the last call and take up their losses; a GPU goes on with the next ones until then.
+
+        Raises:
+            CheckFailedError: the training has diverged to NaN or infinity.
+        """
+        steps, self._unread = self._unread, []
+        if not steps:
+            return
+        figures = torch.stack([torch.stack([step.loss, step.grad_norm]) for step in steps]).tolist()
+        for step, (loss, norm) in zip(steps, figures, strict=True):
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                raise CheckFailedError(self._divergence(step, loss, norm))
+            self._part.append((loss, norm))
+
+    def _divergence(self, step: TrainStep, loss: float, norm: float) -> str:
+        saved = self.num_images_saved
+        last = "there is no checkpoint" if saved is None else f"the last good checkpoint: {saved}"
+        return (
+            f"training diverged after {step.num_images} images: loss {loss}, gradient norm {norm}, "
+            f"learning rate {step.learning_rate:.3g}; {last}. Try a lower train.learning_rate"
+        )
 
     def note_held_out(self, error: HeldOutError, figures: Mapping[str, float]) -> None:
         """Add a measurement on held-out images."""
@@ -107,7 +139,12 @@ class Journal:
         return time.monotonic() - self._saved_at > self.checkpoint_interval_sec
 
     def save(self) -> None:
-        """Write a checkpoint."""
+        """Write a checkpoint.
+
+        Raises:
+            CheckFailedError: as for `read`, and nothing is written.
+        """
+        self.read()
         notes = {
             "rows": self.rows,
             "stretch": self._part,

@@ -14,14 +14,13 @@ from torch.optim import AdamW, Optimizer
 
 from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.schedule_table import ScheduleTable
-from pipeline.device import Device
+from pipeline.device import Device, use_deterministic_algorithms
 from pipeline.diffusion.augmentation import NUM_PARAMETERS
 from pipeline.diffusion.ema import Ema
 from pipeline.diffusion.loss import visible_error
 from pipeline.diffusion.noise import add_noise
 from pipeline.diffusion.target import to_x0
 from pipeline.diffusion.unet import UNet
-from pipeline.errors import CheckFailedError
 from pipeline.params import TrainParams
 from pipeline.training.batches import Batch, Batches, BatchSource
 from pipeline.training.distributed import SINGLE, Workers
@@ -61,7 +60,9 @@ class Training:
         # 6 % more images per second on a CPU (AVX2), more on a GPU.
         layout = torch.contiguous_format if device.device.type == "mps" else torch.channels_last
         self.network = network.to(device.device).to(memory_format=layout).train()  # type: ignore[call-overload]
-        self.forward = torch.compile(self.network) if device.compile else self.network
+        # For each number of rows anew: a batch has at most two, its parts' and that of the last.
+        self.forward = torch.compile(self.network, dynamic=False) if device.compile else self.network
+        use_deterministic_algorithms(device)
         self.condition = _condition(network) if params.augmentation.kinds else None
         self.parts = Parts.of(workers, params.batch_size, params.micro_batch_size)
         self.batches: BatchSource = Batches(split, params, schedule_table.density, network.num_classes, device, workers)
@@ -207,22 +208,6 @@ class Training:
 
 def pixel_error(denoised: Tensor, batch: Batch) -> Tensor:
     return visible_error(denoised, batch.x0)
-
-
-def check_finite(step: TrainStep, num_images_saved: int | None) -> None:
-    """Stop a training that has diverged to NaN or infinity.
-
-    Raises:
-        CheckFailedError: the loss or the gradient is NaN or infinite.
-    """
-    loss, norm = float(step.loss), float(step.grad_norm)
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
-    saved = "there is no checkpoint" if num_images_saved is None else f"the last good checkpoint: {num_images_saved}"
-    raise CheckFailedError(
-        f"training diverged after {step.num_images} images: loss {loss}, gradient norm {norm}, "
-        f"learning rate {step.learning_rate:.3g}; {saved}. Try a lower train.learning_rate"
-    )
 
 
 def _condition(network: UNet) -> nn.Linear:

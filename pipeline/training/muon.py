@@ -54,14 +54,19 @@ class Muon(Optimizer):
         averages = [self._average(weight) for weight in weights]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         # Nesterov: look ahead to where the averages are going.
-        updates = [gradient.lerp(average, momentum) for gradient, average in zip(gradients, averages, strict=True)]
+        updates = list(torch._foreach_lerp(gradients, averages, momentum))  # noqa: SLF001  # no public one works on lists
         directions = orthogonalise([_flat(update) for update in updates])
+        by_length: dict[float, tuple[list[Tensor], list[Tensor]]] = defaultdict(lambda: ([], []))
         for weight, direction in zip(weights, directions, strict=True):
             rows, columns = direction.shape
             # An update then changes the output of a unit input by about lr, whatever the shape (Bernstein 2024).
             length = lr * max(1.0, rows / columns) ** 0.5
-            weight.mul_(1 - lr * weight_decay)
-            weight.sub_(_unflat(direction, weight.shape), alpha=length)
+            changed, changes = by_length[length]
+            changed.append(weight)
+            changes.append(_unflat(direction, weight.shape))
+        torch._foreach_mul_(tuple(weights), 1 - lr * weight_decay)
+        for length, (changed, changes) in by_length.items():
+            torch._foreach_sub_(changed, changes, alpha=length)
 
     def _average(self, weight: Parameter) -> Tensor:
         state = self.state[weight]

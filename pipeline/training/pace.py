@@ -19,7 +19,7 @@ from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.artefacts.image_size import image_size as read_size
 from pipeline.artefacts.schedule_table import ScheduleTable
-from pipeline.device import best_device, process_peak_mib
+from pipeline.device import best_device, peak_mib
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
@@ -47,7 +47,7 @@ class Pace:
     batch_size: int
     step_sec: float
     peak_mib: float
-    """Of the first process since it began."""
+    """Of the first process since it began, or of its GPU."""
 
 
 def step_seconds(params: TrainParams, multiply_adds: int, num_processes: int, **shape: Any) -> float:
@@ -119,7 +119,7 @@ def _pace(params: TrainParams, batch_size: int, workers: Workers, **shape: Any) 
         float(next(steps).loss)
         times.append(time.perf_counter() - start)
     # Whatever else the machine does makes a step longer, never shorter.
-    return Pace(batch_size, min(times[1:]), process_peak_mib())
+    return Pace(batch_size, min(times[1:]), peak_mib())
 
 
 def _training(

@@ -126,3 +126,13 @@ def test_the_parts_of_a_batch_are_its_rows_in_order(size: int) -> None:
     assert max(len(part.x0) for part in parts) == min(size, 16)
     for name in ("x0", "labels", "t", "eps", "augmentation"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_batches_prepared_ahead_on_a_gpu_are_those_of_each_step() -> None:
+    batches = _batches(_params(augmentation=CHANGED))
+    batches.device = Device(torch.device("cuda"), autocast=False, compile=False)
+    for step, batch in enumerate(batches.batches(range(20))):
+        alone = batches.batch(step)
+        for name in ("x0", "labels", "t", "eps", "augmentation"):
+            assert torch.equal(getattr(batch, name), getattr(alone, name)), name

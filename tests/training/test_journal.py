@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.errors import CheckFailedError
 from pipeline.params import TrainParams
 from pipeline.training import checkpoint
-from pipeline.training.journal import Journal
+from pipeline.training.journal import NUM_ROWS, Journal
+from pipeline.training.loop import Training, TrainStep
 from tests.training.test_loop import SMALL, _training
 
 CONSTANT = {"learning_rate_plan": "constant", "warmup_share": 0.0}
@@ -107,3 +109,42 @@ def test_a_finished_training_keeps_one_checkpoint(tmp_path: Path) -> None:
     assert (out / "curves.csv").read_text().count("\n") == 1 + len(journal.rows)
     assert checkpoint.latest(store)[0] is not None
     assert (store / "finished").exists()
+
+
+def test_the_error_for_a_loss_of_nan_names_images_learning_rate_and_checkpoint(tmp_path: Path) -> None:
+    journal = _with_unread_steps(tmp_path)
+    journal.save()
+    for num_images, loss in ((640, float("nan")), (656, 0.1)):
+        journal.note(TrainStep(num_images, torch.tensor(loss), torch.tensor(1.0), 2e-3))
+    with pytest.raises(
+        CheckFailedError, match=r"after 640 images: loss nan.*learning rate 0\.002; the last good.*: 48"
+    ):
+        journal.read()
+
+
+def test_weights_that_have_diverged_are_not_saved(tmp_path: Path) -> None:
+    journal = _with_unread_steps(tmp_path)
+    journal.note(TrainStep(64, torch.tensor(0.1), torch.tensor(float("inf")), 2e-3))
+    with pytest.raises(CheckFailedError, match="gradient norm inf.*there is no checkpoint"):
+        journal.save()
+    assert checkpoint.latest(tmp_path)[0] is None
+
+
+def test_a_checkpoint_holds_the_losses_of_all_steps_before_it(tmp_path: Path) -> None:
+    _with_unread_steps(tmp_path).save()
+    found, _ = checkpoint.latest(tmp_path)
+    assert found is not None
+    losses = [float(step.loss) for step, _ in zip(_long_training().steps(), range(3), strict=False)]
+    assert [loss for loss, _ in found.notes["stretch"]] == losses
+
+
+def _long_training() -> Training:
+    """Of more steps than curves have rows, so that not every step is read at once."""
+    return _training(_params(16 * 4 * NUM_ROWS))
+
+
+def _with_unread_steps(store: Path) -> Journal:
+    journal = Journal(store, _long_training(), checkpoint_interval_sec=60)
+    steps = journal.training.steps()
+    assert [journal.note(next(steps)) for _ in range(3)] == [None] * 3
+    return journal
