@@ -7,6 +7,7 @@ others because it is the one table of all commands.
 """
 
 import faulthandler
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,25 @@ import click
 from pipeline.environment import check_environment
 from pipeline.errors import FoundryError
 
+
+class Finite(click.FloatRange):
+    """A number in a range: without `nan`, which is below no limit, and without `inf`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Read a number.
+
+        Raises:
+            click.BadParameter: it is out of range or not finite.
+        """
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number", param, ctx)
+        return number
+
+
 PATH = click.Path(path_type=Path)
+PORT = click.IntRange(1, 65535)
+SEED = click.IntRange(0, 2**63 - 1)
 MOST_IMAGES = 1_000_000
 STAGES = ("prepare", "schedule", "features", "train", "evaluate")
 
@@ -148,13 +167,13 @@ command(
 command(
     foundry, "train", "pipeline.train:main", folder("prepared"), folder("schedule"), folder("ancestor"),
     out("data/model"),
-    option("--checkpoint-interval-sec", type=click.FloatRange(min=0), default=30.0),
+    option("--checkpoint-interval-sec", type=Finite(min=0), default=30.0),
     describe="Train the network, from its last checkpoint if there is one.",
 )
 command(
     foundry, "distil", "pipeline.distil:main", folder("model"), folder("prepared"), folder("schedule"),
-    option("--checkpoint-interval-sec", type=click.FloatRange(min=0), default=30.0),
-    option("--run-id", default=None), option("--seconds-before", type=float, default=0.0), hidden=True,
+    option("--checkpoint-interval-sec", type=Finite(min=0), default=30.0),
+    option("--run-id", default=None), option("--seconds-before", type=Finite(), default=0.0), hidden=True,
     describe="Replace a trained model by a student that draws in few steps (the end of `train`).",
 )
 command(
@@ -209,8 +228,8 @@ command(
     option("--source", type=click.Choice(("idx", "images", "archive", "arrays")), help="[default: prepare.source]"),
     option("--unlabelled", is_flag=True, help="The new images have no classes."),
     folder("prepared"), folder("features"),
-    option("--alpha", type=click.FloatRange(0, 1, min_open=True, max_open=True), default=0.01, help="Probability of a false alarm."),
-    option("--seed", type=int, default=0, help="Of samples and permutations."),
+    option("--alpha", type=Finite(0, 1, min_open=True, max_open=True), default=0.01, help="Probability of a false alarm."),
+    option("--seed", type=SEED, default=0, help="Of samples and permutations."),
     out("data/drift"),
     describe="""Test whether new images or requests are like the training images; exit code 3 if not.
 
@@ -253,7 +272,7 @@ command(
 )
 command(
     RUNS, "ui", "pipeline.tracking.store:serve",
-    option("--host", default="127.0.0.1"), option("--port", type=click.IntRange(1, 65535), default=5000),
+    option("--host", default="127.0.0.1"), option("--port", type=PORT, default=5000),
     describe="Compare runs in the browser.",
 )
 
@@ -312,7 +331,7 @@ command(
 command(
     foundry, "adopt", "pipeline.commands.adopt:main", argument("source", metavar="FOLDER|ARCHIVE|URL"),
     option("--plan", is_flag=True, help="Only print what would be chosen, why, and what it costs; change nothing."),
-    option("--minutes", type=click.FloatRange(min=1), default=15.0, help="For all stages together."),
+    option("--minutes", type=Finite(min=1), default=15.0, help="For all stages together."),
     option("--image-size", type=click.IntRange(4, 512), help="Side in pixels.  [default: the largest that fits into the time]"),
     option("--name", help="Of the registered model.  [default: the source's]"),
     describe="Make a champion of any images: look at them, choose all params and say why, run.",
@@ -320,16 +339,16 @@ command(
 command(
     foundry, "sample", "pipeline.commands.sample:main", option("--model", required=True, **ANY_MODEL),
     option("--num-images", type=click.IntRange(1, 10**9), required=True),
-    option("--seed", type=click.IntRange(0, 2**63 - 1), default=0),
+    option("--seed", type=SEED, default=0),
     option("--out", required=True, metavar="PATH|URL", help="samples.npz, grid.png, or a folder for a PNG of each image; of a set a folder or s3://…"),
     option("--shard-size", type=click.IntRange(1, MOST_IMAGES), help="Draw a set: a resumable .npz of so many images each, with its digest."),
     option("--verify", is_flag=True, help="Compare a set with its digests, and images of each shard with the same drawn again."),
     option("--class-label", metavar="N|NAME|none", help="One class.  [default: each class in turn]"),
     option("--sampler", type=click.Choice(("ddpm", "ddim", "dpmpp_2m")), help="[default: the model's]"),
     option("--steps", type=click.IntRange(1, MOST_IMAGES), help="Sampling steps.  [default: the model's]"),
-    option("--eta", type=float, default=0.0, help="Noise of ddim, 0 to 1."),
-    option("--guidance-scale", type=float, help="1 for none.  [default: the model's]"),
-    option("--guidance-interval", type=float, nargs=2, metavar="BEGIN END", help="The part of the steps that is guided, 0 to 1.  [default: all]"),
+    option("--eta", type=Finite(), default=0.0, help="Noise of ddim, 0 to 1."),
+    option("--guidance-scale", type=Finite(), help="1 for none.  [default: the model's]"),
+    option("--guidance-interval", type=Finite(), nargs=2, metavar="BEGIN END", help="The part of the steps that is guided, 0 to 1.  [default: all]"),
     describe="""Draw images from a model.
 
     Each image has a seed of its own, which follows from --seed and its number: drawn alone with that seed it is the
@@ -349,7 +368,7 @@ command(
 @click.option("--model", metavar="FOLDER|URI", help="[default: the folder FOUNDRY_MODEL, or the champion]")
 @click.option("--name", help="The model's name in the API.  [default: its registered name]")
 @click.option("--host", default="127.0.0.1", metavar="IP")
-@click.option("--port", type=int, default=3000)
+@click.option("--port", type=PORT, default=3000)
 def serve(model: str | None, name: str | None, host: str, port: int) -> None:
     """Serve a model over HTTP; docs/serving.md has the API.
 
@@ -369,7 +388,7 @@ def serve(model: str | None, name: str | None, host: str, port: int) -> None:
 
 
 command(
-    foundry, "drain", "service.drain:main", option("--port", type=int, default=3000, help="Of the service."),
+    foundry, "drain", "service.drain:main", option("--port", type=PORT, default=3000, help="Of the service."),
     describe="Stop a local service from accepting requests and let open ones finish.",
 )
 command(
@@ -386,7 +405,7 @@ command(
     folder("ancestor"),
     option("--num-images", type=click.IntRange(min=1), default=3200, help="Of each training."),
     option("--num-kills", type=click.IntRange(min=0), default=3),
-    option("--seed", type=int, help="Of the moments of the kills.  [default: random]"),
+    option("--seed", type=SEED, help="Of the moments of the kills.  [default: random]"),
     describe="Train twice, once killed at random moments, and compare every byte.",
 )
 command(

@@ -41,9 +41,9 @@ class ParamsError(FoundryError):
 
 
 class Section(BaseModel):
-    """A frozen section that rejects unknown keys."""
+    """A frozen section that rejects unknown keys and numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 def _unique(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -458,13 +458,21 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     Raises:
         ParamsError: the file is missing or is not YAML, or a key is invalid, missing or unknown; lists all findings.
     """
+    return parse_params(read_params(path), path)
+
+
+def read_params(path: Path) -> Any:
+    """The content of a params.yaml, which need not be valid.
+
+    Raises:
+        ParamsError: the file is missing or is not YAML.
+    """
     try:
-        document = read_params_text(path.read_text(encoding="utf-8"))
+        return read_params_text(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found; run from the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    return parse_params(document, path)
 
 
 def parse_params(document: Any, path: Path = Path("params.yaml")) -> Params:

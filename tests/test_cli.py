@@ -99,6 +99,32 @@ def test_an_error_of_the_input_ends_with_its_exit_code_and_without_a_traceback(
     assert "Traceback" not in capsys.readouterr().err
 
 
+def options_of(kind: type[click.ParamType]) -> list[tuple[str, str]]:
+    """Command and option of every option that takes a number of this kind."""
+    found = ((name, each) for name, command in commands().items() for each in command.params)
+    return [(name, option.opts[0]) for name, option in found if isinstance(option.type, kind) and option.nargs == 1]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "x"])
+@pytest.mark.parametrize(("name", "option"), options_of(click.types.FloatParamType))
+def test_an_option_takes_finite_numbers_alone(
+    name: str, option: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*name.split(), option, value])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert f"Invalid value for '{option}'" in said
+    assert value in said.splitlines()[-1]
+
+
+@pytest.mark.parametrize(("name", "option"), options_of(click.types.IntParamType))
+def test_every_whole_number_of_an_option_has_a_range(name: str, option: str) -> None:
+    [found] = [each for each in commands()[name].params if option in each.opts]
+    assert isinstance(found.type, click.IntRange)
+    assert found.type.min is not None
+
+
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["--version"])
     assert version("diffusion-foundry") in capsys.readouterr().out

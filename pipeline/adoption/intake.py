@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.layout import METADATA
 from pipeline.ingestion.sources.raw import is_ignored
+from pipeline.progress import progress_bar, waiting
 from pipeline.provenance.dvc import dvc
 
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx"}
@@ -79,7 +80,7 @@ def take_in(source: str, folder: Path) -> Intake:
     if not found:
         raise FoundryError("\n".join([f"{source}: no file in it can be read, wanted images", *left_out[:5]]))
     _require_space(sum(entry.target.stat().st_size for entry in found), folder)
-    for entry in found:
+    for entry in progress_bar(found, name="copy", unit="files", total=len(found)):
         try:
             _copy(entry, folder)
         except PermissionError:
@@ -147,7 +148,8 @@ def _download(address: str, folder: Path) -> Intake:
     folder.mkdir(parents=True)
     parts = PurePosixPath(urlsplit(address).path).parts
     # A tree is downloaded as a folder of this name, a file below it.
-    dvc("get-url", address, str(folder / (parts[-1] if parts else "images")))
+    with waiting("download"):
+        dvc("get-url", address, str(folder / (parts[-1] if parts else "images")))
     return Intake(folder, model_name(parts), 0, ())
 
 

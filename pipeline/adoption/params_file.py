@@ -13,7 +13,7 @@ from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.adoption.choices import Choice
 from pipeline.artefacts.files import replacing
-from pipeline.params import parse_params, read_params_text
+from pipeline.params import parse_params, read_params, read_params_text
 
 
 class _Representer(RoundTripRepresenter):
@@ -32,8 +32,9 @@ def editing(path: Path) -> Iterator[CommentedMap]:
     """Yield the content of params.yaml, and write it as the caller has changed it.
 
     Raises:
-        ParamsError: the result is not valid; the file is unchanged.
+        ParamsError: the file is missing or is not YAML, or the result is not valid; the file is unchanged.
     """
+    read_params(path)
     ruamel = YAML()
     # Ruamel would break long lists and comments.
     ruamel.width, ruamel.Representer = 1000, _Representer

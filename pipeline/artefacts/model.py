@@ -9,12 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from pipeline.artefacts.files import file_digest, write_json
+from pipeline.artefacts.files import file_digest, read_document, write_json
 from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.tensors import load_tensors, save_tensors
@@ -176,16 +176,12 @@ def model_digest(folder: Path) -> str:
 
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtefactError(f"{path}: {error.strerror}") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtefactError(f"{path}: not JSON: {error}") from None
-    found = document.get("format") if isinstance(document, dict) else None
-    if found != FORMAT:
+    if not path.exists():
+        raise ArtefactError(f"{path}: not found, wanted the folder of a model, such as data/model of the stage `train`")
+    document = read_document(path)
+    if (found := document.get("format")) != FORMAT:
         raise ArtefactError(f"{path}: format {found!r}, this version reads format {FORMAT}")
-    return cast("dict[str, Any]", document)
+    return document
 
 
 def _check_files(folder: Path, document: Mapping[str, Any]) -> None:

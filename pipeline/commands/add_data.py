@@ -9,6 +9,7 @@ from pathlib import Path
 from pipeline.adoption.intake import take_in
 from pipeline.errors import FoundryError
 from pipeline.params import load_params
+from pipeline.progress import waiting
 from pipeline.provenance.dvc import dvc
 from pipeline.reporting.data_change import KINDS, change_between
 from pipeline.reporting.image_set import MANIFEST, ImageSet, open_prepared, open_raw
@@ -37,7 +38,8 @@ def main(source: str, raw: Path, prepared: Path) -> None:
         shutil.rmtree(PLACE, ignore_errors=True)
     for line in intake.left_out:
         sys.stdout.write(f"left out: {line}\n")
-    dvc("add", str(raw))
+    with waiting("giving the images to DVC"):
+        dvc("add", str(raw))
     with ExitStack() as stack:
         after = stack.enter_context(open_raw(raw, params))
         if (prepared / MANIFEST).exists():

@@ -23,7 +23,8 @@ from pipeline.commands import summary
 from pipeline.commands.set_params import set_params
 from pipeline.errors import FoundryError
 from pipeline.ingestion.exclusions import read_exclusions, write_exclusions
-from pipeline.params import load_params, read_params_text
+from pipeline.params import load_params, read_params
+from pipeline.progress import waiting
 from pipeline.provenance.dvc import dvc, md5_of, read_yaml
 from pipeline.training.cost import estimate
 
@@ -42,7 +43,7 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
         # An adoption was killed while it replaced the images.
         BEFORE.rename(RAW)
     load_params(PARAMS)
-    document = read_params_text(PARAMS.read_text(encoding="utf-8"))
+    document = read_params(PARAMS)
     if not plan:
         require_replaceable(source)
     busy_percent = psutil.cpu_percent(interval=0.5)
@@ -52,7 +53,8 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
         wish = Wish(name=name or intake.name, minutes=minutes, image_size=image_size)
         free = psutil.virtual_memory().available / 2**20
         pace = Pace(training=estimate, sec_per_feature=seconds_per_feature, memory_mib=free)
-        chosen = make_plan(found, document, wish, pace)
+        with waiting("timing training steps and the extractor"):
+            chosen = make_plan(found, document, wish, pace)
         sys.stdout.write(f"{plan_table(intake, found, chosen)}\n")
         if busy_percent > BUSY_PERCENT:
             sys.stdout.write(
@@ -105,7 +107,8 @@ def adopt(intake: Intake, plan: Plan, excluded: Collection[str]) -> None:
         RAW.rename(BEFORE)
     RAW.parent.mkdir(exist_ok=True)
     intake.folder.rename(RAW)
-    dvc("add", str(RAW))
+    with waiting("giving the images to DVC"):
+        dvc("add", str(RAW))
     write_exclusions(EXCLUDED, excluded)
     shutil.copyfile(PARAMS, PLACE / PARAMS)
     write_params(PARAMS, plan.choices)

@@ -6,6 +6,7 @@ from typing import Any
 import psutil
 
 from pipeline.params import Params, load_params
+from pipeline.progress import waiting
 from pipeline.training.cost import MIB, Cost, distillation_seconds, estimate
 
 
@@ -16,7 +17,8 @@ def main() -> None:
 
 def measured(params: Params) -> Cost:
     """The cost of the training on images as params.yaml wants them prepared."""
-    return estimate(params.training, **expected_images(params))
+    with waiting("timing training steps"):
+        return estimate(params.training, **expected_images(params))
 
 
 def expected_images(params: Params) -> dict[str, Any]:

@@ -108,7 +108,11 @@ def exclusive_cache() -> Iterator[Cache]:
         FoundryError: a process of DVC runs, whose results no dvc.lock names yet.
     """
     worktree = main_worktree()
-    with Repo(str(worktree)) as repo:
+    try:
+        opened = Repo(str(worktree))
+    except DvcException as error:
+        raise FoundryError(f"{worktree}: {error}; run from the project's folder") from None
+    with opened as repo:
         try:
             with repo.lock:
                 if running := list(_dvc_processes(worktree)):

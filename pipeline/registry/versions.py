@@ -1,13 +1,15 @@
 """Look up and download versions of registered models, by URI or by the digest of their model."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.tracking import store
+from pipeline.tracking.store import StoreError, first_line
 from pipeline.tracking.tags import ANCESTOR_TAG, DIGEST_TAG, TRAINING_RUN_TAG
 
 COMPLETE_TAG = "registered_at"
@@ -78,8 +80,8 @@ def resolve(uri: str) -> Version:
     named = URI.fullmatch(uri)
     if named is None:
         raise FoundryError(f"--model: should be a folder, models:/NAME@ALIAS or models:/NAME/VERSION (got {uri})")
-    with store.answering():
-        client = store.connect()
+    with store.answering(), _knowing(uri):
+        client = store.connect_to_read()
         if named["alias"]:
             return _version(client, client.get_model_version_by_alias(named["name"], named["alias"]))
         return _version(client, client.get_model_version(named["name"], named["number"]))
@@ -92,7 +94,7 @@ def holding(digest: str) -> list[Version]:
         StoreError: the registry does not answer.
     """
     with store.answering():
-        client = store.connect()
+        client = store.connect_to_read()
         found = client.search_model_versions(f"tag.`{DIGEST_TAG}` = '{digest}'")
         return [_version(client, version) for version in found if COMPLETE_TAG in version.tags]
 
@@ -104,7 +106,7 @@ def of_runs(run_ids: Container[str]) -> list[Version]:
         StoreError: the registry does not answer.
     """
     with store.answering():
-        client = store.connect()
+        client = store.connect_to_read()
         found = client.search_model_versions(order_by=["creation_timestamp"])
         complete = [each for each in found if each.run_id in run_ids and COMPLETE_TAG in each.tags]
         return [_version(client, each) for each in complete]
@@ -117,7 +119,7 @@ def registered() -> list[Version]:
         StoreError: the registry does not answer.
     """
     with store.answering():
-        client = store.connect()
+        client = store.connect_to_read()
         found = client.search_model_versions(order_by=["creation_timestamp"])
         return [_version(client, each) for each in found if COMPLETE_TAG in each.tags]
 
@@ -133,9 +135,24 @@ def model_folder(path_or_uri: str) -> Path:
 
 def download(uri: str) -> Path:
     """The model folder of a registered model, given as `models:/NAME@ALIAS` or `models:/NAME/VERSION`; read-only."""
-    with store.answering():
-        store.connect()
+    with store.answering(), _knowing(uri):
+        store.connect_to_read()
         return Path(store.mlflow().artifacts.download_artifacts(uri)) / "artifacts" / "model"
+
+
+@contextmanager
+def _knowing(uri: str) -> Iterator[None]:
+    """Turn MLflow's error for a model, version or alias that it does not have into one that says what to do."""
+    try:
+        yield
+    except store.mlflow().exceptions.MlflowException as error:
+        # That of an alias that is missing is the second.
+        if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+            raise
+        raise StoreError(
+            f"{uri}: {store.tracking_uri()}: {first_line(error)}; `foundry model history` shows what is registered, "
+            "`foundry model register` registers the model of the last run"
+        ) from None
 
 
 def _version(client: Any, found: Any) -> Version:

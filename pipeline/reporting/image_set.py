@@ -106,6 +106,8 @@ def _read_packed(prepared: Dataset, rows: pd.DataFrame) -> NDArray[np.uint8]:
 def read_manifest(path: Path) -> pd.DataFrame:
     try:
         manifest = pd.read_parquet(path)
+    except FileNotFoundError:
+        raise ArtefactError(f"{path}: not found; run the stage `prepare`") from None
     except (OSError, ValueError) as error:
         raise ArtefactError(f"{path}: not readable: {str(error).splitlines()[0]}") from None
     if missing := sorted(set(COLUMNS) - NEW_COLUMNS - set(manifest.columns)):

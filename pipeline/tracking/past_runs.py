@@ -13,7 +13,7 @@ class PastRuns:
     """Queries that return runs as MLflow represents them."""
 
     def __init__(self) -> None:
-        self._client = store.connect()
+        self._client = store.connect_to_read()
         self._experiment = store.experiment_id(self._client)
 
     def stage_run(self, stage: str, digest: str) -> Any:

@@ -110,6 +110,20 @@ def connect() -> Any:
         return client
 
 
+def connect_to_read() -> Any:
+    """As `connect`, for who only reads: makes no database.
+
+    Raises:
+        StoreError: there is no local database.
+    """
+    if not exists():
+        raise StoreError(
+            f"{_database(tracking_uri())}: not found: nothing has run here yet (`dvc repro`), or this is not the project's "
+            "folder; MLFLOW_TRACKING_URI names another store"
+        )
+    return connect()
+
+
 @contextmanager
 def answering() -> Iterator[None]:
     """Turn what MLflow raises when its store is unreachable or refuses into one line.

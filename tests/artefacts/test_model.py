@@ -105,10 +105,10 @@ def _flip_a_bit(folder: Path) -> None:
 
 
 FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no description": (lambda f: (f / "model.json").unlink(), r"model\.json: No such file"),
+    "no description": (lambda f: (f / "model.json").unlink(), r"model\.json: not found, wanted the folder of a model"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), r"model\.safetensors: No such file"),
     "half a description": (lambda f: (f / "model.json").write_text('{"format": 1,'), r"model\.json: not JSON"),
-    "a list": (lambda f: (f / "model.json").write_text("[]"), r"model\.json: format None, this version reads format 1"),
+    "a list": (lambda f: (f / "model.json").write_text("[]"), r"model\.json: wanted a JSON object"),
     "a later format": (lambda f: _edit(f, lambda d: d.update(format=2)), "format 2, this version reads format 1"),
     "one bit": (_flip_a_bit, r"model\.safetensors: SHA-256 is \w+, model\.json wants"),
     "another network": (lambda f: _edit(f, lambda d: d["network"].update(kind="dit")), "network.kind 'dit'"),

@@ -147,6 +147,12 @@ def test_nothing_goes_while_nobody_knows_what_a_version_needs(project: Project) 
     assert kept(project) == {1, 2, 3, 4}
 
 
+def test_a_folder_without_dvc_is_named(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{workspace}/none.db")
+    with pytest.raises(FoundryError, match=f"^{workspace}: you are not inside of a DVC repository .*project's folder$"):
+        foundry("gc")
+
+
 def test_nothing_goes_while_dvc_is_at_work(project: Project) -> None:
     draw(project, 1)
     project.commit("One")

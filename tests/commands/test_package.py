@@ -101,7 +101,7 @@ def test_without_onnx_runtime_a_model_is_packed_without_its_onnx_file(
         ("models:/large@champion", "large"),
         ("models:/small", "should be a folder, models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("runs:/abc/model", "should be a folder, models:/NAME@ALIAS or models:/NAME/VERSION"),
-        ("no/such/folder", r"no/such/folder/model\.json: No such file"),
+        ("no/such/folder", r"no/such/folder/model\.json: not found, wanted the folder of a model"),
     ],
 )
 @pytest.mark.usefixtures("champion")

@@ -49,6 +49,13 @@ def test_a_number_as_dvc_writes_it_is_a_number(tmp_path: Path) -> None:
     assert load_params(tmp_path / "params.yaml").train.weight_decay == 1e-5
 
 
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan"])
+@pytest.mark.parametrize("key", ["train__learning_rate", "train__weight_decay", "distil__guidance_scale"])
+def test_a_number_that_is_not_finite_is_rejected(tmp_path: Path, key: str, value: str) -> None:
+    with pytest.raises(ParamsError, match=rf"{key.replace('__', '.')}: should be a finite number \(got "):
+        load_params(_changed(tmp_path, **{key: float(value.replace(".", ""))}))
+
+
 @pytest.mark.parametrize("value", [True, "0", 1.5, None])
 def test_a_seed_of_another_type_is_rejected(tmp_path: Path, value: object) -> None:
     with pytest.raises(ParamsError, match="train.seed"):
