@@ -446,7 +446,7 @@ command(
 )
 command(
     foundry, "gpu-check", "pipeline.commands.gpu_check:main",
-    describe="Compare a short training and some samples on a CUDA device with the CPU's.",
+    describe="Measure training and sampling on a CUDA device, and check what should be equal to the bit.",
 )
 command(
     foundry, "plots-template", "pipeline.commands.plots_template:write_template", out(metavar="FILE"), hidden=True,
@@ -455,6 +455,10 @@ command(
 command(
     foundry, "pace", "pipeline.training.pace:main", argument("question"), hidden=True,
     describe="Time a few steps of a training (for `cost`).",
+)
+command(
+    foundry, "exactness", "service.exactness:main", argument("model", type=PATH), hidden=True,
+    describe="Draw pictures alone and together by the service's code and compare their bits (for `gpu-check`).",
 )
 command(
     foundry, "trial", "pipeline.registry.trial:main",

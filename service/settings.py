@@ -34,7 +34,7 @@ class Settings(BaseSettings):
     )
     backend: Literal["auto", "torch", "onnxruntime"] = Field(
         default="auto",
-        description="library that runs the network; auto: on CPUs onnxruntime, if its file is in the model folder",
+        description="library that runs the network; auto: on GPUs torch with CUDA graphs, on CPUs onnxruntime if its file is there",
     )
     port: int = Field(default=3000, ge=1, le=65535, description="port of `bentoml serve`, for `foundry drain`")
     rows: int = Field(default=8, ge=2, le=128, description="rows per model call")

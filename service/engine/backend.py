@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from pipeline.artefacts.model import ONNX, Model
+from pipeline.device import best_device
 from pipeline.diffusion.denoiser import Denoiser
+from service.engine.cuda_graphs import GraphDenoiser
 from service.engine.onnx import OnnxDenoiser
 
 BackendName = Literal["auto", "torch", "onnxruntime"]
@@ -44,16 +46,19 @@ class Backend:
 
 
 def backend_for(model: Model, folder: Path, name: BackendName, *, threads: int) -> Backend:
-    """The named backend; `auto` is torch on a GPU, else ONNX Runtime where `folder` has its file, else torch.
+    """The named backend; `auto` is torch with CUDA graphs on a GPU, else ONNX Runtime where `folder` has its file, else torch.
 
     Raises:
         FoundryError: the file for ONNX Runtime is missing, or does not belong to this model.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    best = best_device()
+    device = best.device if best.is_cuda else torch.device("cpu")
     file = folder / ONNX
     if name == "onnxruntime" or (name == "auto" and device.type == "cpu" and file.exists()):
         denoiser = OnnxDenoiser(file, model, threads=threads)
         return Backend(denoiser.name, denoiser, torch.device("cpu"))
+    if name == "auto" and best.is_cuda:
+        return Backend("torch with CUDA graphs", GraphDenoiser(model.denoiser(device)), device)
     return Backend("torch", model.denoiser(device), device)
 
 
