@@ -132,7 +132,13 @@ def _prepare(inputs: Inputs, workers: Workers) -> tuple[Description, Training]:
         network = initial_network(description, split, schedule_table.schedule, seed=settings.seed)
     if workers.is_first and device.device.type == "cpu":
         info = dataset.info
-        require_memory(settings, image_size=info.image_size, channels=info.channels, num_classes=info.num_classes)
+        require_memory(
+            settings,
+            params.distil,
+            image_size=info.image_size,
+            channels=info.channels,
+            num_classes=info.num_classes,
+        )
     return description, Training(settings, network, schedule_table, split, device, workers)
 
 

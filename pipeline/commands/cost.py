@@ -18,7 +18,7 @@ def main() -> None:
 def measured(params: Params) -> Cost:
     """The cost of the training on images as params.yaml wants them prepared."""
     with waiting("timing training steps"):
-        return estimate(params.training, **expected_images(params))
+        return estimate(params.training, params.distil, **expected_images(params))
 
 
 def expected_images(params: Params) -> dict[str, Any]:

@@ -125,8 +125,8 @@ def params() -> Iterator[Finding]:
 def memory() -> Iterator[Finding]:
     params = load_params()
     images = expected_images(params)
-    cost.require_memory(params.train, **images)
-    held = cost.memory(params.train, **images)
+    cost.require_memory(params.train, params.distil, **images)
+    held = cost.memory(params.train, params.distil, **images)
     yield Finding("ok", f"the training of params.yaml holds about {held.all_mib / 1024:.1f} GiB, which are free")
 
 

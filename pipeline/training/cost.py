@@ -1,13 +1,13 @@
 """What a training costs, before it runs: its memory by counting, its time by a few steps of its own network.
 
-    cost = estimate(params.train, image_size=64, channels=3, num_classes=5)
+    cost = estimate(params.train, params.distil, image_size=64, channels=3, num_classes=5)
     cost.all_mib, cost.images_per_sec, cost.seconds
 
 Memory is counted on torch's device `meta`, where tensors have shapes and no content, so that no network is too large to
 ask about. Time is measured by `pipeline.training.pace` in as many processes as the training would use.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -36,6 +36,8 @@ FORWARD_SHARE = 0.28
 """Of a training step, that a row of a network call takes where nothing is trained, by processor time."""
 FEATURE_SHARE = 0.35
 """Of a training step, that the error in features adds to a student's."""
+FEATURE_MEMORY = 0.3
+"""Of what a step keeps for the backward pass, that it keeps besides for the error in features."""
 STATE_COPIES = 4
 """Weights, two averages and moments, copied while a checkpoint is written."""
 
@@ -132,13 +134,17 @@ def _identity(tensor: Tensor) -> int:
     return int(StorageWeakRef(tensor.untyped_storage()).cdata)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 
-def memory(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> Memory:
-    """Count what a training in `num_workers` processes would hold; computes nothing.
+def memory(
+    params: TrainParams, distil: DistilParams, *, image_size: ImageSize, channels: int, num_classes: int
+) -> Memory:
+    """Count what a training in `num_workers` processes, and that of a student after it, would hold; computes nothing.
 
     Raises:
         FoundryError: the image size does not divide into the network's patches and levels.
     """
     size = network_size(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
+    if distil.steps is not None and distil.feature_weight:
+        size = replace(size, activation_bytes=round((1 + FEATURE_MEMORY) * size.activation_bytes))
     num_processes = num_workers(params.batch_size, params.micro_batch_size)
     rows = -(-params.batch_size // num_processes)
     rows_at_once = params.micro_batch_size or rows
@@ -152,13 +158,15 @@ def memory(params: TrainParams, *, image_size: ImageSize, channels: int, num_cla
     )
 
 
-def estimate(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> Cost:
+def estimate(
+    params: TrainParams, distil: DistilParams, *, image_size: ImageSize, channels: int, num_classes: int
+) -> Cost:
     """Count and measure what a training would take here; trains for a few seconds on random pixels.
 
     Raises:
         FoundryError: the image size does not divide into the network's patches and levels, or a step failed.
     """
-    held = memory(params, image_size=image_size, channels=channels, num_classes=num_classes)
+    held = memory(params, distil, image_size=image_size, channels=channels, num_classes=num_classes)
     step_sec = pace.step_seconds(
         params,
         held.network.multiply_adds,
@@ -197,13 +205,15 @@ def distillation_seconds(params: DistilParams, cost: Cost, num_classes: int) -> 
     return (FORWARD_SHARE * drawn + trained) / cost.images_per_sec
 
 
-def require_memory(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> None:
+def require_memory(
+    params: TrainParams, distil: DistilParams, *, image_size: ImageSize, channels: int, num_classes: int
+) -> None:
     """Refuse a training that this machine's free memory cannot hold, before it takes any.
 
     Raises:
         FoundryError: it names what is needed, what is free and a `train.micro_batch_size` that fits, if one does.
     """
-    held = memory(params, image_size=image_size, channels=channels, num_classes=num_classes)
+    held = memory(params, distil, image_size=image_size, channels=channels, num_classes=num_classes)
     free_mib = psutil.virtual_memory().available / MIB
     if held.all_mib <= free_mib:
         return

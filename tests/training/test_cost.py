@@ -3,13 +3,19 @@
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
+from pipeline.artefacts.model import build_network, load_model
 from pipeline.device import best_device
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.params import load_params
 from pipeline.training import pace
+from pipeline.training.batches import Batch
 from pipeline.training.cost import (
     BASE_MIB,
+    FEATURE_MEMORY,
     FORWARD_SHARE,
     Cost,
     distillation_seconds,
@@ -17,9 +23,11 @@ from pipeline.training.cost import (
     memory,
     network_size,
 )
+from pipeline.training.feature_error import FeatureError
 from pipeline.training.pace import measure
 
-COMMITTED = load_params(Path(__file__).parents[1] / "params.yaml").train
+PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
+COMMITTED = PARAMS.train
 SHAPE = {"image_size": 16, "channels": 3, "num_classes": 4}
 
 
@@ -48,10 +56,38 @@ def test_rows_within_a_limit_are_the_most_that_keep_it_in_equal_parts() -> None:
 
 def test_micro_batches_need_the_memory_of_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NPROC", "2")
-    whole = memory(COMMITTED, **SHAPE)
-    parts = memory(COMMITTED.model_copy(update={"micro_batch_size": 4}), **SHAPE)
+    whole = memory(COMMITTED, PARAMS.distil, **SHAPE)
+    parts = memory(COMMITTED.model_copy(update={"micro_batch_size": 4}), PARAMS.distil, **SHAPE)
     assert whole.process_mib == whole.network.step_mib(COMMITTED.batch_size // 2)
     assert parts.process_mib == whole.network.step_mib(4, COMMITTED.batch_size // 8)
+
+
+def test_a_student_needs_the_memory_of_its_features(small_model: Path) -> None:
+    model, plain = load_model(small_model), PARAMS.distil.model_copy(update={"steps": 2, "feature_weight": 0.0})
+    x, t = torch.randn(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)
+    network = build_network(model.description, seed=0)
+    error = FeatureError(model, 1.0, torch.device("cpu"))
+    kept: dict[int, Tensor] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    def kept_bytes() -> int:
+        weights = {each.untyped_storage().data_ptr() for net in (network, model.network) for each in net.parameters()}
+        return sum(each.untyped_storage().nbytes() for place, each in kept.items() if place not in weights)
+
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
+        denoised = network(x, t, t)
+        of_network = kept_bytes()
+        error(denoised, Batch(x, t, t, x, None, 0))
+    assert kept_bytes() / of_network == pytest.approx(1 + FEATURE_MEMORY, abs=0.1)
+
+    without, needed = (
+        memory(COMMITTED, plain.model_copy(update={"feature_weight": weight}), **SHAPE) for weight in (0.0, 1.0)
+    )
+    assert without == memory(COMMITTED, PARAMS.distil, **SHAPE)
+    assert needed.process_mib > without.process_mib
 
 
 def test_a_large_image_is_counted_without_being_computed() -> None:
@@ -96,7 +132,7 @@ def test_the_steps_of_the_network_itself_are_timed(monkeypatch: pytest.MonkeyPat
     params = COMMITTED.model_copy(
         update={"network": UNetConfig(widths=(8,), num_blocks=1), "batch_size": 16, "num_images": 160}
     )
-    cost = estimate(params, **SHAPE)
+    cost = estimate(params, PARAMS.distil, **SHAPE)
     assert (cost.num_processes, cost.num_steps) == (2, 10)
     assert 0 < cost.step_sec < 5
     assert cost.seconds == pytest.approx(10 * cost.step_sec)
@@ -105,7 +141,7 @@ def test_the_steps_of_the_network_itself_are_timed(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_student_costs_its_own_rows_and_those_of_its_trajectories() -> None:
-    params = load_params(Path(__file__).parents[1] / "params.yaml").distil
+    params = PARAMS.distil
     cost = Cost(
         network=network_size(UNetConfig(), **SHAPE),
         num_processes=1,
