@@ -40,6 +40,9 @@ PATH = click.Path(path_type=Path)
 PORT = click.IntRange(1, 65535)
 SEED = click.IntRange(0, 2**63 - 1)
 MOST_IMAGES = 1_000_000
+SEARCHED_METRICS = tuple(
+    f"evaluate/{name}" for name in ("frechet_distance", "kid", "kid_to_all", "mse_over_linear", "bits_per_dim")
+)
 STAGES = ("prepare", "schedule", "features", "train", "evaluate")
 
 
@@ -335,6 +338,16 @@ command(
     option("--image-size", type=click.IntRange(4, 512), help="Side in pixels.  [default: the largest that fits into the time]"),
     option("--name", help="Of the registered model.  [default: the source's]"),
     describe="Make a champion of any images: look at them, choose all params and say why, run.",
+)
+command(
+    foundry, "search", "pipeline.commands.search:main", argument("space", type=PATH, metavar="FILE"),
+    option("--trainings", type=click.FloatRange(min=1), default=20.0, help="Budget; a pruned one counts as the share that it ran."),
+    option("--metric", type=click.Choice(SEARCHED_METRICS), default=SEARCHED_METRICS[0], help="Of metrics.json, to be small."),
+    option("--name", help="Of the search and, with a number, of its experiments.  [default: the file's name]"),
+    describe="""Search for better params: each trial is an experiment of DVC, and bad ones are pruned.
+
+    FILE has the params with their ranges and choices (docs/experiments.md). The same command goes on with a search that
+    was stopped. `dvc exp apply` takes the best.""",
 )
 command(
     foundry, "sample", "pipeline.commands.sample:main", option("--model", required=True, **ANY_MODEL),

@@ -142,6 +142,27 @@ def try_lock(file: int) -> bool:
     return True
 
 
+@contextmanager
+def exclusive(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file `path`, in which the process's number is for others to read.
+
+    Raises:
+        FoundryError: another living process holds it; `what` says in the message what it does.
+    """
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = path.open("a+")
+    with lock:
+        if not try_lock(lock.fileno()):
+            lock.seek(0)
+            raise FoundryError(f"{path.parent}: {what} is running already (process {lock.read()})")
+        with naming(path):
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+        yield
+
+
 TEMPORARY = ".tmp"
 """Suffix of a file that is being written, or was being written when a process was killed."""
 

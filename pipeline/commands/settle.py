@@ -7,7 +7,6 @@ A round gives each side one training more, three at most (`pipeline.registry.luc
 so that a run that was stopped goes on with the training that is missing.
 """
 
-import os
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
@@ -20,6 +19,7 @@ from pipeline.artefacts.model import load_model
 from pipeline.commands import restore
 from pipeline.errors import FoundryError
 from pipeline.params import load_params
+from pipeline.provenance.dvc import environment
 from pipeline.provenance.git import main_worktree
 from pipeline.registry.luck import MAX_TRAININGS
 from pipeline.registry.registry import Registry
@@ -120,9 +120,8 @@ def run(words: list[str], folder: Path) -> None:
     Raises:
         FoundryError: it has failed, and said why.
     """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     command = [sys.executable, "-m", *words]
-    if code := subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path}, check=False).returncode:  # noqa: S603
+    if code := subprocess.run(command, cwd=folder, env=environment(), check=False).returncode:  # noqa: S603
         raise FoundryError(
             f"{folder}: `{' '.join(words).replace('pipeline', 'foundry')}` stopped with exit code {code} for the reason above; "
             "`foundry model settle` goes on from there"

@@ -22,16 +22,13 @@ class DvcError(FoundryError):
 def dvc(*arguments: str, folder: Path | None = None) -> str:
     """Run `dvc ARGUMENTS` in `folder`, by default the working folder, and return its standard output.
 
-    Workers of its queue call `dvc` by name, so this environment's programs come first in their PATH.
-
     Raises:
         DvcError: with all that DVC printed, in one line.
     """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     done = subprocess.run(  # noqa: S603  # the arguments are ours
         [sys.executable, "-m", "dvc", *arguments],
         cwd=folder,
-        env=os.environ | {"PATH": path},
+        env=environment(),
         capture_output=True,
         text=True,
         check=False,
@@ -40,6 +37,12 @@ def dvc(*arguments: str, folder: Path | None = None) -> str:
         printed = " ".join(done.stderr.split()) or f"exit code {done.returncode}"
         raise DvcError(f"{folder or Path.cwd()}: dvc {' '.join(arguments[:2])}: {printed}")
     return done.stdout.strip()
+
+
+def environment() -> dict[str, str]:
+    """That of this process, with the programs of its Python first: stages and the workers of DVC's queue call them by name."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    return os.environ | {"PATH": path}
 
 
 def md5(content: bytes) -> str:

@@ -51,6 +51,12 @@ def commit_of_lock(lock_md5: str) -> str | None:
     return next((revision.commit for revision in same), None)
 
 
+def experiment_commit(name: str) -> str | None:
+    """The commit of the newest experiment with this name, which may be a pattern like `wide-*`; None if there is none."""
+    newest = ("--sort=-committerdate", "--count=1", "--format=%(objectname)")
+    return git_line("for-each-ref", *newest, f"refs/exps/*/*/{name}", folder=main_worktree())
+
+
 def _commits_of_locks() -> list[str]:
     return (git_line("log", "--all", "--format=%H", "--", LOCK, folder=main_worktree()) or "").split()
 

@@ -2,6 +2,8 @@
 
 RUN_TAG = "foundry.run"
 """The run's own id, which is known before the store is reached."""
+SEARCH_TAG = "foundry.search"
+"""Of a pipeline's run: the name of the search that it is a trial of."""
 PROCESS_TAG, WORKTREE_TAG = "foundry.process", "foundry.worktree"
 STAGE_TAG, KEY_TAG = "dvc.stage", "dvc.stage.key"
 HIT_TAG = "dvc.cache_hit"

@@ -9,7 +9,6 @@ the 3 last finished and the 16 last stopped trainings are deleted (`NUM_FINISHED
 """
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,9 +19,10 @@ from typing import Any
 from safetensors import safe_open
 from torch import Tensor
 
+from pipeline.artefacts import files
 from pipeline.artefacts.files import TEMPORARY, file_digest, naming, sync, try_lock
 from pipeline.artefacts.tensors import load_tensors, save_tensors
-from pipeline.errors import ArtefactError, FoundryError
+from pipeline.errors import ArtefactError
 
 NUM_KEPT = 2
 """Checkpoints of a training in progress: the second serves if the first is damaged."""
@@ -48,17 +48,8 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         FoundryError: another living process has locked it.
     """
-    with naming(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a+")
-    with lock:
-        if not try_lock(lock.fileno()):
-            lock.seek(0)
-            raise FoundryError(f"{folder}: the same training is running already (process {lock.read()})")
+    with files.exclusive(folder / LOCK, "the same training"):
         with naming(folder):
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
             (folder / FINISHED).unlink(missing_ok=True)
             _remove_half_written(folder)
         yield
