@@ -168,7 +168,9 @@ class Pool:
     def tuned(self, trained: Trained) -> Model:
         """The model with the weights, guidance and times that `evaluate` would choose."""
         model, evaluate = trained.model, fitted(self.params.evaluate, self.dataset.info)
-        tuning = tune(model, trained.snapshots, self.evaluators[1], self.table, evaluate)
+        tuning = tune(
+            model, trained.snapshots, self.evaluators[1], self.table, evaluate, self.floors.get("floor/class_agreement")
+        )
         description = replace(model.description, sampling=tuning.sampling, timetables=tuning.timetables)
         return replace(model, description=description)
 

@@ -124,7 +124,8 @@ def evaluate(
     """Write all outputs into `out`; returns the content of tuning.json, and all figures as `read_results` returns them."""
     remove_outputs(out, OUTS)
     evaluator, train, names = inputs.evaluator, inputs.dataset.split("train"), inputs.dataset.info.class_names
-    tuning = tune(inputs.model, inputs.snapshots, inputs.tuning_evaluator, inputs.table, params)
+    real_agreement = inputs.floors.get("floor/class_agreement")
+    tuning = tune(inputs.model, inputs.snapshots, inputs.tuning_evaluator, inputs.table, params, real_agreement)
     write_json(out / "tuning.json", tuning.document())
     description = replace(inputs.model.description, sampling=tuning.sampling, timetables=tuning.timetables)
     model = replace(inputs.model, description=description)

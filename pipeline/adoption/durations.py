@@ -26,7 +26,7 @@ SCHEDULE_SEC_PER_DIM = 4e-3
 NUM_BACKGROUNDS = 2
 """On which images with alpha are judged."""
 REGISTER_SEC = 20.0
-NUM_SCALES = 4
+NUM_SCALES = 6
 """Of guidance that are tried in an interval before the distance rises, rather too many than too few."""
 NUM_FOR_PACE = 32
 """Images by which the extractor is timed."""

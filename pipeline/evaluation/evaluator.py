@@ -83,6 +83,12 @@ class Evaluator:
         features = self.extractor.features(images) if features is None else features
         return np.asarray(self.extractor.classes(features).numpy() == images.labels)
 
+    def agreement(self, features: Tensor, labels: NDArray[np.int64]) -> float | None:
+        """Share of images, with these features, whose requested class is found; None if the extractor is no classifier."""
+        if self.class_shares is None:
+            return None
+        return float((self.extractor.classes(features).numpy() == labels).mean())
+
     def _class_figures(self, features: Tensor, labels: NDArray[np.int64] | None) -> dict[str, float]:
         if labels is None or self.class_shares is None:
             return {}

@@ -51,6 +51,8 @@ class Tuning:
     """By EMA width: the squared error over the best linear denoiser's; empty if there was no choice."""
     guidance_distances: Mapping[str, float]
     """By `guidance_in_words`: the Frechet distance to training images; empty if there was no choice."""
+    class_agreements: Mapping[str, float]
+    """By `guidance_in_words`: the share of images whose class is recognised; empty if nothing recognises classes too."""
     refinement: Mapping[str, float]
     """Root mean squared difference, in pixels of [-1, 1], from the exact images, `before` and `after`."""
 
@@ -59,18 +61,27 @@ class Tuning:
 
 
 def tune(
-    model: Model, snapshots: Mapping[str, Tensor], evaluator: Evaluator, table: ScheduleTable, params: EvaluateParams
+    model: Model,
+    snapshots: Mapping[str, Tensor],
+    evaluator: Evaluator,
+    table: ScheduleTable,
+    params: EvaluateParams,
+    real_agreement: float | None,
 ) -> Tuning:
     """Choose the EMA length, then the guidance for it, then the times for both.
 
-    `evaluator` compares with training images. Afterwards the model's network has the chosen weights. A student was trained
+    `evaluator` compares with training images; `real_agreement` is the share of real images whose class it would recognise if
+    they were new to it. Afterwards the model's network has the chosen weights. A student was trained
     for its own sampling alone, and keeps it.
     """
     if model.description.is_distilled:
         return untuned(model)
     width, ema_losses = _choose_width(model, snapshots, evaluator.real, table, params)
     model.network.load_state_dict(average_weights(snapshots, width))
-    sampling, distances = choose_guidance(model, default_sampling(model, params), evaluator, params)
+    sampling, candidates = choose_guidance(model, default_sampling(model, params), evaluator, params, real_agreement)
+    measured = {
+        guidance_in_words(tried.guidance_scale, tried.guidance_interval): found for tried, found in candidates.items()
+    }
     times, refinement = _refine_times(model, sampling, params)
     timetables = {sampler: dict(by_steps) for sampler, by_steps in model.description.timetables.items()}
     timetables.setdefault(sampling.sampler, {})[str(sampling.num_steps)] = times
@@ -79,9 +90,9 @@ def tune(
         sampling=sampling,
         timetables=timetables,
         ema_losses=ema_losses,
-        guidance_distances={
-            guidance_in_words(tried.guidance_scale, tried.guidance_interval): distance
-            for tried, distance in distances.items()
+        guidance_distances={words: found.distance for words, found in measured.items()},
+        class_agreements={
+            words: found.class_agreement for words, found in measured.items() if found.class_agreement is not None
         },
         refinement=refinement,
     )
@@ -96,6 +107,7 @@ def untuned(model: Model) -> Tuning:
         timetables=description.timetables,
         ema_losses={},
         guidance_distances={},
+        class_agreements={},
         refinement={},
     )
 

@@ -13,7 +13,7 @@ from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNet, UNetConfig
-from pipeline.evaluation.choose_guidance import cheapest, choose_guidance
+from pipeline.evaluation.choose_guidance import Measured, best, choose_guidance
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
 from tests.small_sets import evaluate_params, features_params, write_prepared
@@ -73,18 +73,19 @@ def _model(wanted: float, names: tuple[str, ...] | None = NAMES) -> Model:
 @pytest.mark.parametrize(("wanted", "measured"), [(1.0, 2), (1.25, 3), (1.5, 4), (2.0, 5)])
 def test_the_scale_that_makes_the_denoiser_exact_is_chosen(evaluator: Evaluator, wanted: float, measured: int) -> None:
     params = evaluate_params(guidance_scales=SCALES, guidance_intervals=(ALL_STEPS,), guidance_images=100)
-    sampling, distances = choose_guidance(_model(wanted), SAMPLING, evaluator, params)
+    sampling, measured_of = choose_guidance(_model(wanted), SAMPLING, evaluator, params, None)
     assert sampling == SamplingDefaults(sampler="dpmpp_2m", num_steps=12, guidance_scale=wanted)
-    assert [tried.guidance_scale for tried in distances] == sorted(SCALES)[:measured]
-    assert distances[sampling] == min(distances.values())
+    assert [tried.guidance_scale for tried in measured_of] == sorted(SCALES)[:measured]
+    assert measured_of[sampling].distance == min(each.distance for each in measured_of.values())
+    assert {each.class_agreement for each in measured_of.values()} == {None}
 
 
 def test_without_a_choice_nothing_is_drawn(evaluator: Evaluator) -> None:
     one = evaluate_params(guidance_scales=(1.5,), guidance_intervals=((0.2, 0.6),))
     many = evaluate_params(guidance_scales=SCALES)
-    sampling, distances = choose_guidance(_model(1.5), SAMPLING, evaluator, one)
+    sampling, distances = choose_guidance(_model(1.5), SAMPLING, evaluator, one, None)
     assert (sampling, distances) == (guided(1.5, (0.2, 0.6)), {})
-    sampling, distances = choose_guidance(_model(1.5, names=None), SAMPLING, evaluator, many)
+    sampling, distances = choose_guidance(_model(1.5, names=None), SAMPLING, evaluator, many, None)
     assert (sampling.guidance_scale, distances) == (1.0, {})
 
 
@@ -92,20 +93,20 @@ def test_an_interval_is_tried_above_the_best_scale_and_taken_where_it_is_better_
     evaluator: Evaluator,
 ) -> None:
     params = evaluate_params(guidance_scales=SCALES, guidance_intervals=INTERVALS, guidance_images=100)
-    sampling, distances = choose_guidance(_model(1.25), SAMPLING, evaluator, params)
-    tried = [(each.guidance_scale, each.guidance_interval) for each in distances]
+    sampling, measured = choose_guidance(_model(1.25), SAMPLING, evaluator, params, None)
+    tried = [(each.guidance_scale, each.guidance_interval) for each in measured]
     assert tried[:3] == [(1.0, ALL_STEPS), (1.25, ALL_STEPS), (1.5, ALL_STEPS)]
     assert tried[3:5] == [(1.5, (0.3, 0.7)), (2.0, (0.3, 0.7))]
-    assert sampling == cheapest(distances)
+    assert sampling == best(measured, None, 100)
 
 
 def test_an_interval_in_which_no_step_begins_is_no_guidance(evaluator: Evaluator) -> None:
     params = evaluate_params(guidance_scales=(1.5, 2.0), guidance_intervals=((0.01, 0.02),))
-    assert choose_guidance(_model(1.5), SAMPLING, evaluator, params) == (guided(1.0), {})
+    assert choose_guidance(_model(1.5), SAMPLING, evaluator, params, None) == (guided(1.0), {})
 
 
 @pytest.mark.parametrize(
-    ("distances", "best"),
+    ("distances", "wanted"),
     [
         ({(1.0, ALL_STEPS): 4.0, (1.2, ALL_STEPS): 3.9}, (1.0, ALL_STEPS)),
         (
@@ -121,6 +122,42 @@ def test_an_interval_in_which_no_step_begins_is_no_guidance(evaluator: Evaluator
     ],
 )
 def test_rows_that_hardly_help_are_not_spent(
-    distances: dict[tuple[float, Interval], float], best: tuple[float, Interval]
+    distances: dict[tuple[float, Interval], float], wanted: tuple[float, Interval]
 ) -> None:
-    assert cheapest({guided(*key): distance for key, distance in distances.items()}) == guided(*best)
+    measured = {guided(*key): Measured(distance=distance) for key, distance in distances.items()}
+    assert best(measured, None, 500) == guided(*wanted)
+
+
+@pytest.mark.parametrize(
+    ("real_agreement", "wanted"),
+    [
+        # No image needs to be of its class more often than real ones.
+        (0.5, (1.5, (0.3, 0.7))),
+        (0.6, (2.0, ALL_STEPS)),
+        # 0.7 less the standard error of 500 images, 0.02, is the most that any of them wants: 4.0 is too far away.
+        (0.7, (3.0, ALL_STEPS)),
+        (0.95, (3.0, ALL_STEPS)),
+        (None, (1.5, (0.3, 0.7))),
+    ],
+)
+def test_of_equal_distances_those_count_whose_images_are_of_their_classes(
+    real_agreement: float | None, wanted: tuple[float, Interval]
+) -> None:
+    measured = {
+        guided(1.5): Measured(distance=100.0, class_agreement=0.52),
+        guided(2.0): Measured(distance=101.0, class_agreement=0.61),
+        guided(3.0): Measured(distance=102.0, class_agreement=0.70),
+        guided(4.0): Measured(distance=120.0, class_agreement=0.78),
+        guided(1.5, (0.3, 0.7)): Measured(distance=103.0, class_agreement=0.51),
+    }
+    assert best(measured, real_agreement, 500) == guided(*wanted)
+
+
+def test_the_share_of_recognised_images_is_measured_where_the_extractor_knows_classes(evaluator: Evaluator) -> None:
+    real = evaluator.real
+    config = ExtractorConfig(kind="classifier", image_size=8, channels=1, num_classes=len(NAMES))
+    extractor = make_extractor(config, features_params(), real)
+    classifier = Evaluator(extractor, real, extractor.features(real))
+    params = evaluate_params(guidance_scales=(1.0, 3.0), guidance_intervals=(ALL_STEPS,), guidance_images=60)
+    _, measured = choose_guidance(_model(1.0), SAMPLING, classifier, params, 1.0)
+    assert measured[guided(1.0)].class_agreement == 1
