@@ -19,12 +19,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.diffusion.augmentation import AugmentationConfig
+from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
 
 
 def _rising(interval: tuple[float, float]) -> tuple[float, float]:

@@ -11,6 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from pipeline import cli
+from pipeline.diffusion.sampling import SAMPLERS
 from pipeline.params import Params
 
 ROOT = Path(__file__).parents[1]
@@ -153,6 +155,20 @@ def test_every_place_for_an_addition_exists(addition: str, place: str, more: str
     for path, name in found:
         text = (ROOT / path).read_text()
         assert not name or re.search(rf"^(?:def |class )?{name}\b", text, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_a_sampler_is_offered_wherever_one_is_chosen() -> None:
+    [option] = [each for each in cli.foundry.commands["sample"].params if each.name == "sampler"]
+    playground = ROOT / "service" / "static" / "playground"
+    exported = (ROOT / "pipeline" / "export" / "templates" / "foundry_pipeline.py").read_text()
+    [named] = re.findall(r"const SAMPLERS = \{(.*)\}", (playground / "settings.js").read_text())
+    offered = {
+        "foundry sample": option.type.choices,  # type: ignore[attr-defined]
+        "page.html": re.findall(r'name="sampler" value="(\w+)"', (playground / "page.html").read_text()),
+        "settings.js": re.findall(r"(\w+):", named),
+        "foundry_pipeline.py": re.findall(r'"(\w+)"', re.findall(r"sampler not in \((.*?)\)", exported)[0]),
+    }
+    assert {place: set(names) for place, names in offered.items()} == dict.fromkeys(offered, frozenset(SAMPLERS))
 
 
 def test_the_page_answers_seven_questions() -> None:

@@ -20,6 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.diffusion.guidance_interval import ALL_STEPS
+from pipeline.diffusion.sampling import Sampler
 from pipeline.errors import FoundryError
 
 KEY_VARIABLE = "FOUNDRY_PASSPORT_KEY"
@@ -44,7 +45,7 @@ class Passport:
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     """Of this image: drawn alone with it, the image is the same."""
     num_steps: Annotated[int, Field(ge=1)]
-    sampler: Literal["ddpm", "ddim", "dpmpp_2m"]
+    sampler: Sampler
     eta: Annotated[float, Field(ge=0, le=1)]
     class_label: Annotated[int, Field(ge=0)] | None
     """None for no class."""

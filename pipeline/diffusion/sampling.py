@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from pipeline.errors import FoundryError
 
 Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
 
-SAMPLERS: tuple[Sampler, ...] = ("ddpm", "ddim", "dpmpp_2m")
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

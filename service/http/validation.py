@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from pipeline.artefacts.model import DataSpec, Model
 from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
+from pipeline.diffusion.sampling import Sampler
 from pipeline.diffusion.seeds import NUM_DERIVED_SEEDS, image_seed
 from service.engine.request import Request, SamplingParams
 from service.errors import InvalidRequestError, NotFoundError
-from service.http.schemas import GenerationRequest, SamplerName
+from service.http.schemas import GenerationRequest
 from service.settings import Settings
 
 
@@ -77,7 +78,7 @@ def _sampling_params(body: GenerationRequest, model: Model) -> SamplingParams:
     """The parameters that all images share; the seed is still missing."""
     defaults, most = model.description.sampling, max_steps_of(model)
     label = _class_label(body, model.description.data)
-    sampler: SamplerName = body.sampler or defaults.sampler
+    sampler: Sampler = body.sampler or defaults.sampler
     num_steps = min(defaults.num_steps, most) if body.steps is None else body.steps
     if num_steps > most:
         raise InvalidRequestError(f"steps: should be at most {most} for this model (got {num_steps})", param="steps")
