@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -472,7 +473,12 @@ def read_params(path: Path) -> Any:
     except FileNotFoundError:
         raise ParamsError(f"{path}: not found; run from the project's folder") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParamsError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ParamsError(f"{path}: not YAML: {in_one_line(error)}") from None
+
+
+def in_one_line(error: Exception) -> str:
+    """What an error of a reader of YAML says."""
+    return " ".join(str(error).split())
 
 
 def parse_params(document: Any, path: Path = Path("params.yaml")) -> Params:
@@ -481,6 +487,8 @@ def parse_params(document: Any, path: Path = Path("params.yaml")) -> Params:
     Raises:
         ParamsError: a key is invalid, missing or unknown; lists all findings.
     """
+    if large := list(_too_large(document)):
+        raise ParamsError("\n".join(f"{path}: {where}: should be below 2^63 (got {value})" for where, value in large))
     # Strict, so that `seed: no` is an error and not 0; in JSON mode, which accepts a list for a tuple.
     try:
         return Params.model_validate_json(json.dumps(document, allow_nan=True), strict=True)
@@ -491,11 +499,20 @@ def parse_params(document: Any, path: Path = Path("params.yaml")) -> Params:
         raise ParamsError("\n".join(lines)) from None
 
 
+def _too_large(value: Any, where: str = "") -> Iterator[tuple[str, int]]:
+    """Whole numbers that fit into no tensor, with their places."""
+    if isinstance(value, int) and abs(value) >= 2**63:
+        yield where, value
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _too_large(part, f"{where}.{key}" if where else str(key))
+
+
 def _finding(path: Path, finding: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in finding["loc"])
+    where = ".".join(str(part) for part in finding["loc"]) or "all of it"
     message = str(finding["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if finding["type"] == "value_error":
-        return f"{path}: {where + ': ' if where else ''}{message}"
+        return f"{path}: {where + ': ' if finding['loc'] else ''}{message}"
     if finding["type"] == "missing":
         return f"{path}: {where}: is missing"
     return f"{path}: {where}: {message} (got {json.dumps(finding['input'], default=str)[:80]})"

@@ -8,12 +8,13 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from pipeline.adoption.choices import Choice
 from pipeline.artefacts.files import replacing
-from pipeline.params import parse_params, read_params, read_params_text
+from pipeline.params import ParamsError, in_one_line, parse_params, read_params, read_params_text
 
 
 class _Representer(RoundTripRepresenter):
@@ -38,7 +39,11 @@ def editing(path: Path) -> Iterator[CommentedMap]:
     ruamel = YAML()
     # Ruamel would break long lists and comments.
     ruamel.width, ruamel.Representer = 1000, _Representer
-    document = ruamel.load(path.read_text(encoding="utf-8"))
+    try:
+        document = ruamel.load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        # A key that stands twice, of which PyYAML takes the last.
+        raise ParamsError(f"{path}: {in_one_line(error)}") from None
     yield document
     text = StringIO()
     ruamel.dump(document, text)
@@ -67,8 +72,11 @@ def drop_reason(section: CommentedMap, key: str) -> None:
     """Remove the comment behind a value; an empty line below it stays."""
     tokens = section.ca.items.get(key)
     if tokens and tokens[2]:
-        below = tokens[2].value.partition("\n")[2]
-        tokens[2].value = f"\n{below}"
+        # What is left of the comment of a list in lines of its own would break the file.
+        del section.ca.items[key]
+        if below := tokens[2].value.partition("\n")[2]:
+            tokens[2].value = f"\n{below}"
+            section.ca.items[key] = [None, None, tokens[2], None]
 
 
 def _value(value: Any) -> Any:

@@ -12,18 +12,19 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
+from ruamel.yaml.error import YAMLError
 
 from pipeline.adoption.params_file import drop_reason, editing
 from pipeline.commands import start_from as ancestor
 from pipeline.errors import FoundryError
-from pipeline.params import load_params
+from pipeline.params import in_one_line, load_params
 
 PARAMS = Path("params.yaml")
 
 
 def main(changes: Sequence[str], start_from: str | None) -> None:
     # A workflow passes all changes as one word.
-    words = [word for change in changes for word in shlex.split(change)]
+    words = [word for change in changes for word in _words(change)]
     if start_from is not None:
         set_ancestor(start_from, words)
     elif words:
@@ -57,7 +58,17 @@ def set_params(path: Path, changes: list[str]) -> None:
             key, equals, value = change.partition("=")
             if not equals:
                 raise FoundryError(f"{change}: should be KEY=VALUE, like train.seed=1")
-            _set(document, key, YAML().load(value))
+            try:
+                _set(document, key, YAML().load(value))
+            except YAMLError as error:
+                raise FoundryError(f"{change}: the value is not YAML: {in_one_line(error)}") from None
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise FoundryError(f"{text}: should be words as for a shell: {error}") from None
 
 
 def _set(document: Any, key: str, value: Any) -> None:
