@@ -49,3 +49,34 @@ def without_network() -> tuple[str, ...]:
         "os.execvp(sys.argv[1], sys.argv[1:])"
     )
     return (*NO_NETWORK, "python3", "-c", bring_up)
+
+
+TWO_HOSTS = """
+set -e
+unshare --net sleep infinity & second=$!
+trap 'kill $second' EXIT
+inside="nsenter --target $second --net"
+until $inside true && [ "$(readlink /proc/$second/ns/net)" != "$(readlink /proc/self/ns/net)" ]; do sleep 0.05; done
+ip link add one type veth peer name two
+ip link set two netns $second
+ip addr add 10.77.0.1/24 dev one && ip link set one up && ip link set lo up
+$inside ip addr add 10.77.0.2/24 dev two && $inside ip link set two up && $inside ip link set lo up
+HOST=1 ADDRESS=10.77.0.1 GLOO_SOCKET_IFNAME=one "$@" & first=$!
+HOST=0 ADDRESS=10.77.0.2 GLOO_SOCKET_IFNAME=two $inside "$@" & other=$!
+wait $first
+wait $other
+"""
+
+
+def on_two_hosts() -> tuple[str, ...]:
+    """Before a command that shall run on two machines at once, with one network between them and the same disks.
+
+    The variable ADDRESS is the machine's own, the first's is 10.77.0.1; HOST is 1 on the first and 0 on the other.
+    """
+    return (*NO_NETWORK, "bash", "-c", TWO_HOSTS, "two hosts")
+
+
+needs_two_hosts = pytest.mark.skipif(
+    not _is_allowed((*NO_NETWORK, "ip", "link", "add", "one", "type", "veth", "peer", "name", "two")),
+    reason="no pairs of network devices here",
+)
