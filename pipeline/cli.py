@@ -360,7 +360,7 @@ command(
     option("--sampler", type=click.Choice(("ddpm", "ddim", "dpmpp_2m")), help="[default: the model's]"),
     option("--steps", type=click.IntRange(1, MOST_IMAGES), help="Sampling steps.  [default: the model's]"),
     option("--eta", type=Finite(), default=0.0, help="Noise of ddim, 0 to 1."),
-    option("--guidance-scale", type=Finite(), help="1 for none.  [default: the model's]"),
+    option("--guidance-scale", type=Finite(0, 20), help="1 for none.  [default: the model's]"),
     option("--guidance-interval", type=Finite(), nargs=2, metavar="BEGIN END", help="The part of the steps that is guided, 0 to 1.  [default: all]"),
     describe="""Draw images from a model.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.adoption.choices import Choice, params_of
 from pipeline.adoption.data_choices import data_choices
@@ -24,7 +24,7 @@ from pipeline.adoption.training_choices import (
 from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.image_size import ImageSize
 from pipeline.errors import FoundryError
-from pipeline.params import Params, PrepareParams
+from pipeline.params import DistilParams, Params, PrepareParams, TrainParams
 from pipeline.training.cost import Cost
 
 RESERVE = 0.1
@@ -45,12 +45,19 @@ class Wish:
     """None: chosen."""
 
 
+class TrainingPace(Protocol):
+    """As `pipeline.training.cost.estimate`."""
+
+    def __call__(
+        self, params: TrainParams, distil: DistilParams, *, image_size: ImageSize, channels: int, num_classes: int
+    ) -> Cost: ...
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
     """What this machine takes."""
 
-    training: Callable[..., Cost]
-    """As `pipeline.training.cost.estimate`."""
+    training: TrainingPace
     sec_per_feature: Callable[[ImageSize], float]
     """As `pipeline.adoption.durations.seconds_per_feature`."""
     memory_mib: float
@@ -105,7 +112,13 @@ def _plan_for(
     ]
     params = params_of(document, [*choices, *evaluation_choices(0.0, wish.minutes)])
     info = _dataset_info(survey, params.prepare)
-    cost = pace.training(params.train, image_size=info.image_size, channels=info.channels, num_classes=info.num_classes)
+    cost = pace.training(
+        params.train,
+        params.distil,
+        image_size=info.image_size,
+        channels=info.channels,
+        num_classes=info.num_classes,
+    )
     sec_per_feature = pace.sec_per_feature(info.image_size)
     thorough = stage_seconds(survey, params, info, cost, sec_per_feature)
     choices += evaluation_choices(thorough["evaluate"], wish.minutes)

@@ -93,7 +93,8 @@ def make_plan(
     """
     t = _checked_times(times, schedule)
     if not 0 <= eta <= 1 or (eta and sampler != "ddim"):
-        raise FoundryError(f"eta: should be in [0, 1] for ddim and 0 for {sampler} (got {eta})")
+        wanted = "in [0, 1]" if sampler == "ddim" else f"0 for {sampler}"
+        raise FoundryError(f"eta: should be {wanted} (got {eta})")
     if not 0 <= guidance_interval[0] < guidance_interval[1] <= 1:
         raise FoundryError(f"guidance_interval: should be 0 <= begin < end <= 1 (got {list(guidance_interval)})")
     A, B, C, D = coefficients(sampler, schedule, t, eta=eta).unbind(-1)

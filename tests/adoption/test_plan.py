@@ -16,7 +16,7 @@ from pipeline.adoption.training_choices import LEAST_IMAGES, NEEDED_IMAGES, netw
 from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.diffusion.unet import UNet
 from pipeline.errors import FoundryError
-from pipeline.params import TrainParams
+from pipeline.params import DistilParams, TrainParams
 from pipeline.training.cost import Cost, network_size
 
 DOCUMENT = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
@@ -27,7 +27,10 @@ size_of = cache(network_size)
 def pace(multiply_adds_per_sec: float, memory_mib: float = 8192) -> Pace:
     """A machine of this speed; the network's arithmetic is counted, not run."""
 
-    def training(params: TrainParams, *, image_size: ImageSize, channels: int, num_classes: int) -> Cost:
+    def training(
+        params: TrainParams, distil: DistilParams, *, image_size: ImageSize, channels: int, num_classes: int
+    ) -> Cost:
+        assert distil.steps is None
         size = size_of(params.network, image_size=image_size, channels=channels, num_classes=num_classes)
         return Cost(
             network=size,
