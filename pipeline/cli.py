@@ -341,7 +341,7 @@ command(
 )
 command(
     foundry, "search", "pipeline.commands.search:main", argument("space", type=PATH, metavar="FILE"),
-    option("--trainings", type=click.FloatRange(min=1), default=20.0, help="Budget; a pruned one counts as the share that it ran."),
+    option("--trainings", type=Finite(min=1), default=20.0, help="Budget; a pruned one counts as the share that it ran."),
     option("--metric", type=click.Choice(SEARCHED_METRICS), default=SEARCHED_METRICS[0], help="Of metrics.json, to be small."),
     option("--name", help="Of the search and, with a number, of its experiments.  [default: the file's name]"),
     describe="""Search for better params: each trial is an experiment of DVC, and bad ones are pruned.
