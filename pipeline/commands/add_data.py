@@ -22,8 +22,8 @@ def main(source: str, raw: Path, prepared: Path) -> None:
     """Copy the images, run `dvc add`, and print how the data change.
 
     Raises:
-        FoundryError: data/raw is no folder of image files, or holds a file of the same name and another content; nothing
-            is changed then.
+        FoundryError: data/raw is no folder of image files, or holds a file of the same name and another content, or the new
+            images stand in no folder of a class; nothing is changed then.
     """
     params = load_params().prepare
     if params.source != "images":
@@ -33,6 +33,8 @@ def main(source: str, raw: Path, prepared: Path) -> None:
     shutil.rmtree(PLACE, ignore_errors=True)
     try:
         intake = take_in(source, PLACE)
+        if params.labelled:
+            require_class_folders(source, intake.folder, raw)
         num_new = merge(intake.folder, raw)
     finally:
         shutil.rmtree(PLACE, ignore_errors=True)
@@ -47,6 +49,20 @@ def main(source: str, raw: Path, prepared: Path) -> None:
     sys.stdout.write(
         f"{raw}: {num_new} files more\napply it:  dvc repro\nkeep it:   git commit -m 'More images' {raw}.dvc\n"
     )
+
+
+def require_class_folders(source: str, new: Path, raw: Path) -> None:
+    """Refuse images that would stand beside the folders of the classes, where they have no class.
+
+    Raises:
+        FoundryError: there are no folders in `new`, while there are some in `raw`.
+    """
+    classes = sorted(path.name for path in raw.iterdir() if path.is_dir()) if raw.is_dir() else []
+    if classes and not any(path.is_dir() for path in new.iterdir()):
+        raise FoundryError(
+            f"{source}: its images stand in no folder, wanted folders that are named by classes, such as {classes[0]}/; "
+            "nothing was added"
+        )
 
 
 def merge(new: Path, raw: Path) -> int:

@@ -40,6 +40,8 @@ ABOUT = """Each run is one pipeline: its name says what is new, and its stages a
 """
 EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: ABOUT}
 """The kind for which MLflow shows its pages of model training, by default those for language models; and a description."""
+CONNECTION_FAILED = re.compile(r"Max retries exceeded .*[\"'][^:]*: (.+)[\"']\)+$")
+"""The reason at the end of what MLflow passes on of the layers below it."""
 MAX_DIGEST_LENGTH = 36
 """MLflow's limit on the digest of a data set."""
 
@@ -146,7 +148,10 @@ def answering() -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error, and of a failed connection its reason alone."""
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    refused = CONNECTION_FAILED.search(line)
+    return refused[1] if refused else line
 
 
 def experiment_id(client: Any) -> str:

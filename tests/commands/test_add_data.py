@@ -59,6 +59,15 @@ def test_another_file_of_the_same_name_is_never_replaced(project: Project, photo
     assert not (project.folder / "data/raw/flower/other.png").exists()
 
 
+def test_images_that_would_have_no_class_are_refused(project: Project, photo_folder: Path) -> None:
+    before = sorted(project.folder.glob("data/raw/**/*"))
+    with pytest.raises(
+        AssertionError, match=r"china: its images stand in no folder, .* such as china/; nothing was added"
+    ):
+        project.foundry("data", "add", str(photo_folder / "china"))
+    assert sorted(project.folder.glob("data/raw/**/*")) == before
+
+
 @pytest.mark.long
 def test_what_changes_is_told(project: Project, photo_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="wanted at least 50 and 20"):

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from pipeline.artefacts.model import model_digest
 from pipeline.registry.versions import download
 from pipeline.tracking import runs, store
+from pipeline.tracking.store import StoreError
+from tests.command_line import foundry
 
 
 def enter(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,3 +94,39 @@ def test_a_process_that_is_killed_while_it_makes_the_database_leaves_none_that_i
     with closing(sqlite3.connect(database)) as connection:
         assert connection.execute("SELECT count(*) FROM experiments").fetchone() == (1,)
     assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["runs", "list"],
+        ["runs", "compare", "a", "b"],
+        ["runs", "restore", "a"],
+        ["sample", "--model", "models:/none@champion", "--num-images", "1", "--out", "a.png"],
+        ["serve", "--model", "models:/none/1"],
+    ],
+)
+def test_who_only_reads_makes_no_database_and_says_what_makes_one(workspace: Path, words: list[str]) -> None:
+    with pytest.raises(
+        StoreError, match=rf"^{workspace}/mlflow\.db: not found: nothing has run here yet \(`dvc repro`\)"
+    ):
+        foundry(*words)
+    assert list(workspace.glob("mlflow*")) == []
+
+
+def test_of_a_server_that_does_not_answer_the_address_and_the_reason_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        with pytest.raises(StoreError) as caught:
+            foundry("runs", "list")
+    assert str(caught.value) == f"{address}: Failed to establish a new connection: [Errno 111] Connection refused"
+
+
+def test_a_model_that_is_not_registered_is_named_with_what_shows_those_that_are(tracking_store: Path) -> None:
+    with pytest.raises(
+        StoreError,
+        match=rf"^models:/none@champion: sqlite:///{tracking_store}: .*not found; `foundry model history` shows",
+    ):
+        foundry("sample", "--model", "models:/none@champion", "--num-images", "1", "--out", "a.png")
