@@ -178,7 +178,9 @@ def distil(
         training.sync_from_first()
         report_start(journal, None)
         with runs.stage_run("train", params=params.model_dump(mode="json", by_alias=True), resume_run_id=run_id) as run:
-            train_to_the_end(training, journal, StudentPreview(training, description, distillation.teacher), run, None)
+            preview = StudentPreview(training, description, distillation.teacher)
+            with run.watching_machine():
+                train_to_the_end(training, journal, preview, run, None)
             write(out, distillation, run)
             run.metrics({"distil/seconds": journal.seconds})
         checkpoint.finish(store)

@@ -103,7 +103,9 @@ def train(inputs: Inputs, out: Path, *, checkpoint_interval_sec: float, workers:
             run.tags({"device": training.device.name, **training.arithmetic})
             if ancestor := params.ancestor.digest:
                 run.tags({ANCESTOR_TAG: ancestor})
-            train_to_the_end(training, journal, Preview(training, description, dataset.split("held_out")), run, out)
+            preview = Preview(training, description, dataset.split("held_out"))
+            with run.watching_machine():
+                train_to_the_end(training, journal, preview, run, out)
             _write(out, training, journal, description, run)
     stage_times.remember("train", journal.seconds_before)
     return journal

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -42,12 +43,13 @@ class Entry:
 
 
 class Outbox:
-    """The entries of one process, in their order."""
+    """The entries of one process, in their order; any of its threads may append."""
 
     def __init__(self, folder: Path, file: int) -> None:
         self.folder = folder
         self._file = file
         self._numbers = itertools.count()
+        self._appending = threading.Lock()
 
     @classmethod
     def create(cls, home: Path) -> Self:
@@ -81,8 +83,8 @@ class Outbox:
     def append(self, kind: str, run: str, **content: Any) -> None:
         """Append an entry as a whole, or (after a full disk or a kill) nothing."""
         line = (json.dumps({"kind": kind, "run": run, **content}) + "\n").encode()
-        size = os.fstat(self._file).st_size
-        with naming(self.folder):
+        with self._appending, naming(self.folder):
+            size = os.fstat(self._file).st_size
             if os.write(self._file, line) < len(line):
                 os.ftruncate(self._file, size)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

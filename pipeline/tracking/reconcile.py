@@ -35,6 +35,8 @@ from pipeline.tracking.tags import (
 )
 
 NOT_COPIED = {"train/grad_norm", "train/learning_rate"}
+LOAD = "system/"
+"""Begins the names of what the maker took of its machine."""
 MAX_RUNS = 10_000_000
 """More than a store has: MLflow's own limit, 100,000, would leave out the oldest."""
 
@@ -136,7 +138,8 @@ class _Reconciliation:
         tags = {PARENT_TAG: pipeline.info.run_id, STAGE_TAG: stage, KEY_TAG: key, HIT_TAG: maker.info.run_id}
         source = {SOURCE_TAG: f"pipeline.{stage}"}
         hit = self._create(f"{stage} (cached)", pipeline.info.start_time, tags | source, maker.data.params)
-        for name, value in maker.data.metrics.items():
+        figures = {name: value for name, value in maker.data.metrics.items() if not name.startswith(LOAD)}
+        for name, value in figures.items():
             self._client.log_metric(hit.info.run_id, name, value)
             if name not in pipeline.data.metrics and name not in NOT_COPIED:
                 self._client.log_metric(pipeline.info.run_id, name, value)

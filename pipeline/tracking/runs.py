@@ -8,7 +8,7 @@ The pictures of all stages are in one more child run (`pipeline.tracking.picture
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,7 +17,7 @@ from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree, worktree
 from pipeline.provenance.process import ProcessId
 from pipeline.provenance.stage_key import key_of_running
-from pipeline.tracking import parent_run, pictures, store, titles
+from pipeline.tracking import machine, parent_run, pictures, store, titles
 from pipeline.tracking.outbox import Outbox
 from pipeline.tracking.shipper import BackgroundShipper, Shipper
 from pipeline.tracking.stage_times import timed
@@ -58,6 +58,10 @@ class StageRun:
         The parent gets them too: MLflow's charts compare pipelines by their parent runs and hide the children.
         """
         self._append_to_both("metrics", metrics={key: float(value) for key, value in values.items()}, step=step or 0)
+
+    def watching_machine(self) -> AbstractContextManager[None]:
+        """Log the load of the machine until the block ends."""
+        return machine.watching(self.metrics)
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Set tags of this run and its parent."""

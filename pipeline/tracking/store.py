@@ -5,6 +5,7 @@ import os
 import re
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -50,6 +51,8 @@ class StoreError(FoundryError):
     """The MLflow store does not answer, or refuses."""
 
 
+IMPORTING = threading.Lock()
+"""Two threads that import a package of many circular imports at once may find modules half made."""
 DEFAULTS = {
     # Nothing is sent to anybody but the tracking server.
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -75,9 +78,22 @@ def mlflow() -> Any:
     # Stages name their runs and parents themselves; an id from outside would make them overwrite each other.
     os.environ.pop("MLFLOW_RUN_ID", None)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    import mlflow
+    with IMPORTING:
+        import mlflow
 
     return mlflow
+
+
+def system_monitor() -> Any:
+    """MLflow's monitors of CPU, memory, disk, network and GPUs; None if its variable turns them off."""
+    mlflow()
+    with IMPORTING:
+        from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING as ENABLED
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    if ENABLED.is_set() and not ENABLED.get():
+        return None
+    return SystemMetricsMonitor(run_id="", tracking_uri=tracking_uri())
 
 
 def tracking_uri() -> str:
