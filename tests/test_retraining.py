@@ -33,12 +33,13 @@ BRIEF = {
 
 
 class Loop:
-    """A project that is retrained."""
+    """A project that is retrained; without servers its tracking store is a file."""
 
-    def __init__(self, folder: Path, servers: Servers, **changes: dict[str, Any]) -> None:
-        servers.forget()
+    def __init__(self, folder: Path, servers: Servers | None, **changes: dict[str, Any]) -> None:
         self.project = Project(folder)
-        self.project.environment |= servers.environment
+        if servers:
+            servers.forget()
+            self.project.environment |= servers.environment
         self.folder = folder
         (folder / ".venv").mkdir()
         (folder / ".venv" / "installed").touch()
