@@ -121,7 +121,7 @@ def report(num_rows: Mapping[str, int], blocks: Sequence[Mapping[str, Any]]) -> 
         [name, count, rate := median_of(name, "images_per_sec"), rate / first, median_of(name, "alone_ms")]
         for name, count in num_rows.items()
     ]
-    return table(["model", "rows an image", "images/s", "times the default", "one image alone, ms"], rows)
+    return table(["model", "rows per image", "images/s", "times the default", "one image alone, ms"], rows)
 
 
 if __name__ == "__main__":
