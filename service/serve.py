@@ -3,6 +3,7 @@
 BentoML restarts a service that fails at its start for ever; here an error ends with one line and exit code 2.
 """
 
+import errno
 import ipaddress
 import os
 import socket
@@ -27,6 +28,8 @@ def main(model: Path, name: str | None, host: str, port: int) -> None:
     settings = load_settings()
     _check_keys(host, settings)
     load_stepper(settings, model)
+    shown = f"[{host}]" if ":" in host else host
+    sys.stderr.write(f"in the browser: http://{shown}:{port}/playground (from `listening on` on)\n")
     command = [sys.executable, "-m", "service.supervisor", SERVICE, "--host", host, "--port", str(port)]
     command += ["--timeout-keep-alive", str(KEEP_ALIVE_SEC)]
     os.execv(sys.executable, command)  # noqa: S606, no shell is needed
@@ -52,8 +55,9 @@ def _check_address(host: str, port: int) -> None:
         with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
-    except (OSError, OverflowError) as error:
-        raise FoundryError(f"--host {host} --port {port}: {error}") from None
+    except OSError as error:
+        another = f"; `--port {port + 1}` takes another" if error.errno == errno.EADDRINUSE else ""
+        raise FoundryError(f"--host {host} --port {port}: {error.strerror}{another}") from None
 
 
 def _check_home() -> None:

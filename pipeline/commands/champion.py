@@ -52,12 +52,15 @@ def rollback(name: str, reason: str) -> str:
 
 def history(out: Path | None) -> None:
     """Print all decisions, oldest first; with `out` also as JSON lines."""
+    name = load_params().register_.model_name
     with store.answering():
-        entries = Registry(load_params().register_.model_name).aliases.history()
+        entries = Registry(name).aliases.history()
     if out:
         with replacing(out) as temporary:
             temporary.write_text(as_lines(entries), encoding="utf-8")
     sys.stdout.writelines(f"{line(entry)}\n" for entry in entries)
+    if not entries:
+        sys.stderr.write(f"{name}: no version yet; `foundry model register` registers the model of the last run\n")
 
 
 def line(entry: Entry) -> str:

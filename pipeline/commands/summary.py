@@ -14,8 +14,6 @@ from pipeline.registry.versions import Version, holding
 from pipeline.tracking import store
 from pipeline.tracking.stage_times import in_words, last_times
 
-COMMAND_WIDTH = 39
-
 
 def main(evaluation: Path, registration: Path) -> None:
     metrics = read_results(evaluation)
@@ -34,8 +32,9 @@ def main(evaluation: Path, registration: Path) -> None:
         sys.stdout.write(f"took, when each last ran: {each}; together {in_words(sum(times.values()))}\n")
     with store.answering():
         champion = Registry(params.register_.model_name).aliases.champion()
-    steps = next_steps(champion, versions, registration / "model")
-    rows = (f"{command:{COMMAND_WIDTH}}  {purpose}\n" for command, purpose in steps)
+    steps = list(next_steps(champion, versions, registration / "model"))
+    width = max(len(command) for command, _ in steps)
+    rows = (f"{command:{width}}  {purpose}\n" for command, purpose in steps)
     sys.stdout.write("\nnext:  " + "       ".join(rows))
 
 

@@ -150,8 +150,8 @@ def _knowing(uri: str) -> Iterator[None]:
         if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
             raise
         raise StoreError(
-            f"{uri}: {store.tracking_uri()}: {first_line(error)}; `foundry model history` shows what is registered, "
-            "`foundry model register` registers the model of the last run"
+            f"{uri}: {store.tracking_uri()}: {first_line(error).rstrip('.')}; `foundry model history` shows what is registered, "
+            "`foundry model register` registers the model of the last run, `foundry model promote` makes a champion"
         ) from None
 
 

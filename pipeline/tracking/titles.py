@@ -6,6 +6,7 @@ from pipeline.provenance import lineage
 from pipeline.provenance.git import commit_line, git_line, short_commit
 
 MAX_LENGTH = 80
+MODEL_NAME = "register.model_name"
 COMMANDS = """Its code, params, data and model again, in a folder of their own:
 
     foundry runs restore {run}
@@ -19,6 +20,9 @@ def run_name() -> str:
         return experiment
     subject = git_line("show", "--no-patch", "--format=%s")
     name = _changes() or subject or f"params {lineage.params_digest(lineage.all_params())[:8]}"
+    if len(name) > MAX_LENGTH and (model := (changed := lineage.changed_params()).get(MODEL_NAME)):
+        # The params of other images, as `foundry adopt` chooses them.
+        return f"{model}, {len(changed)} params changed"
     return name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 1]}…"
 
 

@@ -307,6 +307,9 @@ def test_a_pipeline_is_named_by_the_params_that_differ_from_the_commits_and_note
         thumbnail = parse_qs(note.partition("get-artifact?")[2].partition(")")[0])
         assert thumbnail["run_uuid"] == [pictures.info.run_id]
         assert thumbnail["path"][0] in files(pictures, "images")
+    many = "".join(f", choice_{number}: {number}" for number in range(9))
+    params.write_text(f"train: {{seed: 7, target: v{many}}}\nregister: {{model_name: birds}}\n")
+    assert titles.run_name() == "birds, 11 params changed"
     monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
     assert titles.run_name() == "wide-net"
 
