@@ -232,16 +232,17 @@ class Engine:
         """Update counters and scheduler, and send each request the events of its jobs."""
         # Counted before any event is sent, so that a client with its answer finds the call in /metrics.
         self._stats.count_forward(jobs, result.batch_size)
+        call = len(jobs), len({job.request.request_id for job in jobs})
         with self._lock:
             self._scheduler.advance(jobs)
             for job, is_finite in zip(jobs, result.finite, strict=True):
                 if job.is_open:  # Another image of its request may not have been finite.
-                    self._report(job, (began, self._clock()), is_finite=is_finite)
+                    self._report(job, (began, self._clock()), call, is_finite=is_finite)
             seconds = self._clock() - began
             self._scheduler.tick_times.observe(result.batch_size, seconds)
         self._stats.observe_tick(seconds)
 
-    def _report(self, job: Job, tick: tuple[float, float], *, is_finite: bool) -> None:
+    def _report(self, job: Job, tick: tuple[float, float], call: tuple[int, int], *, is_finite: bool) -> None:
         request = job.request
         if not is_finite:
             self._close(request, NumericalError("the network's output was not finite"))
@@ -249,7 +250,7 @@ class Engine:
         if request.started is None:
             request.started, request.first_step = tick[1], tick
         request.last_step = tick
-        self._send(request, Progress(request.steps_done, request.steps))
+        self._send(request, Progress(request.steps_done, request.steps, *call))
         if (number := job.preview_number) is not None:
             self._send(request, Preview(job.index, number, self.stepper.preview(job)))
         if not job.steps_left:

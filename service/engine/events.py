@@ -10,10 +10,14 @@ from service.errors import ServiceError
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Steps done, of all images of the request together."""
+    """Steps done, of all images of the request together, and who else was in the network call of the last one."""
 
     steps_done: int
     steps: int
+    call_images: int
+    """Images in that call, of all requests."""
+    call_requests: int
+    """Requests in that call."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)

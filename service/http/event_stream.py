@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from typing import Any
 
 from starlette.responses import StreamingResponse
@@ -81,8 +82,8 @@ async def _messages(
                     runtime.stats.count_error(error.code)
                     yield _message("error", error_body(error, request.trace_id).model_dump())
                     return
-                case Progress(steps_done, steps):
-                    yield _message("progress", {"id": request.request_id, "steps_done": steps_done, "steps": steps})
+                case Progress():
+                    yield _message("progress", {"id": request.request_id, **asdict(event)})
                 case Preview(index, number, image):
                     fields = {"partial_image_index": number, **await encoder.preview(index, image)}
                     yield _message("image_generation.partial_image", fields)

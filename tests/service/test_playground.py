@@ -68,6 +68,30 @@ def test_an_image_can_be_downloaded_and_its_seed_copied(page: Any, tmp_path: Pat
     expect(page.get_by_role("textbox", name="Seed")).to_have_value(seed)
 
 
+REMEMBER = """
+() => {
+  window.said = [];
+  const remember = () => said.push(document.getElementById("load").textContent.trim());
+  new MutationObserver(remember).observe(document.getElementById("load"), { childList: true, subtree: true });
+}
+"""
+"""All that the page says about the service's load: some of it stands there for a tenth of a second only."""
+
+
+def test_while_it_draws_the_page_says_who_waits_and_how_many_requests_share_the_networks_calls(
+    page: Any, server: Server
+) -> None:
+    page.evaluate(REMEMBER)
+    page.get_by_label("Steps").fill("100")
+    page.get_by_label("Show", exact=True).select_option("class_label")
+    with busy(server):
+        page.get_by_role("button", name="Draw").click()
+        expect(page.locator("#queue")).to_have_text(re.compile(r"The service draws \d+ images; [1-9]\d* wait\."))
+    expect(page.locator("li[data-done]")).to_have_count(3)
+    expect(page.locator("#load")).to_have_text(" ")
+    assert any(text.startswith("One call of the network: 3 images of 3 requests.") for text in page.evaluate("said"))
+
+
 @pytest.mark.parametrize("how", ["button", "key"])
 def test_stopping_cancels_the_request(page: Any, server: Server, how: str) -> None:
     page.get_by_label("Steps").fill("100")

@@ -11,6 +11,7 @@ async function draw() {
   setBusy(true);
   showError("");
   setStatus("Waiting …");
+  watchQueue();
   const total = tiles.flat().length;
   try {
     await drawAll(asked, tiles, images);
@@ -22,6 +23,7 @@ async function draw() {
     tiles.flat().filter((tile) => !tile.dataset.done).forEach((tile) => tile.remove());
   } finally {
     running = null;
+    stopWatching();
     setBusy(false);
     if (images.length) finishDrawing({ settings: wanted, requests: asked, images });
   }
@@ -48,7 +50,10 @@ async function drawStream(request, series, tiles, images, progress) {
   const response = await post({ ...body, response_format: "b64_json", stream: true, partial_images: PREVIEWS }, running.signal);
   let done = 0;
   for await (const { name, data } of events(response.body)) {
-    if (name === "progress") showProgress(progress.set(series, data));
+    if (name === "progress") {
+      showProgress(progress.set(series, data));
+      showCall(data);
+    }
     if (name === "image_generation.partial_image") show(tiles[data.index], data.b64_json);
     if (name === "image_generation.completed") {
       const drawn = { base64: data.b64_json, seed: data.seed, series, index: data.index, request };

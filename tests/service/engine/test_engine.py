@@ -79,6 +79,19 @@ def test_progress_never_decreases_and_ends_at_all_steps(engine: Engine) -> None:
     assert done[-1] == 14
 
 
+def test_progress_tells_how_many_images_of_how_many_requests_shared_the_network_call(model_folder: Path) -> None:
+    with gated(model_folder) as (engine, gate):
+        listeners = [Listener() for _ in range(2)]
+        engine.submit(make_request("short", replace(PARAMS, num_steps=3)), listeners[0])
+        engine.submit(make_request("long", *(replace(PARAMS, seed=seed, num_steps=5) for seed in (1, 2))), listeners[1])
+        gate.open.set()
+        for listener in listeners:
+            listener.images()
+    [short, long] = [[event for event in each.events if isinstance(event, Progress)] for each in listeners]
+    assert {(event.call_images, event.call_requests) for event in short[-2:]} == {(3, 2)}
+    assert {(event.call_images, event.call_requests) for event in long[-2:]} == {(2, 1)}
+
+
 def test_each_image_has_as_many_previews_as_requested(engine: Engine) -> None:
     for wanted, steps in [(0, 10), (1, 10), (3, 10), (3, 2), (2, 1)]:
         params = replace(PARAMS, num_steps=steps)

@@ -14,7 +14,7 @@ def test_events_of_another_thread_arrive_in_order() -> None:
         queue = EventQueue(wants_progress=True)
 
         def send() -> None:
-            queue(Progress(1, 2))
+            queue(Progress(1, 2, 1, 1))
             queue(Completed(0, IMAGE))
             queue(End())
 
@@ -49,7 +49,7 @@ def test_progress_arrives_at_most_ten_times_a_second() -> None:
         loop = asyncio.get_running_loop()
         count, ends = 0, loop.time() + 3.5 * PROGRESS_SEC
         while loop.time() < ends:
-            queue(Progress(1, 2))
+            queue(Progress(1, 2, 1, 1))
             count += len(await queue.take(0.001))
         return count
 
@@ -59,7 +59,7 @@ def test_progress_arrives_at_most_ten_times_a_second() -> None:
 def test_a_reader_of_the_end_alone_is_not_woken_before() -> None:
     async def scenario() -> tuple[list[Event], list[Event]]:
         queue = EventQueue(wants_progress=False)
-        queue(Progress(1, 2))
+        queue(Progress(1, 2, 1, 1))
         queue(Completed(0, IMAGE))
         early = list(await queue.take(0.05))
         queue(End())
