@@ -60,8 +60,8 @@ class Param:
 class Evaluations:
     """Figures of both models on the same held-out images with the same seeds, from decision.json."""
 
-    kid_difference: Mapping[str, float]
-    """Challenger minus champion: value, interval and margin."""
+    kid_difference: str
+    """Challenger minus champion, in words."""
     rows: list[tuple[str, float | None, float | None]]
     """Figure, challenger, champion."""
 
@@ -108,7 +108,14 @@ def evaluations(decision: Mapping[str, Any] | None) -> Evaluations | None:
         for model in ("challenger", "champion")
     )
     rows = [(name, challenger.get(name), champion.get(name)) for name in {**challenger, **champion}]
-    return Evaluations(comparison.get("kid_difference", {}), rows)
+    return Evaluations(_in_words(comparison["kid_difference"]), rows)
+
+
+def _in_words(difference: Mapping[str, Any]) -> str:
+    """The difference of KID, what luck makes of it, and what the rule allows."""
+    value, low, high, margin = (format(difference[name], ".4g") for name in ("value", "low", "high", "margin"))
+    trainings = f"{difference['num_challengers']} against {difference['num_champions']} trainings"
+    return f"{value}, with the luck of images and seeds {low} to {high} ({trainings}); the upper limit may be {margin} at most"
 
 
 def _grid(folder: Path, seed: int) -> str:

@@ -33,6 +33,10 @@ FOLDERS = Folders(
     registration=Path("data/registration"),
 )
 NAME = "digits"
+KID_DIFFERENCE = {
+    "value": -0.5, "low": -0.7, "high": -0.3, "level": 0.005, "num_challengers": 3, "num_champions": 1,
+    "by_seed": False, "visible": 0.75, "margin": 0.05,
+}  # fmt: skip
 
 
 class Page(HTMLParser):
@@ -158,7 +162,7 @@ def test_the_champion_is_shown_beside_the_challenger(work_tree: Path) -> None:
         "champion": "1",
         "challenger": None,
         "model_digest": "",
-        "comparison": {"kid_difference": {"value": -0.25, "high": 0.5}, "challenger": {"figures": {"kid": 1.0}}},
+        "comparison": {"kid_difference": KID_DIFFERENCE, "challenger": {"figures": {"kid": 1.0}}},
         "rules": [
             {"name": "kid_is_lower", "passed": False, "found": 0.25, "wanted": "<below> 0", "measured": False},
             {"name": "latency", "passed": True, "found": 1.01, "wanted": "at most 1.25", "measured": True},
@@ -176,7 +180,7 @@ def test_the_champion_is_shown_beside_the_challenger(work_tree: Path) -> None:
     assert "| ❌ | kid is lower | 0.25 | &lt;below> 0 |" in text
     assert "`champion.only`" in text
     assert "the changes are unknown" in text
-    assert "value -0.25, high 0.5" in text
+    assert "on the same held-out images: -0.5, with the luck of images and seeds -0.7 to -0.3 (3 against 1 tr" in text
     assert "each in a process of its own" in shown.text
     assert len(re.findall(r"<path [^>]*fill: none; stroke: var\(--series", page.read_text())) == 2 + 2
 
@@ -199,14 +203,16 @@ def test_a_missing_evaluation_is_an_error(work_tree: Path) -> None:
 
 def test_the_figures_behind_a_decision_are_those_of_both_models() -> None:
     comparison = {
-        "kid_difference": {"value": -0.5, "low": -0.7, "high": -0.3, "margin": 0.0},
+        "kid_difference": KID_DIFFERENCE,
         "challenger": {"figures": {"kid": 1.0}},
         "champion": {"figures": {"kid": 1.5}},
         "measured": {"challenger": {"batch_ms": 12.0}, "champion": {"batch_ms": 11.0}},
     }
     found = retraining.evaluations({"comparison": comparison})
     assert found is not None
-    assert found.kid_difference == {"value": -0.5, "low": -0.7, "high": -0.3, "margin": 0.0}
+    assert found.kid_difference == (
+        "-0.5, with the luck of images and seeds -0.7 to -0.3 (3 against 1 trainings); the upper limit may be 0.05 at most"
+    )
     assert found.rows == [("kid", 1.0, 1.5), ("batch_ms", 12.0, 11.0)]
     assert retraining.evaluations({"comparison": None}) is retraining.evaluations(None) is None
 
