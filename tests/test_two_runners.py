@@ -6,6 +6,7 @@ They play the jobs of .github/workflows; what people do between them is typed as
 import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from threading import Barrier
 from typing import Any
@@ -180,11 +181,11 @@ def play_to_a_second_champion(team: Team) -> None:
 
     # Both train while the tracking server is away: nothing is registered, and the jobs say why.
     settings = {"one": f"train.num_images={LONGER}", "two": f"train.num_images={LONGER} train.seed=5"}
-    for failed in team.both(team.servers.stop_tracking, **settings):
+    for failed in team.both(partial(team.servers.stop, "tracking"), **settings):
         assert isinstance(failed, JobFailedError)
         assert str(failed).startswith("make retrain")
         assert f"{team.servers.tracking_uri}: " in str(failed)
-    team.servers.start_tracking()
+    team.servers.start("tracking")
     weights = {runner: digest(team, runner) for runner in settings}
     assert len(set(weights.values())) == 2
 

@@ -24,7 +24,6 @@ from pipeline.tracking.tags import NOTE_TAG, PARENT_TAG, PROCESS_TAG, RUN_TAG, W
 INTERVAL_SEC, MAX_BACKOFF_SEC = 5.0, 60.0
 PATIENCE_SEC = 5.0
 """How long the end of a stage waits for a server that did not answer the last time."""
-RETRIED_STATUS = {401, 403, 408, 429}
 
 
 class DeletedRunError(FoundryError):
@@ -220,11 +219,7 @@ class BackgroundShipper:
 
 def _is_refused(error: Exception) -> bool:
     """Whether sending can never succeed: the server refuses, or the entry or its run lacks something."""
-    if isinstance(error, KeyError | DeletedRunError):
-        return True
-    response = getattr(error, "response", None)
-    status = response.status_code if response is not None else getattr(error, "get_http_status_code", int)()
-    return 400 <= status < 500 and status not in RETRIED_STATUS
+    return isinstance(error, KeyError | DeletedRunError) or store.refuses(error)
 
 
 def _warn(message: str) -> None:

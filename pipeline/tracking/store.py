@@ -43,6 +43,9 @@ EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG
 """The kind for which MLflow shows its pages of model training, by default those for language models; and a description."""
 CONNECTION_FAILED = re.compile(r"Max retries exceeded .*[\"'][^:]*: (.+)[\"']\)+$")
 """The reason at the end of what MLflow passes on of the layers below it."""
+RETRIED_STATUS = {401, 403, 408, 429}
+READ_ONLY = "in a read-only transaction"
+"""PostgreSQL's words where it takes nothing, as a replica does; MLflow calls that a bad request."""
 MAX_DIGEST_LENGTH = 36
 """MLflow's limit on the digest of a data set."""
 
@@ -59,8 +62,9 @@ DEFAULTS = {
     "DO_NOT_TRACK": "true",
     # Give up soon on a server that does not answer: the outbox keeps the entries.
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    # Where an answer is lost the call may have taken effect; MLflow would make it again, and a model had two versions. The
+    # outbox and the registry look first.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     # Standard output is for results, which scripts read.
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -147,7 +151,7 @@ def answering() -> Iterator[None]:
     """Turn what MLflow raises when its store is unreachable or refuses into one line.
 
     Raises:
-        StoreError: with the address of the store.
+        StoreError: with the address of the store, and of a server that is away with what to type.
     """
     errors = mlflow().exceptions.MlflowException
     # These come with MLflow, and are as slow.
@@ -160,12 +164,23 @@ def answering() -> Iterator[None]:
         missing = f"needs the package {error.name}, which is not installed; `make remotes` shows the command"
         raise StoreError(f"{tracking_uri()}: {missing}") from error
     except (errors, RequestException, SQLAlchemyError) as error:
-        raise StoreError(f"{tracking_uri()}: {first_line(error)}") from error
+        is_away = not tracking_uri().startswith("sqlite:") and not refuses(error)
+        advice = "; when it is there again, type the command again" if is_away else ""
+        raise StoreError(f"{tracking_uri()}: {first_line(error)}{advice}") from error
+
+
+def refuses(error: Exception) -> bool:
+    """Whether the store will never take this; not so if it is away, full, read-only, or does not know who asks."""
+    response = getattr(error, "response", None)
+    status = response.status_code if response is not None else getattr(error, "get_http_status_code", int)()
+    return 400 <= status < 500 and status not in RETRIED_STATUS and READ_ONLY not in str(error)
 
 
 def first_line(error: Exception) -> str:
     """The first line of an error, and of a failed connection its reason alone."""
-    line = (str(error).splitlines() or [type(error).__name__])[0]
+    # SQLAlchemy's remark on when it happened comes before what happened.
+    lines = [line for line in str(error).splitlines() if "(raised as a result of " not in line]
+    line = (lines or [type(error).__name__])[0]
     refused = CONNECTION_FAILED.search(line)
     return refused[1] if refused else line
 

@@ -361,7 +361,7 @@ def test_an_unreachable_server_fails_no_stage_and_gets_everything_once_when_it_i
 ) -> None:
     """Away at the start, there, gone in the middle, away at the end, and back."""
     workspace = tracking_server
-    servers.stop_tracking()
+    servers.stop("tracking")
     (workspace / "report.html").write_text("report")
 
     with runs.stage_run("prepare", params=PARAMS) as run:
@@ -373,15 +373,15 @@ def test_an_unreachable_server_fails_no_stage_and_gets_everything_once_when_it_i
     assert len(list((workspace / ".foundry" / "outbox").iterdir())) == 1
 
     with runs.stage_run("train", params=PARAMS) as run:
-        servers.start_tracking()
+        servers.start("tracking")
         run.metrics({"train/loss": 0.0}, step=0)
         wait_until(lambda: [curve(found, "train/loss") for found in stored_runs("train")] == [[(0, 0.0)]])
-        servers.stop_tracking()
+        servers.stop("tracking")
         for step in range(1, 50):
             run.metrics({"train/loss": float(step)}, step=step)
     assert capsys.readouterr().err.count("sync` sends the rest") == 1
 
-    servers.start_tracking()
+    servers.start("tracking")
     assert runs.sync() == 1
     assert runs.sync() == 0
     (prepare,), (train,) = stored_runs("prepare"), stored_runs("train")
