@@ -114,14 +114,17 @@ def test_who_only_reads_makes_no_database_and_says_what_makes_one(workspace: Pat
     assert list(workspace.glob("mlflow*")) == []
 
 
-def test_of_a_server_that_does_not_answer_the_address_and_the_reason_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_a_server_that_does_not_answer_address_reason_and_what_to_type_are_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{taken.getsockname()[1]}"
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         with pytest.raises(StoreError) as caught:
             foundry("runs", "list")
-    assert str(caught.value) == f"{address}: Failed to establish a new connection: [Errno 111] Connection refused"
+    reason = "Failed to establish a new connection: [Errno 111] Connection refused"
+    assert str(caught.value) == f"{address}: {reason}; when it is there again, type the command again"
 
 
 def test_a_model_that_is_not_registered_is_named_with_what_shows_those_that_are(tracking_store: Path) -> None:
