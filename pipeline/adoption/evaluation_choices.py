@@ -26,7 +26,7 @@ need much guidance, so large scales are among the candidates, which are tried un
 def evaluation_choices(thorough_sec: float, minutes: float) -> Iterator[Choice]:
     """Choose between `THOROUGH` and `SHORT`; the former takes `thorough_sec` here."""
     is_short = thorough_sec > MOST_SHARE * 60 * minutes
-    found = f"a thorough evaluation takes {thorough_sec / 60:.1f} of {minutes:g} minutes"
+    found = f"a thorough evaluation takes {thorough_sec / 60:.1f} of {minutes:g} min"
     why = "shortened, so that the training has more" if is_short else "as thorough as the demo's"
     for name, value in (SHORT if is_short else THOROUGH).items():
         yield Choice(f"evaluate.{name}", value, found, why)

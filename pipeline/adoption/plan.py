@@ -96,7 +96,7 @@ def make_plan(survey: Survey, document: dict[str, Any], wish: Wish, pace: Pace) 
         plan, num_images = _plan_for(side, survey, document, wish, pace, refused)
         if num_images >= NEEDED_IMAGES:
             break
-        refused += f"; {side} pixels would see {num_images:,} images in {wish.minutes:g} minutes, too few"
+        refused += f"; {side} pixels would see {num_images:,} images in {wish.minutes:g} min, too few"
     return plan
 
 

@@ -117,9 +117,9 @@ def length_choice(affordable: int, num_train: int, minutes: float) -> Choice:
     if affordable > useful:
         why = "a longer one would learn the images themselves"
     elif affordable < NEEDED_IMAGES:
-        why = f"all that fits into {minutes:g} minutes; expect noise, and give it --minutes {_minutes_for(affordable, minutes)}"
+        why = f"all that fits into {minutes:g} min; expect noise, and give it --minutes {_minutes_for(affordable, minutes)}"
     else:
-        why = f"what fits into {minutes:g} minutes"
+        why = f"what fits into {minutes:g} min"
     found = f"{num_train:,} images to train on"
     return Choice("train.num_images", num_images, found, f"{num_images / num_train:.0f} passes, {why}")
 

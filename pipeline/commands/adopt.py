@@ -17,7 +17,7 @@ from pipeline.adoption.durations import seconds_per_feature
 from pipeline.adoption.intake import Intake, take_in
 from pipeline.adoption.params_file import write_params
 from pipeline.adoption.plan import Pace, Plan, Wish, make_plan
-from pipeline.adoption.survey import survey
+from pipeline.adoption.survey import Survey, survey
 from pipeline.adoption.table import plan_table
 from pipeline.commands import summary
 from pipeline.commands.set_params import set_params
@@ -49,7 +49,7 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
     busy_percent = psutil.cpu_percent(interval=0.5)
     with incoming(source) as intake:
         excluded = read_exclusions(EXCLUDED) if is_raw(source) else frozenset()
-        found = survey(intake.folder, excluded)
+        found = looked_at(source, intake, excluded)
         wish = Wish(name=name or intake.name, minutes=minutes, image_size=image_size)
         free = psutil.virtual_memory().available / 2**20
         pace = Pace(training=estimate, sec_per_feature=seconds_per_feature, memory_mib=free)
@@ -77,6 +77,18 @@ def incoming(source: str) -> Iterator[Intake]:
         yield take_in(source, folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def looked_at(source: str, intake: Intake, excluded: Collection[str]) -> Survey:
+    """The survey of the copied images.
+
+    Raises:
+        FoundryError: there is no image; the message names the source and not the copy.
+    """
+    try:
+        return survey(intake.folder, excluded)
+    except FoundryError as error:
+        raise FoundryError(str(error).replace(str(intake.folder), source)) from None
 
 
 def require_replaceable(source: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.artefacts.files import replacing
 from pipeline.errors import FoundryError
 from pipeline.params import load_params
+from pipeline.registry.aliases import Aliases
 from pipeline.registry.history import Entry, as_lines
 from pipeline.registry.registry import Registry
 from pipeline.tracking import store
@@ -26,9 +27,19 @@ def promote(name: str, version: str, reason: str) -> str:
         StoreError: there is no such version, or the registry does not answer.
     """
     with store.answering():
-        before = Registry(name).aliases.promote(version, reason)
+        before = aliases_of(name).promote(version, reason)
     place = f"in place of version {before}" if before else "the first"
     return f"{name} version {version} is champion, {place}: {reason}"
+
+
+def aliases_of(name: str) -> Aliases:
+    """The aliases of a registered model, in a store that is there already.
+
+    Raises:
+        StoreError: there is no local database, or the registry does not answer.
+    """
+    store.connect_to_read()
+    return Registry(name).aliases
 
 
 def restore_previous(reason: str) -> None:
@@ -43,7 +54,7 @@ def rollback(name: str, reason: str) -> str:
         StoreError: the registry does not answer.
     """
     with store.answering():
-        aliases = Registry(name).aliases
+        aliases = aliases_of(name)
         champion, before = aliases.roll_back(reason)
         earlier = aliases.current().get("previous")
     further = f"another rollback goes further back, to version {earlier}" if earlier else "no earlier champion is left"
@@ -54,7 +65,7 @@ def history(out: Path | None) -> None:
     """Print all decisions, oldest first; with `out` also as JSON lines."""
     name = load_params().register_.model_name
     with store.answering():
-        entries = Registry(name).aliases.history()
+        entries = aliases_of(name).history()
     if out:
         with replacing(out) as temporary:
             temporary.write_text(as_lines(entries), encoding="utf-8")

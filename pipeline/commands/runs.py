@@ -45,7 +45,7 @@ def _row(run: Any, version: Version | None) -> tuple[str, ...]:
 
 
 def sync() -> None:
-    sys.stdout.write(f"{runs.sync()} outboxes sent to {store.tracking_uri()}\n")
+    sys.stdout.write(f"outboxes sent to {store.tracking_uri()}: {runs.sync()}\n")
 
 
 def reconcile() -> None:
