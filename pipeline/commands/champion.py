@@ -33,7 +33,7 @@ def promote(name: str, version: str, reason: str) -> str:
 
 
 def aliases_of(name: str) -> Aliases:
-    """The aliases of a registered model, in a store that is there already.
+    """The aliases of a registered model, in a store that exists.
 
     Raises:
         StoreError: there is no local database, or the registry does not answer.
