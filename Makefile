@@ -108,7 +108,7 @@ remotes: install ## refuse to go on without a tracking server and a DVC remote (
 	@foundry remotes-check
 
 push: install ## send what was made to DVC's remote
-	@dvc push --quiet
+	@dvc push --quiet || { echo "what has arrived stays there: \`make push\` sends the rest when the remote answers again" >&2; exit 1; }
 
 drift: install ## compare new images with the training set (NEW=folder, request log or url; UNLABELLED=1, REMOTE=1)
 	@$(if $(REMOTE),dvc pull --quiet prepare features)

@@ -1,4 +1,4 @@
-"""What DVC does where a stage cannot: two runs at once, outs that somebody has changed."""
+"""What DVC does where a stage cannot: two runs at once, outs that somebody has changed, a remote that dies."""
 
 import os
 import signal
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import Dataset
 from tests.faults import small_project
+from tests.proxy import Proxy
+from tests.servers import BUCKET, Servers
 from tests.test_pipeline import Project
 
 
@@ -80,3 +82,30 @@ def test_of_two_runs_at_once_one_waits_or_is_refused_and_changed_outs_are_made_a
     shard.write_bytes(content)
     project.run("dvc", "repro", "prepare")
     assert Dataset.open(out).info.digest == digest
+
+
+@pytest.mark.long
+def test_a_push_to_a_bucket_that_dies_in_the_middle_is_completed_by_the_next(
+    project: Project, servers: Servers
+) -> None:
+    folder = project.folder / "data" / "many"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number}.bin").write_bytes(bytes([number]) * 1000)
+    project.run("dvc", "add", "-q", "data/many")
+    bucket = Proxy(("127.0.0.1", int(servers.s3_url.rpartition(":")[2])))
+    project.environment |= {**servers.environment, "AWS_ENDPOINT_URL": bucket.url}
+    remote = f"{BUCKET}/{project.folder.name}"
+    project.run("dvc", "remote", "add", "-q", "-d", "storage", f"s3://{remote}")
+    one = sorted((project.folder / ".dvc" / "cache" / "files" / "md5").glob("*/*"))[100]
+    bucket.on_request[f"PUT /{remote}/files/md5/{one.parent.name}/{one.name} ".encode()] = bucket.cut_off
+
+    failed = subprocess.run(
+        ["dvc", "push"], cwd=project.folder, env=project.environment, capture_output=True, text=True, check=False
+    )
+    assert not bucket.on_request, "the push came to the file"
+    assert failed.returncode, failed.stderr
+    assert bucket.url in failed.stderr
+    bucket.restore()
+    project.run("dvc", "push", "-q")
+    assert "in sync" in project.run("dvc", "status", "-c")
