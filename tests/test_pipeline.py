@@ -237,3 +237,24 @@ def test_an_experiment_changes_only_what_it_should_and_is_in_mlflow(project: Pro
         f"print(len(client.search_runs(ids, \"tags.`dvc.exp.name` = 'rate-{rate[2:]}'\")))"
     )
     assert int(project.run("python", "-c", code).splitlines()[-1]) == 3, said
+
+
+@pytest.mark.long
+def test_a_search_runs_the_pipeline_for_each_trial_and_links_their_runs(project: Project) -> None:
+    project.commit("Results") if project.run("git", "status", "--porcelain") else None
+    (project.folder / "rates.yaml").write_text("train.learning_rate: {low: 0.001, high: 0.03, log: true}\n")
+    said = project.run("foundry", "search", "rates.yaml", "--trainings", "2")
+    found = re.search(r"best: rates-[01], evaluate/frechet_distance ([\d.]+) \(params.yaml as it is: ([\d.]+)\)", said)
+    assert found, said
+    assert float(found[1]) <= float(found[2])
+    measured = []
+    for name in ("rates-0", "rates-1"):
+        [commit] = project.run("git", "for-each-ref", "--format=%(objectname)", f"refs/exps/*/*/{name}").split()
+        metrics = json.loads(project.run("git", "show", f"{commit}:data/evaluation/metrics.json"))
+        measured.append(metrics["evaluate/frechet_distance"])
+    assert min(measured) == pytest.approx(float(found[1]), rel=1e-3)
+    code = (
+        "from pipeline.tracking import store; client = store.connect(); ids = [store.experiment_id(client)];"
+        "print(*sorted(run.info.run_name for run in client.search_runs(ids, \"tags.`foundry.search` = 'rates'\")))"
+    )
+    assert project.run("python", "-c", code).splitlines()[-1] == "rates-0 rates-1"

@@ -26,6 +26,7 @@ from pipeline.search import experiment
 from pipeline.search.plots import write_plots
 from pipeline.search.space import Space, as_options, changed_params
 from pipeline.search.study import OUTCOMES, Study, Trial
+from pipeline.tracking.reconcile import reconcile
 from pipeline.tracking.searches import SearchSummary, TrialRow, log_search
 from pipeline.tracking.store import StoreError
 
@@ -122,6 +123,9 @@ class Search:
 
     def _log(self, status: str, *files: Path) -> None:
         try:
+            if status == "FINISHED":
+                # Trials that DVC took from its cache have no run yet.
+                reconcile()
             log_search(self._summary(), status, files)
         except StoreError as error:
             if not self._warned:
