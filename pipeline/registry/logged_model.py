@@ -6,7 +6,9 @@ than its own requirements.txt.
 
 import importlib.metadata
 import shutil
+import time
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,7 +17,10 @@ import numpy as np
 import pandas as pd
 
 from pipeline.artefacts.model import Model
+from pipeline.evaluation.figures import ORIGINS
+from pipeline.provenance import lineage
 from pipeline.tracking import store
+from pipeline.tracking.tags import DIGEST_TAG, SOURCE_TAG
 
 REQUIREMENTS = ("torch", "numpy", "pandas", "pillow", "safetensors", "jaxtyping", "tqdm", "mlflow")
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
@@ -41,6 +46,28 @@ def save_logged_model(path: Path, model_folder: Path, model: Model) -> None:
             input_example=_example(model),
             pip_requirements=[f"{name}=={importlib.metadata.version(name).split('+')[0]}" for name in REQUIREMENTS],
         )
+
+
+def log_figures(client: Any, run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
+    """Log the model's own figures, with the data set: floors and baseline, which would fill the charts, are in the card."""
+    metric, now, digest = store.mlflow().entities.Metric, time.time_ns() // 1_000_000, lineage.data_digest()
+    origin = {"model_id": model_id, "run_id": run_id}
+    if digest:
+        data = store.dataset(digest).dataset
+        origin |= {"dataset_name": data.name, "dataset_digest": data.digest}
+    own = {key: value for key, value in metrics.items() if key.startswith(f"{ORIGINS[0]}/")}
+    client.log_batch(run_id, metrics=[metric(key, value, now, 0, **origin) for key, value in own.items()])
+
+
+def link_to_runs(client: Any, model_id: str, trained_digest: str) -> None:
+    """Show a logged model as the output of its pipeline and training, and as the input of its evaluation."""
+    entities = store.mlflow().entities
+    for run in client.search_runs([store.experiment_id(client)], f"tags.`{DIGEST_TAG}` = '{trained_digest}'"):
+        match run.data.tags.get(SOURCE_TAG):
+            case "pipeline" | "pipeline.train":
+                client.log_outputs(run.info.run_id, [entities.LoggedModelOutput(model_id, step=0)])
+            case "pipeline.evaluate":
+                client.log_inputs(run.info.run_id, models=[entities.LoggedModelInput(model_id)])
 
 
 def _copy(source: Path, target: Path) -> None:

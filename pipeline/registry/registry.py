@@ -4,7 +4,6 @@ A version is created in steps, of which the tag `registered_at` is the last. If 
 what a killed registration leaves has no such tag and is removed by the next.
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from pipeline.evaluation.figures import ORIGINS
 from pipeline.provenance import lineage
 from pipeline.provenance.dvc import LOCK
 from pipeline.provenance.git import worktree
@@ -21,7 +19,7 @@ from pipeline.provenance.process import ProcessId
 from pipeline.registry import history
 from pipeline.registry.aliases import Aliases
 from pipeline.registry.comparison import LoadedModel
-from pipeline.registry.logged_model import save_logged_model
+from pipeline.registry.logged_model import link_to_runs, log_figures, save_logged_model
 from pipeline.registry.model_card import MAX_DESCRIPTION, shortened
 from pipeline.registry.promotion import Decision
 from pipeline.registry.rule import Outcome
@@ -139,7 +137,7 @@ class Registry:
             logged = self._client.create_logged_model(self._experiment, self.name, run_id, tags, model_type="diffusion")
             try:
                 self._upload(logged.model_id, candidate)
-                self._log_metrics(run_id, logged.model_id, candidate.metrics)
+                log_figures(self._client, run_id, logged.model_id, candidate.metrics)
                 version = self._create_version(logged.model_id, run_id, tags, decision, card)
                 self.aliases.apply(decision.decision, version, decision.champion)
             except BaseException:
@@ -148,6 +146,7 @@ class Registry:
                     self._undo(logged.model_id)
                 raise
             self._describe(version, run_id, candidate, card)
+            link_to_runs(self._client, logged.model_id, candidate.trained_digest)
             self._complete(version)
             self._name_run(run_id, version, decision)
             self.aliases.show()
@@ -162,7 +161,7 @@ class Registry:
         source = str(self._client.get_model_version(self.name, version).source)
         with self._run(self._training_run(candidate.trained_digest)) as run_id:
             self._log_evidence(run_id, candidate, decision, card)
-            self._log_metrics(run_id, source.removeprefix(LOGGED_MODEL), candidate.metrics)
+            log_figures(self._client, run_id, source.removeprefix(LOGGED_MODEL), candidate.metrics)
             self.aliases.record(decision.decision, version, decision.champion, decision.why)
             for key, value in _verdict(decision).items():
                 self._client.set_model_version_tag(self.name, version, key, value)
@@ -194,13 +193,6 @@ class Registry:
             save_logged_model(Path(folder) / "model", candidate.folder, candidate.model)
             self._client.log_model_artifacts(model_id, f"{folder}/model")
         self._client.finalize_logged_model(model_id, "READY")
-
-    def _log_metrics(self, run_id: str, model_id: str, metrics: Mapping[str, float]) -> None:
-        """Log the model's own figures: floors and baseline would fill the charts; they are in the card and the evidence."""
-        metric, now = store.mlflow().entities.Metric, time.time_ns() // 1_000_000
-        own = {key: value for key, value in metrics.items() if key.startswith(f"{ORIGINS[0]}/")}
-        entities = [metric(key, value, now, 0, model_id=model_id, run_id=run_id) for key, value in own.items()]
-        self._client.log_batch(run_id, metrics=entities)
 
     def _create_version(
         self, model_id: str, run_id: str, tags: Mapping[str, str], decision: Decision, card: str

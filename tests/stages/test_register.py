@@ -375,6 +375,8 @@ def test_a_versions_run_has_what_mlflow_compares_and_leads_to_the_run_that_train
     folder = write_model(Path("model"))
     with runs.stage_run("train", params={}) as run:
         run.tags({"model.digest": model_digest(folder)})
+    with runs.stage_run("evaluate", params={}) as run:
+        run.model(model_digest(folder))
     register(NAME, folder, write_evaluation(Path("evaluation"), 0.1), Path("registration"), NOWHERE)
     client = store.connect()
     registration = client.get_run(versions()["1"].run_id)
@@ -388,6 +390,16 @@ def test_a_versions_run_has_what_mlflow_compares_and_leads_to_the_run_that_train
     assert registration.data.tags["mlflow.parentRunId"] == training.data.tags["mlflow.parentRunId"]
     assert registration.data.metrics[promotion.KID] == 0.1
     assert registration.info.status == "FINISHED"
+    [logged] = client.search_logged_models([store.experiment_id(client)])
+    assert {(figure.dataset_name, figure.dataset_digest) for figure in logged.metrics} == {("prepared", "d1g3st")}
+    pipeline = client.get_run(training.data.tags["mlflow.parentRunId"])
+    assert [[each.model_id for each in run.outputs.model_outputs] for run in (training, pipeline)] == 2 * [
+        [logged.model_id]
+    ]
+    [found] = client.search_runs([store.experiment_id(client)], "attributes.run_name = 'evaluate'")
+    # What a search finds has no models.
+    evaluation = client.get_run(found.info.run_id)
+    assert [each.model_id for each in evaluation.inputs.model_inputs] == [logged.model_id]
     assert [file.path for file in client.list_artifacts(registration.info.run_id)] == [
         "MODEL_CARD.md", "decision.json", "params.yaml",
     ]  # fmt: skip
