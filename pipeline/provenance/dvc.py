@@ -40,9 +40,12 @@ def dvc(*arguments: str, folder: Path | None = None) -> str:
 
 
 def environment() -> dict[str, str]:
-    """That of this process, with the programs of its Python first: stages and the workers of DVC's queue call them by name."""
+    """That of this process, with the programs of its Python first: stages and the workers of DVC's queue call them by name.
+
+    Without DVC's reports of its use, which .dvc/config turns off within a project alone.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return os.environ | {"PATH": path}
+    return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
 
 
 def md5(content: bytes) -> str:
