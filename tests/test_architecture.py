@@ -4,6 +4,7 @@ import ast
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import grimp
 import pytest
@@ -14,6 +15,7 @@ from packaging.utils import canonicalize_name
 from pipeline import cli
 from pipeline.diffusion.sampling import SAMPLERS
 from pipeline.params import Params
+from service.http.schemas import SamplerName
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -164,6 +166,7 @@ def test_a_sampler_is_offered_wherever_one_is_chosen() -> None:
     [named] = re.findall(r"const SAMPLERS = \{(.*)\}", (playground / "settings.js").read_text())
     offered = {
         "foundry sample": option.type.choices,  # type: ignore[attr-defined]
+        "schemas.py": get_args(SamplerName),
         "page.html": re.findall(r'name="sampler" value="(\w+)"', (playground / "page.html").read_text()),
         "settings.js": re.findall(r"(\w+):", named),
         "foundry_pipeline.py": re.findall(r'"(\w+)"', re.findall(r"sampler not in \((.*?)\)", exported)[0]),
