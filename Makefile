@@ -162,7 +162,7 @@ test-fast: install-dev ## all tests that start no process and train nothing, for
 test: check ## what CI runs
 	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
 
-test-long: install-dev ## repeated kills and soaks, up to 45 minutes
+test-long: install-dev ## repeated kills, soaks and faults of servers, an hour or two
 	@OMP_NUM_THREADS=1 pytest -m long
 
 verify: data ## train shortly twice, once killed three times, and compare every byte
