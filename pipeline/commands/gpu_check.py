@@ -199,7 +199,8 @@ def exactness_of_service() -> Iterator[Row]:
         command = [sys.executable, "-m", "pipeline", "exactness", str(Path(folder) / "model")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  # our own command
     if done.returncode:
-        raise FoundryError(f"the service's exactness could not be checked: {done.stderr.strip().splitlines()[-1:]}")
+        reason = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+        raise FoundryError(f"the service's exactness could not be checked: {reason}")
     found = json.loads(done.stdout)
     yield Row("service, pictures of 8 with other bits among others than alone", found["together"], 0)
     yield Row("service, pictures of 8 with other bits by CUDA graphs than without", found["without_recording"], 0)
