@@ -20,7 +20,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from benchmarks.protocol import ROOT, finish, log_progress, parser, python, run_command, table
+from benchmarks.protocol import ROOT, checked_out, finish, log_progress, parser, python, run_command, table
 from pipeline import cli
 from pipeline.errors import CheckFailedError, FoundryError
 
@@ -102,15 +102,10 @@ def measure_pairs(
 
 @contextmanager
 def _checkout(project: Path, commit: str) -> Iterator[Path]:
-    with TemporaryDirectory(prefix="foundry-") as folder:
-        place = Path(folder) / "checkout"
-        run_command(["git", "worktree", "add", "--quiet", "--detach", str(place), commit], folder=project)
-        try:
-            if not (place / "benchmarks" / "speed.py").exists():
-                raise FoundryError(f"{commit}: has no benchmarks/speed.py; commits from that file on can be compared")
-            yield place
-        finally:
-            run_command(["git", "worktree", "remove", "--force", str(place)], folder=project)
+    with checked_out(project, commit) as place:
+        if not (place / "benchmarks" / "speed.py").exists():
+            raise FoundryError(f"{commit}: has no benchmarks/speed.py; commits from that file on can be compared")
+        yield place
 
 
 def _speeds(folder: Path, *, quick: bool) -> Speeds:

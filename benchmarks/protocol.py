@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -134,6 +134,22 @@ def _watched(pid: int) -> Iterator[list[float]]:
     finally:
         ended.set()
         thread.join()
+
+
+@contextmanager
+def checked_out(project: Path, commit: str) -> Iterator[Path]:
+    """Yield a folder with a commit of a repository, in a worktree that is removed afterwards.
+
+    Raises:
+        FoundryError: the commit is unknown.
+    """
+    with TemporaryDirectory(prefix="foundry-") as folder:
+        place = Path(folder) / "checkout"
+        run_command(["git", "worktree", "add", "--quiet", "--detach", str(place), commit], folder=project)
+        try:
+            yield place
+        finally:
+            run_command(["git", "worktree", "remove", "--force", str(place)], folder=project)
 
 
 def python(*arguments: str) -> list[str]:

@@ -13,7 +13,7 @@ from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import yaml
@@ -143,7 +143,7 @@ class OurArm(TrainedArm):
     def train(self, workspace: Workspace, num_images: int, seed: int, out: Path) -> Run:
         folder = out.absolute() / "project"
         folder.mkdir(parents=True)
-        document = workspace.params.model_dump(mode="json", by_alias=True)
+        document = self.params(workspace)
         document["train"] |= {"num_images": num_images, "seed": seed}
         (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
         schedule = (workspace.data / "schedule").absolute()
@@ -151,8 +151,16 @@ class OurArm(TrainedArm):
         return run_command(
             python("-m", "pipeline.train", *options, "--out", str(out.absolute() / "model")),
             folder=folder,
-            environment=workspace.environment | {"DVC_ROOT": str(folder)},
+            environment=self.environment(workspace) | {"DVC_ROOT": str(folder)},
         )
+
+    def params(self, workspace: Workspace) -> dict[str, Any]:
+        """Return the document of params.yaml."""
+        return workspace.params.model_dump(mode="json", by_alias=True)
+
+    def environment(self, workspace: Workspace) -> dict[str, str]:
+        """Return what finds the code that trains."""
+        return workspace.environment
 
     def draw(self, workspace: Workspace, out: Path, params: EvaluateParams) -> ArmSamples:
         dataset = Dataset.open(self._dataset_folder(workspace))

@@ -18,7 +18,7 @@ import itertools
 import json
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -70,11 +70,11 @@ def main() -> None:
     with TemporaryDirectory(prefix="foundry-") as temporary:
         workspace = read_workspace(arguments.data, arguments.scratch or Path(temporary))
         workspace.scratch.mkdir(parents=True, exist_ok=True)
-        comparison = EqualTimeComparison(workspace, _document(arguments, workspace.params), arguments.out)
-        comparison.run(_tasks(arguments))
-    finish(arguments, comparison.document, report(comparison.document))
+        document = document_of(arguments, workspace.params, ARMS)
+        EqualTimeComparison(workspace, ARMS, document, arguments.out).run(_tasks(arguments))
+    finish(arguments, document, report(document))
     if arguments.figure:
-        write_figure(arguments.figure, comparison.document)
+        write_figure(arguments.figure, document)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -100,13 +100,13 @@ def _tasks(arguments: argparse.Namespace) -> list[Task]:
     return [Task(arm, share * minutes, seed) for seed, share, arm in rounds]
 
 
-def _document(arguments: argparse.Namespace, params: Params) -> dict[str, Any]:
+def document_of(arguments: argparse.Namespace, params: Params, arms: Iterable[str]) -> dict[str, Any]:
     """Return the results of an earlier run with this --out, or an empty document.
 
     Raises:
         FoundryError: the earlier run used another machine, other params or another number of samples.
     """
-    throughput = {name: asdict(QUICK_THROUGHPUT) for name in ARMS} if arguments.quick else {}
+    throughput = {name: asdict(QUICK_THROUGHPUT) for name in arms} if arguments.quick else {}
     facts = {
         "cpu": machine_facts()["cpu"],
         "cores": machine_facts()["cores"],
@@ -128,8 +128,10 @@ def _document(arguments: argparse.Namespace, params: Params) -> dict[str, Any]:
 class EqualTimeComparison:
     """Trains and evaluates the arms one by one and writes the document after each."""
 
-    def __init__(self, workspace: Workspace, document: dict[str, Any], out: Path | None) -> None:
-        self.workspace, self.document, self.out = workspace, document, out
+    def __init__(
+        self, workspace: Workspace, arms: Mapping[str, TrainedArm], document: dict[str, Any], out: Path | None
+    ) -> None:
+        self.workspace, self.arms, self.document, self.out = workspace, arms, document, out
         self.evaluator: Evaluator = load_evaluator(workspace.data / "features", workspace.dataset)
 
     def run(self, tasks: Iterable[Task]) -> None:
@@ -139,7 +141,7 @@ class EqualTimeComparison:
             self._save()
 
     def _result(self, task: Task) -> dict[str, Any]:
-        arm, out = ARMS[task.arm], self.workspace.scratch / task.folder
+        arm, out = self.arms[task.arm], self.workspace.scratch / task.folder
         training = kept_training(out, self.document["params"]) or self._train(task, out)
         params, num_samples = self.workspace.params.evaluate, self.document["num_samples"]
         # No more images to choose the guidance than to evaluate: --quick has to be quick with a peer's network too.
@@ -152,7 +154,7 @@ class EqualTimeComparison:
 
     def _train(self, task: Task, out: Path) -> dict[str, float]:
         """Train, and record number of images, time and memory in `out`."""
-        arm, seconds = ARMS[task.arm], 60 * task.minutes
+        arm, seconds = self.arms[task.arm], 60 * task.minutes
         num_images = self._throughput(arm, seconds).images_in(seconds)
         # Files of an interrupted run.
         shutil.rmtree(out, ignore_errors=True)
