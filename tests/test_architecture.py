@@ -95,6 +95,15 @@ def test_a_stage_depends_on_exactly_the_code_that_it_runs(stage: str) -> None:
     assert {path for paths in covering.values() for path in paths} == set(listed)
 
 
+@pytest.mark.parametrize(
+    ("package", "needed_by"), [("great_expectations", {"prepare"}), ("sklearn", {"features", "evaluate"})]
+)
+def test_what_takes_long_to_import_is_imported_by_the_stages_that_need_it(package: str, needed_by: set[str]) -> None:
+    graph = grimp.build_graph("pipeline", include_external_packages=True, cache_dir=None)
+    chains = {stage: graph.find_shortest_chain(f"pipeline.{stage}", package) for stage in {*STAGES, "register"}}
+    assert {stage for stage, chain in chains.items() if chain} == needed_by, chains
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_file_of_dvc_yaml_stands_in_the_contracts(stage: str) -> None:
     contracts = (ROOT / "docs" / "contracts.md").read_text()

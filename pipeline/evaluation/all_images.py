@@ -5,7 +5,7 @@ which a small set has few. A generator that repeats its training images is close
 counted on their own.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -18,7 +18,6 @@ from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.subset import Subset
 from pipeline.evaluation.evaluator import Evaluator, load_evaluator, save_evaluator
 from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
-from pipeline.evaluation.linear_head import LinearHead, fit_head
 from pipeline.evaluation.metrics import Reference, kid
 from pipeline.params import FeaturesParams
 
@@ -67,14 +66,6 @@ def measure_all(dataset: Dataset, params: FeaturesParams) -> AllImages:
     )
     extractor = make_extractor(config, params, train)
     return AllImages(*(Evaluator(extractor, part, extractor.features(part)) for part in (train, held_out)))
-
-
-def with_classes(images: AllImages, num_classes: int) -> tuple[AllImages, LinearHead]:
-    """Give the extractor a linear classifier, fitted to all images, whose labels must be known; returns that too."""
-    labels = [part.real.labels for part in (images.train, images.held_out) if part.real.labels is not None]
-    head = fit_head(images.features, np.concatenate(labels), num_classes)
-    extractor = images.train.extractor.with_head(head.weight, head.bias)
-    return AllImages(replace(images.train, extractor=extractor), replace(images.held_out, extractor=extractor)), head
 
 
 def save_all(folder: Path, images: AllImages) -> None:

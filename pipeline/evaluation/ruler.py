@@ -1,16 +1,16 @@
 """The choice of the extractor by which a model is measured: the classifier, or the bundled network where that is better."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.subset import Subset
-from pipeline.evaluation.all_images import AllImages, with_classes
+from pipeline.evaluation.all_images import AllImages
 from pipeline.evaluation.evaluator import Evaluator, share_figures
 from pipeline.evaluation.extractors import extractor_config, make_extractor
-from pipeline.evaluation.linear_head import recognises_more
+from pipeline.evaluation.linear_head import LinearHead, fit_head, recognises_more
 from pipeline.params import FeaturesParams
 
 MAX_HELD_OUT = 10_000
@@ -65,6 +65,14 @@ def _bundled_ruler(all_images: AllImages, num_classes: int) -> Ruler:
         return Ruler(all_images.held_out, all_images.train, None)
     known, head = with_classes(all_images, num_classes)
     return Ruler(known.held_out, known.train, head.recognised)
+
+
+def with_classes(images: AllImages, num_classes: int) -> tuple[AllImages, LinearHead]:
+    """Give the extractor a linear classifier, fitted to all images, whose labels must be known; returns that too."""
+    labels = [part.real.labels for part in (images.train, images.held_out) if part.real.labels is not None]
+    head = fit_head(images.features, np.concatenate(labels), num_classes)
+    extractor = images.train.extractor.with_head(head.weight, head.bias)
+    return AllImages(replace(images.train, extractor=extractor), replace(images.held_out, extractor=extractor)), head
 
 
 def _own_ruler(params: FeaturesParams, dataset: Dataset) -> Ruler:

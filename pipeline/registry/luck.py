@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from pipeline.evaluation.paired_kid import Difference
 from pipeline.params import RegisterParams
@@ -130,8 +130,9 @@ def judge(
     if by_seed:
         errors.append((stdev(same_seed) / math.sqrt(len(same_seed)), len(same_seed) - 1))
     value = fmean(same_seed) if by_seed else fmean(each.value for each in pairs.values())
-    half = min(float(t.isf(level, degrees)) * error for error, degrees in errors)
-    found_with_power = min(float(t.isf(level, d) + t.ppf(params.power, d)) * error for error, d in errors)
+    # Quantiles of Student's t: scipy.stats gives the same ones, and takes half a second longer to import.
+    half = min(-float(stdtrit(d, level)) * error for error, d in errors)
+    found_with_power = min(float(stdtrit(d, params.power) - stdtrit(d, level)) * error for error, d in errors)
     return KidDifference(
         value=value,
         low=value - half,
