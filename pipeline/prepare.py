@@ -4,6 +4,9 @@ Every image found is listed in the manifest. Files that cannot be decoded are qu
 images are resized, split and packed into shards, provided that the manifest passes the checks of Great Expectations. If it
 does not, the manifest, the validation report and the data report are written, but no dataset.
 
+Sources of several shards are examined by one process per core (`NPROC` sets the number), which changes no byte. The results
+of shards are kept in .foundry/examined, so that of a set that has grown only new shards are decoded.
+
 Reads: data/raw, data/excluded.txt
 Writes: data/prepared (docs/contracts.md lists it file by file)
 Params: prepare
@@ -11,7 +14,9 @@ Params: prepare
 
 import sys
 from collections.abc import Collection
+from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -23,11 +28,13 @@ from pipeline.ingestion.examination import examine, wanted_images
 from pipeline.ingestion.exclusions import read_exclusions
 from pipeline.ingestion.expectations import validate
 from pipeline.ingestion.manifest import build_manifest, write_manifest
+from pipeline.ingestion.shards import delete_unused
 from pipeline.ingestion.sources import read_raw
 from pipeline.ingestion.spool import PixelSpool
 from pipeline.ingestion.validation import ValidationReport
 from pipeline.params import PrepareParams, load_params
 from pipeline.reporting.data_report import write_report
+from pipeline.tracking import runs
 from pipeline.tracking.runs import StageRun, stage_run
 
 PARTIAL = ".partial"
@@ -42,7 +49,10 @@ def main(raw: Path, excluded: Path, out: Path) -> None:
     # Before the run is opened, since a run logs the dataset that exists when it starts.
     remove_outputs(out, OUTS)
     with stage_run("prepare", params={"prepare": params.model_dump(mode="json")}) as run:
-        validation, dataset = prepare(raw, out, params, read_exclusions(excluded))
+        # Outside of the outs, which DVC removes before a stage runs.
+        examined = runs.main_worktree() / ".foundry" / "examined"
+        validation, dataset = prepare(raw, out, params, read_exclusions(excluded), examined)
+        delete_unused(examined)
         log(run, out, validation, dataset)
         require_success(validation, out)
         if dataset is not None:
@@ -51,9 +61,11 @@ def main(raw: Path, excluded: Path, out: Path) -> None:
 
 
 def prepare(
-    raw: Path, out: Path, params: PrepareParams, excluded: Collection[str] = ()
+    raw: Path, out: Path, params: PrepareParams, excluded: Collection[str] = (), examined: Path | None = None
 ) -> tuple[ValidationReport, DatasetInfo | None]:
     """Make `out` from `raw` without the sources `excluded`.
+
+    Examined shards are kept in the folder `examined`, if there is one, and taken from there when they are needed again.
 
     Returns:
         The results of the checks; and the dataset, or None if a check failed and no dataset was written.
@@ -63,12 +75,14 @@ def prepare(
     """
     remove_outputs(out, OUTS)
     num_classes = len(params.class_names) if params.class_names else None
-    with PixelSpool(out, params.image_shape) as spool:
+    place = TemporaryDirectory(dir=out) if examined is None else nullcontext(examined)
+    with place as folder, PixelSpool(out, params.image_shape) as spool:
         examination = examine(
             lambda: read_raw(raw, params.source, labelled=params.labelled, num_classes=num_classes),
             spool,
             wanted_images(params),
             "prepare",
+            Path(folder),
         )
         manifest, class_names = build_manifest(examination.rows, params.class_names, params.held_out_share, excluded)
         write_manifest(out / "manifest.parquet", manifest)

@@ -90,10 +90,10 @@ def survey(folder: Path, excluded: Collection[str] = ()) -> Survey:
     """
     kind, start = kind_of(folder), perf_counter()
     with TemporaryDirectory() as place, PixelSpool(Path(place), (SIDE, SIDE, 4)) as spool:
-        rows, class_sizes, outside_share = _examined_with_classes(folder, kind, spool, excluded)
+        rows, class_sizes, outside_share = _examined_with_classes(folder, kind, spool, excluded, Path(place))
         if outside_share > MOST_OUTSIDE:
             spool.clear()
-            rows = _examined(folder, kind, spool, excluded, labelled=False)
+            rows = _examined(folder, kind, spool, excluded, Path(place), labelled=False)
         seconds = perf_counter() - start
         accepted = rows[rows["state"] == "accepted"]
         pixels = spool.read(accepted["position_in_spool"])
@@ -146,28 +146,28 @@ def has_labels(folder: Path, kind: Kind) -> bool:
 
 
 def _examined(
-    folder: Path, kind: Kind, spool: PixelSpool, excluded: Collection[str], *, labelled: bool
+    folder: Path, kind: Kind, spool: PixelSpool, excluded: Collection[str], place: Path, *, labelled: bool
 ) -> pd.DataFrame:
-    """One row per file, with the columns of `pipeline.ingestion.manifest.ROW`; pixels go to `spool`."""
+    """One row per file, with the columns of `pipeline.ingestion.manifest.ROW`; pixels go to `spool`, by files in `place`."""
 
     def open_source() -> RawSet:
         return read_raw(folder, kind, labelled=labelled, num_classes=None)
 
-    rows = examine(open_source, spool, Wanted(SIDE, 4), "survey").rows
+    rows = examine(open_source, spool, Wanted(SIDE, 4), "survey", place).rows
     rows["position_in_spool"] = (rows["state"] == "accepted").cumsum() - 1
     sources = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + rows["position"].astype("str"))
     return rows[~sources.isin(list(excluded))]
 
 
 def _examined_with_classes(
-    folder: Path, kind: Kind, spool: PixelSpool, excluded: Collection[str]
+    folder: Path, kind: Kind, spool: PixelSpool, excluded: Collection[str], place: Path
 ) -> tuple[pd.DataFrame, dict[str, int], float]:
     """The rows, the images by class, and the share of files in no class."""
     if kind in {"images", "archive"} or has_labels(folder, kind):
         with suppress(NoClassesError):
-            rows = _examined(folder, kind, spool, excluded, labelled=True)
+            rows = _examined(folder, kind, spool, excluded, place, labelled=True)
             return rows, dict(sorted(_class_sizes(rows).items())), float((rows["reason"] == NO_CLASS).mean())
-    return _examined(folder, kind, spool, excluded, labelled=False), {}, 0.0
+    return _examined(folder, kind, spool, excluded, place, labelled=False), {}, 0.0
 
 
 def _class_sizes(rows: pd.DataFrame) -> dict[str, int]:

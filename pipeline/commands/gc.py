@@ -24,6 +24,7 @@ MIB = 1 << 20
 KEPT = {
     "states of trainings": (".foundry/training", "of the 3 last finished and the 16 last stopped ones, at most"),
     "restored checkouts": (".foundry/checkouts", "`git worktree remove --force FOLDER` gives one up"),
+    "examined images": (".foundry/examined", "which `prepare` used in the last 30 days; all may be deleted"),
     "files of MLflow": (store.ARTIFACTS, "also of refused versions, which a person may promote"),
 }
 """Places that this command only measures, and what to know of them."""

@@ -1,6 +1,7 @@
 """A temporary file for prepared pixels, which wait there until all images are examined and their splits are known."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.artefacts.files import naming
+
+COPIED_AT_ONCE = 2**20
 
 
 class PixelSpool:
@@ -35,10 +38,10 @@ class PixelSpool:
         with suppress(OSError):
             self._file.close()
 
-    def append(self, pixels: NDArray[np.uint8]) -> None:
-        """Add images `[n, height, width, channels]`."""
-        with naming(self._folder):
-            self._file.write(pixels.tobytes())
+    def append_file(self, pixels: Path) -> None:
+        """Add images `[n, height, width, channels]` from a file without a header."""
+        with naming(self._folder), pixels.open("rb") as file:
+            shutil.copyfileobj(file, self._file, COPIED_AT_ONCE)
 
     def clear(self) -> None:
         """Drop all images."""

@@ -78,6 +78,7 @@ def open_raw(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
             spool,
             wanted_images(params),
             f"examine {folder}",
+            Path(place),
         )
         manifest, _ = build_manifest(examination.rows, _names(params, examination.rows), params.held_out_share)
 

@@ -1,6 +1,8 @@
 """Readers of data/raw, one module per kind of source (docs/contracts.md describes the kinds).
 
-Images are yielded one at a time; nothing is unpacked to disk and no more than one image is held in memory. A file that
+A source is divided into shards, each of which is read by itself: files of a folder, a tar of a WebDataset, a Parquet file;
+other archives, arrays and IDX files are one shard. Within a shard images are yielded one at a time; nothing is unpacked to
+disk and no more than one image is held in memory. A file that
 cannot be an image (a link out of the folder, a device, an archive member that is too large) is yielded with a reason instead
 of its content, so that it appears in the manifest. A source that cannot be used at all raises FoundryError.
 """
@@ -14,9 +16,9 @@ from pipeline.ingestion.sources.arrays import read_arrays
 from pipeline.ingestion.sources.folder import read_folder
 from pipeline.ingestion.sources.idx import read_idx
 from pipeline.ingestion.sources.parquet import SUFFIX, read_parquet
-from pipeline.ingestion.sources.raw import RawImage, RawSet, is_ignored, listed
+from pipeline.ingestion.sources.raw import RawImage, RawSet, RawShard, is_ignored, listed
 
-__all__ = ["Kind", "RawImage", "RawSet", "kind_of", "read_raw"]
+__all__ = ["Kind", "RawImage", "RawSet", "RawShard", "kind_of", "read_raw"]
 
 Kind = Literal["idx", "images", "archive", "arrays"]
 

@@ -7,6 +7,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pipeline.ingestion.sources.raw import (
     NoClassesError,
     RawImage,
     RawSet,
+    RawShard,
     UnreadableError,
     is_ignored,
     listed,
@@ -86,7 +88,8 @@ def read_archive(folder: Path, *, labelled: bool) -> RawSet:
         raise FoundryError(f"{path}: found no files, wanted images")
     if labelled and all(layout.label(member.parts) is None for member in members):
         raise NoClassesError(f"{path}: {FLAT}")
-    return RawSet(len(members), _images(path, members, layout, labelled=labelled))
+    # One shard: to reach a member of a compressed tar, all before it have to be read.
+    return RawSet((RawShard(partial(_images, path, members, layout, labelled=labelled), len(members)),))
 
 
 def _file_of(path: Path, members: list[Member], parts: tuple[str, ...]) -> bytes:

@@ -3,6 +3,7 @@
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.decode import MAX_PIXELS
-from pipeline.ingestion.sources.raw import RawImage, RawSet, check_labels, image_rows, is_ignored, listed
+from pipeline.ingestion.sources.raw import RawImage, RawSet, RawShard, check_labels, image_rows, is_ignored, listed
 
 Open = Callable[[str], IO[bytes]]
 """Opens `images.npy` or `labels.npy`, in a folder or in an .npz."""
@@ -58,7 +59,7 @@ def _read(path: Path, labels_path: Path, open_array: Open, *, labelled: bool, nu
         with open_array("labels.npy") as file:
             labels = _labels(labels_path, file)
         check_labels(labels_path, labels, num_images, num_classes)
-    return RawSet(num_images, _images(path, open_array, labels))
+    return RawSet((RawShard(partial(_images, path, open_array, labels), num_images),))
 
 
 def _images(path: Path, open_array: Open, labels: NDArray[np.int64] | None) -> Iterator[RawImage]:

@@ -1,12 +1,14 @@
 """Source `images`: a folder of image files at any depth."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from pipeline.errors import FoundryError
-from pipeline.ingestion.sources.layout import Layout, layout_of
+from pipeline.ingestion.sources.layout import Layout, Split, layout_of
 from pipeline.ingestion.sources.raw import (
     FLAT,
     MAX_BYTES,
@@ -14,10 +16,14 @@ from pipeline.ingestion.sources.raw import (
     NoClassesError,
     RawImage,
     RawSet,
+    RawShard,
     UnreadableError,
     is_ignored,
     printable,
 )
+
+FILES_PER_SHARD = 1024
+"""On average."""
 
 
 def read_folder(folder: Path, *, labelled: bool) -> RawSet:
@@ -33,7 +39,24 @@ def read_folder(folder: Path, *, labelled: bool) -> RawSet:
         raise FoundryError(f"{folder}: found no files, wanted images")
     if labelled and all(layout.label(path.parts) is None for path in paths):
         raise NoClassesError(f"{folder}: {FLAT}")
-    return RawSet(len(paths), _images(folder, paths, layout, labelled=labelled))
+    return RawSet(tuple(_shard(folder, files, layout, labelled=labelled) for files in _divided(paths)))
+
+
+def _divided(paths: list[Path]) -> Iterator[list[Path]]:
+    """Divide the files after those whose names' digests say so: more files elsewhere leave a shard as it is."""
+    shard: list[Path] = []
+    for path in paths:
+        shard.append(path)
+        if int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:4]) % FILES_PER_SHARD == 0:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
+
+
+def _shard(folder: Path, paths: list[Path], layout: Layout, *, labelled: bool) -> RawShard:
+    files = [(path, layout.label(path.parts) if labelled else None, layout.split(path.parts)) for path in paths]
+    return RawShard(partial(_images, folder, files, labelled=labelled), len(files))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -48,12 +71,10 @@ def _refuse(error: OSError) -> None:
     raise FoundryError(f"{error.filename}: not readable: {error.strerror}")
 
 
-def _images(folder: Path, paths: list[Path], layout: Layout, *, labelled: bool) -> Iterator[RawImage]:
+def _images(folder: Path, files: list[tuple[Path, str | None, Split | None]], *, labelled: bool) -> Iterator[RawImage]:
     root = folder.resolve()
-    for path in paths:
-        label = layout.label(path.parts) if labelled else None
+    for path, label, split in files:
         name, printable_label = printable(path.as_posix()), label and printable(label)
-        split = layout.split(path.parts)
         try:
             content = _content(folder / path, root)
         except UnreadableError as error:

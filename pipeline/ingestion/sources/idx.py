@@ -3,6 +3,7 @@
 import math
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.decode import MAX_PIXELS
-from pipeline.ingestion.sources.raw import RawImage, RawSet, check_labels, image_rows
+from pipeline.ingestion.sources.raw import RawImage, RawSet, RawShard, check_labels, image_rows
 
 IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
 """Unsigned bytes in 3 dimensions and in 1."""
@@ -21,7 +22,7 @@ SPLITS: dict[str, Literal["train", "held_out"]] = {"t10k": "held_out", "train": 
 
 
 def read_idx(folder: Path, *, labelled: bool, num_classes: int | None) -> RawSet:
-    """Read the two splits, one after the other."""
+    """Read the two splits, one after the other, as one shard: nothing has to be decoded, so that threads are enough."""
     num_images, parts = 0, []
     for prefix, split in SPLITS.items():
         path, labels_path = folder / f"{prefix}-images-idx3-ubyte", folder / f"{prefix}-labels-idx1-ubyte"
@@ -30,8 +31,8 @@ def read_idx(folder: Path, *, labelled: bool, num_classes: int | None) -> RawSet
         if labels is not None:
             check_labels(labels_path, labels, shape[0], num_classes)
         num_images += shape[0]
-        parts.append(_images(path, shape, labels, split))
-    return RawSet(num_images, (image for part in parts for image in part))
+        parts.append(partial(_images, path, shape, labels, split))
+    return RawSet((RawShard(lambda: (image for part in parts for image in part()), num_images),))
 
 
 def _shape(path: Path, magic: int, num_dimensions: int) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.layout import LABEL_COLUMNS, SPLIT_NAMES, Split
-from pipeline.ingestion.sources.raw import NoClassesError, RawImage, RawSet, is_ignored
+from pipeline.ingestion.sources.raw import NoClassesError, RawImage, RawSet, RawShard, is_ignored
 
 SUFFIX = ".parquet"
 ROWS_AT_ONCE = 64
@@ -44,7 +45,7 @@ def read_parquet(folder: Path, *, labelled: bool) -> RawSet:
     tables = [_table(path, path.relative_to(folder).as_posix(), labelled=labelled) for path in paths]
     if len({table.split for table in tables}) == 1:
         tables = [replace(table, split=None) for table in tables]
-    return RawSet(sum(table.num_rows for table in tables), (image for table in tables for image in _images(table)))
+    return RawSet(tuple(RawShard(partial(_images, table), table.num_rows) for table in tables))
 
 
 def _table(path: Path, name: str, *, labelled: bool) -> Table:

@@ -2,7 +2,7 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
@@ -55,11 +55,33 @@ class RawImage:
 
 
 @dataclass(frozen=True, eq=False, slots=True)
+class RawShard:
+    """A part of a source, which is read by itself: one of several is pickled, and read in another process."""
+
+    read: Callable[[], Iterator[RawImage]]
+    """Reads the images from the first on, as often as it is called."""
+    num_images: int | None = None
+    """None: not known before all are read."""
+    version: str | None = None
+    """Names all that the images follow from, where it is known without reading them."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
 class RawSet:
     """All images of a source, in an order that depends only on the source."""
 
-    num_images: int
-    images: Iterator[RawImage]
+    shards: tuple[RawShard, ...]
+
+    @property
+    def num_images(self) -> int | None:
+        """None: not known before all are read."""
+        numbers = [shard.num_images for shard in self.shards if shard.num_images is not None]
+        return sum(numbers) if len(numbers) == len(self.shards) else None
+
+    @property
+    def images(self) -> Iterator[RawImage]:
+        """All images, one shard after the other."""
+        return (image for shard in self.shards for image in shard.read())
 
 
 def is_ignored(name: str) -> bool:

@@ -5,12 +5,13 @@ import lzma
 import tarfile
 import zlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.layout import BESIDE_SUFFIXES, LABEL_COLUMNS
-from pipeline.ingestion.sources.raw import MAX_BYTES, RawImage, RawSet, is_ignored, printable
+from pipeline.ingestion.sources.raw import MAX_BYTES, RawImage, RawSet, RawShard, is_ignored, printable
 
 CLASS_SUFFIX, TABLE_SUFFIX = "cls", "json"
 
@@ -28,15 +29,8 @@ def is_webdataset(paths: list[Path]) -> bool:
 
 
 def read_webdataset(paths: list[Path], *, labelled: bool) -> RawSet:
-    """Read all shards, sorted by name.
-
-    Raises:
-        FoundryError: a shard is damaged.
-    """
-    return RawSet(
-        sum(len(_samples(path)) for path in paths),
-        (image for path in paths for image in _images(path, labelled=labelled)),
-    )
+    """Read all shards, sorted by name; one that is damaged raises FoundryError when it is read."""
+    return RawSet(tuple(RawShard(partial(_images, path, labelled=labelled)) for path in paths))
 
 
 def _key(name: str) -> tuple[str, str]:
