@@ -5,6 +5,8 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,8 +43,8 @@ def context(tmp_path: Path) -> Path:
     return tmp_path / "context"
 
 
-def run_in(context: Path, python: Path, *arguments: str) -> str:
-    environment = {"PATH": "/usr/bin:/bin", "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(context / "bentoml")}
+def run_in(context: Path, python: Path, *arguments: str, **environment: str) -> str:
+    environment |= {"PATH": "/usr/bin:/bin", "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(context / "bentoml")}
     command = [str(python), *arguments]
     done = subprocess.run(command, cwd=context, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -50,11 +52,12 @@ def run_in(context: Path, python: Path, *arguments: str) -> str:
 
 
 def test_the_copied_files_hold_all_that_the_service_imports(context: Path) -> None:
-    python = Path(sys.executable)
-    assert run_in(context, python, "-c", IMPORTS).strip() == str(context / "service" / "app.py")
+    # Without `site`, whose .pth files would find in this project what was not copied.
+    run = partial(run_in, context, Path(sys.executable), "-S", PYTHONPATH=sysconfig.get_path("purelib"))
+    assert run("-c", IMPORTS).strip() == str(context / "service" / "app.py")
     # The entry point's command line, up to its options.
     *command, _, _, _, _, _, _ = yaml.safe_load(arguments_of("ENTRYPOINT")[0])[1:]
-    assert "--host" in run_in(context, python, *command, "--help")
+    assert "--host" in run(*command, "--help")
 
 
 def test_dockerignore_admits_everything_that_is_copied() -> None:

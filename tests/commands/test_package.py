@@ -191,6 +191,7 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
         "artefacts",
         "cli.py",
         "diffusion",
+        "device.py",
         "environment.py",
         "errors.py",
     }
