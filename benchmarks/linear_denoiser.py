@@ -13,7 +13,8 @@ from pipeline.artefacts.schedule_table import read_schedule_table
 from pipeline.artefacts.subset import evenly_spaced
 from pipeline.diffusion.gaussian import held_out_linear_denoiser_mse, linear_denoiser_mse
 from pipeline.diffusion.moments import image_moments
-from pipeline.schedule import MAX_HELD_OUT, batches
+from pipeline.inference.losses import images_for_levels
+from pipeline.schedule import batches
 
 NUM_LEVELS = 12
 
@@ -26,7 +27,7 @@ def main() -> None:
     schedule = read_schedule_table(arguments.data / "schedule" / "table.parquet").schedule
     train = dataset.split("train")
     moments = image_moments(batches(evenly_spaced(train, len(train))))
-    held_out = moments.variances_of(batches(evenly_spaced(dataset.split("held_out"), MAX_HELD_OUT)))
+    held_out = moments.variances_of(batches(images_for_levels(dataset.split("held_out"))))
     errors = {
         "snr": schedule.snr,
         "on_training_images": linear_denoiser_mse(moments.eigenvalues, schedule),

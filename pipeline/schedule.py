@@ -26,6 +26,7 @@ from pipeline.diffusion.sampling import SAMPLERS
 from pipeline.diffusion.timetables import optimise_each
 from pipeline.diffusion.weighting import SnrBounds, loss_weight
 from pipeline.errors import CheckFailedError
+from pipeline.inference.losses import images_for_levels
 from pipeline.params import Density, ScheduleParams, load_params
 from pipeline.progress import progress_bar
 from pipeline.reporting.schedule_plots import write_curves, write_curves_csv, write_forward
@@ -43,8 +44,6 @@ OUTS = (
 
 BATCH_SIZE = 4096
 """Images in memory at once."""
-MAX_HELD_OUT = 5_000
-"""On which the best linear denoiser is tried."""
 
 NUM_STEPS = (*range(4, 21), 25, 30, 40, 50)
 """Numbers of steps for which timetables are optimised; those between are stretched from the next larger one. The time of a
@@ -70,7 +69,7 @@ def schedule(dataset: Dataset, out: Path, params: ScheduleParams, run: StageRun 
     noise = noise_schedule(params, out, run)
     train = dataset.split("train")
     moments = image_moments(batches(evenly_spaced(train, len(train))))
-    held_out = evenly_spaced(dataset.split("held_out"), MAX_HELD_OUT)
+    held_out = images_for_levels(dataset.split("held_out"))
     schedule_table = make_table(params, noise, moments, moments.variances_of(batches(held_out)))
     statistics = make_statistics(params, noise, moments)
     write_schedule_table(out / "table.parquet", schedule_table)

@@ -40,7 +40,7 @@ class Subset:
     def __getitem__(self, rows: slice, /) -> NDArray[np.uint8]:
         return self.split.images(self.rows[rows])
 
-    def part(self, rows: slice) -> Subset:
+    def part(self, rows: slice | NDArray[np.bool_]) -> Subset:
         """Return the subset of these rows of the subset."""
         return Subset(self.split, self.rows[rows])
 

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from numpy.typing import NDArray
@@ -8,7 +9,7 @@ from pipeline.artefacts.subset import Subset
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.inference.losses import NUM_LEVELS, level_figures, likelihood, loss_per_noise_level
+from pipeline.inference.losses import NUM_LEVELS, images_for_levels, level_figures, likelihood, loss_per_noise_level
 from tests.fakes import NormalDenoiser
 from tests.small_sets import split_of
 
@@ -48,6 +49,18 @@ def test_a_worse_denoiser_is_above_the_linear_one_at_every_level() -> None:
     figures = level_figures(loss_per_noise_level(worse, IMAGES, TABLE, num_levels=24, seed=0, device=CPU))
     assert figures["mse_over_linear"] > 1.1
     assert figures["levels_better_than_linear"] < 0.5
+
+
+def test_levels_of_nearly_pure_noise_do_not_tell_a_model_from_the_linear_denoiser() -> None:
+    linear = np.array([0.01, 0.1, 0.5, 0.94, 0.96, 1.0]) * 0.3
+    levels = pd.DataFrame({"held_out_mse": linear * [0.5, 0.5, 0.5, 1.1, 1.1, 1.1], "linear_denoiser_mse": linear})
+    assert level_figures(levels)["levels_better_than_linear"] == 0.75
+
+
+@pytest.mark.parametrize("num_held_out", [1, 2, 20, 300])
+def test_images_for_levels_leave_others_for_the_bound(num_held_out: int) -> None:
+    images = images_for_levels(split_of(_normal_images(num_held_out)))
+    assert 0 < len(images) <= max(1, num_held_out // 2)
 
 
 def test_the_batches_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:
