@@ -30,7 +30,7 @@ NUM_FOR_LEVELS = 128
 """Images denoised at every level: the mean then has a relative error of about 2 %."""
 LEAST_EXPLAINED = 0.05
 """Share of the images' variance that the best linear denoiser explains at a level that counts. At noisier ones hardly more than
-the mean image can be told, and whether an error is 3 % above the linear one's says nothing about the images that are drawn
+the mean image can be known, and whether an error is 3 % above the linear one's says nothing about the images that are drawn
 (DECISIONS.md)."""
 NUM_T_PER_IMAGE = 8
 """Noise levels at which each image is denoised for the bound."""
