@@ -10,10 +10,9 @@ from pathlib import Path
 from benchmarks.protocol import finish, parser, table
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.schedule_table import read_schedule_table
-from pipeline.artefacts.subset import evenly_spaced
+from pipeline.artefacts.subset import evenly_spaced, images_for_levels
 from pipeline.diffusion.gaussian import held_out_linear_denoiser_mse, linear_denoiser_mse
 from pipeline.diffusion.moments import image_moments
-from pipeline.inference.losses import images_for_levels
 from pipeline.schedule import batches
 
 NUM_LEVELS = 12

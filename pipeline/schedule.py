@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import remove_outputs, write_json
 from pipeline.artefacts.schedule_table import WEIGHT_COLUMNS, ScheduleTable, write_schedule_table
-from pipeline.artefacts.subset import Subset, evenly_spaced
+from pipeline.artefacts.subset import Subset, evenly_spaced, images_for_levels
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.diffusion.betas import BETAS, rescale_zero_terminal_snr
 from pipeline.diffusion.density import DENSITIES
@@ -26,7 +26,6 @@ from pipeline.diffusion.sampling import SAMPLERS
 from pipeline.diffusion.timetables import optimise_each
 from pipeline.diffusion.weighting import SnrBounds, loss_weight
 from pipeline.errors import CheckFailedError
-from pipeline.inference.losses import images_for_levels
 from pipeline.params import Density, ScheduleParams, load_params
 from pipeline.progress import progress_bar
 from pipeline.reporting.schedule_plots import write_curves, write_curves_csv, write_forward

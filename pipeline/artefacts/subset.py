@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import Split
 
+NUM_FOR_LEVELS = 128
+"""Held-out images that are denoised at every noise level: the mean error is then known to about 2 %."""
+
 
 class Images(Protocol):
     """An array of images or a `Subset`."""
@@ -25,6 +28,11 @@ def evenly_spaced(split: Split, num_images: int) -> Subset:
     """At most `num_images` of a split, from its first to its last."""
     rows = np.linspace(0, len(split) - 1, min(len(split), num_images)).round().astype(np.int64)
     return Subset(split, rows)
+
+
+def images_for_levels(held_out: Split) -> Subset:
+    """The images on which the errors at the noise levels are measured, the model's and the best linear denoiser's."""
+    return evenly_spaced(held_out, min(NUM_FOR_LEVELS, max(1, len(held_out) // 2)))
 
 
 @dataclass(frozen=True, eq=False, slots=True)

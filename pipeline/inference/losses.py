@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.model import Model
 from pipeline.artefacts.schedule_table import ScheduleTable
-from pipeline.artefacts.subset import Subset, evenly_spaced
+from pipeline.artefacts.subset import Subset, images_for_levels
 from pipeline.device import best_device
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.images import to_unit_range
@@ -26,8 +25,6 @@ from pipeline.inference.cores import denoiser_here, on_all_cores
 from pipeline.progress import progress_bar
 
 NUM_LEVELS = 24
-NUM_FOR_LEVELS = 128
-"""Images denoised at every level: the mean then has a relative error of about 2 %."""
 LEAST_EXPLAINED = 0.05
 """Share of the images' variance that the best linear denoiser explains at a level that counts. At noisier ones hardly more than
 the mean image can be known, and whether an error is 3 % above the linear one's says nothing about the images that are drawn
@@ -72,11 +69,6 @@ def held_out_losses(
         | {"mse_over_training": geometric_mean(levels["held_out_mse"] / training_levels["held_out_mse"])}
         | likelihood(denoiser, others, schedule_table.schedule, decoder_std=decoder_std, seed=seed, device=device),
     )
-
-
-def images_for_levels(held_out: Split) -> Subset:
-    """The images on which the errors at the noise levels are measured, the model's and the best linear denoiser's."""
-    return evenly_spaced(held_out, min(NUM_FOR_LEVELS, max(1, len(held_out) // 2)))
 
 
 def loss_per_noise_level(

@@ -5,11 +5,11 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.artefacts.schedule_table import ScheduleTable
-from pipeline.artefacts.subset import Subset
+from pipeline.artefacts.subset import Subset, images_for_levels
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.inference.losses import NUM_LEVELS, images_for_levels, level_figures, likelihood, loss_per_noise_level
+from pipeline.inference.losses import NUM_LEVELS, level_figures, likelihood, loss_per_noise_level
 from tests.fakes import NormalDenoiser
 from tests.small_sets import split_of
 

@@ -13,11 +13,11 @@ from safetensors.torch import load_file
 
 from pipeline.artefacts.dataset import Dataset, DatasetInfo, digest_of, write_split
 from pipeline.artefacts.schedule_table import read_schedule_table
+from pipeline.artefacts.subset import images_for_levels
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.gaussian import SHRINKAGES
 from pipeline.diffusion.timetables import optimise_each
 from pipeline.errors import CheckFailedError
-from pipeline.inference.losses import images_for_levels
 from pipeline.params import ScheduleParams
 from pipeline.schedule import OUTS, make_betas, make_density, noise_schedule, schedule
 from pipeline.tracking import store
