@@ -70,7 +70,7 @@ def _labelled(survey: Survey) -> Choice:
     if len(sizes) < 2:
         return Choice("prepare.labelled", value=False, found=found, why="a model without classes")
     if survey.outside_share > MOST_OUTSIDE:
-        why = f"{survey.outside_share:.0%} of the images are in no class folder and would be lost"
+        why = f"{survey.outside_share:.0%} of the images are in no class and would be lost"
         return Choice("prepare.labelled", value=False, found=found, why=why)
     typical = sizes[len(sizes) // 2]
     if typical < LEAST_TYPICAL_CLASS_SIZE:

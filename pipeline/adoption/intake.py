@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 from pipeline.errors import FoundryError
-from pipeline.ingestion.sources.layout import METADATA
+from pipeline.ingestion.sources.layout import METADATA, names_classes
 from pipeline.ingestion.sources.raw import is_ignored
 from pipeline.progress import progress_bar, waiting
 from pipeline.provenance.dvc import dvc
@@ -40,8 +40,11 @@ class Intake:
     @property
     def tables(self) -> tuple[str, ...]:
         """Files that may hold labels, and that no reader looks into."""
-        found = (path.relative_to(self.folder) for path in sorted(self.folder.rglob("*.*")))
-        return tuple(str(path) for path in found if path.suffix in TABLES and path.name not in METADATA)
+        found = (path.relative_to(self.folder) for path in sorted(self.folder.rglob("*.*")) if path.is_file())
+        return tuple(str(path) for path in found if path.suffix in TABLES and not self._is_read(path))
+
+    def _is_read(self, path: Path) -> bool:
+        return path.name in METADATA and names_classes(path.parts, (self.folder / path).read_bytes())
 
 
 @dataclass(frozen=True, slots=True)

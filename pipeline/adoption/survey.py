@@ -19,7 +19,7 @@ from pipeline.ingestion.decode import Wanted
 from pipeline.ingestion.examination import examine
 from pipeline.ingestion.expectations import NOISE_CORRELATION
 from pipeline.ingestion.sources import Kind, kind_of, read_raw
-from pipeline.ingestion.sources.raw import NO_CLASS, NoClassesError, RawSet
+from pipeline.ingestion.sources.raw import NO_CLASS, NOT_LISTED, NoClassesError, RawSet
 from pipeline.ingestion.spool import PixelSpool
 
 SIDE = 32
@@ -166,7 +166,8 @@ def _examined_with_classes(
     if kind in {"images", "archive"} or has_labels(folder, kind):
         with suppress(NoClassesError):
             rows = _examined(folder, kind, spool, excluded, place, labelled=True)
-            return rows, dict(sorted(_class_sizes(rows).items())), float((rows["reason"] == NO_CLASS).mean())
+            outside = rows["reason"].isin([NO_CLASS, NOT_LISTED])
+            return rows, dict(sorted(_class_sizes(rows).items())), float(outside.mean())
     return _examined(folder, kind, spool, excluded, place, labelled=False), {}, 0.0
 
 

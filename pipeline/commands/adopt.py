@@ -88,7 +88,11 @@ def looked_at(source: str, intake: Intake, excluded: Collection[str]) -> Survey:
     try:
         return survey(intake.folder, excluded)
     except FoundryError as error:
-        raise FoundryError(str(error).replace(str(intake.folder), source)) from None
+        copies = (str(intake.folder / Path(source).name), str(intake.folder))
+        text = str(error)
+        for copy in copies if Path(source).is_file() else copies[1:]:
+            text = text.replace(copy, source)
+        raise FoundryError(text) from None
 
 
 def require_replaceable(source: str) -> None:

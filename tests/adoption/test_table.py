@@ -48,10 +48,13 @@ def test_strips_are_said_to_lose_all_but_their_centre() -> None:
 
 
 def test_tables_that_no_reader_looks_into_are_named_where_classes_are_missing(tmp_path: Path) -> None:
-    for name in ("labels.csv", "metadata.csv", "captions.txt"):
+    for name in ("labels.csv", "captions.txt"):
         (tmp_path / name).touch()
+    (tmp_path / "metadata.csv").write_text("file_name,label\n1.png,dog\n")
     taken = Intake(tmp_path, "pets", num_links=0, left_out=())
     assert any(
         "not read: labels.csv; classes come from folders" in fact for fact in facts(taken, photographs(class_sizes={}))
     )
+    (tmp_path / "metadata.csv").write_text("image_id,target\n1,dog\n")
+    assert any("not read: labels.csv, metadata.csv" in fact for fact in facts(taken, photographs(class_sizes={})))
     assert not any("labels.csv" in fact for fact in facts(taken, photographs(class_sizes={"a": 200, "b": 200})))

@@ -15,8 +15,8 @@ from pipeline.ingestion.sources.archive import SUFFIXES, read_archive
 from pipeline.ingestion.sources.arrays import read_arrays
 from pipeline.ingestion.sources.folder import read_folder
 from pipeline.ingestion.sources.idx import read_idx
-from pipeline.ingestion.sources.parquet import SUFFIX, read_parquet
-from pipeline.ingestion.sources.raw import RawImage, RawSet, RawShard, is_ignored, listed
+from pipeline.ingestion.sources.parquet import read_parquet, table_files
+from pipeline.ingestion.sources.raw import RawImage, RawSet, RawShard, is_ignored, listed, require_file
 
 __all__ = ["Kind", "RawImage", "RawSet", "RawShard", "kind_of", "read_raw"]
 
@@ -45,13 +45,22 @@ def kind_of(folder: Path) -> Kind:
     """The kind of raw data in a folder by its files.
 
     Raises:
-        FoundryError: they are of a kind that is not read; the message has the recipe.
+        FoundryError: they are of a kind that is not read, and the message has the recipe; or one is no regular file.
     """
     names = sorted(path.name.lower() for path in folder.iterdir() if not is_ignored(path.name))
     for marks, recipe in RECIPES.items():
         foreign = [name for name in names if name.startswith(marks) or name.endswith(marks)]
         if foreign and len(foreign) >= len(names) / 2:
             raise FoundryError(f"{folder}: found {listed(foreign)}: {recipe} (data/README.md has the lines to type)")
+    kind = _kind_by_names(names)
+    if kind != "images":
+        for path in folder.iterdir():
+            if not path.is_dir() and not is_ignored(path.name):
+                require_file(path)
+    return kind
+
+
+def _kind_by_names(names: list[str]) -> Kind:
     if "train-images-idx3-ubyte" in names:
         return "idx"
     if "images.npy" in names or (len(names) == 1 and names[0].endswith(".npz")):
@@ -78,6 +87,6 @@ def read_raw(folder: Path, kind: Kind, *, labelled: bool, num_classes: int | Non
             return read_arrays(folder, labelled=labelled, num_classes=num_classes)
         case "images" | "archive" if found in {"idx", "arrays"}:
             raise FoundryError(f"{folder}: found {found}, wanted image files: prepare.source is {kind}, set {found}")
-    if next(folder.rglob(f"*{SUFFIX}"), None) is not None:
+    if table_files(folder):
         return read_parquet(folder, labelled=labelled)
     return read_archive(folder, labelled=labelled) if found == "archive" else read_folder(folder, labelled=labelled)

@@ -16,7 +16,6 @@ from pipeline.ingestion.sources.layout import Layout, layout_of
 from pipeline.ingestion.sources.raw import (
     FLAT,
     MAX_BYTES,
-    NO_CLASS,
     NoClassesError,
     RawImage,
     RawSet,
@@ -93,15 +92,20 @@ def read_archive(folder: Path, *, labelled: bool) -> RawSet:
 
 
 def _file_of(path: Path, members: list[Member], parts: tuple[str, ...]) -> bytes:
-    with _opened(path) as archive:
-        return _read(archive, next(member for member in members if member.parts == parts))
+    found = [member for member in members if member.parts == parts]
+    try:
+        with _opened(path) as archive:
+            return _read(archive, found[-1])
+    except DAMAGED as error:
+        raise FoundryError(f"{path}: {found[-1].name}: damaged in the archive: {error}") from None
 
 
 def _images(path: Path, members: list[Member], layout: Layout, *, labelled: bool) -> Iterator[RawImage]:
     last = {member.parts: member for member in members}
     with _opened(path) as archive:
         for member in members:
-            label = layout.label(member.parts) if labelled else None
+            # No class follows from a path that does not lead into the archive.
+            label = layout.label(member.parts) if labelled and not _leads_out(member.name) else None
             split = layout.split(member.parts)
             printable_label = label and printable(label)
             try:
@@ -111,7 +115,7 @@ def _images(path: Path, members: list[Member], layout: Layout, *, labelled: bool
                 yield RawImage(name, None, None, member.num_bytes, reason=refusal, label=printable_label, split=split)
             else:
                 name = printable("/".join((path.name, *member.parts)))
-                reason = NO_CLASS if labelled and label is None else None
+                reason = layout.no_class if labelled and label is None else None
                 yield RawImage(name, None, content, len(content), reason=reason, label=printable_label, split=split)
 
 
@@ -176,7 +180,11 @@ def _tar_refusal(entry: tarfile.TarInfo) -> str | None:
 
 
 def _refusal(name: str, num_bytes: int) -> str | None:
-    parts = path_parts(name)
-    if name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":")):
+    if _leads_out(name):
         return "its path leads out of the archive"
     return f"{num_bytes} bytes, at most {MAX_BYTES} are read" if num_bytes > MAX_BYTES else None
+
+
+def _leads_out(name: str) -> bool:
+    parts = path_parts(name)
+    return name.startswith("/") or ".." in parts or (bool(parts) and parts[0].endswith(":"))

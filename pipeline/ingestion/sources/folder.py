@@ -12,7 +12,6 @@ from pipeline.ingestion.sources.layout import Layout, Split, layout_of
 from pipeline.ingestion.sources.raw import (
     FLAT,
     MAX_BYTES,
-    NO_CLASS,
     NoClassesError,
     RawImage,
     RawSet,
@@ -33,7 +32,7 @@ def read_folder(folder: Path, *, labelled: bool) -> RawSet:
         FoundryError: there are no images, or no class folders where there should be.
     """
     files = sorted(_walk(folder))
-    layout, beside = layout_of([path.parts for path in files], lambda parts: folder.joinpath(*parts).read_bytes())
+    layout, beside = layout_of([path.parts for path in files], lambda parts: _table(folder.joinpath(*parts), folder))
     paths = [path for path in files if path.parts not in beside]
     if not paths:
         raise FoundryError(f"{folder}: found no files, wanted images")
@@ -56,7 +55,7 @@ def _divided(paths: list[Path]) -> Iterator[list[Path]]:
 
 def _shard(folder: Path, paths: list[Path], layout: Layout, *, labelled: bool) -> RawShard:
     files = [(path, layout.label(path.parts) if labelled else None, layout.split(path.parts)) for path in paths]
-    return RawShard(partial(_images, folder, files, labelled=labelled), len(files))
+    return RawShard(partial(_images, folder, files, layout.no_class if labelled else None), len(files))
 
 
 def _walk(folder: Path) -> Iterator[Path]:
@@ -71,7 +70,9 @@ def _refuse(error: OSError) -> None:
     raise FoundryError(f"{error.filename}: not readable: {error.strerror}")
 
 
-def _images(folder: Path, files: list[tuple[Path, str | None, Split | None]], *, labelled: bool) -> Iterator[RawImage]:
+def _images(
+    folder: Path, files: list[tuple[Path, str | None, Split | None]], no_class: str | None
+) -> Iterator[RawImage]:
     root = folder.resolve()
     for path, label, split in files:
         name, printable_label = printable(path.as_posix()), label and printable(label)
@@ -81,8 +82,15 @@ def _images(folder: Path, files: list[tuple[Path, str | None, Split | None]], *,
             num_bytes = (folder / path).lstat().st_size
             yield RawImage(name, None, None, num_bytes, reason=str(error), label=printable_label, split=split)
         else:
-            reason = NO_CLASS if labelled and label is None else None
+            reason = no_class if label is None else None
             yield RawImage(name, None, content, len(content), reason=reason, label=printable_label, split=split)
+
+
+def _table(path: Path, folder: Path) -> bytes:
+    try:
+        return _content(path, folder.resolve())
+    except UnreadableError as error:
+        raise FoundryError(f"{path}: {error}") from None
 
 
 def _content(path: Path, root: Path) -> bytes:

@@ -2,7 +2,7 @@
 
 Understood are class folders, with one enclosing folder or none; folders `train`, `val` and `test` above them; and the tables
 of Hugging Face's ImageFolder, `metadata.csv` or `metadata.jsonl` beside the images, with a column `file_name` and one of
-`LABEL_COLUMNS`.
+`LABEL_COLUMNS`. The tables may be as spreadsheet programs write them: with semicolons or tabs, and paths with backslashes.
 """
 
 import csv
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.classes import class_depth, class_of
+from pipeline.ingestion.sources.raw import NO_CLASS, NOT_LISTED
 
 Parts = tuple[str, ...]
 """Of a path, from the folder of the data on."""
@@ -45,12 +46,17 @@ class Layout:
     has_splits: bool
     """Whether the folders above them are splits."""
     labels: Mapping[Parts, str]
-    """Classes by metadata; then folders are no classes."""
+    """Classes by metadata, of paths in one way to write Unicode; then folders are no classes."""
 
     def label(self, parts: Parts) -> str | None:
         """The class of a file; None if it is in none. Two ways to write a letter in Unicode are one class."""
-        found = self.labels.get(parts) if self.labels else class_of(parts, self.depth)
+        found = self.labels.get(_composed(parts)) if self.labels else class_of(parts, self.depth)
         return found and unicodedata.normalize("NFC", found)
+
+    @property
+    def no_class(self) -> str:
+        """Reason for the quarantine of a file without a class."""
+        return NOT_LISTED if self.labels else NO_CLASS
 
     def split(self, parts: Parts) -> Split | None:
         """The split of a file; None if the set has none."""
@@ -68,19 +74,20 @@ def layout_of(files: Collection[Parts], read: Callable[[Parts], bytes]) -> tuple
         The layout, and the files beside the images that are none.
 
     Raises:
-        FoundryError: metadata cannot be read.
+        FoundryError: metadata cannot be read, contradict themselves, or are about other files.
     """
     beside = set(_beside(files))
     images = [parts for parts in files if parts not in beside]
     depth = class_depth(images)
     tops = {parts[depth].lower() for parts in images if len(parts) > depth + 1}
     has_splits = tops <= SPLIT_NAMES.keys() and {SPLIT_NAMES[top] for top in tops} == {"train", "held_out"}
-    labels = {
-        (*parts[:-1], *name): label
-        for parts in files
-        if parts[-1].lower() in METADATA
-        for name, label in _metadata(parts, read(parts))
-    }
+    tables = [parts for parts in files if parts[-1].lower() in METADATA]
+    labels = {path: label for parts in tables for path, label in _classes(parts, read(parts)).items()}
+    if labels and labels.keys().isdisjoint(map(_composed, files)):
+        raise FoundryError(
+            f"{'/'.join(tables[0])}: found no file with a name of column {FILE_COLUMN}, such as {'/'.join(next(iter(labels)))}; "
+            "wanted paths relative to the table"
+        )
     return Layout(depth + has_splits, has_splits, labels), beside
 
 
@@ -101,20 +108,40 @@ def _suffix(parts: Parts) -> str:
     return parts[-1].lower().rpartition(".")[2] if "." in parts[-1] else ""
 
 
-def _metadata(parts: Parts, content: bytes) -> Iterator[tuple[Parts, str]]:
-    """Path, relative to the table, and class of each row that has both."""
-    name = "/".join(parts)
+def names_classes(parts: Parts, content: bytes) -> bool:
+    """Whether a table of metadata can be read and has classes of images."""
     try:
-        text = content.decode("utf-8-sig")
-        for row in _rows(text, is_json=name.lower().endswith(".jsonl")):
+        return bool(_classes(parts, content))
+    except FoundryError:
+        return False
+
+
+def _composed(parts: Parts) -> Parts:
+    """A path with each letter as one character: macOS writes file names with two, and programs do not write tables so."""
+    return tuple(unicodedata.normalize("NFC", part) for part in parts)
+
+
+def _classes(parts: Parts, content: bytes) -> dict[Parts, str]:
+    """Path and class of each row that has both."""
+    name, classes = "/".join(parts), dict[Parts, str]()
+    try:
+        for row in _rows(content.decode("utf-8-sig"), is_json=name.lower().endswith(".jsonl")):
             label = next((row[column] for column in LABEL_COLUMNS if row.get(column) not in (None, "")), None)
-            if label is not None and row.get(FILE_COLUMN):
-                yield tuple(str(row[FILE_COLUMN]).split("/")), str(label)
-    except (ValueError, csv.Error, AttributeError) as error:
+            if label is None or not row.get(FILE_COLUMN):
+                continue
+            file = str(row[FILE_COLUMN]).replace("\\", "/").split("/")
+            path = _composed((*parts[:-1], *(part for part in file if part not in {"", "."})))
+            if classes.setdefault(path, str(label)) != str(label):
+                raise FoundryError(f"{name}: {'/'.join(path)} is both {classes[path]} and {label}, wanted one class")
+    except (ValueError, csv.Error, AttributeError, RecursionError) as error:
         raise FoundryError(f"{name}: not a readable table of images: {error}") from None
+    return classes
 
 
 def _rows(text: str, *, is_json: bool) -> Iterable[dict[str, Any]]:
     if is_json:
         return (json.loads(line) for line in text.splitlines() if line.strip())
-    return csv.DictReader(io.StringIO(text))
+    names = text.partition("\n")[0]
+    cells = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=names.count), skipinitialspace=True)
+    columns = [name.strip().lower() for name in next(cells, [])]
+    return (dict(zip(columns, map(str.strip, row), strict=False)) for row in cells)

@@ -1,6 +1,7 @@
 """Parquet tables with the bytes of image files, as Hugging Face stores data sets."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,9 +13,12 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.layout import LABEL_COLUMNS, SPLIT_NAMES, Split
-from pipeline.ingestion.sources.raw import NoClassesError, RawImage, RawSet, RawShard, is_ignored
+from pipeline.ingestion.sources.raw import NoClassesError, RawImage, RawSet, RawShard, is_ignored, require_file
 
 SUFFIX = ".parquet"
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".jp2"}
+IMAGE_COLUMNS = ("image", "img", "picture", "photo", "png", "jpg", "jpeg", "webp")
+"""Columns that are taken for the images before others that hold bytes too."""
 ROWS_AT_ONCE = 64
 
 
@@ -30,6 +34,8 @@ class Table:
     """Column of the images: bytes, or a struct with `bytes`."""
     label: str | None
     """Column of the classes."""
+    numbers: bool
+    """Whether classes are whole numbers that nothing in the file names."""
     class_names: tuple[str, ...] | None
     """By label, if the file names them."""
     split: Split | None
@@ -39,23 +45,39 @@ def read_parquet(folder: Path, *, labelled: bool) -> RawSet:
     """Read all tables below `folder`, sorted by path.
 
     Raises:
-        FoundryError: a file is no Parquet table, or has no column of images or, if labelled, of classes.
+        FoundryError: a file is no Parquet table, or has no column of images or, if labelled, of classes; or there are image
+            files beside the tables.
     """
-    paths = sorted(path for path in folder.rglob(f"*{SUFFIX}") if not is_ignored(path.name))
+    paths = table_files(folder)
+    images = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not is_ignored(path.name)]
+    if images:
+        raise FoundryError(
+            f"{folder}: found {paths[0].name} and {len(images)} image files, such as {images[0].name}; wanted tables with the "
+            "images in them or image files: move the others away"
+        )
     tables = [_table(path, path.relative_to(folder).as_posix(), labelled=labelled) for path in paths]
     if len({table.split for table in tables}) == 1:
         tables = [replace(table, split=None) for table in tables]
+    if not all(table.numbers for table in tables):
+        tables = [replace(table, numbers=False) for table in tables]
     return RawSet(tuple(RawShard(partial(_images, table), table.num_rows) for table in tables))
 
 
+def table_files(folder: Path) -> list[Path]:
+    """The tables below `folder`, sorted by path; other programs write folders with this suffix, with the tables in them."""
+    paths = sorted(path for path in folder.rglob(f"*{SUFFIX}") if not path.is_dir())
+    return [path for path in paths if not any(is_ignored(part) for part in path.relative_to(folder).parts)]
+
+
 def _table(path: Path, name: str, *, labelled: bool) -> Table:
+    require_file(path)
     try:
         file = pq.ParquetFile(path)
     except (OSError, pa.ArrowException) as error:
         raise FoundryError(f"{path}: not a readable Parquet file: {error}") from None
     with file:
         schema = file.schema_arrow
-        image = next((field.name for field in schema if _holds_bytes(field.type)), None)
+        image = _image_column(schema)
         label = next((column for column in LABEL_COLUMNS if column in schema.names), None) if labelled else None
         if image is None or (labelled and label is None):
             wanted = "a column of image bytes" if image is None else f"a column of classes ({', '.join(LABEL_COLUMNS)})"
@@ -63,7 +85,19 @@ def _table(path: Path, name: str, *, labelled: bool) -> Table:
             raise refusal(f"{path}: found the columns {', '.join(schema.names)}, wanted {wanted}")
         prefix = path.name.lower().partition("-")[0].partition(".")[0]
         split = SPLIT_NAMES.get(prefix) or SPLIT_NAMES.get(path.parent.name.lower())
-        return Table(path, name, file.metadata.num_rows, image, label, _class_names(schema, label), split)
+        names = _class_names(schema, label)
+        numbers = label is not None and names is None and _is_whole(schema.field(label).type)
+        return Table(path, name, file.metadata.num_rows, image, label, numbers, names, split)
+
+
+def _image_column(schema: pa.Schema) -> str | None:
+    found = [field.name for field in schema if _holds_bytes(field.type) and field.name not in LABEL_COLUMNS]
+    return next((name for name in IMAGE_COLUMNS if name in found), found[0] if found else None)
+
+
+def _is_whole(kind: pa.DataType) -> bool:
+    """Whether every value is a whole number of at most 64 bits with a sign."""
+    return bool((pa.types.is_integer(kind) and kind != pa.uint64()) or pa.types.is_boolean(kind))
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
@@ -77,7 +111,7 @@ def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[label]["names"])
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, RecursionError):
         return None
 
 
@@ -98,10 +132,25 @@ def _image(table: Table, position: int, row: dict[str, Any]) -> RawImage:
     value = row[table.image]
     content = value["bytes"] if isinstance(value, dict) else value
     label = row[table.label] if table.label else None
-    if table.class_names is not None and isinstance(label, int) and 0 <= label < len(table.class_names):
-        label = table.class_names[label]
     reason = None if content is not None else "no bytes in the table"
-    if table.label and label is None:
-        reason = "no class in the table"
-    known = label if label is None or isinstance(label, int) else str(label)
+    if table.label and _is_missing(label):
+        label, reason = None, "no class in the table"
+    elif table.class_names is not None and isinstance(label, int):
+        if 0 <= label < len(table.class_names):
+            label = table.class_names[label]
+        else:
+            label, reason = None, f"class {label} is none of the {len(table.class_names)} that the table names"
+    known = label if label is None or table.numbers else _text(label)
     return RawImage(table.name, position, content, len(content or b""), reason=reason, label=known, split=table.split)
+
+
+def _is_missing(label: Any) -> bool:
+    """Null, empty, or NaN, as pandas writes a missing number."""
+    return label in (None, "") or (isinstance(label, float) and math.isnan(label))
+
+
+def _text(label: Any) -> str:
+    """A class as text: bytes of text decoded, and whole numbers as such, whatever the column's type."""
+    if isinstance(label, bytes):
+        return label.decode("utf-8", "backslashreplace")
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)

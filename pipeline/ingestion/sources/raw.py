@@ -21,8 +21,8 @@ JUNK = {
 }  # fmt: skip
 """Files and folders that operating systems and network disks create by themselves, in lower case."""
 
-NO_CLASS = "in no class folder"
-"""Reason for the quarantine of a file outside of all class folders."""
+NO_CLASS, NOT_LISTED = "in no class folder", "no class in metadata.csv or metadata.jsonl"
+"""Reasons for the quarantine of a file outside of all class folders, or of all rows of the tables that name the classes."""
 
 FLAT = "the images are in no class folders: set prepare.labelled to false, or sort them into a folder for each class"
 
@@ -87,6 +87,16 @@ class RawSet:
 def is_ignored(name: str) -> bool:
     """Whether a file or folder is hidden or created by the operating system, and so not part of the data."""
     return name.startswith(".") or name.lower() in JUNK
+
+
+def require_file(path: Path) -> None:
+    """Refuse what could not be read to an end, such as a pipe, and what is not there.
+
+    Raises:
+        FoundryError: it is no regular file.
+    """
+    if not path.is_file():
+        raise FoundryError(f"{path}: {'a broken link' if path.is_symlink() else 'not a regular file'}")
 
 
 def printable(name: str) -> str:

@@ -82,7 +82,7 @@ def _label(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> str
         return None
     try:
         table: Any = json.loads(_read(archive, members[TABLE_SUFFIX]))
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     columns = [column for column in (*LABEL_COLUMNS, CLASS_SUFFIX) if isinstance(table, dict) and column in table]
     return str(table[columns[0]]) if columns else None

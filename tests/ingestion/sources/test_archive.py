@@ -92,6 +92,7 @@ def test_members_with_paths_out_of_the_archive_are_rejected_and_nothing_is_writt
     images = read(raw, "archive")
     assert reasons(images) == {f"{path.name}/{name}": "its path leads out of the archive" for name in evil}
     assert labels(images) == {f"{path.name}/cat/1.png": "cat"}
+    assert {image.label for image in images if image.reason} == {None}
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -150,6 +151,16 @@ def test_a_damaged_member_is_rejected_and_the_others_are_read(tmp_path: Path) ->
     images = read(tmp_path, "archive")
     assert reasons(images) == {"pets.zip/cat/1.png": "damaged in the archive: Bad CRC-32 for file 'cat/1.png'"}
     assert labels(images) == {"pets.zip/cat/2.png": "cat"}
+
+
+def test_a_damaged_table_of_classes_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "set.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("metadata.csv", "file_name,label\n1.png,dog\n")
+        archive.writestr("1.png", b"picture")
+    path.write_bytes(path.read_bytes().replace(b"1.png,dog", b"1.png,fox", 1))
+    with pytest.raises(FoundryError, match=r"set\.zip: metadata\.csv: damaged in the archive"):
+        read(tmp_path, "archive")
 
 
 def test_zip_members_whose_header_claims_a_huge_size_are_not_read(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 import unicodedata
 import zipfile
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.errors import FoundryError
-from pipeline.ingestion.sources import RawImage
+from pipeline.ingestion.sources import RawImage, kind_of
 from tests.ingestion.sources.reading import labels, read, reasons, write
 
 
@@ -101,6 +102,76 @@ def test_metadata_that_are_no_table_are_an_error(tmp_path: Path) -> None:
         read(tmp_path, "images")
 
 
+@pytest.mark.parametrize("content", [
+    "file_name;label\n./1.png;Käse\nsub\\2.png;dog\n",
+    "File_Name\tLabel\n1.png\tKäse\nsub/2.png\tdog\n",
+    "\ufefffile_name , label\n1.png , Käse\nsub//2.png , dog\n",
+])  # fmt: skip
+def test_tables_may_be_as_spreadsheet_programs_write_them(tmp_path: Path, content: str) -> None:
+    for path in ("1.png", "sub/2.png"):
+        write(tmp_path / path)
+    write(tmp_path / "metadata.csv", content.encode())
+    assert labels(read(tmp_path, "images")) == {"1.png": "Käse", "sub/2.png": "dog"}
+
+
+def test_tables_find_files_whose_names_are_written_with_two_characters_a_letter(tmp_path: Path) -> None:
+    write(tmp_path / unicodedata.normalize("NFD", "ä.png"))
+    write(tmp_path / "metadata.csv", unicodedata.normalize("NFC", "file_name,label\nä.png,dog\n").encode())
+    assert list(labels(read(tmp_path, "images")).values()) == ["dog"]
+
+
+def test_an_image_that_the_table_of_classes_does_not_name_has_that_reason(tmp_path: Path) -> None:
+    for path in ("1.png", "2.png"):
+        write(tmp_path / path)
+    write(tmp_path / "metadata.csv", b"file_name,label\n1.png,dog\n9.png,cat\n")
+    assert reasons(read(tmp_path, "images")) == {"2.png": "no class in metadata.csv or metadata.jsonl"}
+
+
+@PACKED
+@pytest.mark.parametrize(("content", "message"), [
+    ("file_name,label\n1.png,dog\n1.png,cat\n", r"metadata\.csv: 1\.png is both dog and cat"),
+    ("file_name,label\nx/1.png,dog\n", r"metadata\.csv: found no file with a name of column file_name, such as x/1\.png"),
+])  # fmt: skip
+def test_tables_that_contradict_themselves_or_name_no_image_are_an_error(
+    tmp_path: Path, pack: Pack, name: str, content: str, message: str
+) -> None:
+    write(tmp_path / "set/1.png")
+    write(tmp_path / "set/metadata.csv", content.encode())
+    pack(tmp_path / "set", tmp_path / "raw" / name)
+    with pytest.raises(FoundryError, match=message):
+        read(tmp_path / "raw", "images")
+
+
+def test_json_that_is_nested_too_deeply_is_no_table(tmp_path: Path) -> None:
+    write(tmp_path / "1.png")
+    write(tmp_path / "metadata.jsonl", b"[" * 100_000)
+    with pytest.raises(FoundryError, match=r"metadata\.jsonl: not a readable table of images"):
+        read(tmp_path, "images")
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "set.parquet", "set.zip", "set.tar", "set.npz", "images.npy"])
+@pytest.mark.parametrize(("make", "reason"), [
+    (os.mkfifo, "not a regular file"),
+    (lambda path: path.symlink_to("nowhere"), "a broken link"),
+], ids=["pipe", "link"])  # fmt: skip
+def test_a_table_or_archive_that_is_no_file_is_named_and_not_waited_for(
+    tmp_path: Path, name: str, make: Callable[[Path], None], reason: str
+) -> None:
+    if name == "metadata.csv":
+        write(tmp_path / "1.png")
+    make(tmp_path / name)
+    with pytest.raises(FoundryError, match=f"{name}: {reason}"):
+        read(tmp_path, kind_of(tmp_path))
+
+
+def test_a_table_of_classes_out_of_the_folder_is_not_read(tmp_path: Path) -> None:
+    secret = write(tmp_path / "secret.csv", b"file_name,label\n1.png,dog\n")
+    write(tmp_path / "raw/1.png")
+    (tmp_path / "raw/metadata.csv").symlink_to(secret)
+    with pytest.raises(FoundryError, match=r"metadata\.csv: a link out of the folder"):
+        read(tmp_path / "raw", "images")
+
+
 def test_captions_and_notes_are_no_images(tmp_path: Path) -> None:
     for path in ("cat/1.png", "cat/1.txt", "cat/2.jpg", "cat/2.json", "README.md", "cat/LICENSE", "classes.txt"):
         write(tmp_path / path)
@@ -176,6 +247,43 @@ def test_parquet_of_hugging_face_is_read_with_names_and_splits(tmp_path: Path, k
         (b"3", "cat", "held_out"), (b"1", "cat", "train"), (b"2", "dog", "train"),
     ]  # fmt: skip
     assert (images[0].file, images[0].position) == ("data/test-00000-of-00001.parquet", 0)
+
+
+def test_parquet_is_read_from_folders_called_so_and_not_from_hidden_ones(tmp_path: Path) -> None:
+    table(tmp_path / "set.parquet/part-0.parquet", None, image=[b"1"], label=[7])
+    table(tmp_path / ".cache/part-0.parquet", None, other=[1])
+    assert labels(read(tmp_path, "images")) == {"set.parquet/part-0.parquet": 7}
+
+
+@pytest.mark.parametrize(("label", "found"), [
+    ([1.0, 0.0, float("nan")], {"1", "0"}),
+    ([b"cat", b"dog", None], {"cat", "dog"}),
+    (["cat", "dog", ""], {"cat", "dog"}),
+    (pa.array([2**64 - 1, 0, None], pa.uint64()), {str(2**64 - 1), "0"}),
+])  # fmt: skip
+def test_classes_in_parquet_may_be_of_any_type_and_missing(tmp_path: Path, label: object, found: set[str]) -> None:
+    table(tmp_path / "a.parquet", None, label=label, md5=[b"x"] * 3, image=[b"1", b"2", b"3"])
+    images = read(tmp_path, "images")
+    assert {image.label for image in images if not image.reason} == found
+    assert [image.content for image in images] == [b"1", b"2", b"3"]
+    assert [image.reason for image in images] == [None, None, "no class in the table"]
+
+
+def test_numbers_are_text_where_another_table_has_names(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet", ["cat", "dog"], image=[b"1", b"2", b"3"], label=[1, 2, -1])
+    table(tmp_path / "b.parquet", None, image=[b"4"], label=[1])
+    images = read(tmp_path, "images")
+    assert [image.label for image in images] == ["dog", None, None, "1"]
+    assert [image.reason for image in images] == [
+        None, "class 2 is none of the 2 that the table names", "class -1 is none of the 2 that the table names", None,
+    ]  # fmt: skip
+
+
+def test_image_files_beside_parquet_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    table(tmp_path / "a.parquet", None, image=[b"1"], label=[1])
+    write(tmp_path / "cat/1.png")
+    with pytest.raises(FoundryError, match=r"found a\.parquet and 1 image files, such as 1\.png"):
+        read(tmp_path, "images")
 
 
 def test_parquet_without_images_or_classes_names_its_columns(tmp_path: Path) -> None:
