@@ -61,6 +61,12 @@ class Outcome:
             return None
         return self.finished - self.arrival.time
 
+    def is_open(self, now: float) -> bool:
+        """Whether its client still waits for an answer."""
+        if self.refusal is not None:
+            return False
+        return len(self.ends) < self.arrival.num_images or (self.finished is not None and self.finished > now)
+
     def is_cancelled(self, now: float) -> bool:
         """Whether its client has left by now."""
         after_sec = self.arrival.cancelled_after_sec
@@ -87,11 +93,21 @@ class Simulation:
         self._arrivals = deque(sorted(arrivals, key=lambda arrival: arrival.time))
         self._outcome_of: dict[Request, Outcome] = {}
 
-    def ticks(self) -> Iterator[Tick]:
-        """Run until everything is done; a tick is yielded before its jobs get their step."""
+    def offer(self, arrival: Arrival) -> None:
+        """Add an arrival after all others."""
+        self._arrivals.append(arrival)
+
+    def num_open(self, now: float) -> int:
+        """Requests that wait for their answer, `now` being no earlier than the last tick's begin."""
+        return len(self._arrivals) + sum(outcome.is_open(now) for outcome in self.outcomes)
+
+    def ticks(self, until: float = math.inf) -> Iterator[Tick]:
+        """Run until everything is done, or no tick begins before `until`; each is yielded before its jobs get their step."""
         while self._arrivals or self.scheduler.open_jobs:
             if not self.scheduler.open_jobs:
                 self.now = max(self.now, self._arrivals[0].time)
+            if self.now >= until:
+                return
             self._admit()
             self._drop()
             if jobs := self.scheduler.choose(self.now):
@@ -100,9 +116,9 @@ class Simulation:
                 self.now += self.scheduler.tick_times.tick_sec(rows)
                 self._advance(jobs)
 
-    def run(self) -> list[Outcome]:
-        """Run until everything is done; the outcomes in the order of the arrivals."""
-        for _ in self.ticks():
+    def run(self, until: float = math.inf) -> list[Outcome]:
+        """Run as far as `ticks` does; the outcomes in the order of the arrivals."""
+        for _ in self.ticks(until):
             pass
         return self.outcomes
 
@@ -154,6 +170,24 @@ def _request(arrival: Arrival, request_id: str, max_sec: float) -> Request:
     )
     request.submit(arrival.time, max_sec)
     return request
+
+
+def run_replicas(replicas: Sequence[Simulation], arrivals: Iterable[Arrival]) -> list[Outcome]:
+    """The outcomes of arrivals that each go to the replica with the fewest open requests, in turns where several have them.
+
+    Args:
+        replicas: without arrivals of their own.
+        arrivals: in the order of their times.
+    """
+    in_turn = deque(replicas)
+    for arrival in arrivals:
+        for replica in replicas:
+            replica.run(until=arrival.time)
+        chosen = min(in_turn, key=lambda replica: replica.num_open(arrival.time))
+        chosen.offer(arrival)
+        in_turn.remove(chosen)
+        in_turn.append(chosen)
+    return sorted((outcome for replica in replicas for outcome in replica.run()), key=lambda each: each.arrival.time)
 
 
 def mixed_load(load: float, tick_times: TickTimes, *, num_requests: int, seed: int) -> list[Arrival]:

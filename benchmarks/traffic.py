@@ -8,7 +8,7 @@ import random
 import time
 from dataclasses import dataclass
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import httpx
 
@@ -44,6 +44,13 @@ class Answer(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.steps} {self.images} {self.due_sec:.4f} {self.latency_sec:.4f} {self.status}"
+
+
+class Receiver(Protocol):
+    """What requests are sent to: one server, or several."""
+
+    async def send(self, kind: Kind, seed: int) -> int:
+        """Send a request; the status of the response."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ async def saturate(target: Target, seconds: float) -> float:
     return done / seconds
 
 
-async def open_loop(target: Target, rate: float, seconds: float, seed: int) -> tuple[list[Answer], float]:
+async def open_loop(target: Receiver, rate: float, seconds: float, seed: int) -> tuple[list[Answer], float]:
     """Poisson arrivals at `rate` per second for `seconds`; the answers, and seconds until the last one."""
     draw = random.Random(seed)  # noqa: S311, traffic
     loop, tasks, due = asyncio.get_running_loop(), [], 0.0

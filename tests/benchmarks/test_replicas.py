@@ -1,0 +1,43 @@
+import pytest
+
+from benchmarks.replicas import FEW, MANY, Costs, report, simulate
+from benchmarks.traffic import Answer, Kind
+
+COSTS = Costs(tick_sec={1: 0.01, 8: 0.02}, outside_sec={1: 0.005})
+
+
+def test_costs_are_found_from_latencies_of_few_and_of_many_steps() -> None:
+    latency_sec = {
+        Kind(steps, images): 0.003 * images + steps * (0.001 + 0.002 * images)
+        for images in (1, 8)
+        for steps in (FEW, MANY)
+    }
+    costs = Costs.found(latency_sec)
+    assert costs.tick_sec == pytest.approx({1: 0.003, 8: 0.017})
+    assert costs.outside_sec == pytest.approx({1: 0.003, 8: 0.024})
+
+
+def test_a_load_of_1_is_the_throughput_of_full_batches() -> None:
+    # 8 rows in 20 ms are 400 row-steps/s; a request has 85 / 3 steps for 2.5 images.
+    assert COSTS.requests_per_sec(1.0, 1) == pytest.approx(400 / (85 / 3 * 2.5))
+    assert COSTS.requests_per_sec(0.5, 2) == pytest.approx(COSTS.requests_per_sec(1.0, 1))
+
+
+def test_a_simulated_request_takes_its_ticks_and_what_is_outside_of_them() -> None:
+    alone = Answer(steps=10, images=1, due_sec=1.0, latency_sec=0.0, status=200)
+    assert simulate([alone], COSTS, 1) == pytest.approx([0.105])
+    assert simulate([alone, alone], COSTS, 2) == pytest.approx([0.105, 0.105])
+    assert simulate([alone, alone], COSTS, 1) == pytest.approx([0.205, 0.205])
+
+
+@pytest.mark.parametrize(
+    ("simulated_sec", "verdict"), [(1.14, "met"), (0.86, "met"), (1.16, "missed"), (0.84, "missed")]
+)
+def test_the_target_holds_both_ways(simulated_sec: float, verdict: str) -> None:
+    answers = [Answer(steps=10, images=1, due_sec=0.0, latency_sec=1.0, status=200)] * 3
+    refused = Answer(steps=10, images=1, due_sec=0.0, latency_sec=0.0, status=429)
+    block = {"load": 0.5, "answers": [*answers, refused], "simulated_sec": [simulated_sec] * 4}
+    result = {"tick_sec": COSTS.tick_sec, "outside_sec": {1: 0.005, 8: 0.006}, "blocks": [block]}
+    p95 = report(result).splitlines()[-1]
+    assert p95.startswith("| 0.5 | 4 | 1 | 0 | p95 | 1000 |")
+    assert verdict in p95
