@@ -48,13 +48,19 @@ def entries(versions: Iterable[Any], old_tags: Mapping[str, str]) -> list[Entry]
         old_tags: of the run in which release 0.1 recorded decisions.
     """
     old = [json.loads(value) for key, value in old_tags.items() if key.startswith(OLD_RECORD_TAG)]
-    new = [
-        json.loads(value) | {"version": str(version.version)}
-        for version in versions
-        for key, value in version.tags.items()
-        if key.startswith(RECORD_TAG)
-    ]
+    new = [entry | {"version": str(version.version)} for version in versions for entry in records(version.tags)]
     return sorted([*old, *new], key=lambda entry: str(entry["at"]))
+
+
+def records(tags: Mapping[str, str]) -> list[Entry]:
+    """The decisions that the tags of one version record, oldest first, without their `version`."""
+    found: list[Entry] = [json.loads(value) for key, value in tags.items() if key.startswith(RECORD_TAG)]
+    return sorted(found, key=lambda entry: entry["at"])
+
+
+def last_promotion(entries: Sequence[Entry]) -> Entry | None:
+    """The last decision that made a version champion, if one did."""
+    return next((entry for entry in reversed(entries) if entry["event"] not in LEAVES_CHAMPION), None)
 
 
 def line_of_champions(entries: Iterable[Entry], champion: str) -> tuple[str, ...]:

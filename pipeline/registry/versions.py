@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import FoundryError
+from pipeline.registry import history
 from pipeline.tracking import store
 from pipeline.tracking.store import StoreError, first_line
 from pipeline.tracking.tags import ANCESTOR_TAG, DIGEST_TAG, TRAINING_RUN_TAG
@@ -48,9 +49,18 @@ class Version:
         return self.tags[DIGEST_TAG]
 
     @property
+    def promoted_why(self) -> str | None:
+        """Why it was made champion last, and by whom if a person did it; None if it never was."""
+        entry = history.last_promotion(history.records(self.tags))
+        if entry is None:
+            return self.tags.get("promoted_why")
+        return entry["why"] if entry["event"] == "accept" else f"by {entry['by']}: {entry['why']}"
+
+    @property
     def origin(self) -> dict[str, str]:
         """The tags that describe its origin; unknown ones are omitted."""
         facts = {"mlflow.name": self.name, "mlflow.version": self.number, "mlflow.run_id": self.run_id, **self.tags}
+        facts["promoted_why"] = self.promoted_why or ""
         return {key: facts[key] for key in ORIGIN if facts.get(key)}
 
 

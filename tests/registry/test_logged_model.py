@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -86,8 +85,8 @@ def test_it_works_in_an_environment_of_its_own_requirements(
     mlflow = str(tmp_path / "venv" / "bin" / "mlflow")
     run(sys.executable, "-m", "venv", str(tmp_path / "venv"), folder=tmp_path)
     links = ("--find-links", os.environ["PIP_FIND_LINKS"]) if "PIP_FIND_LINKS" in os.environ else ()
-    uv = str(shutil.which("uv"))
-    run(uv, "pip", "install", "-q", *links, "--python", python, "-r", f"{logged}/requirements.txt", folder=tmp_path)
+    uv = (sys.executable, "-m", "uv")
+    run(*uv, "pip", "install", "-q", *links, "--python", python, "-r", f"{logged}/requirements.txt", folder=tmp_path)
     with pytest.raises(AssertionError, match="No module named 'pipeline'"):
         run(python, "-c", "import pipeline", folder=tmp_path)
 
