@@ -2,7 +2,7 @@
 
 Reads: data/model, data/prepared, data/schedule, data/features
 Writes: data/evaluation (docs/contracts.md lists it file by file)
-Params: evaluate, train
+Params: distil, evaluate, train
 """
 
 import json
@@ -37,7 +37,7 @@ from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest,
 from pipeline.evaluation.tuning import Tuning, tune
 from pipeline.evaluation.verdict import Verdict, verdict
 from pipeline.inference.losses import held_out_losses
-from pipeline.params import EvaluateParams, TrainParams, load_params
+from pipeline.params import EvaluateParams, Params, load_params
 from pipeline.reporting.evaluation_report import ClassRow, Evaluation, write_report
 from pipeline.tracking.runs import StageRun, stage_run
 from pipeline.tracking.tags import EXTRACTOR_TAG, RECIPE_TAG
@@ -64,9 +64,8 @@ def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path)
         run.tags({EXTRACTOR_TAG: inputs.extractor_digest})
         if recipe_digest := recipe(inputs.model.description, params):
             run.tags({RECIPE_TAG: recipe_digest})
-        fitted_params = fitted(params.evaluate, inputs.dataset.info)
-        tuning, metrics = evaluate(inputs, out, fitted_params, params.train)
-        found = verdict(metrics, params.train, is_distilled=inputs.teacher is not None)
+        fitted_params = params.model_copy(update={"evaluate": fitted(params.evaluate, inputs.dataset.info)})
+        tuning, metrics, found = evaluate(inputs, out, fitted_params)
         sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
         table = chief_table(metrics, is_distilled=inputs.teacher is not None)
         log(run, out, tuning, metrics, found, table)
@@ -118,10 +117,12 @@ def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> 
     )
 
 
-def evaluate(
-    inputs: Inputs, out: Path, params: EvaluateParams, train_params: TrainParams
-) -> tuple[Tuning, dict[str, float]]:
-    """Write all outputs into `out`; returns the content of tuning.json, and all figures as `read_results` returns them."""
+def evaluate(inputs: Inputs, out: Path, all_params: Params) -> tuple[Tuning, dict[str, float], Verdict]:
+    """Write all outputs into `out`.
+
+    Returns the content of tuning.json, all figures as `read_results` returns them, and what they say.
+    """
+    params, is_distilled = all_params.evaluate, inputs.teacher is not None
     remove_outputs(out, OUTS)
     evaluator, train, names = inputs.evaluator, inputs.dataset.split("train"), inputs.dataset.info.class_names
     real_agreement = inputs.floors.get("floor/class_agreement")
@@ -160,12 +161,11 @@ def evaluate(
     chosen = tuning.sampling
     guidance = guidance_in_words(chosen.guidance_scale, chosen.guidance_interval)
     sampling = {"sampler": chosen.sampler, "steps": chosen.num_steps, "guidance": guidance}
-    is_distilled = inputs.teacher is not None
-    words = verdict(metrics, train_params, is_distilled=is_distilled).lines()
+    found = verdict(metrics, all_params.train, student=all_params.distil if is_distilled else None)
     write_report(
         out,
         Evaluation(
-            words,
+            found.lines(),
             metrics,
             losses.levels,
             quality,
@@ -176,7 +176,7 @@ def evaluate(
             is_distilled=is_distilled,
         ),
     )
-    return tuning, metrics
+    return tuning, metrics, found
 
 
 def figures(

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from pipeline.artefacts.image_size import ImageSize, height_and_width, image_size
 from pipeline.diffusion.augmentation import AugmentationConfig
-from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.samplers import Sampler
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
 
@@ -389,6 +389,11 @@ class Params(Section):
                 "adam_learning_rate": ratio * self.train.adam_learning_rate,
             }
         )
+
+    @property
+    def student(self) -> DistilParams | None:
+        """`distil`, if the pipeline makes a student."""
+        return None if self.distil.steps is None else self.distil
 
     @model_validator(mode="after")
     def _forbid_eps_at_zero_snr(self) -> Params:

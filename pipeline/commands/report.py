@@ -56,7 +56,7 @@ def report(folders: Folders, out: Path, *, against: str | None = None) -> tuple[
     retraining = Retraining(
         challenger=challenger,
         champion=champion,
-        verdict=verdict(challenger.metrics, params.train, is_distilled=params.distil.steps is not None).lines(),
+        verdict=verdict(challenger.metrics, params.train, student=params.student).lines(),
         no_champion=no_champion,
         decision=decision,
         data=data,

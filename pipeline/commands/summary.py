@@ -19,9 +19,10 @@ def main(evaluation: Path, registration: Path) -> None:
     metrics = read_results(evaluation)
     decision = read_document(registration / "decision.json", stage="register")
     params = load_params()
-    is_distilled = params.distil.steps is not None
-    lines = verdict(metrics, params.train, is_distilled=is_distilled).lines()
-    sys.stdout.write("\n" + "".join(f"{line}\n" for line in lines) + f"\n{table(metrics, is_distilled=is_distilled)}\n")
+    lines = verdict(metrics, params.train, student=params.student).lines()
+    sys.stdout.write(
+        "\n" + "".join(f"{line}\n" for line in lines) + f"\n{table(metrics, is_distilled=params.student is not None)}\n"
+    )
     sys.stdout.write(f"samples: {evaluation / 'grid.png'}, report: {evaluation / 'report.html'}\n")
     versions = holding(decision["model_digest"])
     for version in versions:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.evaluation.figures import Z
-from pipeline.params import TrainParams
+from pipeline.params import DistilParams, TrainParams
 
 LEAST_LEVELS = 0.9
 """Share of the noise levels at which the error has to be below the best linear denoiser's."""
@@ -69,15 +69,21 @@ BASELINES = ("mixture", "linear")
 HEADLINES = (*BASELINES, "real")
 
 
-def verdict(metrics: Mapping[str, float], train: TrainParams, *, is_distilled: bool = False) -> Verdict:
-    """Judge metrics.json of a model that was trained with these params; of a student the losses are its teacher's."""
-    mixture, linear = against_baselines(metrics, is_distilled=is_distilled)
+def verdict(metrics: Mapping[str, float], train: TrainParams, *, student: DistilParams | None = None) -> Verdict:
+    """Judge metrics.json of a model.
+
+    Args:
+        metrics: of its evaluation; of a student the losses are its teacher's.
+        train: with which it, or its teacher, was trained.
+        student: with which it was distilled, if it is a student.
+    """
+    mixture, linear = against_baselines(metrics, is_distilled=student is not None)
     gap = _gap(metrics)
-    if gap and is_distilled:
+    if gap and student:
         gap = _of_teacher(gap)
     findings = (mixture, linear, _real(metrics), _classes(metrics), _copies(metrics), gap)
     known = [each for each in findings if each is not None]
-    return Verdict(known, _advice({each.name: each.is_good for each in known}, train))
+    return Verdict(known, _advice({each.name: each.is_good for each in known}, train, student))
 
 
 def against_baselines(metrics: Mapping[str, float], *, is_distilled: bool) -> tuple[Finding, Finding]:
@@ -189,25 +195,42 @@ def _gap(metrics: Mapping[str, float]) -> Finding | None:
     return Finding("over-fitting", f"{words}: {figures}", is_good=is_good)
 
 
-def _advice(answers: Mapping[str, bool | None], train: TrainParams) -> str:
+def _advice(answers: Mapping[str, bool | None], train: TrainParams, student: DistilParams | None) -> str:
     """What most likely helps."""
-    return next(_remedies(answers, train))
+    return next(_remedies(answers, train, student))
 
 
-def _remedies(answers: Mapping[str, bool | None], train: TrainParams) -> Iterator[str]:
+def _remedies(answers: Mapping[str, bool | None], train: TrainParams, student: DistilParams | None) -> Iterator[str]:
     longer = 2 * train.num_images
     if answers.get("copies") is False or answers.get("over-fitting") is False:
         name, change = _against_overfitting(train)
         yield f"What most likely helps: more images (then `dvc repro`); with these, {name}: {_command(change)}."
-    if answers["linear"] is not True or answers["mixture"] is False:
+    if answers["linear"] is not True or (answers["mixture"] is False and student is None):
         yield f"What most likely helps: a longer training: {_command(f'train.num_images={2 * longer}')}."
-    if answers["mixture"] is None or answers.get("real") is not True or answers.get("classes") is False:
+    is_weak = answers["mixture"] is not True or answers.get("real") is not True or answers.get("classes") is False
+    if student is not None:
+        yield _for_a_student(student, train, is_weak=is_weak)
+    if is_weak:
         widths = ",".join(str(2 * width) for width in train.network.widths)
         yield (
             f"What most likely helps: a longer training: {_command(f'train.num_images={longer}')}; "
             f"then a wider network: {_command(f'train.network.widths=[{widths}]')}."
         )
     yield f"No fault stands out; a longer training may still help: {_command(f'train.num_images={longer}')}."
+
+
+def _for_a_student(student: DistilParams, train: TrainParams, *, is_weak: bool) -> str:
+    """A longer training of its own; then more of its steps, and where it has the most, a longer one of its teacher."""
+    longer = f"a longer training of the student: {_command(f'distil.num_images={2 * student.num_images}')}"
+    if not is_weak:
+        return f"No fault stands out; {longer} may still bring its images closer to its teacher's."
+    better = {1: "distil.steps=2", 2: "distil.steps=4"}.get(student.steps or 4)
+    then = (
+        f"more steps: {_command(better)}"
+        if better
+        else f"of its teacher: {_command(f'train.num_images={2 * train.num_images}')}"
+    )
+    return f"What most likely helps: {longer}; then {then}."
 
 
 def _against_overfitting(train: TrainParams) -> tuple[str, str]:

@@ -69,7 +69,7 @@ def model_card(
         num_images=int(metrics.get("evaluate/num_images", 0)),
         figures=[(FIGURES[key].label, [_measured(metrics, origin, key) for origin in ORIGINS]) for key in measured],
         distances=distances_by_rows(metrics),
-        verdict=verdict(metrics, params.train, is_distilled=description.is_distilled),
+        verdict=verdict(metrics, params.train, student=params.distil if description.is_distilled else None),
         decision=decision,
     )
 

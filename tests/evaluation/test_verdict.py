@@ -139,7 +139,7 @@ def test_metrics_of_an_earlier_release_are_judged_by_the_figures_that_they_have(
 
 
 def test_the_losses_of_a_student_are_said_to_be_its_teachers() -> None:
-    own, of_teacher = (verdict(GOOD, PARAMS.train, is_distilled=is_distilled) for is_distilled in (False, True))
+    own, of_teacher = (verdict(GOOD, PARAMS.train, student=student) for student in (None, PARAMS.distil))
     for name in ("linear", "over-fitting"):
         mine, theirs = own.finding(name), of_teacher.finding(name)
         assert mine is not None
@@ -147,6 +147,26 @@ def test_the_losses_of_a_student_are_said_to_be_its_teachers() -> None:
         assert theirs.text == f"its teacher: {mine.text}"
     assert "its teacher: better than the best linear denoiser" in of_teacher.headline
     assert own.is_good == of_teacher.is_good
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4])
+def test_a_weak_student_is_advised_a_longer_training_of_its_own_and_then_more_steps_or_a_better_teacher(
+    steps: int,
+) -> None:
+    student = PARAMS.distil.model_copy(update={"steps": steps})
+    longer = f"a longer training of the student: `foundry set distil.num_images={2 * student.num_images} && dvc repro`"
+    then = {1: "distil.steps=2", 2: "distil.steps=4", 4: f"train.num_images={2 * PARAMS.train.num_images}"}[steps]
+    for changes in ({"evaluate/kid_to_all": 0.7}, {"evaluate/kid_to_all": 1.2}, {"evaluate/class_agreement": 0.8}):
+        advice = verdict(GOOD | changes, PARAMS.train, student=student).advice
+        assert advice.startswith(f"What most likely helps: {longer}; then ")
+        assert then in advice
+    assert longer in verdict(GOOD, PARAMS.train, student=student).advice
+
+
+def test_a_student_of_a_teacher_that_has_learnt_too_little_or_by_heart_is_advised_another_teacher() -> None:
+    for changes in ({"evaluate/levels_better_than_linear": 0.5}, {"evaluate/mse_over_training": 1.4}):
+        advice = verdict(GOOD | changes, PARAMS.train, student=PARAMS.distil).advice
+        assert advice == of(changes).advice
 
 
 @pytest.mark.parametrize("metrics", [{}, {"evaluate/kid": float("nan"), "baseline/kid": 1.0}])

@@ -1,6 +1,7 @@
 """The student, made by the stage `train` in processes of its own; and what evaluation and registry make of it."""
 
 import json
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from pipeline.artefacts.model import SNAPSHOTS, TEACHER, load_model, teacher_of
+from pipeline.artefacts.model import SNAPSHOTS, TEACHER, default_plan, load_model, teacher_of
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.inference.draw import draw
 from pipeline.training import checkpoint
@@ -73,6 +74,28 @@ def test_a_student_of_two_steps_draws_its_teachers_images_better_than_two_steps_
     }
     rms = {name: np.sqrt(np.square(images / 127.5 - wanted / 127.5).mean()) for name, images in found.items()}
     assert rms["student"] < 0.7 * rms["teacher"]
+
+
+def test_a_student_of_one_step_is_made_of_the_same_training_and_draws_in_one_network_call(
+    distilled: Path, root: Path
+) -> None:
+    document = yaml.safe_load((distilled / "params.yaml").read_text())
+    document["distil"] |= {"steps": 1, "num_images": 1920}
+    shutil.copytree(distilled / ".foundry", distilled / "one" / ".foundry")
+    (distilled / "one" / "data").symlink_to(distilled / "data")
+    (distilled / "one" / "params.yaml").write_text(yaml.safe_dump(document))
+    process = _train(root, distilled / "one", "student")
+    _, errors = process.communicate(timeout=240)
+    assert process.returncode == 0, errors
+    teacher, student = load_model(distilled / "teacher"), load_model(distilled / "one" / "student")
+    assert default_plan(student).num_rows == 1
+    seeds, labels = list(range(50)), [i % 10 for i in range(50)]
+    wanted = draw(teacher, seeds, labels, sampler="dpmpp_2m", num_steps=6, guidance_scale=1.5)
+    single = draw(teacher, seeds, labels, sampler="ddim", num_steps=1, guidance_scale=1.5)
+    rms = [
+        np.sqrt(np.square(images / 127.5 - wanted / 127.5).mean()) for images in (draw(student, seeds, labels), single)
+    ]
+    assert rms[0] < rms[1]
 
 
 def test_a_killed_distillation_goes_on_to_the_same_bytes(distilled: Path, root: Path) -> None:

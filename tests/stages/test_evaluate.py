@@ -92,7 +92,7 @@ def _write_all(folder: Path, images: NDArray[np.uint8], labels: NDArray[np.int64
 
 def _evaluate(data: Path, out: Path) -> dict[str, float]:
     inputs = read_inputs(*(data / name for name in ("model", "prepared", "schedule", "features")))
-    return evaluate(inputs, out, EVALUATE, PARAMS.train)[1]
+    return evaluate(inputs, out, PARAMS.model_copy(update={"evaluate": EVALUATE}))[1]
 
 
 @pytest.fixture(scope="module")
