@@ -16,7 +16,8 @@ from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import linear_betas
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import Sampler, sample
+from pipeline.diffusion.samplers import Sampler
+from pipeline.diffusion.sampling import sample
 from pipeline.diffusion.target import Target
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.errors import FoundryError

@@ -27,7 +27,7 @@ from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.model import Model, load_model
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.images import to_unit_range
-from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.samplers import Sampler
 from pipeline.diffusion.timetables import GRIDS, optimise_each, timetable
 from pipeline.evaluation.evaluator import Evaluator, load_evaluator
 from pipeline.evaluation.samples import draw_samples

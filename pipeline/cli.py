@@ -17,6 +17,7 @@ from typing import Any
 
 import click
 
+from pipeline.diffusion.samplers import SAMPLERS
 from pipeline.environment import check_environment
 from pipeline.errors import FoundryError
 
@@ -357,7 +358,7 @@ command(
     option("--shard-size", type=click.IntRange(1, MOST_IMAGES), help="Draw a set: a resumable .npz of so many images each, with its digest."),
     option("--verify", is_flag=True, help="Compare a set with its digests, and images of each shard with the same drawn again."),
     option("--class-label", metavar="N|NAME|none", help="One class.  [default: each class in turn]"),
-    option("--sampler", type=click.Choice(("ddpm", "ddim", "dpmpp_2m")), help="[default: the model's]"),
+    option("--sampler", type=click.Choice(SAMPLERS), help="[default: the model's]"),
     option("--steps", type=click.IntRange(1, MOST_IMAGES), help="Sampling steps.  [default: the model's]"),
     option("--eta", type=Finite(), default=0.0, help="Noise of ddim, 0 to 1."),
     option("--guidance-scale", type=Finite(0, 20), help="1 for none.  [default: the model's]"),

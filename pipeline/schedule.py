@@ -22,7 +22,7 @@ from pipeline.diffusion.density import DENSITIES
 from pipeline.diffusion.gaussian import gaussian_bits_per_dim, held_out_linear_denoiser_mse, prior_kl_bits_per_dim
 from pipeline.diffusion.moments import Moments, image_moments
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import SAMPLERS
+from pipeline.diffusion.samplers import SAMPLERS
 from pipeline.diffusion.timetables import optimise_each
 from pipeline.diffusion.weighting import SnrBounds, loss_weight
 from pipeline.errors import CheckFailedError

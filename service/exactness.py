@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.samplers import Sampler
 from service.engine.backend import BackendName
 from service.engine.request import Request, SamplingParams
 from service.engine.stepper import Stepper

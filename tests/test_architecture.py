@@ -4,7 +4,6 @@ import ast
 import re
 import tomllib
 from pathlib import Path
-from typing import get_args
 
 import grimp
 import pytest
@@ -12,10 +11,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline import cli
-from pipeline.diffusion.sampling import SAMPLERS
+from pipeline.diffusion.samplers import SAMPLERS
 from pipeline.params import Params
-from service.http.schemas import SamplerName
 
 ROOT = Path(__file__).parents[1]
 STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
@@ -169,16 +166,12 @@ def test_every_place_for_an_addition_exists(addition: str, place: str, more: str
 
 
 def test_a_sampler_is_offered_wherever_one_is_chosen() -> None:
-    [option] = [each for each in cli.foundry.commands["sample"].params if each.name == "sampler"]
-    playground = ROOT / "service" / "static" / "playground"
+    settings = (ROOT / "service" / "static" / "playground" / "settings.js").read_text()
     exported = (ROOT / "pipeline" / "export" / "templates" / "foundry_pipeline.py").read_text()
-    [named] = re.findall(r"const SAMPLERS = \{(.*)\}", (playground / "settings.js").read_text())
     offered = {
-        "foundry sample": option.type.choices,  # type: ignore[attr-defined]
-        "schemas.py": get_args(SamplerName),
-        "page.html": re.findall(r'name="sampler" value="(\w+)"', (playground / "page.html").read_text()),
-        "settings.js": re.findall(r"(\w+):", named),
-        "foundry_pipeline.py": re.findall(r'"(\w+)"', re.findall(r"sampler not in \((.*?)\)", exported)[0]),
+        "settings.js": re.findall(r"(\w+):", re.findall(r"const SAMPLERS = \{(.*)\}", settings)[0]),
+        "foundry_pipeline.py": re.findall(r'"(\w+)":', re.findall(r"^ETA = \{(.*)\}", exported, re.MULTILINE)[0]),
+        "docs/samplers.md": re.findall(r"^\| `(\w+)` \|", (ROOT / "docs" / "samplers.md").read_text(), re.MULTILINE),
     }
     assert {place: set(names) for place, names in offered.items()} == dict.fromkeys(offered, frozenset(SAMPLERS))
 

@@ -21,7 +21,8 @@ from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import SAMPLERS, Sampler, SamplerPlan, make_plan
+from pipeline.diffusion.samplers import SAMPLERS, Sampler
+from pipeline.diffusion.sampling import SamplerPlan, make_plan
 from pipeline.diffusion.target import TARGETS, Target, check_target
 from pipeline.diffusion.timetables import times_for
 from pipeline.diffusion.unet import UNet, UNetConfig

@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pipeline.diffusion.guidance_interval import ALL_STEPS
-from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.samplers import Sampler
 from pipeline.errors import FoundryError
 
 KEY_VARIABLE = "FOUNDRY_PASSPORT_KEY"

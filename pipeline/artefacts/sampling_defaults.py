@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval, guided_steps
-from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.samplers import Sampler
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.artefacts.files import replacing
 from pipeline.artefacts.model import DataSpec, load_model
-from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.samplers import Sampler
 from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.evaluation.samples import Samples, write_samples
 from pipeline.inference.grids import as_image, grid_image

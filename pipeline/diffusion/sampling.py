@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -24,12 +24,9 @@ from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.guidance import GuidedDenoiser
 from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval, guided_steps
 from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.samplers import Sampler
 from pipeline.diffusion.seeds import image_generator, normal_rows
 from pipeline.errors import FoundryError
-
-Sampler = Literal["ddpm", "ddim", "dpmpp_2m"]
-
-SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -12,7 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import Sampler, coefficients
+from pipeline.diffusion.samplers import Sampler
+from pipeline.diffusion.sampling import coefficients
 from pipeline.diffusion.surrogate import PIXEL_VARIANCE, errors
 from pipeline.errors import FoundryError
 

@@ -21,7 +21,8 @@ from pipeline.artefacts.files import write_json
 from pipeline.artefacts.model import Model, default_plan, plan_for
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.diffusion import unet
-from pipeline.diffusion.sampling import SAMPLERS, sample
+from pipeline.diffusion.samplers import SAMPLERS
+from pipeline.diffusion.sampling import sample
 from pipeline.export.denoiser import ExportError, check_equal
 
 TEMPLATES = Path(__file__).with_name("templates")

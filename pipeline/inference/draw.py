@@ -11,7 +11,8 @@ from pipeline.artefacts.model import Model, plan_for
 from pipeline.device import best_device
 from pipeline.diffusion.guidance_interval import Interval
 from pipeline.diffusion.images import to_bytes
-from pipeline.diffusion.sampling import Sampler, SamplerPlan, sample
+from pipeline.diffusion.samplers import Sampler
+from pipeline.diffusion.sampling import SamplerPlan, sample
 from pipeline.inference.cores import denoiser_here, on_all_cores
 from pipeline.progress import progress_bar
 

@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
 from pipeline.artefacts.model import load_model
-from pipeline.diffusion.sampling import SAMPLERS, Sampler
+from pipeline.diffusion.samplers import SAMPLERS, Sampler
 from pipeline.diffusion.seeds import NUM_SEEDS
 from pipeline.errors import FoundryError
 from pipeline.inference.draw import draw

@@ -9,7 +9,8 @@ import numpy as np
 from pipeline.artefacts.model import Model, plan_for
 from pipeline.diffusion.guidance_interval import Interval
 from pipeline.diffusion.images import to_bytes
-from pipeline.diffusion.sampling import Sampler, SamplerPlan
+from pipeline.diffusion.samplers import Sampler
+from pipeline.diffusion.sampling import SamplerPlan
 from pipeline.diffusion.seeds import image_seed
 from pipeline.evaluation.samples import Samples
 from pipeline.inference.draw import draw_batches

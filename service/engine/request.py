@@ -12,7 +12,7 @@ from service.errors import CancelledError, DeadlineExceededError, ServiceError
 
 if TYPE_CHECKING:
     # The module imports torch, without which scheduler and simulator start in a fraction of the time.
-    from pipeline.diffusion.sampling import Sampler
+    from pipeline.diffusion.samplers import Sampler
 
 Determinism = Literal["exact", "fast"]
 Status = Literal["queued", "running", "cancelling", "completed", "cancelled", "expired", "failed"]

@@ -20,7 +20,8 @@ from pipeline.artefacts.model import Model, load_model, plan_for
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.images import to_bytes
-from pipeline.diffusion.sampling import Sampler, draw_noise, step
+from pipeline.diffusion.samplers import Sampler
+from pipeline.diffusion.sampling import draw_noise, step
 from pipeline.diffusion.seeds import image_generator, normal_rows
 from service.engine.backend import Backend, BackendName, backend_for
 from service.engine.batch_sizes import BatchSizes, measure_batch_sizes

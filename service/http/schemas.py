@@ -4,13 +4,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from pipeline.diffusion.samplers import Sampler
 from service.engine.request import Determinism, Request, Status
 
 REQUEST_ID = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
 RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
 Share = Annotated[float, Field(ge=0, le=1)]
-SamplerName = Literal["ddpm", "ddim", "dpmpp_2m"]
-"""`pipeline.diffusion.sampling.Sampler`, without the torch that BentoML's supervisor would load with it."""
 
 
 class GenerationRequest(BaseModel):
@@ -38,7 +37,7 @@ class GenerationRequest(BaseModel):
         lt=2**31,
         description="model calls per image, at most the model's max_steps; null: the model's",
     )
-    sampler: SamplerName | None = Field(default=None, description="null: the model's")
+    sampler: Sampler | None = Field(default=None, description="null: the model's")
     eta: float = Field(default=0.0, ge=0, le=1, description="stochasticity of ddim; 0 for other samplers")
     guidance_scale: float | None = Field(
         default=None, ge=0, le=20, description="1: no guidance, half the work; null: the model's, or 1 without a class"
@@ -95,7 +94,7 @@ class ImagesResponse(BaseModel):
     class_name: str | None
     seed: int
     steps: int
-    sampler: SamplerName
+    sampler: Sampler
     eta: float
     guidance_scale: float
     guidance_interval: list[float]

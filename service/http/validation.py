@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from pipeline.artefacts.model import DataSpec, Model
 from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
-from pipeline.diffusion.sampling import Sampler
+from pipeline.diffusion.samplers import Sampler
 from pipeline.diffusion.seeds import NUM_DERIVED_SEEDS, image_seed
 from service.engine.request import Request, SamplingParams
 from service.errors import InvalidRequestError, NotFoundError

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.distillation import answer, noise_in, shared_places
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
-from pipeline.diffusion.sampling import SAMPLERS, Sampler, make_plan, step
+from pipeline.diffusion.samplers import SAMPLERS, Sampler
+from pipeline.diffusion.sampling import make_plan, step
 from tests.fakes import NormalDenoiser, unclipped_steps
 
 SCHEDULE = NoiseSchedule(cosine_betas(1000))

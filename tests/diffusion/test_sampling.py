@@ -10,16 +10,8 @@ from torch import Tensor
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import (
-    SAMPLERS,
-    Sampler,
-    SamplerPlan,
-    draw_noise,
-    make_plan,
-    reverse_steps,
-    sample,
-    step,
-)
+from pipeline.diffusion.samplers import SAMPLERS, Sampler
+from pipeline.diffusion.sampling import SamplerPlan, draw_noise, make_plan, reverse_steps, sample, step
 from pipeline.diffusion.seeds import image_generator, normal_rows
 from pipeline.errors import FoundryError
 from tests.fakes import NormalDenoiser, elementwise_denoiser, unclipped_steps

@@ -5,7 +5,8 @@ from torch import Tensor
 from pipeline.diffusion.betas import cosine_betas, linear_betas
 from pipeline.diffusion.gaussian import GaussianDenoiser
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import Sampler, make_plan
+from pipeline.diffusion.samplers import Sampler
+from pipeline.diffusion.sampling import make_plan
 from pipeline.diffusion.surrogate import EXCESS_ERROR, surrogate_error
 from tests.fakes import NormalDenoiser, unclipped_steps
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_terminal_snr
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import SAMPLERS, Sampler, make_plan
+from pipeline.diffusion.samplers import SAMPLERS, Sampler
+from pipeline.diffusion.sampling import make_plan
 from pipeline.diffusion.surrogate import surrogate_error
 from pipeline.diffusion.timetables import (
     GRIDS,

@@ -10,7 +10,8 @@ from pipeline.artefacts.model import DataSpec, Description, Model, build_network
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.sampling import Sampler, sample
+from pipeline.diffusion.samplers import Sampler
+from pipeline.diffusion.sampling import sample
 from pipeline.diffusion.unet import UNetConfig
 from tests.command_line import foundry
 

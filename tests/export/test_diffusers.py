@@ -14,7 +14,8 @@ import torch
 
 from pipeline.artefacts.model import Model, load_model
 from pipeline.diffusion import unet
-from pipeline.diffusion.sampling import Sampler, sample
+from pipeline.diffusion.samplers import Sampler
+from pipeline.diffusion.sampling import sample
 from pipeline.errors import FoundryError
 from pipeline.export import diffusers
 from tests.export.models import WITH_CLASSES, draw, export, save

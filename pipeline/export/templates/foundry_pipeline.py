@@ -1,5 +1,5 @@
 # ruff: noqa: INP001, ARG002  an exported folder is no package; register_to_config reads the arguments
-"""A pipeline for diffusers that draws a Diffusion Foundry model's images with DDPM, DDIM or DPM-Solver++(2M).
+"""A pipeline for diffusers that draws a Diffusion Foundry model's images with its samplers.
 
     pipe = DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)
     pipe(class_labels=[3, 3, 5], seeds=[1, 2, 3]).images
@@ -15,6 +15,9 @@ import torch
 from diffusers import DiffusionPipeline
 from diffusers.configuration_utils import register_to_config
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+
+ETA = {"ddpm": 1.0, "ddim": 0.0, "dpmpp_2m": 0.0}
+"""The samplers, each with its noise as a share of DDPM's; ddim takes another one as `eta`."""
 
 
 class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is untyped
@@ -54,7 +57,7 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
         Args:
             class_labels: class of every image; None: no class.
             seeds: one per image, each in 0 … 2^63 - 1; None: one image with seed 0.
-            sampler: `ddpm`, `ddim` or `dpmpp_2m`; None: the model's default.
+            sampler: one of `ETA`; None: the model's default.
             num_inference_steps: number of calls of the network; None: the model's default.
             eta: noise of `ddim`, 0 … 1.
             guidance_scale: 1 for no guidance; None: the model's default.
@@ -117,11 +120,11 @@ class FoundryPipeline(DiffusionPipeline):  # type: ignore[misc]  # diffusers is 
 
     def _coefficients(self, sampler: str, times: list[int], eta: float) -> list[list[float]]:
         """A, B, C and D of each step."""
-        if sampler not in ("ddpm", "ddim", "dpmpp_2m") or not 0 <= eta <= 1 or (eta and sampler != "ddim"):
+        if sampler not in ETA or not 0 <= eta <= 1 or (eta and sampler != "ddim"):
             raise ValueError(
-                f"sampler {sampler} with eta {eta}: should be ddpm, ddim or dpmpp_2m, eta in 0 … 1 for ddim"
+                f"sampler {sampler} with eta {eta}: should be one of {', '.join(ETA)}, eta in 0 … 1 for ddim"
             )
-        share = {"ddpm": 1.0, "ddim": eta, "dpmpp_2m": 0.0}[sampler]
+        share = eta if sampler == "ddim" else ETA[sampler]
         abar = self._abar()[times]
         abar_next = torch.cat([abar[1:], torch.ones_like(abar[:1])])
         # sigma^2 = eta^2 (1 - abar_next) / (1 - abar) (1 - abar / abar_next), Song et al. 2021, eq. 16

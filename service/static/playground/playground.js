@@ -142,5 +142,6 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => { event.preventDefault(); document.body.classList.toggle("dropping", name === "dragover"); });
 }
 document.addEventListener("drop", (event) => { if (event.dataTransfer.files.length) openPicture(event.dataTransfer.files[0]); });
+offerSamplers();
 updateControls();
 loadModel();

@@ -6,6 +6,15 @@ const SAMPLERS = { dpmpp_2m: "DPM++ 2M", ddim: "DDIM", ddpm: "DDPM" };
 const GUIDANCES = [1, 1.5, 2, 3, 5, 8], MOST_IMAGES = 16;
 let model = null;
 
+function offerSamplers() {
+  const choices = Object.entries(SAMPLERS).map(([value, title], number) => {
+    const choice = Object.assign(document.createElement("label"), { className: "choice" });
+    choice.append(Object.assign(document.createElement("input"), { type: "radio", name: "sampler", value, checked: number === 0 }), title);
+    return choice;
+  });
+  $("samplers").replaceChildren(...choices);
+}
+
 /** The settings as the form has them; `seed` is null where none is given. */
 function settings() {
   const label = $("class").value;
