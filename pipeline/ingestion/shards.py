@@ -22,6 +22,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.artefacts.files import canonical_json, naming, parts_digest, replacing
+from pipeline.artefacts.image_size import height_and_width
 from pipeline.ingestion.batches import examine_batches
 from pipeline.ingestion.decode import Wanted
 from pipeline.ingestion.manifest import ROW, to_frame
@@ -65,7 +66,7 @@ def examine_shard(
     """
     key = _key(shard, wanted)
     table, pixels = _files(folder, key)
-    if table.exists():
+    if _is_whole(table, pixels, wanted):
         with naming(table):
             os.utime(table)
         return key
@@ -98,6 +99,17 @@ def read_shard(folder: Path, key: str) -> ExaminedShard:
     return ExaminedShard(
         frame[list(ROW)].astype(ROW), pixels, dict(zip(quarantined["file"], quarantined[CONTENT], strict=True))
     )
+
+
+def _is_whole(table: Path, pixels: Path, wanted: Wanted) -> bool:
+    """Whether a result is there and can be read, with the pixels of every accepted image."""
+    try:
+        states = pd.read_parquet(table, columns=["state"])["state"]
+        num_bytes = pixels.stat().st_size
+    except (OSError, ValueError):
+        return False
+    height, width = height_and_width(wanted.size)
+    return num_bytes == int((states == "accepted").sum()) * height * width * wanted.channels
 
 
 def delete_unused(folder: Path) -> None:

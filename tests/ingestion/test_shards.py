@@ -131,6 +131,21 @@ def test_what_is_read_equals_what_was_examined(tmp_path: Path) -> None:
         np.testing.assert_array_equal(pixels[1], np.asarray(image))
 
 
+@pytest.mark.parametrize("suffix", [".parquet", ".pixels"])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_bytes(path.read_bytes()[:-8])], ids=["gone", "cut"]
+)
+def test_a_result_that_is_not_whole_is_made_again(
+    tmp_path: Path, suffix: str, damage: Callable[[Path], object]
+) -> None:
+    shard = RawShard(partial(iter, [RawImage("0.png", None, png(0), 9)]))
+    key = examine_shard(shard, WANTED, tmp_path, 1)
+    before = files(tmp_path)
+    damage(tmp_path / f"{key}{suffix}")
+    assert examine_shard(shard, WANTED, tmp_path, 1) == key
+    assert files(tmp_path) == before
+
+
 def test_results_that_nobody_used_for_a_month_are_deleted(tmp_path: Path) -> None:
     used, unused = (
         examine_shard(RawShard(partial(iter, [RawImage(f"{number}.png", None, png(number), 9)])), WANTED, tmp_path, 1)
