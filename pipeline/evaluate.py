@@ -19,7 +19,7 @@ from torch import Tensor
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document, remove_outputs, replacing, write_json
 from pipeline.artefacts.model import SNAPSHOTS, Model, load_model, teacher_of
-from pipeline.artefacts.sampling_defaults import guidance_in_words
+from pipeline.artefacts.sampling_defaults import SamplingDefaults, guidance_in_words
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.subset import Subset
 from pipeline.artefacts.tensors import load_tensors
@@ -36,9 +36,9 @@ from pipeline.evaluation.results import METRICS, TABLE, write_results
 from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
 from pipeline.evaluation.tuning import Tuning, tune
 from pipeline.evaluation.verdict import Verdict, verdict
-from pipeline.inference.losses import held_out_losses
+from pipeline.inference.losses import Losses, held_out_losses
 from pipeline.params import EvaluateParams, Params, load_params
-from pipeline.reporting.evaluation_report import ClassRow, Evaluation, write_report
+from pipeline.reporting.evaluation_report import ClassRow, EvaluationPage, write_report
 from pipeline.tracking.runs import StageRun, stage_run
 from pipeline.tracking.tags import EXTRACTOR_TAG, RECIPE_TAG
 
@@ -67,7 +67,7 @@ def main(model: Path, prepared: Path, schedule: Path, features: Path, out: Path)
         fitted_params = params.model_copy(update={"evaluate": fitted(params.evaluate, inputs.dataset.info)})
         tuning, metrics, found = evaluate(inputs, out, fitted_params)
         sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
-        table = chief_table(metrics, is_distilled=inputs.teacher is not None)
+        table = chief_table(metrics, is_distilled=inputs.is_distilled)
         log(run, out, tuning, metrics, found, table)
 
 
@@ -88,6 +88,11 @@ class Inputs:
     all_images: AllImages
     extractor_digest: str
     floors: dict[str, float]
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the model is a student."""
+        return self.teacher is not None
 
 
 def read_inputs(model: Path, prepared: Path, schedule: Path, features: Path) -> Inputs:
@@ -122,61 +127,58 @@ def evaluate(inputs: Inputs, out: Path, all_params: Params) -> tuple[Tuning, dic
 
     Returns the content of tuning.json, all figures as `read_results` returns them, and what they say.
     """
-    params, is_distilled = all_params.evaluate, inputs.teacher is not None
+    params = all_params.evaluate
     remove_outputs(out, OUTS)
-    evaluator, train, names = inputs.evaluator, inputs.dataset.split("train"), inputs.dataset.info.class_names
     real_agreement = inputs.floors.get("floor/class_agreement")
     tuning = tune(inputs.model, inputs.snapshots, inputs.tuning_evaluator, inputs.table, params, real_agreement)
     write_json(out / "tuning.json", tuning.document())
     description = replace(inputs.model.description, sampling=tuning.sampling, timetables=tuning.timetables)
     model = replace(inputs.model, description=description)
 
+    train = inputs.dataset.split("train")
     samples = draw_samples(model, train, params)
     neighbours = nearest(samples.images, train)
     write_samples(out / "samples.npz", samples)
-    write_grid(out / "grid.png", samples, names)
+    write_grid(out / "grid.png", samples, inputs.dataset.info.class_names)
     write_nearest(out / "nearest.png", samples, neighbours, train)
 
-    # A student is no denoiser at levels other than its own; card and report say whose losses these are.
-    losses = held_out_losses(
-        inputs.teacher or model,
-        evaluator.real,
-        inputs.tuning_evaluator.real,
-        inputs.table,
-        num_images=params.likelihood_num_images,
-        seed=params.seed,
-    )
-    write_csv(out / "loss_per_noise_level.csv", losses.levels)
-    quality = quality_per_num_rows(model, evaluator, inputs.tuning_evaluator.features, samples, params)
-    write_csv(out / "quality_per_num_rows.csv", quality)
+    losses = measure_losses(inputs, model, params)
+    quality = quality_per_num_rows(model, inputs.evaluator, inputs.tuning_evaluator.features, samples, params)
     metrics = {
         **with_prefix("evaluate", figures(inputs, samples.images, samples.labels, neighbours) | losses.figures),
         **with_prefix("baseline", baseline_figures(inputs, samples.labels, params)),
         **with_prefix("floor", floor_figures(inputs, params.num_samples)),
         **figures_by_rows(quality),
     }
+    write_csv(out / "loss_per_noise_level.csv", losses.levels)
+    write_csv(out / "quality_per_num_rows.csv", quality)
     write_results(out, metrics)
-    classes = class_rows(evaluator, samples.images, names)
-    kind = evaluator.extractor.config.kind
-    chosen = tuning.sampling
-    guidance = guidance_in_words(chosen.guidance_scale, chosen.guidance_interval)
-    sampling = {"sampler": chosen.sampler, "steps": chosen.num_steps, "guidance": guidance}
-    found = verdict(metrics, all_params.train, student=all_params.distil if is_distilled else None)
-    write_report(
-        out,
-        Evaluation(
-            found.lines(),
-            metrics,
-            losses.levels,
-            quality,
-            classes,
-            sampling,
-            tuning.guidance_distances,
-            kind,
-            is_distilled=is_distilled,
-        ),
+    found = verdict(metrics, all_params.train, student=all_params.distil if inputs.is_distilled else None)
+    page = EvaluationPage(
+        verdict=found.lines(),
+        metrics=metrics,
+        levels=losses.levels,
+        quality=quality,
+        classes=class_rows(inputs.evaluator, samples.images, inputs.dataset.info.class_names),
+        sampling=sampling_in_words(tuning.sampling),
+        guidance=tuning.guidance_distances,
+        extractor_kind=inputs.evaluator.extractor.config.kind,
+        is_distilled=inputs.is_distilled,
     )
+    write_report(out, page)
     return tuning, metrics, found
+
+
+def measure_losses(inputs: Inputs, model: Model, params: EvaluateParams) -> Losses:
+    """The losses of the model; of a student those of its teacher, since it denoises at its own noise levels only."""
+    return held_out_losses(
+        inputs.teacher or model,
+        inputs.evaluator.real,
+        inputs.tuning_evaluator.real,
+        inputs.table,
+        num_images=params.likelihood_num_images,
+        seed=params.seed,
+    )
 
 
 def figures(
@@ -192,14 +194,14 @@ def figures(
 
 
 def baseline_figures(inputs: Inputs, labels: NDArray[np.int64] | None, params: EvaluateParams) -> dict[str, float]:
-    """The figures of as many images from the mixture of Gaussians."""
+    """The figures of the same number of images from the mixture of Gaussians."""
     train, num_components = inputs.dataset.split("train"), params.baseline_components
     images = draw_baseline(train, labels, params.num_samples, num_components=num_components, seed=params.seed)
     return figures(inputs, images, labels, nearest(images, train))
 
 
 def floor_figures(inputs: Inputs, num_samples: int) -> dict[str, float]:
-    """The figures of as many real images that are new to the extractor; those of all and of copies are known."""
+    """The figures of the same number of real images that are new to the extractor; the others are in floors.json."""
     real = inputs.tuning_evaluator.real
     new = Subset(real.split, real.rows[:num_samples])
     known = {name.removeprefix("floor/"): value for name, value in inputs.floors.items() if name.startswith("floor/")}
@@ -218,6 +220,12 @@ def class_rows(evaluator: Evaluator, images: NDArray[np.uint8], names: Sequence[
         return []
     drawn = evaluator.shares(evaluator.extractor.features(images))
     return [ClassRow(*row) for row in zip(names, drawn.tolist(), evaluator.class_shares.tolist(), strict=True)]
+
+
+def sampling_in_words(sampling: SamplingDefaults) -> dict[str, str | int]:
+    """Sampler, number of steps and guidance, as the report shows them."""
+    guidance = guidance_in_words(sampling.guidance_scale, sampling.guidance_interval)
+    return {"sampler": sampling.sampler, "steps": sampling.num_steps, "guidance": guidance}
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -25,7 +25,7 @@ class ClassRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
+class EvaluationPage:
     """What the page shows besides the pictures in its folder."""
 
     verdict: Sequence[str]
@@ -46,7 +46,7 @@ class Evaluation:
     """Whether the losses are those of the model's teacher."""
 
 
-def write_report(folder: Path, evaluation: Evaluation) -> None:
+def write_report(folder: Path, evaluation: EvaluationPage) -> None:
     """Write `report.html` into the folder that holds `grid.png` and `nearest.png`."""
     levels = evaluation.levels
     errors = {
