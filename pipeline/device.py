@@ -49,23 +49,24 @@ def best_device() -> Device:
 
 
 def _set_arithmetic_of_gpus() -> None:
-    """Choose what torch leaves open: float32 in all its bits (no TF32), and kernels that add in the same order every time."""
+    """Make GPU arithmetic reproducible: full float32 precision (no TF32), and kernels that add in a fixed order."""
     cuda, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     cuda.allow_tf32 = cudnn.allow_tf32 = cuda.allow_bf16_reduced_precision_reduction = False
-    # The fastest kernel of a trial may be another one in the next process.
+    # Benchmark mode times kernels and takes the fastest, which may be another one in the next process.
     cudnn.benchmark, cudnn.deterministic = False, True
-    # Read when cuBLAS begins. torch's deterministic algorithms insist on a workspace of fixed size.
+    # Read when cuBLAS is initialised; torch's deterministic algorithms require a workspace of fixed size.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 def use_deterministic_algorithms(device: Device) -> None:
-    """Make every kernel of this process on a GPU add in a fixed order, or raise; on a CPU they do.
+    """Make torch raise where a GPU kernel has no deterministic form; on a CPU this changes nothing.
 
-    For trainings. An evaluation calls `kthvalue`, whose values are fixed and whose places are not, so that torch refuses it.
+    For training only: evaluation calls `kthvalue`, whose values are deterministic but whose indices are not, which torch
+    refuses.
     """
     if device.is_cuda:
         torch.use_deterministic_algorithms(mode=True)
-        # Tensors without content need not be filled to have the same results.
+        # Filling uninitialised tensors costs time, and no result depends on their content.
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # torch leaves it untyped
 
 
@@ -75,12 +76,12 @@ def _has_amx() -> bool:
 
 
 def peak_mib() -> float:
-    """The most memory that tensors have taken on the GPU, or without one this process."""
+    """Peak memory in MiB: of tensors on the GPU if there is one, else of this process."""
     return torch.cuda.max_memory_allocated() / (1 << 20) if torch.cuda.is_available() else process_peak_mib()
 
 
 def process_peak_mib() -> float:
-    """The largest resident size of this process since it began."""
+    """Peak resident memory of this process in MiB."""
     status = Path("/proc/self/status")
     if status.exists():
         # getrusage's peak is inherited from the process that started this one.

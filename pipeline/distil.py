@@ -4,9 +4,9 @@ Reads: data/model, data/prepared, data/schedule
 Writes: data/model/{model.safetensors,model.json,snapshots.safetensors}
 Params: distil, train
 
-The student has the trained model's network and begins with its weights. It learns to draw the same images from the same
-seeds in 1, 2 or 4 steps without guidance (pipeline/training/trajectories.py), by the same loop and with the same
-checkpoints as a training, which `pipeline.train` replaces by this process when it has ended.
+The student has the trained model's architecture and starts from its weights. It learns to draw the same images from the
+same seeds in 1, 2 or 4 steps without guidance (pipeline/training/trajectories.py), in the same loop and with the same
+checkpoints as a training. `pipeline.train` executes this module in its own place when the training has ended.
 """
 
 import signal
@@ -53,7 +53,13 @@ def main(
 ) -> None:
     """Replace the model in a folder by its student.
 
-    `run_id` is the run of its training, of which `seconds_before` were in earlier processes than this one.
+    Args:
+        model: the folder.
+        prepared: data/prepared.
+        schedule: data/schedule.
+        checkpoint_interval_sec: least time between two checkpoints.
+        run_id: MLflow run of the training, which this one continues; None starts a new run.
+        seconds_before: duration of the training before.
     """
     params, dataset, trained = load_params(), Dataset.open(prepared), load_model(model)
     if trained.description.is_distilled:
@@ -73,7 +79,7 @@ def main(
 
 
 class Distillation:
-    """A student, its teacher, and the training that makes the one of the other."""
+    """A student, its teacher, and the training of the student."""
 
     def __init__(
         self, params: Params, trained: Model, dataset: Dataset, table: ScheduleTable, workers: Workers
@@ -126,7 +132,7 @@ class Distillation:
 
 
 def student_params(train: TrainParams, distil: DistilParams) -> TrainParams:
-    """The settings of the student's training: those of `train`, but for what concerns real images, and shorter."""
+    """The settings of the student's training: those of `train` with the overrides of `distil`, and no augmentation."""
     return train.model_copy(
         update={
             "num_images": distil.num_images,
@@ -142,7 +148,11 @@ def student_params(train: TrainParams, distil: DistilParams) -> TrainParams:
 
 
 def drawing_teacher(trained: Model, params: DistilParams, device: torch.device) -> Teacher:
-    """The trained model, as it draws for a student of `params.steps` steps."""
+    """The trained model as the teacher of a student with `params.steps` steps.
+
+    Raises:
+        FoundryError: `params.steps` is None.
+    """
     if params.steps is None:
         raise FoundryError("distil.steps: should be 1, 2 or 4 to distil (got null)")
     return Teacher(
@@ -156,7 +166,7 @@ def drawing_teacher(trained: Model, params: DistilParams, device: torch.device) 
 
 
 def student_network(trained: Model) -> UNet:
-    """A copy of the trained network, without dropout: what it shall learn has no noise to average over."""
+    """A copy of the trained network without dropout: the teacher's answers have no noise that the student should average."""
     description = trained.description
     undropped = replace(description, network=replace(description.network, dropout=0.0))
     network = build_network(undropped, seed=0, num_timesteps=trained.network.num_timesteps)
@@ -169,7 +179,7 @@ def distil(
 ) -> Journal:
     """Train the student to the end, from the last checkpoint if there is one, and write it over its teacher in `out`.
 
-    Returns the record of its training.
+    Returns the journal of its training.
     """
     training, description, store = distillation.training, distillation.description, distillation.store
     with checkpoint.exclusive(store):

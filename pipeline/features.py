@@ -30,7 +30,7 @@ from pipeline.tracking.tags import EXTRACTOR_TAG
 OUTS = ("extractor.safetensors", "extractor.json", "reference.safetensors", "all_images", "floors.json")
 
 MAX_SEARCHED = 1000
-"""Held-out images whose nearest training images are searched, for the threshold and again for its floor."""
+"""Held-out images whose nearest training images are searched, for each of the two halves of `copy_floors`."""
 
 
 def main(prepared: Path, out: Path) -> None:
@@ -68,7 +68,7 @@ def features(dataset: Dataset, out: Path, params: FeaturesParams) -> tuple[str, 
 
 
 def words(kind: str, floors: Mapping[str, float]) -> str:
-    """What the extractor can distinguish, in words."""
+    """One line about the extractor: KID between real images and, with classes, the accuracy of both candidates."""
     accuracies = [floors.get(f"features/{name}_accuracy") for name in ("classifier", "bundled")]
     text = (
         f"features: {kind} compares images; between real ones KID is {floors['floor/kid']:.3g} "
@@ -80,15 +80,18 @@ def words(kind: str, floors: Mapping[str, float]) -> str:
 
 
 def kid_floor(ruler: Ruler) -> dict[str, float]:
-    """KID of training images against the held-out ones; `evaluate` computes all figures of as many as it has samples."""
+    """KID between training and held-out images.
+
+    `evaluate` computes the other floors, since they depend on the number of samples.
+    """
     floor = kid(ruler.train.features, ruler.held_out.reference)
     return {"num_images": len(ruler.train.real), "kid": floor.value, "kid_standard_error": floor.standard_error}
 
 
 def copy_floors(held_out: Subset, train: Split) -> tuple[dict[str, float], dict[str, float]]:
-    """The threshold of near-copies, from held-out images, and the figures of copies that held-out images have.
+    """The threshold of near-copies, set by held-out images, and the figures of copies for held-out images themselves.
 
-    Each half of them is judged by the threshold of the other, so that all count and none by itself.
+    Each half of them is judged by the threshold of the other half, so that no image sets its own threshold.
     """
     count = min(MAX_SEARCHED, len(held_out) // 2)
     halves = held_out[:count], held_out[count : 2 * count]
@@ -104,7 +107,7 @@ def copy_floors(held_out: Subset, train: Split) -> tuple[dict[str, float], dict[
 
 
 def check_accuracy(floors: Mapping[str, float], params: FeaturesParams) -> None:
-    """Refuse a classifier of too low accuracy, after its figures have been written.
+    """Refuse a classifier whose accuracy is too low, after its figures have been written.
 
     Raises:
         CheckFailedError: it recognises fewer held-out images than `params` require.
@@ -119,10 +122,10 @@ def check_accuracy(floors: Mapping[str, float], params: FeaturesParams) -> None:
 
 
 def check_labels(evaluator: Evaluator, names: Sequence[str]) -> None:
-    """Refuse a set in which a classifier takes most held-out images of two classes for each other.
+    """Refuse a data set in which the classifier mistakes most held-out images of two classes for each other.
 
     Raises:
-        CheckFailedError: their labels are swapped, in the training images or in the held-out ones.
+        CheckFailedError: there is such a pair; its labels are swapped, in the training images or in the held-out ones.
     """
     labels = evaluator.real.labels
     if labels is None or not evaluator.extractor.config.num_classes:

@@ -79,7 +79,7 @@ class PrepareParams(Section):
     channels: Literal[1, 3, 4] = Field(description="1: grey, 3: RGB, 4: RGB and alpha")
     background: Literal["white", "black", "grey"] = Field(description="colour below transparent pixels")
     value_range: tuple[float, float] | None = Field(
-        description="which values are black and white in images of more than 8 bits; null: decided once for the whole set "
+        description="the values of black and white in images of more than 8 bits; null: decided once for the whole set "
         "(pipeline/ingestion/value_range.py)"
     )
     min_side: int = Field(
@@ -191,7 +191,7 @@ class ScheduleParams(Section):
 
     num_timesteps: int = Field(ge=1, le=10_000, description="number of noise levels T")
     betas: Betas = Field(description="the variance schedule, by `kind`")
-    zero_terminal_snr: bool = Field(description="rescale to abar 0 at the last t (Lin et al. 2023)")
+    zero_terminal_snr: bool = Field(description="rescale the betas so that abar is 0 at the last t (Lin et al. 2023)")
     min_snr_gamma: float = Field(
         gt=0, description="upper limit of the loss weights min_snr (Hang et al. 2023) and bounded_snr"
     )
@@ -226,8 +226,8 @@ class TrainParams(Section):
     batch_size: int = Field(ge=1, description="images per step, over all processes")
     micro_batch_size: int | None = Field(
         ge=1,
-        description="images whose gradients are computed at once; null: a process's whole share of a batch. With a number the "
-        "weights do not depend on the number of processes, and fewer need less memory",
+        description="images whose gradients are computed at once; null: a process's whole share of a batch. If set, the "
+        "weights do not depend on the number of processes; smaller values need less memory",
     )
     target: Literal["x0", "eps", "v"] = Field(description="prediction of the network: clean image, noise or v")
     weighting: Literal["uniform", "min_snr", "bounded_snr", "snr", "vlb"] = Field(
@@ -268,33 +268,37 @@ class TrainParams(Section):
 
 
 class DistilParams(Section):
-    """The end of stage `train`: a student that draws the model's images in few steps and without guidance takes its place."""
+    """The end of stage `train`: the model is replaced by a student that draws its images in few steps without guidance."""
 
     steps: Literal[1, 2, 4] | None = Field(description="network calls per image of the student; null: no student")
     num_images: int = Field(ge=1, description="length of the student's training, in images seen")
     teacher_steps: int = Field(
-        ge=4, le=1000, description="steps of DPM-Solver++ 2M in which the teacher draws, at most schedule.num_timesteps"
+        ge=4, le=1000, description="steps of the teacher's DPM-Solver++ 2M, at most schedule.num_timesteps"
     )
     guidance_scale: float = Field(
-        ge=0, le=20, description="of the teacher's images; 1: no guidance, as always without classes"
+        ge=0, le=20, description="guidance of the teacher; 1: none, as always without classes"
     )
     guidance_interval: GuidedPart = Field(description="the part of the teacher's steps that is guided")
     feature_weight: float = Field(
-        ge=0, description="of the error in the features of the teacher's network beside that of the pixels; 0: none"
+        ge=0, description="weight of the error in the teacher network's features; the error of the pixels has weight 1"
     )
-    learning_rate_ratio: float = Field(gt=0, description="the student's peak learning rates over those of train")
+    learning_rate_ratio: float = Field(
+        gt=0, description="the student's peak learning rates, relative to those of train"
+    )
 
 
 class AncestorParams(Section):
-    """The beginning of stage `train`: a registered model, with whose weights the network begins instead of random ones."""
+    """The beginning of stage `train`: a registered model whose weights initialise the network, instead of random ones."""
 
     digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         description="of the model in data/ancestor/model, where `foundry set --start-from` puts it; null: no ancestor"
     )
     train_share: float = Field(
-        gt=0, le=1, description="length of the training that begins with it, over train.num_images"
+        gt=0, le=1, description="length of a training that starts from it, as a share of train.num_images"
     )
-    learning_rate_ratio: float = Field(gt=0, description="peak learning rates of that training over those of train")
+    learning_rate_ratio: float = Field(
+        gt=0, description="peak learning rates of such a training, relative to those of train"
+    )
 
 
 class EvaluateParams(Section):
@@ -305,7 +309,7 @@ class EvaluateParams(Section):
     sampler: Sampler = Field(description="ancestral DDPM, DDIM or DPM-Solver++ 2M")
     num_steps: int = Field(ge=1, le=1000, description="network calls per image, at most schedule.num_timesteps")
     guidance_scales: tuple[Annotated[float, Field(ge=0, le=20)], ...] = Field(
-        min_length=1, description="candidates, of which the best is chosen; 1: no guidance, as always without classes"
+        min_length=1, description="candidates for the guidance scale; 1: no guidance, as always without classes"
     )
     guidance_intervals: tuple[GuidedPart, ...] = Field(
         min_length=1, description="candidates for the part of the steps that is guided, begin and end in 0 … 1"
@@ -321,7 +325,7 @@ class EvaluateParams(Section):
     baseline_components: int = Field(ge=1, description="number of Gaussians in the baseline mixture")
     likelihood_num_images: int = Field(ge=2, description="held-out images whose bits/dim are bounded")
     compared_rows: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
-        description="network rows per image at which quality is measured besides the model's own: as many unguided steps"
+        description="further numbers of unguided steps at which quality is measured; each costs one network row per image"
     )
     compared_images: int = Field(ge=4, description="images sampled at each of compared_rows, at most num_samples")
 
@@ -351,7 +355,8 @@ class RegisterParams(Section):
     )
     max_size_ratio: float = Field(gt=0, description="largest ratio to the champion's weights in bytes")
     max_class_total_variation: Share = Field(
-        description="largest distance of the class shares from those of held-out images; a champion above it may be matched"
+        description="largest total variation between the class shares of samples and of held-out images; the champion's, "
+        "if that is larger"
     )
 
     @model_validator(mode="after")
@@ -378,7 +383,7 @@ class Params(Section):
 
     @property
     def training(self) -> TrainParams:
-        """`train`; where the training begins with an ancestor, with the share of its length and of its learning rates."""
+        """`train`; for a training that starts from an ancestor, with its shorter length and its learning rates."""
         if self.ancestor.digest is None:
             return self.train
         ratio = self.ancestor.learning_rate_ratio
@@ -443,7 +448,7 @@ class Params(Section):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads `1e-05` as the number that YAML 1.2 and DVC, which writes it so, take it for; in YAML 1.1 it is a string."""
+    """Reads `1e-05`, as DVC writes it, as a number, like YAML 1.2; in YAML 1.1, which PyYAML implements, it is a string."""
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
@@ -482,7 +487,7 @@ def read_params(path: Path) -> Any:
 
 
 def in_one_line(error: Exception) -> str:
-    """What an error of a reader of YAML says."""
+    """The message of an error without its line breaks."""
     return " ".join(str(error).split())
 
 
@@ -505,7 +510,7 @@ def parse_params(document: Any, path: Path = Path("params.yaml")) -> Params:
 
 
 def _too_large(value: Any, where: str = "") -> Iterator[tuple[str, int]]:
-    """Whole numbers that fit into no tensor, with their places."""
+    """Integers that do not fit into an int64 tensor, with their keys."""
     if isinstance(value, int) and abs(value) >= 2**63:
         yield where, value
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()

@@ -44,7 +44,7 @@ OUTS = ("dataset.json", "manifest.parquet", "validation.json", "report.html", *S
 
 
 def main(raw: Path, excluded: Path, out: Path) -> None:
-
+    """Run the stage."""
     params = load_params().prepare
     # Before the run is opened, since a run logs the dataset that exists when it starts.
     remove_outputs(out, OUTS)

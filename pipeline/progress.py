@@ -18,19 +18,19 @@ LINE = "{desc}: {percentage:.0f}% {n_fmt}/{total_fmt}{unit} [{elapsed}<{remainin
 def progress_bar(
     items: Iterable[Any] | None = None, *, name: str, unit: str, total: int | None, done: int = 0, hidden: bool = False
 ) -> "tqdm[Any]":
-    """A bar to iterate over `items`, or to `update` by hand; what ends within a second shows none.
+    """A bar to iterate over `items`, or to `update` by hand; work that ends within a second shows none.
 
     Args:
         items: None to update by hand.
         name: of the work.
         unit: of `total`, in the plural.
         total: amount of work, if it is known.
-        done: of it before this process.
+        done: amount that was done before this process started.
         hidden: show nothing.
     """
     options: dict[str, Any] = {"desc": name, "unit": f" {unit}", "total": total, "initial": done, "disable": hidden}
     if sys.stderr.isatty():
-        # Of a bar within another nothing is left.
+        # `leave=None`: a bar inside another one is erased when it ends.
         options |= {"delay": TERMINAL_DELAY_SEC, "mininterval": TERMINAL_INTERVAL_SEC, "leave": None}
     else:
         options |= {"delay": LOG_INTERVAL_SEC, "mininterval": LOG_INTERVAL_SEC, "bar_format": LINE}
@@ -41,7 +41,7 @@ def progress_bar(
 
 @contextmanager
 def waiting(name: str) -> Iterator[None]:
-    """Say how long the block has taken, if its end is not known beforehand: on a terminal from two seconds on.
+    """Show how long the block has been running, for work of unknown length: on a terminal after two seconds.
 
     Args:
         name: of the work, such as `export`.
@@ -69,13 +69,13 @@ def _tell(name: str, ended: threading.Event, log: TextIO) -> None:
 
 
 class Lines:
-    """A log that gets whole lines of a bar which is made to be redrawn."""
+    """Turns the output of a bar, which expects to be redrawn in place, into whole lines of a log."""
 
     def __init__(self, log: TextIO) -> None:
         self._log = log
 
     def write(self, text: str) -> None:
-        """Write what is visible of `text` as a line."""
+        """Write the visible part of `text` as a line."""
         if line := text.strip():
             self._log.write(f"{line}\n")
 

@@ -45,13 +45,13 @@ BATCH_SIZE = 4096
 """Images in memory at once."""
 
 NUM_STEPS = (*range(4, 21), 25, 30, 40, 50)
-"""Numbers of steps for which timetables are optimised; those between are stretched from the next larger one. The time of a
-search grows with the square of the number."""
+"""Numbers of steps for which timetables are optimised; for a number between two of them the timetable of the larger one is
+stretched. The time of a search grows with the square of the number of steps."""
 
 
 def main(prepared: Path, out: Path) -> None:
-
-    # One order of summation, so the same bytes for any number of cores; and faster, since the tensors are small.
+    """Run the stage."""
+    # One order of summation, so that the bytes do not depend on the number of cores; for small tensors faster, too.
     torch.set_num_threads(1)
     params, dataset = load_params().schedule, Dataset.open(prepared)
     with stage_run("schedule", params={"schedule": params.model_dump(mode="json")}) as run:
@@ -62,7 +62,7 @@ def schedule(dataset: Dataset, out: Path, params: ScheduleParams, run: StageRun 
     """Write the files of the stage into `out`, and log statistics and plots to `run`, also if a check fails.
 
     Raises:
-        CheckFailedError: the schedule does not fall from image to noise as far as `params` require.
+        CheckFailedError: at its last step the schedule leaves more of the image than `params` allow.
     """
     remove_outputs(out, OUTS)
     noise = noise_schedule(params, out, run)
@@ -125,7 +125,7 @@ def make_density(params: Density, noise: NoiseSchedule) -> Tensor:
 def make_table(
     params: ScheduleParams, noise: NoiseSchedule, moments: Moments, held_out_variances: Tensor
 ) -> ScheduleTable:
-    """`held_out_variances` are those of held-out images along the axes of `moments`."""
+    """The table of every t; `held_out_variances` are the variances of held-out images along the axes of `moments`."""
     bounds = SnrBounds(params.snr_floor, params.min_snr_gamma)
     return ScheduleTable(
         schedule=noise,
@@ -136,7 +136,7 @@ def make_table(
 
 
 def make_statistics(params: ScheduleParams, noise: NoiseSchedule, moments: Moments) -> dict[str, float | bool]:
-    """statistics.json."""
+    """The content of statistics.json."""
     statistics = {
         "schedule/num_timesteps": noise.num_timesteps,
         "schedule/sigma_data": moments.sigma_data,
@@ -160,7 +160,7 @@ def failed_gates(params: ScheduleParams, statistics: dict[str, float]) -> Iterat
 
 
 def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[str, tuple[int, ...]]]:
-    """For each sampler and number of steps the times with the least error on Gaussian data with this spectrum."""
+    """The timetable with the least error on Gaussian data with this spectrum, by sampler and number of steps."""
     numbers = [number for number in NUM_STEPS if number <= noise.num_timesteps]
     with progress_bar(name="timetables", unit="tables", total=len(SAMPLERS) * len(numbers)) as bar:
         timetables: dict[str, dict[str, tuple[int, ...]]] = {}

@@ -4,9 +4,9 @@ Reads: data/prepared, data/schedule, data/ancestor
 Writes: data/model (docs/contracts.md lists it file by file)
 Params: train, ancestor, distil
 
-With `ancestor.digest` the network begins with the weights of a registered model, see `pipeline.training.ancestor`. With
-`distil.steps` the trained model is then replaced by its student, see `pipeline.distil`. The next run resumes a killed
-training, bit-exactly on a CPU: see `pipeline.training.journal`. Training uses one process per core or GPU (`NPROC`
+With `ancestor.digest` the network starts from the weights of a registered model: see `pipeline.training.ancestor`. With
+`distil.steps` the trained model is replaced by its student at the end: see `pipeline.distil`. After a kill the next run
+resumes, bit-exactly on a CPU: see `pipeline.training.journal`. Training uses one process per core or GPU (`NPROC`
 overrides), started here or by torchrun: see `pipeline.training.distributed`.
 """
 
@@ -47,17 +47,17 @@ from pipeline.training.preview import Preview
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a training reads."""
+    """Everything that a training reads."""
 
     params: Params
     dataset: Dataset
     schedule: Path
     ancestor: Path
-    """Folder of the ancestor, if `params.ancestor.digest` names one."""
+    """Model folder of the ancestor; read only if `params.ancestor.digest` is set."""
 
 
 def main(prepared: Path, schedule: Path, ancestor: Path, out: Path, checkpoint_interval_sec: float) -> None:
-
+    """Run the stage."""
     params = load_params()
     inputs = Inputs(params, Dataset.open(prepared), schedule, ancestor / MODEL)
     with launch_workers(params.train.batch_size, params.train.micro_batch_size) as workers:
@@ -73,7 +73,7 @@ def main(prepared: Path, schedule: Path, ancestor: Path, out: Path, checkpoint_i
 def _distil(
     prepared: Path, schedule: Path, out: Path, checkpoint_interval_sec: float, journal: Journal | None
 ) -> NoReturn:
-    """Let `pipeline.distil` take the place of this process: it has processes of its own, and gets this one's signals."""
+    """Replace this process by `pipeline.distil`, which starts workers of its own and then receives this process's signals."""
     options = {
         "--model": out,
         "--prepared": prepared,
@@ -86,7 +86,7 @@ def _distil(
 
 
 def train(inputs: Inputs, out: Path, *, checkpoint_interval_sec: float, workers: Workers) -> Journal:
-    """Train to the end, from the last checkpoint if there is one, and write the model folder `out`; returns the record."""
+    """Train to the end, from the last checkpoint if there is one, and write the model folder `out`; returns the journal."""
     params, dataset = inputs.params, inputs.dataset
     description, training = _prepare(inputs, workers)
     store = store_of(description, training)
@@ -96,7 +96,7 @@ def train(inputs: Inputs, out: Path, *, checkpoint_interval_sec: float, workers:
         training.sync_from_first()
         report_start(journal, out)
         settings = params.model_dump(mode="json", by_alias=True)
-        # A finished training that is distilled anew belongs to the new pipeline.
+        # A finished training whose model is distilled again is logged in a new run, that of the new pipeline.
         is_new = params.distil.steps is not None and training.step == training.num_steps
         with runs.stage_run("train", params=settings, resume_run_id=None if is_new else journal.run_id) as run:
             journal.run_id = run.run_id
@@ -122,7 +122,7 @@ def follow(inputs: Inputs, workers: Workers) -> None:
 
 
 def _prepare(inputs: Inputs, workers: Workers) -> tuple[Description, Training]:
-
+    """Build the content of model.json and the training before its first step."""
     params, dataset, settings = inputs.params, inputs.dataset, inputs.params.training
     schedule_table = read_schedule_table(inputs.schedule / "table.parquet")
     check_target(settings.target, schedule_table.schedule)
@@ -172,7 +172,7 @@ def store_of(description: Description, training: Training) -> Path:
 
 
 def _write(out: Path, training: Training, journal: Journal, description: Description, run: StageRun) -> None:
-
+    """Write the model folder: after over-fitting with the weights of the best snapshot, else with the last ones."""
     end = best(journal.held_out_errors).step if journal.stopped else training.num_steps
     weights, snapshots = training.averages_at(end)
     digest = save_model(out, description, weights=weights, schedule=training.schedule_table.schedule)

@@ -1,10 +1,10 @@
-"""Augmentation that does not leak into samples: the network receives how each training image was changed.
+"""Augmentation that does not leak into samples: the network is conditioned on how each training image was changed.
 
 Karras et al. 2022 (arXiv 2206.00364, appendix F.2), after Karras et al. 2020 (arXiv 2006.06676). Every change has
-parameters that are 0 for "none". In training the network sees them through a linear layer without bias, so that at
+parameters that are 0 for "none". In training the network receives them through a linear layer without bias, so that in
 sampling "none" adds nothing: a trained model neither needs nor stores that layer.
 
-Kinds of changes, each for a share of the images chosen at random, `mirror` for half of them:
+Kinds of changes, each applied to images chosen at random, `mirror` to half of them:
 
 | kind | change | parameters |
 |---|---|---|
@@ -45,9 +45,9 @@ class AugmentationConfig:
     """Which changes training images undergo."""
 
     kinds: tuple[Kind, ...] = ()
-    """None of them: training sees the images as they are."""
+    """Empty: no augmentation."""
     probability: float = 0.12
-    """Share of the images that each kind but `mirror` changes."""
+    """Share of the images that each kind changes; always half for `mirror`."""
 
     def __post_init__(self) -> None:
         if len(set(self.kinds)) < len(self.kinds):
@@ -59,7 +59,7 @@ class AugmentationConfig:
 def draw_parameters(
     config: AugmentationConfig, num_rows: int, random: np.random.Generator
 ) -> Float[Tensor, "rows parameters"]:
-    """Random parameters of `num_rows` images, float32; zeros for what is not changed."""
+    """Random parameters of `num_rows` images, float32; 0 for changes that an image does not undergo."""
     drawn = np.zeros((num_rows, NUM_PARAMETERS))
     for kind in config.kinds:
         share = 0.5 if kind == "mirror" else config.probability
@@ -107,13 +107,13 @@ def augmented(
 def _moved(x0: Tensor, parameters: Tensor) -> Tensor:
     """Shift after rotation after stretch after scale, about the middle; mirrored beyond the edges, as in Karras et al.
 
-    Written out element by element, since a matrix product may round each row by the number of rows.
+    Written out element by element: in a matrix product the rounding of a row may depend on the number of rows.
     """
     height, width = x0.shape[2:]
     shorter = min(height, width)
     # Equal units along both axes, so that a turned square stays a square.
     x, y = (_positions(side, x0.device) * (side / shorter) for side in (width, height))
-    # From each pixel of the result back to where it came from, so all inverse and in the opposite order.
+    # grid_sample maps each pixel of the result to its source, so every change is inverted, in reverse order.
     shift, rotation, stretch = (parameters[:, PLACES[kind], None, None] for kind in ("shift", "rotation", "stretch"))
     x, y = x[None, None, :] - 2 * shift[:, 0], y[None, :, None] - 2 * shift[:, 1]
     cos, sin = 1 + rotation[:, 0], rotation[:, 1]
@@ -142,7 +142,7 @@ def _coloured(x0: Tensor, parameters: Tensor) -> Tensor:
         return x
     grey = x.mean(dim=1, keepdim=True)
     colour = x - grey
-    # The cross product with the unit vector of grey turns colours by a right angle.
+    # The cross product with the unit vector of the grey axis rotates colours by a right angle.
     turned = (colour.roll(1, dims=1) - colour.roll(-1, dims=1)) / math.sqrt(3)
     x = grey + torch.exp2(saturation) * ((1 + cos_less_1) * colour + sin * turned)
     return torch.cat([x, alpha], dim=1)

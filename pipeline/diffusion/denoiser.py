@@ -70,6 +70,6 @@ def _coefficients(schedule: NoiseSchedule, target: Target) -> Float[Tensor, "T 2
 def _kept_coefficients(
     schedule: NoiseSchedule, target: Target, dtype: torch.dtype, device: torch.device
 ) -> Float[Tensor, "T 2"]:
-    """Kept on the device, for each copy to a GPU would wait until it has done everything before."""
+    """Cached on the device: each copy to a GPU would wait for all work queued before it."""
     # Cast first: not every device has float64.
     return _coefficients(schedule, target).to(dtype).to(device)

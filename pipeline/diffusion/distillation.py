@@ -1,8 +1,8 @@
-"""What a student of few steps has to answer so that its images are the teacher's (Zhou et al. 2024, arXiv 2409.19681).
+"""Regression targets for a student of few steps that reproduces its teacher's images (Zhou et al. 2024, arXiv 2409.19681).
 
 The student draws with DDIM and the teacher with any deterministic sampler in more steps, from the same noise. The
-student's times are some of the teacher's, and at each of them it has to denoise to just that image with which a single
-DDIM step lands on the teacher's state at its next time.
+student's times are a subset of the teacher's. Its target at each of them is the denoised image from which a single DDIM
+step leads to the teacher's state at the student's next time.
 """
 
 from jaxtyping import Float, Int
@@ -12,7 +12,7 @@ from pipeline.diffusion.noise import NoiseSchedule
 
 
 def shared_places(num_steps: int, num_teacher_steps: int) -> tuple[int, ...]:
-    """The teacher's steps at which the student's begin: 0, and as equally spaced as their numbers allow.
+    """The teacher's steps at which the student's steps begin: 0 and others, as equally spaced as possible.
 
     Args:
         num_steps: of the student, at most `num_teacher_steps`.
@@ -30,7 +30,7 @@ def answer(
 
     Args:
         x: where the step begins.
-        x_next: where it shall end.
+        x_next: where it should end.
         coefficients: each row's line of a DDIM plan with eta 0, whose B is above 0.
     """
     A, B, _, _ = coefficients.to(x.dtype).to(x.device)[:, :, None, None, None].unbind(1)
@@ -43,7 +43,7 @@ def noise_in(
     t: Int[Tensor, " rows"],
     schedule: NoiseSchedule,
 ) -> Float[Tensor, "rows c h w"]:
-    """The eps with which `add_noise` makes x of x0: with it any state is a training example for any answer."""
+    """The eps with which `add_noise` turns x0 into x, so that any pair (x, x0) can serve as a training example."""
     a, b = (
         table.sqrt().to(x.dtype).to(x.device)[t][:, None, None, None]
         for table in (schedule.abar, schedule.one_minus_abar)

@@ -1,8 +1,8 @@
-"""Averages of the weights over training, whose length can be chosen afterwards (Karras et al. 2024, arXiv 2312.02696).
+"""Post-hoc EMA: averages of the weights whose length can be chosen after training (Karras et al. 2024, arXiv 2312.02696).
 
-A power-function average of width `sigma_rel` (its standard deviation relative to the training so far) keeps the
-shape of its profile however long the training is. Snapshots of two such tracks are enough to reconstruct any other
-width after the training (section 3.2 there).
+The profile of a power-function average with width `sigma_rel` (its standard deviation, relative to the length of the
+training so far) keeps its shape however long the training is. From snapshots of two such averages any other width can be
+reconstructed after the training (section 3.2).
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ Weights = Mapping[str, Tensor]
 
 
 def gamma_of_width(sigma_rel: float) -> float:
-    """The exponent gamma of the profile p(s) ~ s^gamma whose relative width is `sigma_rel`, in (0, 0.2886…).
+    """The exponent gamma of the profile p(s) ~ s^gamma with relative width `sigma_rel`, in (0, 0.2886…).
 
     Solves sigma_rel^2 = (gamma + 1) / ((gamma + 2)^2 (gamma + 3)), section 3.1.
     """
@@ -61,7 +61,7 @@ def inner_products(a: Sequence[Profile], b: Sequence[Profile]) -> Float[np.ndarr
 
 
 def reconstruct(snapshots: Sequence[tuple[Profile, Weights]], wanted: Profile) -> dict[str, Tensor]:
-    """The average with the wanted profile, as the linear combination of snapshots with the nearest profile (section 3.2)."""
+    """The linear combination of snapshots whose profile is nearest to the wanted one in least squares (section 3.2)."""
     profiles = [profile for profile, _ in snapshots]
     gram, right = inner_products(profiles, profiles), inner_products(profiles, [wanted])
     factors = np.linalg.lstsq(gram, right, rcond=None)[0][:, 0]

@@ -21,18 +21,19 @@ def linear_denoiser_mse(eigenvalues: Float[Tensor, " d"], schedule: NoiseSchedul
 
 
 SHRINKAGES = (0.0, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3)
-"""Shares of their mean in the variances, for sets whose images are not many more than their dimensions."""
+"""Candidates for the shrinkage of the variances towards their mean, for sets with few images per dimension."""
 
 
 def held_out_linear_denoiser_mse(
     eigenvalues: Float[Tensor, " d"], variances: Float[Tensor, " d"], schedule: NoiseSchedule
 ) -> Float[Tensor, " T"]:
-    """Mean squared error of x0 per dimension at each t, on other images, of the affine denoiser made for `eigenvalues`.
+    """Mean squared error of x0 per dimension at each t, on held-out images, of the affine denoiser fitted to `eigenvalues`.
 
-    `variances` are the mean squares of those images along the same axes, less the same mean. A covariance of few images has
-    no variance along most axes, and a denoiser that takes this for granted fails on others: so it is shrunk towards its mean
-    (Ledoit and Wolf 2004), by the share of `SHRINKAGES` that gives the lowest error at this t. (1,717 emoji of 4,096
-    dimensions at SNR 492: .0008 on themselves, .0020 on others; `benchmarks.linear_denoiser`.)
+    `variances` are the mean squares of the held-out images along the same axes, after subtracting the training mean. A
+    covariance estimated from few images has no variance along most axes, and a denoiser that relies on this fails on other
+    images. So it is shrunk towards its mean (Ledoit and Wolf 2004), by the share of `SHRINKAGES` with the lowest error at
+    this t. (1,717 emoji of 4,096 dimensions at SNR 492: .0008 on themselves, .0020 on others;
+    `benchmarks.linear_denoiser`.)
     """
     shrunk = [(1 - share) * eigenvalues + share * eigenvalues.mean() for share in SHRINKAGES]
     return torch.stack([torch.stack([_mse(each, variances, snr) for each in shrunk]).min() for snr in schedule.snr])

@@ -21,7 +21,7 @@ def guided(
     """Denoised rows, each guided by its own scale, from one call of the denoiser.
 
     A row with scale 1 is not guided and costs one row of the call; every other row costs two, the second with
-    `null_label` in place of its class. The unconditional rows follow the others, in the same order.
+    `null_label` in place of its class. In the call the unconditional rows follow the conditional ones, in the same order.
     """
     rows, chosen = len(x), scale != 1
     both = denoiser(
@@ -42,7 +42,7 @@ class GuidedDenoiser:
 
     denoiser: Denoiser
     scale: float
-    """1: no guidance; 0: no class; larger: more typical of its class and less varied."""
+    """0: unconditional; 1: no guidance; above 1: images more typical of their class, and less varied."""
     null_label: int
     """The class index for "no class": the number of classes."""
 

@@ -10,10 +10,10 @@ def to_unit_range(pixels: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def clipped(x0: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-    """Numbers clipped to [-1, 1]; infinities become NaN, so that they do not go unnoticed."""
+    """Clip to [-1, 1]; infinities become NaN, so that they do not go unnoticed."""
     return x0.clamp(-1, 1) + 0 * x0
 
 
 def to_bytes(x0: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
-    """Numbers as the nearest bytes; numbers outside [-1, 1] become 0 or 255."""
+    """Round to the nearest byte; numbers outside [-1, 1] become 0 or 255."""
     return ((x0.clamp(-1, 1) + 1) * (255 / 2)).round().to(uint8)

@@ -1,7 +1,7 @@
 """Bits per dimension of held-out images, by the variational bound (Ho et al. 2020, eq. 5).
 
-A bound from above on the code length of an image: prior + diffusion + decoder. The reverse steps have the variance
-of the posterior (`small`), with which each KL of the diffusion term is a squared error of x0.
+An upper bound on the code length of an image: prior + diffusion + decoder. The reverse steps have the posterior's
+variance, so that each KL of the diffusion term is a weighted squared error of x0.
 """
 
 import math
@@ -51,7 +51,7 @@ def bits_per_dim(
     """The bound, from `num_t_per_image` + 1 rows of the denoiser per image.
 
     Args:
-        denoiser: its images are clipped to [-1, 1], which can only improve them.
+        denoiser: its estimates are clipped to [-1, 1], which can only improve them.
         schedule: the noise schedule.
         batches: images whose pixels are bytes scaled to [-1, 1], on the denoiser's device, and their classes; at least
             two images.
@@ -133,8 +133,8 @@ def _diffusion_term(
 ) -> Float[Tensor, " rows"]:
     """An unbiased estimate of the sum over t >= 1 of KL(q(x_{t-1} | x_t, x0) || p(x_{t-1} | x_t)) for every image.
 
-    t is drawn with a probability in proportion to the term that pixels of unit Gaussian data would have at it, so that
-    the estimates for all t have about the same size.
+    Importance sampling: t is drawn in proportion to the term that unit Gaussian data would have at t, so that the
+    estimates from all t have about the same size.
     """
     snr = schedule.snr
     # 0.5 (SNR_{t-1} - SNR_t) |x0 - denoised|^2, Kingma et al. 2021 eq. 13; 1 / (1 + SNR_t) of it for unit Gaussian data
@@ -142,7 +142,7 @@ def _diffusion_term(
     term = torch.zeros(len(x0), dtype=torch.float64)
     for u in _stratified(len(x0), num_t, generator):
         t = torch.searchsorted(expected, u * expected[-1], right=True).clamp(max=len(snr) - 1)
-        # divided by its probability, each term is the whole sum times what the error is to the expected one
+        # each term over its probability: the whole sum times the ratio of the error to the expected one
         term += expected[-1] * (1 + snr[t]) * _mean_square(x0 - denoise(t)) / num_t
     return term
 
@@ -154,7 +154,7 @@ def _decoder_term(denoise: Denoise, x0: Float[Tensor, "rows c h w"], std: float)
 
 
 def _stratified(rows: int, num: int, generator: torch.Generator) -> Float[Tensor, "num rows"]:
-    """Numbers in [0, 1), each uniform, all together equally spaced: those of one row in different `num`-ths."""
+    """Numbers in [0, 1), each uniform, all together equally spaced; a row has one number in each of `num` strata."""
     # u_i = (u_0 + i / rows) mod 1, Kingma et al. 2021, appendix I.1, within each of `num` strata
     u = (torch.rand(1, dtype=torch.float64, generator=generator) + torch.arange(rows) / rows) % 1
     return (torch.arange(num)[:, None] + u) / num

@@ -5,11 +5,11 @@ from torch import Tensor
 
 
 def visible_error(denoised: Float[Tensor, "rows c h w"], x0: Float[Tensor, "rows c h w"]) -> Float[Tensor, " rows"]:
-    """Mean squared error of every row; for a pixel at the edge of [-1, 1] any value beyond the edge counts as correct.
+    """Mean squared error of every row; where x0 is at an edge of [-1, 1], any value beyond that edge counts as correct.
 
     Images are clipped, so errors beyond the edge are invisible, and a network that need not hit black exactly has more
-    capacity for the rest. The best denoiser, clipped, is still E[x0 | x]: where that is inside the range, the loss is the
-    squared error, and it is on the edge only where every possible pixel is.
+    capacity for the rest. The optimal denoiser, after clipping, is still E[x0 | x]: where that is inside the range, the
+    loss is the squared error; it is on an edge only where x0 is certain to be.
     """
     error = denoised - x0
     unseen = ((x0 <= -1) & (error < 0)) | ((x0 >= 1) & (error > 0))

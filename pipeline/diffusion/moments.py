@@ -1,10 +1,10 @@
 """Mean and covariance of a data set, in one pass over its bytes and in constant memory.
 
-Up to 4,096 dimensions (36x36 RGB, 64x64 grey) the full covariance is accumulated and its spectrum is exact. Above, it
-takes too long and too much memory to diagonalise (64x64 RGB: 1.2 GB per copy), and variances are taken along a fixed
-orthonormal basis that nearly diagonalises images: the cosine transform, with the channels' own principal axes at each
-frequency. The eigenvalues majorise the variances along any basis, so functions that are concave in them, such as the error
-of the linear denoiser and the Gaussian entropy, are bounded from above, which is how both are used.
+Up to 4,096 dimensions (36x36 RGB, 64x64 grey) the full covariance is accumulated and its spectrum is exact. Above that,
+diagonalising it takes too much time and memory (64x64 RGB: 1.2 GB per copy), and variances are computed along a fixed
+orthonormal basis in which the covariance of images is nearly diagonal: the cosine transform, with the channels' principal
+axes at each frequency. The eigenvalues majorise the variances along any basis, so sums of a concave function of them, such
+as the error of the linear denoiser and the Gaussian entropy, are bounded from above, which is how both are used.
 """
 
 import itertools
@@ -21,7 +21,7 @@ NUM_EIGENVECTORS = 64
 MAX_EIGENVECTOR_NUMBERS = 2**22
 
 EXACT_ROWS = 256
-"""A float32 sum of so many products of bytes is exact: 256 x 255^2 < 2^24."""
+"""Images per block: a float32 sum of 256 products of bytes is exact, since 256 x 255^2 < 2^24."""
 
 BYTE = 2 / 255
 """One step of a byte in [-1, 1]."""
@@ -37,10 +37,10 @@ class Moments:
     eigenvectors: Float[Tensor, "d k"]
     """The first k axes, orthonormal columns; rows in the order c, h, w."""
     coordinates: Callable[[UInt8[Tensor, "n h w c"]], Float[Tensor, "n d"]]
-    """Images in [-1, 1] less the mean image, along all axes."""
+    """Maps images to their coordinates along all axes, after subtracting the mean image; in units of [-1, 1]."""
 
     def variances_of(self, batches: Iterable[UInt8[Tensor, "_ h w c"]]) -> Float[Tensor, " d"]:
-        """Mean squares of other images' coordinates; those of few images differ much from `eigenvalues`."""
+        """Mean squares of other images' coordinates; if the moments are of few images, they differ much from `eigenvalues`."""
         count, square = 0, torch.zeros_like(self.eigenvalues)
         for batch in batches:
             count, square = count + len(batch), square + self.coordinates(batch).square().sum(0)

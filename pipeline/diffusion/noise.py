@@ -14,7 +14,7 @@ from torch import Tensor
 
 MAX_NUM_TIMESTEPS = 10_000
 MAX_NUM_KEPT = 8
-"""Schedules whose tables are kept on a device."""
+"""Schedules whose tables are cached on a device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +26,7 @@ class NoiseSchedule:
 
     Raises:
         ValueError: beta is not float64 `[T]` on the CPU with T in 1 … 10,000, has an entry outside of (0, 1], a 1
-            that is not the last, or so large or small entries that abar does not fall strictly and stay above 0.
+            that is not the last, or entries so large or so small that abar does not fall strictly or reaches 0 early.
     """
 
     beta: Float[Tensor, " T"]
@@ -141,7 +141,7 @@ def _rows(table: Float[Tensor, " T"], t: Int[Tensor, " rows"], x: Float[Tensor, 
 
 @lru_cache(MAX_NUM_KEPT)
 def _roots(schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
-    """sqrt(abar) and sqrt(1 - abar); kept, for each copy to a GPU would wait until it has done everything before."""
+    """sqrt(abar) and sqrt(1 - abar), cached on the device: each copy to a GPU would wait for all work queued before it."""
     a, b = (table.sqrt().to(dtype).to(device) for table in (schedule.abar, schedule.one_minus_abar))
     return a, b
 

@@ -1,7 +1,8 @@
 """The best linear estimate of the training target from one patch of a noisy image (Wiener filter).
 
-The network only learns what it leaves, as the skip connection of Karras et al. 2022 (eq. 7) leaves it less to learn; that one
-is the same along all directions, though the pixels of a patch vary mostly together. Measured on emoji (DECISIONS.md).
+It is added to the network's output, so that the network learns only the rest. The skip connection of Karras et al. 2022
+(eq. 7) has the same purpose, but one factor for all directions, although the pixels of a patch vary mostly together.
+DECISIONS.md has the effect on emoji.
 """
 
 from collections.abc import Iterable
@@ -17,18 +18,18 @@ from pipeline.diffusion.target import Target, training_target
 from pipeline.diffusion.unet import LinearPath
 
 LEAST_VARIANCE = BYTE**2 / 12
-"""Of what rounding to bytes adds, along every axis."""
+"""Variance of the rounding to bytes, along every axis."""
 
 
 def set_filter(path: LinearPath, second_moments: Float[Tensor, "p p"], target: Target, schedule: NoiseSchedule) -> None:
-    """Make the path the best linear estimate of `target` for patches with these second moments."""
+    """Set the path to the best linear estimate of `target` for patches with these second moments."""
     variances, axes = torch.linalg.eigh(second_moments)
     path.basis.copy_(axes)
     path.gains.copy_(target_gains(target, variances.clamp(min=LEAST_VARIANCE), schedule))
 
 
 def target_gains(target: Target, variances: Float[Tensor, " p"], schedule: NoiseSchedule) -> Float[Tensor, "T p"]:
-    """The factor g for which g x is the linear estimate of `target` of least squared error.
+    """The gain g along each axis with which g x is the linear estimate of `target` with the least squared error.
 
     x = sqrt(abar) x0 + sqrt(1 - abar) eps, with E[x0^2] = `variances` along each axis: g = E[target x] / E[x^2].
     """

@@ -8,13 +8,13 @@ Times = tuple[int, ...]
 def refined(times: Times, loss: Callable[[Times], float], *, num_tries: int) -> Times:
     """The best timetable found with `num_tries` evaluations of the loss; never worse than `times`, whose first t is kept.
 
-    One t at a time is moved a quarter of the way to its neighbour, and back unless that lowers the loss. After a pass
-    without improvement the share is halved.
+    Coordinate search: one t at a time is moved a quarter of the way to a neighbour, and back unless that lowers the loss.
+    After a pass without improvement the share of the way is halved.
 
     Args:
         times: strictly falling.
         loss: of a timetable; deterministic.
-        num_tries: most evaluations of the loss, including that of `times`.
+        num_tries: largest number of evaluations of the loss, including that of `times`.
     """
     lowest, share, best = loss(times), 0.25, times
     while num_tries > 1 and share * max(_gaps(times), default=0) >= 0.5:

@@ -1,4 +1,4 @@
-"""Samplers as tables: each step of each sampler is x' = A x + B x0 + C x0_prev + D z, with four numbers of its own.
+"""Samplers as tables: a step of any sampler is x' = A x + B x0 + C x0_prev + D z, and the table holds its A, B, C and D.
 
 `x0` is the denoised image of this step, clipped to [-1, 1], `x0_prev` that of the step before and `z` unit noise. A
 `SamplerPlan` is the table of (sampler, times); `step` applies one line of it to every row of a batch, and rows may
@@ -74,8 +74,8 @@ def make_plan(
 ) -> SamplerPlan:
     """The table of a sampler on any timetable.
 
-    One formula makes all of them: DDPM is DDIM with eta 1 (Song et al. 2021, section 4.1), and DPM-Solver++(2M) is
-    DDIM with eta 0 and x0 extrapolated through the step before.
+    One formula covers all samplers: DDPM is DDIM with eta 1 (Song et al. 2021, section 4.1), and DPM-Solver++(2M) is DDIM
+    with eta 0 and x0 extrapolated from the step before.
 
     Args:
         sampler: `ddpm` (Ho et al. 2020), `ddim` (Song et al. 2021) or `dpmpp_2m` (Lu et al. 2022, algorithm 2).
@@ -177,14 +177,14 @@ def reverse_steps(
         FoundryError: the plan has guidance, and there are no classes.
     """
     rows, shape = len(x), (x.shape[1], x.shape[2], x.shape[3])
-    # Copied once: each copy to a GPU waits until it has done everything before. Not every device has float64.
+    # Copied once, since each copy to a GPU waits for all work queued before it; cast first: not every device has float64.
     coefficients = plan.coefficients.to(x.dtype).to(x.device)
     denoised_prev = nothing = torch.zeros_like(x)
     for number, (t, scale) in enumerate(zip(plan.times.tolist(), plan.guidance.tolist(), strict=True)):
         call = denoiser if scale == 1 else _guided(denoiser, scale, null_label)
         z = draw_noise(generators, [True] * rows, shape).to(x) if plan.D[number] != 0 else nothing
         with torch.no_grad():
-            # The denoiser may clip its images itself, but guidance leaves the range again.
+            # The denoiser may have clipped its estimates already, but guidance leaves the range again.
             denoised = call(x, torch.full((rows,), t, device=x.device), labels).clamp(-1, 1)
             x = step(x, denoised, denoised_prev, z, coefficients[number].expand(rows, 4))
         yield SamplingStep(number, x, denoised)

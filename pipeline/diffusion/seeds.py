@@ -13,7 +13,7 @@ from torch import Tensor
 
 NUM_SEEDS = 2**63
 NUM_DERIVED_SEEDS = 2**53
-"""Seeds that are not given but made up stay exact where numbers are float64, as in JavaScript and in tables."""
+"""Derived seeds stay below this, so that they are exact as float64, the only number type of JavaScript and many tables."""
 
 
 def image_seed(seed: int, index: int) -> int:

@@ -1,8 +1,8 @@
 """The error that a sampler would make on Gaussian data, in closed form and before any network is trained.
 
-For Gaussian data the best denoiser is linear, and so is each step of each sampler. In every direction of the data's
-covariance the drawn images are then Gaussian too, with a variance that follows from the sampler's table. So the error
-of a plan can be computed for any spectrum of the data.
+For Gaussian data the best denoiser is linear, and so is each step of a sampler. The images drawn are then Gaussian too,
+with a variance along each principal axis of the data that follows from the sampler's table. So the error of a plan can be
+computed for any spectrum of the data.
 """
 
 import torch
@@ -14,13 +14,13 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.sampling import SamplerPlan
 
 PIXEL_VARIANCE = BYTE**2 / 12
-"""Variance that rounding to bytes adds in every direction: errors below it cannot be seen."""
+"""Variance of the rounding to bytes along every axis: errors below it cannot be seen."""
 
 EXCESS_ERROR = 0.01
 """Share by which a trained denoiser's squared error is assumed to exceed the minimum, independently in every step.
 
-Without it the search finds steps of 2M so close together that x0 is extrapolated a hundredfold, which is right for an
-exact denoiser only.
+Without it the search for timetables finds steps of DPM-Solver++(2M) so close together that x0 is extrapolated a
+hundredfold, which is right only for an exact denoiser.
 """
 
 
@@ -40,13 +40,13 @@ def errors(
     schedule: NoiseSchedule,
     eigenvalues: Float[Tensor, " d"],
 ) -> Float[Tensor, "plans d"]:
-    """The squared error of `surrogate_error` in every direction, for many timetables and their tables at once."""
+    """The squared error of `surrogate_error` along every axis, for many timetables and their tables at once."""
     abar, noise = schedule.abar[t][..., None], schedule.one_minus_abar[t][..., None]
     # x0 ~ N(0, lambda) given x has mean gain x and variance `least`, with abar lambda + 1 - abar the variance of x:
     total = abar * eigenvalues + noise
     gain, least = abar.sqrt() * eigenvalues / total, eigenvalues * noise / total
     nothing = torch.zeros_like(gain)
-    # One recursion, twice: for images drawn with the best denoiser, and for the error in them that excess error makes.
+    # The same recursion twice: for images drawn with the best denoiser, and for what EXCESS_ERROR adds to them.
     start = torch.stack([nothing[:, 0] + 1, nothing[:, 0]])
     drawn = torch.stack([table[..., 3:] ** 2 + nothing, nothing])
     error = torch.stack([nothing, EXCESS_ERROR * least])

@@ -1,7 +1,7 @@
 """A compact U-Net for small images that works on patches of pixels.
 
-On 2x2 pixel-unshuffled images every convolution costs a quarter of what it costs on the pixels themselves.
-This file imports torch only: an export for diffusers copies it as it is. Shapes are therefore given in docstrings.
+After a 2x2 pixel unshuffle every convolution costs a quarter of what it would cost on the pixels themselves. This file
+imports nothing but torch, because the export for diffusers copies it as it is; so shapes stand in docstrings.
 """
 
 import math
@@ -42,7 +42,7 @@ GROUP_SIZE = 8
 
 
 class GroupNorm(nn.GroupNorm):
-    """Group normalisation in float32 under autocast too, as autocast does on CUDA; bfloat16 takes three times as long on a CPU."""
+    """Group normalisation in float32 also under autocast, as on CUDA; in bfloat16 it takes three times as long on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  # torch's name
         return super().forward(input.float())
@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(width_out, width_out, 3, padding=1)
         self.skip = nn.Conv2d(width_in, width_out, 1) if width_in != width_out else nn.Identity()
-        # A new block is the identity: training starts from a shallow network.
+        # A new block is the identity on its skip path: training starts from a shallow network.
         _zero(self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
@@ -97,9 +97,9 @@ class Attention(nn.Module):
 
 
 class LinearPath(nn.Module):
-    """A linear map of every patch to its prediction, fixed in training: rotate to `basis`, scale by `gains` of t, rotate back.
+    """A linear map of every patch, fixed during training: rotate to `basis`, scale by the `gains` of t, rotate back.
 
-    It begins as zero; diffusion/patch_filter.py computes the best one.
+    It is zero at first; diffusion/patch_filter.py sets it to the best linear estimate.
     """
 
     def __init__(self, num_values: int, num_timesteps: int) -> None:
@@ -127,7 +127,7 @@ class UNet(nn.Module):
     ) -> None:
         """Build for images of one size, a side or height and width; `num_classes` 0 makes an unconditional network.
 
-        With `num_timesteps` it has a linear path for so many noise levels, which models before 2026-12 lack.
+        With `num_timesteps` it has a `LinearPath` for that many noise levels, which models before 2026-12 lack.
 
         Raises:
             ValueError: the image size does not divide into the patches and levels.
@@ -180,9 +180,9 @@ class UNet(nn.Module):
         return None if self.linear is None else len(self.linear.gains)
 
     def hidden_matrices(self) -> list[nn.Parameter]:
-        """The weights that act as matrices between hidden layers: all convolutions but the first and the last.
+        """The weights that act as matrices between hidden layers: all convolutions except the first and the last.
 
-        Those two map from and to few channels, where an optimiser for matrices (training/muon.py) is no help.
+        Those two map from or to few channels, where an optimiser for matrices (training/muon.py) is no help.
         """
         ends = (self.inward.weight, self.outward.weight)
         return [weight for weight in self.parameters() if weight.ndim == 4 and not any(weight is end for end in ends)]
@@ -194,7 +194,7 @@ class UNet(nn.Module):
             x: noisy images `[b, c, h, w]`.
             t: noise levels, int64 `[b]`.
             labels: class indices, int64 `[b]`, `num_classes` for no class; None for an unconditional network.
-            condition: what else a training embeds, `[b, embedding_width]`; None, as always at sampling, is zeros.
+            condition: added to the embedding in training (augmentation), `[b, embedding_width]`; None in sampling.
         """
         embedding = self._embed(time_features(t).to(x.dtype), labels, condition)
         patches = F.pixel_unshuffle(x, self.config.patch_size)

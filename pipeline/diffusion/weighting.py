@@ -9,7 +9,7 @@ squared error of x0, and the weights of the other targets follow, since the same
 |---|---|---|
 | `uniform` | 1 | every t alike in x0 (Hang et al. 2023, section 3: "constant") |
 | `min_snr` | min(SNR, gamma) | Hang et al. 2023 |
-| `bounded_snr` | min(max(SNR, floor), gamma) | also weights nearly pure noise, where the other three ignore the class |
+| `bounded_snr` | min(max(SNR, floor), gamma) | keeps a weight on nearly pure noise, where `min_snr`, `snr` and `vlb` have almost none |
 | `snr` | SNR | 1 in eps: the L_simple of Ho et al. 2020, eq. 14 |
 | `vlb` | (SNR_{t-1} - SNR_t) / 2 | the variational bound (Kingma et al. 2021, eq. 15) |
 """
