@@ -61,8 +61,8 @@ def _set_arithmetic_of_gpus() -> None:
 def use_deterministic_algorithms(device: Device) -> None:
     """Make torch raise where a GPU kernel has no deterministic form; on a CPU this changes nothing.
 
-    For training only: evaluation calls `kthvalue`, whose values are deterministic but whose indices are not, which torch
-    refuses.
+    For training only: evaluation calls `kthvalue`, whose values are deterministic but whose indices are not, which
+    torch refuses.
     """
     if device.is_cuda:
         torch.use_deterministic_algorithms(mode=True)

@@ -96,7 +96,7 @@ class Distillation:
             seed=settings.seed,
             batch_size=settings.batch_size,
             label_dropout=settings.label_dropout,
-            rows_at_once=settings.micro_batch_size,
+            micro_batch_size=settings.micro_batch_size,
             workers=workers,
         )
 

@@ -1,8 +1,8 @@
 """The mathematics: noise schedules, training targets and losses, networks, samplers, timetables.
 
 Imports only torch, NumPy and the error class: no files, no printing, no state. Begin reading with noise.py (the forward
-process), target.py and loss.py (training), then sampling.py (every sampler as a table); docs/forward-process.md runs all
-of it by example.
+process), target.py and loss.py (training), then sampling.py (every sampler as a table); docs/forward-process.md runs
+all of it by example.
 
 Notation, the same in every file (Ho et al. 2020, arXiv 2006.11239, unless named):
 

@@ -1,8 +1,8 @@
 """Post-hoc EMA: averages of the weights whose length can be chosen after training (Karras et al. 2024, arXiv 2312.02696).
 
 The profile of a power-function average with width `sigma_rel` (its standard deviation, relative to the length of the
-training so far) keeps its shape however long the training is. From snapshots of two such averages any other width can be
-reconstructed after the training (section 3.2).
+training so far) keeps its shape however long the training is. From snapshots of two such averages any other width can
+be reconstructed after the training (section 3.2).
 """
 
 from collections.abc import Mapping, Sequence

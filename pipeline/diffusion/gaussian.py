@@ -30,9 +30,9 @@ def held_out_linear_denoiser_mse(
     """Mean squared error of x0 per dimension at each t, on held-out images, of the affine denoiser fitted to `eigenvalues`.
 
     `variances` are the mean squares of the held-out images along the same axes, after subtracting the training mean. A
-    covariance estimated from few images has no variance along most axes, and a denoiser that relies on this fails on other
-    images. So it is shrunk towards its mean (Ledoit and Wolf 2004), by the share of `SHRINKAGES` with the lowest error at
-    this t. (1,717 emoji of 4,096 dimensions at SNR 492: .0008 on themselves, .0020 on others;
+    covariance estimated from few images has no variance along most axes, and a denoiser that relies on this fails on
+    other images. So it is shrunk towards its mean (Ledoit and Wolf 2004), by the share of `SHRINKAGES` with the lowest
+    error at this t. (1,717 emoji of 4,096 dimensions at SNR 492: .0008 on themselves, .0020 on others;
     `benchmarks.linear_denoiser`.)
     """
     shrunk = [(1 - share) * eigenvalues + share * eigenvalues.mean() for share in SHRINKAGES]

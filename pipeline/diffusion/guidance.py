@@ -21,7 +21,8 @@ def guided(
     """Denoised rows, each guided by its own scale, from one call of the denoiser.
 
     A row with scale 1 is not guided and costs one row of the call; every other row costs two, the second with
-    `null_label` in place of its class. In the call the unconditional rows follow the conditional ones, in the same order.
+    `null_label` in place of its class. In the call the unconditional rows follow the conditional ones, in the same
+    order.
     """
     rows, chosen = len(x), scale != 1
     both = denoiser(

@@ -1,8 +1,8 @@
 """The interval of steps in which an image is guided (Kynkäänniemi et al. 2024, arXiv 2404.07724).
 
 Guidance matters in the middle of the noise range, and costs a second row of a network call in each guided step. An
-interval is given as shares of the steps, so that it means the same for any number of them. Imports no torch, so that the
-service's scheduler can count rows by the same rule.
+interval is given as shares of the steps, so that it means the same for any number of them. Imports no torch, so that
+the service's scheduler can count rows by the same rule.
 """
 
 from collections.abc import Sequence

@@ -2,9 +2,10 @@
 
 Up to 4,096 dimensions (36x36 RGB, 64x64 grey) the full covariance is accumulated and its spectrum is exact. Above that,
 diagonalising it takes too much time and memory (64x64 RGB: 1.2 GB per copy), and variances are computed along a fixed
-orthonormal basis in which the covariance of images is nearly diagonal: the cosine transform, with the channels' principal
-axes at each frequency. The eigenvalues majorise the variances along any basis, so sums of a concave function of them, such
-as the error of the linear denoiser and the Gaussian entropy, are bounded from above, which is how both are used.
+orthonormal basis in which the covariance of images is nearly diagonal: the cosine transform, with the channels'
+principal axes at each frequency. The eigenvalues majorise the variances along any basis, so sums of a concave function
+of them, such as the error of the linear denoiser and the Gaussian entropy, are bounded from above, which is how both
+are used.
 """
 
 import itertools

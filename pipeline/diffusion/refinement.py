@@ -8,8 +8,8 @@ Times = tuple[int, ...]
 def refined(times: Times, loss: Callable[[Times], float], *, num_tries: int) -> Times:
     """The best timetable found with `num_tries` evaluations of the loss; never worse than `times`, whose first t is kept.
 
-    Coordinate search: one t at a time is moved a quarter of the way to a neighbour, and back unless that lowers the loss.
-    After a pass without improvement the share of the way is halved.
+    Coordinate search: one t at a time is moved a quarter of the way to a neighbour, and back unless that lowers the
+    loss. After a pass without improvement the share of the way is halved.
 
     Args:
         times: strictly falling.

@@ -74,8 +74,8 @@ def make_plan(
 ) -> SamplerPlan:
     """The table of a sampler on any timetable.
 
-    One formula covers all samplers: DDPM is DDIM with eta 1 (Song et al. 2021, section 4.1), and DPM-Solver++(2M) is DDIM
-    with eta 0 and x0 extrapolated from the step before.
+    One formula covers all samplers: DDPM is DDIM with eta 1 (Song et al. 2021, section 4.1), and DPM-Solver++(2M) is
+    DDIM with eta 0 and x0 extrapolated from the step before.
 
     Args:
         sampler: `ddpm` (Ho et al. 2020), `ddim` (Song et al. 2021) or `dpmpp_2m` (Lu et al. 2022, algorithm 2).

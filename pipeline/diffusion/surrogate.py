@@ -1,8 +1,8 @@
 """The error that a sampler would make on Gaussian data, in closed form and before any network is trained.
 
 For Gaussian data the best denoiser is linear, and so is each step of a sampler. The images drawn are then Gaussian too,
-with a variance along each principal axis of the data that follows from the sampler's table. So the error of a plan can be
-computed for any spectrum of the data.
+with a variance along each principal axis of the data that follows from the sampler's table. So the error of a plan can
+be computed for any spectrum of the data.
 """
 
 import torch

@@ -38,7 +38,8 @@ def timetable(grid: Grid, schedule: NoiseSchedule, num_steps: int) -> tuple[int,
 def stretched(times: Sequence[int], num_steps: int, schedule: NoiseSchedule) -> tuple[int, ...]:
     """A timetable of the same shape with another number of steps, the first t T-1.
 
-    Stretched from the optimised times for the next larger number of steps, it has as small an error as a new search finds.
+    Stretched from the optimised times for the next larger number of steps, it has as small an error as a new search
+    finds.
 
     Raises:
         FoundryError: the number of steps is not in 1 … T.
@@ -113,9 +114,10 @@ def optimise_each(
 ) -> Iterator[tuple[int, ...]]:
     """The timetable with the least `surrogate_error` that a local search finds, for each of rising numbers of steps.
 
-    The first t is T-1, the only one at which images may start as pure noise. Each search starts from the previous optimum,
-    stretched, and the first one from the optimum for half as many steps; it moves one or more t at a time. The result is
-    never worse than the grids of `timetable`. Meant for up to 50 steps: the time grows with the square of their number.
+    The first t is T-1, the only one at which images may start as pure noise. Each search starts from the previous
+    optimum, stretched, and the first one from the optimum for half as many steps; it moves one or more t at a time. The
+    result is never worse than the grids of `timetable`. Meant for up to 50 steps: the time grows with the square of
+    their number.
 
     Raises:
         FoundryError: a number of steps is not in 1 … T.

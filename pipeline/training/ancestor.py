@@ -1,8 +1,8 @@
-"""A training that begins with the weights of a registered model, its ancestor, instead of random ones.
+"""Warm start: a training that starts from the weights of a registered model, its ancestor, instead of random ones.
 
-New images change a model little, so that a share of the training is enough (`benchmarks.warm_start`). The ancestor is a
-model folder below data/, on which the stage `train` depends, and params.yaml has its digest: the alias `champion` would
-move unseen by DVC, whose run cache would then give the weights of another ancestor's training.
+New images change a model little, so a share of the usual training is enough (`benchmarks.warm_start`). The ancestor is
+a model folder below data/, a dependency of the stage `train`, and params.yaml holds its digest. The alias `champion`
+would not do: it moves unnoticed by DVC, whose run cache would then return weights trained from another ancestor.
 """
 
 from collections.abc import Iterator
@@ -27,10 +27,10 @@ REMEDY = (
 
 
 def load_ancestor(folder: Path, digest: str) -> Model:
-    """Read the model in `folder` and check that it is the one with this digest.
+    """Read the model in `folder` and check that it has this digest.
 
     Raises:
-        ArtefactError: it is missing, damaged or another.
+        ArtefactError: it is missing or damaged, or has another digest.
     """
     if not folder.exists():
         raise ArtefactError(f"{folder}: not found, ancestor.digest wants model {digest[:12]}; {REMEDY}")
@@ -41,12 +41,12 @@ def load_ancestor(folder: Path, digest: str) -> Model:
 
 
 def descendant(description: Description, schedule: NoiseSchedule, ancestor: Model) -> UNet:
-    """A network with the ancestor's weights; a class that the ancestor does not know begins as no class.
+    """A network with the ancestor's weights; a class that the ancestor does not know starts from the null class.
 
     Args:
-        description: of the model that is trained.
-        schedule: its noise.
-        ancestor: with the same architecture, images, target and noise schedule.
+        description: of the model to be trained.
+        schedule: its noise schedule.
+        ancestor: a model with the same architecture, image shape, target and noise schedule.
 
     Raises:
         FoundryError: the ancestor differs in one of them, or is a student.
@@ -56,7 +56,7 @@ def descendant(description: Description, schedule: NoiseSchedule, ancestor: Mode
             f"ancestor.digest: weights that do not fit: {'; '.join(differences)}; "
             "`foundry set ancestor.digest=null` trains without them"
         )
-    # With the linear path that its weights were trained beside, or without one as they were.
+    # With a linear path only if the ancestor has one, since its other weights were trained beside it.
     network = build_network(description, seed=0, num_timesteps=ancestor.network.num_timesteps)
     weights = dict(ancestor.network.state_dict())
     if description.data.class_names is not None:
@@ -82,7 +82,7 @@ def _differences(description: Description, schedule: NoiseSchedule, ancestor: Mo
 
 
 def _architecture(network: UNetConfig) -> UNetConfig:
-    """What determines the shapes of weights."""
+    """The settings that determine the shapes of weights."""
     return replace(network, dropout=0.0)
 
 

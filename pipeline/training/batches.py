@@ -19,7 +19,7 @@ from pipeline.diffusion.density import stratified_t
 from pipeline.diffusion.images import to_unit_range
 from pipeline.params import TrainParams
 from pipeline.training.distributed import SINGLE, Workers
-from pipeline.training.parts import Parts
+from pipeline.training.micro_batches import MicroBatches
 
 NORMAL_BLOCK = 16
 """torch's CPU generator turns 16 uniform numbers at a time into 16 normal ones."""
@@ -38,13 +38,13 @@ class Batch:
     eps: Tensor
     """Like `x0`."""
     augmentation: Tensor | None
-    """How each row was changed, float32 `[rows, augmentation.NUM_PARAMETERS]`; None if training changes none."""
+    """How each row was changed, float32 `[rows, augmentation.NUM_PARAMETERS]`; None without augmentation."""
     dropout_seed: int
-    """Seeds the dropout inside the network; of a part its number is added."""
+    """Seed of the dropout inside the network; a micro-batch adds its number."""
 
-    def parts(self, parts: Parts) -> Iterator["Batch"]:
-        """The rows of each part."""
-        for number, rows in enumerate(parts.rows, parts.first):
+    def split(self, micro_batches: MicroBatches) -> Iterator["Batch"]:
+        """Each micro-batch as a batch."""
+        for number, rows in enumerate(micro_batches.rows, micro_batches.first):
             labels, augmentation = (None if each is None else each[rows] for each in (self.labels, self.augmentation))
             yield Batch(self.x0[rows], labels, self.t[rows], self.eps[rows], augmentation, self.dropout_seed + number)
 
@@ -60,8 +60,8 @@ class BatchSource(Protocol):
 class Batches:
     """Batch number `step` of a training, for any step: a function of (seed, step) and nothing else.
 
-    A process reads and draws the pixels and the noise of its own rows only. Of everything that is one number per row
-    it draws the whole batch, so that the random stream is the same for any number of processes.
+    A process reads the pixels and draws the noise of its own rows only. What is one number per row it draws for the
+    whole batch, so that the random stream is the same for any number of processes.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class Batches:
 
         Args:
             split: the training images.
-            params: seed, batch size and its parts, mirroring, augmentation and label dropout.
+            params: seed, sizes of batches and micro-batches, mirroring, augmentation and label dropout.
             density: float64 `[T]`, the probability of each t.
             null_label: the class index that replaces a dropped label.
             device: of the batches.
             workers: the place of this process among those that share each batch.
         """
         self.split, self.params, self.density, self.null_label = split, params, density, null_label
-        self.device, self.parts = device, Parts.of(workers, params.batch_size, params.micro_batch_size)
+        self.device, self.micro_batches = device, MicroBatches.of(workers, params.batch_size, params.micro_batch_size)
         self._permutation = lru_cache(1)(self._draw_permutation)
 
     def batches(self, steps: Iterable[int]) -> Iterator[Batch]:
@@ -92,7 +92,7 @@ class Batches:
         if not self.device.is_cuda:
             yield from map(self.batch, steps)
             return
-        # On the training's own stream each copy would wait for the step before.
+        # A stream of its own: on the one that computes, each copy would wait for the step before.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         with ThreadPoolExecutor(1) as pool:
             pending = None
@@ -104,8 +104,8 @@ class Batches:
                 yield _arrived(*pending.result())
 
     def _ahead(self, step: int, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event]:
-        """A batch that will be there after the event."""
-        # A thread begins with the first GPU; the stream brings its own.
+        """A batch whose tensors are complete after the event."""
+        # A new thread uses the first GPU; entering the stream selects the stream's own.
         with torch.cuda.stream(stream):
             return self.batch(step), stream.record_event()
 
@@ -114,7 +114,7 @@ class Batches:
         params, device = self.params, self.device.device
         random = np.random.Generator(np.random.PCG64([params.seed, step]))
         indices = self.indices(step)
-        own = self.parts.own
+        own = self.micro_batches.own
         pixels = torch.from_numpy(self.split.images(indices[own])).movedim(-1, 1)
         if params.horizontal_flip:
             mirrored = torch.from_numpy(random.random(len(indices))[own] < 0.5)
@@ -160,7 +160,7 @@ def normal_rows(shape: tuple[int, ...], own: slice, seed: int, device: torch.dev
     generator = torch.Generator(device).manual_seed(seed)
     numbers = math.prod(shape[1:])
     if device.type != "cpu" or numbers % NORMAL_BLOCK:
-        # A GPU's generator spreads its numbers over the whole tensor; it draws them all in microseconds.
+        # A GPU's generator cannot skip rows, since its threads interleave; it draws the whole tensor in microseconds.
         return torch.randn(shape, generator=generator, device=device)[own]
     # Each normal number takes one 32-bit draw, and so does each of these integers: the rows before are skipped.
     torch.empty(own.start * numbers, dtype=torch.int32).random_(generator=generator)
@@ -168,12 +168,12 @@ def normal_rows(shape: tuple[int, ...], own: slice, seed: int, device: torch.dev
 
 
 def _arrived(batch: Batch, event: torch.cuda.Event) -> Batch:
-    """A batch of another stream, for which the present one waits."""
+    """A batch from another stream, after making the current stream wait for it."""
     stream = torch.cuda.current_stream()
     stream.wait_event(event)
     for tensor in (batch.x0, batch.labels, batch.t, batch.eps, batch.augmentation):
         if tensor is not None:
-            # Its memory is not given away before this stream has used it.
+            # Keeps the allocator from reusing its memory before this stream has read it.
             tensor.record_stream(stream)
     return batch
 

@@ -1,4 +1,4 @@
-"""What a training costs, before it runs: its memory by counting, its time by a few steps of its own network.
+"""The cost of a training before it runs: memory is counted, time is measured on a few steps of its own network.
 
     cost = estimate(params.train, params.distil, image_size=64, channels=3, num_classes=5)
     cost.all_mib, cost.images_per_sec, cost.seconds
@@ -29,26 +29,26 @@ MIB = 1 << 20
 BASE_MIB = 410
 """Resident memory of a process that has imported all that a training needs, before its first step."""
 ACTIVATION_FACTOR = 1.5
-"""Peak of a step over what its forward pass keeps: gradients of activations and the allocator's gaps."""
+"""Peak memory of a step relative to what its forward pass keeps: gradients of activations and the allocator's gaps."""
 WEIGHT_COPIES = 6.3
-"""Weights, gradients, two averages, moments and temporaries of the optimisers, in copies of the weights."""
+"""Weights, gradients, two averages, moments and temporaries of the optimisers, in units of the weights."""
 FORWARD_SHARE = 0.28
-"""Of a training step, that a row of a network call takes where nothing is trained, by processor time."""
+"""Processor time per row of a call without gradients, relative to that of a training step."""
 FEATURE_SHARE = 0.35
-"""Of a training step, that the error in features adds to a student's."""
+"""Processor time that the error in features adds to a student's training step, relative to that of the step."""
 FEATURE_MEMORY = 0.3
-"""Of what a step keeps for the backward pass, that it keeps besides for the error in features."""
+"""Activations kept for the error in features, relative to those that a step keeps without it."""
 STATE_COPIES = 4
 """Weights, two averages and moments, copied while a checkpoint is written."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class NetworkSize:
-    """Facts of a network that follow from its shape alone."""
+    """Size of a network, as it follows from its shape alone."""
 
     num_weights: int
     multiply_adds: int
-    """Of one image, forwards; a training step takes about three times as many."""
+    """Of the forward pass of one image; a training step takes about three times as many."""
     activation_bytes: int
     """What the forward pass of one image keeps for the backward pass."""
 
@@ -58,12 +58,12 @@ class NetworkSize:
 
     def step_mib(self, rows: int, num_parts: int = 1) -> float:
         """Peak memory in MiB of a process that computes `rows` images at once, in float32, in `num_parts` of a batch."""
-        # The gradients' sums that wait for their neighbours are at most one for each bit of the number of parts.
+        # Partial sums of gradients that wait for their neighbours (`PairwiseSum`): at most one per bit of the number of parts.
         copies = WEIGHT_COPIES + (num_parts.bit_length() if num_parts > 1 else 0)
         return BASE_MIB + ACTIVATION_FACTOR * rows * self.activation_bytes / MIB + copies * self.weight_mib
 
     def rows_within(self, mib: float, share: int) -> int:
-        """The most images at once whose step needs at most `mib`, as equal parts of `share` images; 0 if even one needs more."""
+        """The largest micro-batch of `share` images, in equal parts, whose step needs at most `mib`; 0 if one image needs more."""
         left = mib - self.step_mib(0, share)
         most = min(share, int(left * MIB / (ACTIVATION_FACTOR * self.activation_bytes)))
         return 0 if most < 1 else -(-share // -(-share // most))
@@ -71,7 +71,7 @@ class NetworkSize:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Memory:
-    """What a training holds in this machine's memory."""
+    """The memory that a training takes on this machine."""
 
     network: NetworkSize
     num_processes: int
@@ -83,12 +83,12 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cost(Memory):
-    """What a training takes on this machine."""
+    """The memory and the time that a training takes on this machine."""
 
     num_steps: int
     batch_size: int
     step_sec: float
-    """Of a whole batch, in all processes."""
+    """Duration of a step of a whole batch, in all processes together."""
 
     @property
     def images_per_sec(self) -> float:
@@ -96,7 +96,7 @@ class Cost(Memory):
 
     @property
     def seconds(self) -> float:
-        """Of the whole training without previews and checkpoints, which add a few per cent."""
+        """Duration of the whole training without previews and checkpoints, which add a few per cent."""
         return self.num_steps * self.step_sec
 
 
@@ -137,7 +137,7 @@ def _identity(tensor: Tensor) -> int:
 def memory(
     params: TrainParams, distil: DistilParams, *, image_size: ImageSize, channels: int, num_classes: int
 ) -> Memory:
-    """Count what a training in `num_workers` processes, and that of a student after it, would hold; computes nothing.
+    """Count the memory of a training in `num_workers` processes, and of a student's after it; computes nothing.
 
     Raises:
         FoundryError: the image size does not divide into the network's patches and levels.
@@ -147,8 +147,8 @@ def memory(
         size = replace(size, activation_bytes=round((1 + FEATURE_MEMORY) * size.activation_bytes))
     num_processes = num_workers(params.batch_size, params.micro_batch_size)
     rows = -(-params.batch_size // num_processes)
-    rows_at_once = params.micro_batch_size or rows
-    process_mib = size.step_mib(min(rows, rows_at_once), -(-rows // rows_at_once))
+    micro_batch_size = params.micro_batch_size or rows
+    process_mib = size.step_mib(min(rows, micro_batch_size), -(-rows // micro_batch_size))
     snapshots = params.num_snapshots * len(params.ema_widths)
     return Memory(
         network=size,
@@ -161,7 +161,7 @@ def memory(
 def estimate(
     params: TrainParams, distil: DistilParams, *, image_size: ImageSize, channels: int, num_classes: int
 ) -> Cost:
-    """Count and measure what a training would take here; trains for a few seconds on random pixels.
+    """Count the memory and measure the time that a training would take here; trains for a few seconds on random pixels.
 
     Raises:
         FoundryError: the image size does not divide into the network's patches and levels, or a step failed.
@@ -187,9 +187,9 @@ def estimate(
 
 
 def distillation_seconds(params: DistilParams, cost: Cost, num_classes: int) -> float:
-    """What a student adds to a training of this cost; 0 without one.
+    """Seconds that a student adds to a training of this cost; 0 without a student.
 
-    By `FORWARD_SHARE` for the rows that draw trajectories and the student's own states.
+    Rows that only draw, for trajectories and for the student's own states, count with `FORWARD_SHARE`.
     """
     if params.steps is None:
         return 0.0
@@ -211,7 +211,8 @@ def require_memory(
     """Refuse a training that this machine's free memory cannot hold, before it takes any.
 
     Raises:
-        FoundryError: it names what is needed, what is free and a `train.micro_batch_size` that fits, if one does.
+        FoundryError: with the memory needed, the memory free, and a `train.micro_batch_size` that fits, if there is
+        one.
     """
     held = memory(params, distil, image_size=image_size, channels=channels, num_classes=num_classes)
     free_mib = psutil.virtual_memory().available / MIB

@@ -25,14 +25,14 @@ class Log(Protocol):
 
 
 class Previews(Protocol):
-    """What is looked at while the training runs."""
+    """Previews of the model while the training runs."""
 
     def grid(self) -> Image: ...
     def held_out_errors(self) -> tuple[HeldOutError, dict[str, float]]: ...
 
 
 def report_start(journal: Journal, out: Path | None) -> None:
-    """Print what the training resumes from, and where in the folder `out`, if there is one, pictures of it will be."""
+    """Print what the training resumes from, and where its sample grids will appear in the folder `out`, if there is one."""
     for line in journal.damaged:
         sys.stderr.write(f"warning: {line}; the checkpoint before is used\n")
     if journal.num_images_saved is not None:
@@ -64,7 +64,7 @@ def train_to_the_end(training: Training, journal: Journal, previews: Previews, l
                 bar.set_postfix(loss=f"{row[f'{phase}/loss']:.4f}", refresh=False)
             is_snapshot = training.completed_fraction_boundary(training.params.num_snapshots)
             if is_snapshot or training.step in grids_after:
-                journal.read()
+                journal.collect()
             if training.step in grids_after:
                 log.image(f"{phase}/grid", journal.keep_grid(previews.grid()), step=step.num_images)
             if is_snapshot:

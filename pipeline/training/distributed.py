@@ -1,7 +1,7 @@
 """Training in several processes, one per core or GPU, each with its share of every batch.
 
-The process that was started is the first; it starts the others, which hold no state of their own and end when it does,
-however it ends. Under torchrun (`RANK` is set) all processes exist already.
+The process that the user starts has rank 0. It starts the others, which hold no state of their own and end when it
+does, however it ends. Under torchrun (`RANK` is set) all processes exist already.
 """
 
 import os
@@ -21,7 +21,7 @@ from torch import Tensor, distributed
 from pipeline.errors import FoundryError
 
 MIN_SHARE = 16
-"""Rows of a batch below which another process costs more time than it saves."""
+"""Rows per process; with fewer, another process costs more time than it saves."""
 STEP_TIMEOUT = timedelta(minutes=30)
 """How long the other processes wait while the first draws previews or saves."""
 RENDEZVOUS_TIMEOUT = timedelta(minutes=2)
@@ -72,7 +72,7 @@ class Workers:
             distributed.send(_flat(tensors), rank)
 
     def receive(self, like: Sequence[Tensor], rank: int) -> list[Tensor]:
-        """What another process sends: new tensors of these shapes and layouts.
+        """Receive new tensors of these shapes and layouts from another process.
 
         Raises:
             FoundryError: it has ended.
@@ -83,8 +83,8 @@ class Workers:
         _unpack(flat, tensors)
         return tensors
 
-    def spread(self, tensors: list[Tensor], rank: int) -> list[Tensor]:
-        """Overwrite the tensors of every process by those of one, and return them.
+    def broadcast(self, tensors: list[Tensor], rank: int) -> list[Tensor]:
+        """Overwrite the tensors of every process with those of one, and return them.
 
         Raises:
             FoundryError: another process has ended.
@@ -102,8 +102,8 @@ class Workers:
         except RuntimeError as error:
             raise FoundryError(f"process {self.rank} of {self.size}: another process has ended ({error})") from None
 
-    def broadcast(self, tensors: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
-        """The first process's tensors, on the CPU of every process; they travel as the bytes of a safetensors file."""
+    def broadcast_state(self, tensors: Mapping[str, Tensor], device: torch.device) -> Mapping[str, Tensor]:
+        """The named tensors of rank 0, on the CPU of every process; they are sent as the bytes of a safetensors file."""
         if self.size == 1:
             return tensors
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
@@ -121,7 +121,7 @@ SINGLE = Workers()
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    """One message of all tensors, in memory order, which is the same in every process: 1.6 ms instead of 3.5 where weights are channels_last."""
+    """All tensors as one message, in memory order, the same in every process: 1.6 ms instead of 3.5 for channels_last weights."""
     return torch.cat(_rows(tensors))
 
 
@@ -134,34 +134,34 @@ def _rows(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.as_strided((tensor.numel(),), (1,)) for tensor in tensors]
 
 
-def num_workers(batch_size: int, rows_at_once: int | None = None) -> int:
+def num_workers(batch_size: int, micro_batch_size: int | None = None) -> int:
     """Processes to train in: `NPROC` if set, else one per GPU, else one per core that gets `MIN_SHARE` rows of a batch.
 
-    Each has at least one part of `rows_at_once` rows.
+    Each has at least one micro-batch of `micro_batch_size` rows, if that is given.
 
     Raises:
-        FoundryError: `NPROC` is not a whole number from 1 on, or larger than the number of parts.
+        FoundryError: `NPROC` is not a whole number from 1 on, or larger than the number of micro-batches.
     """
     if requested := os.environ.get("NPROC"):
         if not requested.isdecimal() or int(requested) < 1:
             raise FoundryError(f"NPROC: should be a whole number from 1 on (got {requested!r})")
-        _require_parts(int(requested), batch_size, rows_at_once)
+        _require_micro_batches(int(requested), batch_size, micro_batch_size)
         return int(requested)
-    return _best_number(batch_size, rows_at_once)
+    return _best_number(batch_size, micro_batch_size)
 
 
-def _require_parts(size: int, batch_size: int, rows_at_once: int | None) -> None:
-    if rows_at_once is not None and size > (most := -(-batch_size // rows_at_once)):
+def _require_micro_batches(size: int, batch_size: int, micro_batch_size: int | None) -> None:
+    if micro_batch_size is not None and size > (most := -(-batch_size // micro_batch_size)):
         raise FoundryError(
-            f"train.micro_batch_size: {most} parts of {rows_at_once} images are too few for {size} processes; "
+            f"train.micro_batch_size: {most} micro-batches of {micro_batch_size} images are too few for {size} processes; "
             f"set a smaller one, or NPROC={most}"
         )
 
 
-def _best_number(batch_size: int, rows_at_once: int | None) -> int:
-    """Of processes on this machine, whatever `NPROC` is."""
-    if rows_at_once is not None:
-        return min(_best_number(batch_size, None), -(-batch_size // rows_at_once))
+def _best_number(batch_size: int, micro_batch_size: int | None) -> int:
+    """The best number of processes on this machine, ignoring `NPROC`."""
+    if micro_batch_size is not None:
+        return min(_best_number(batch_size, None), -(-batch_size // micro_batch_size))
     if torch.cuda.is_available():
         return torch.cuda.device_count()
     if torch.backends.mps.is_available():
@@ -175,22 +175,24 @@ def num_cores() -> int:
 
 
 @contextmanager
-def launch_workers(batch_size: int, rows_at_once: int | None = None) -> Iterator[Workers]:
+def launch_workers(batch_size: int, micro_batch_size: int | None = None) -> Iterator[Workers]:
     """Start the other processes, unless torchrun has, and connect all of them; yields the place of this one.
 
     Args:
         batch_size: rows that they share.
-        rows_at_once: of a part of the batch; a part is then computed by the same number of threads in any number of processes.
+        micro_batch_size: rows whose gradients are computed at once; the number of threads then does not depend on that
+            of
+            processes.
     """
     if "RANK" in os.environ:
         rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-        _require_parts(size, batch_size, rows_at_once)
-        _set_threads(size, batch_size, rows_at_once)
+        _require_micro_batches(size, batch_size, micro_batch_size)
+        _set_threads(size, batch_size, micro_batch_size)
         with _process_group(rank, size, os.environ.get(RENDEZVOUS)) as workers:
             yield workers
         return
-    size = num_workers(batch_size, rows_at_once)
-    _set_threads(size, batch_size, rows_at_once)
+    size = num_workers(batch_size, micro_batch_size)
+    _set_threads(size, batch_size, micro_batch_size)
     if size == 1:
         yield SINGLE
         return
@@ -206,10 +208,10 @@ def launch_workers(batch_size: int, rows_at_once: int | None = None) -> Iterator
                 other.wait()
 
 
-def _set_threads(size: int, batch_size: int, rows_at_once: int | None) -> None:
-    """Share the cores out; bits depend on the number of threads, so that of a part is the machine's and not NPROC's."""
-    if rows_at_once is not None:
-        torch.set_num_threads(max(1, num_cores() // _best_number(batch_size, rows_at_once)))
+def _set_threads(size: int, batch_size: int, micro_batch_size: int | None) -> None:
+    """Divide the cores among processes; for micro-batches independently of `NPROC`, since bits depend on the threads."""
+    if micro_batch_size is not None:
+        torch.set_num_threads(max(1, num_cores() // _best_number(batch_size, micro_batch_size)))
     elif size > 1:
         torch.set_num_threads(max(1, num_cores() // size))
 

@@ -1,8 +1,8 @@
 """The error of a student's images in the features of its teacher's network, added to that of their pixels.
 
-Where a student cannot answer exactly, the squared error of pixels is least for a mean of what may be right, and a mean is
-blurred. Features of the teacher's own network tell edges and textures apart (Lin and Yang 2024, arXiv 2401.00110, section
-3), and no evaluation judges by them.
+Where a student cannot reach its target exactly, the squared error of pixels is least for the mean of the plausible
+images, which is blurred. Features of the teacher's own network respond to edges and textures (Lin and Yang 2024, arXiv
+2401.00110, section 3), and no evaluation uses them, so the loss does not optimise a metric.
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ from pipeline.diffusion.unet import time_features
 from pipeline.training.batches import Batch
 
 NOISE_LEVEL = 0.1
-"""Share of the noise levels below that at which the features are computed: low, so that they show details."""
+"""Noise level at which the features are computed, as a share of T: low, so that they show details."""
 LEAST_NORM = 1e-3
-"""Added in the mean square of a position's features, so that those of empty background have a gradient."""
+"""Least norm of the features at a position, so that those of empty background have a gradient."""
 
 
 class FeatureError:
@@ -50,7 +50,7 @@ class FeatureError:
     def features(
         self, x0: Float[Tensor, "rows c h w"], eps: Float[Tensor, "rows c h w"]
     ) -> Iterator[Float[Tensor, "rows features height width"]]:
-        """Those of each block on the way down, without a class, of norm 1 at every position."""
+        """The features of each block on the way down, for the null class, with norm 1 at every position."""
         network = self.network
         x = add_noise(x0, eps, self.t.expand(len(x0)), self.schedule)
         x = network.inward(F.pixel_unshuffle(x, network.config.patch_size))

@@ -21,7 +21,7 @@ def training_code(*more: str) -> list[Path]:
     Logging, previews, checkpoints and samplers do not change weights, and the loop imports none of them.
 
     Args:
-        more: further modules, as `training/trajectories`, which are added with their imports.
+        more: further modules, such as `training/trajectories`, which are added with their imports.
     """
     first = ("training/loop", "training/initial_network", "device", "artefacts/dataset")
     pending = [ROOT / f"pipeline/{name}.py" for name in (*first, *more)]
@@ -46,20 +46,20 @@ def _imported(path: Path) -> list[Path]:
 
 
 def code_digest(*more: str) -> str:
-    """Of `training_code`."""
+    """Digest of the files of `training_code`."""
     return parts_digest(path.read_bytes() for path in training_code(*more))
 
 
 def provenance(
     params: TrainParams, dataset: Dataset, schedule_table: ScheduleTable, ancestor_digest: str | None = None
 ) -> dict[str, str]:
-    """Digests of everything that determines the weights, by name; that of the recipe is equal for trainings that differ in their seed.
+    """Digests of everything that determines the weights, by name; `recipe_digest` leaves out the seed.
 
     Args:
         params: of the training.
-        dataset: that it learns.
-        schedule_table: its noise.
-        ancestor_digest: of the model with whose weights it begins, if it does.
+        dataset: its images.
+        schedule_table: its noise schedule.
+        ancestor_digest: digest of the model that it starts from, if any.
     """
     settings = params.model_dump(mode="json")
     if params.learning_rate_plan == "constant":

@@ -1,4 +1,4 @@
-"""The network that a training begins with: it is the best linear denoiser of single patches, and learns the rest."""
+"""The network before training: its linear path is the best linear denoiser of single patches, and it learns the rest."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ from pipeline.diffusion.patch_filter import patch_moments, set_filter
 from pipeline.diffusion.unet import UNet
 
 MAX_IMAGES = 10_000
-"""Whose patches are counted; each has hundreds."""
+"""Images whose patches are used; each has hundreds."""
 BATCH_SIZE = 500
 
 

@@ -20,24 +20,24 @@ from pipeline.training.loop import Training, TrainStep
 from pipeline.training.overfitting import HeldOutError, is_overfitting
 
 NUM_ROWS = 200
-"""Rows of curves.csv; each is the mean over one of so many equal parts of the training."""
+"""Rows of curves.csv; each is the mean over one of this many equal parts of the training."""
 SHOW_INTERVAL_SEC = 2.0
-"""Between two versions of the growing curves in the model folder; writing one takes 8 ms."""
+"""Least time between two versions of the growing curves in the model folder; writing one takes 8 ms."""
 GRIDS = "grids"
 """Folder of the sample grids."""
 COLUMNS = ("images", "train/loss", "train/grad_norm", "train/learning_rate")
 HELD_OUT_COLUMNS = ("images", "train/held_out_mse", "train/linear_denoiser_mse")
-"""Of held_out.csv, one row for each snapshot."""
+"""Columns of held_out.csv, which has one row per snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """What a journal calls the figures of its training."""
+    """The names under which a journal records its training."""
 
     name: str
-    """Before the names of the curves."""
+    """Prefix of the names of the curves."""
     held_out: tuple[str, ...]
-    """Names of the figures that are kept of each measurement on held-out images."""
+    """Names of the figures that are kept from each measurement on held-out images."""
 
 
 TRAIN = Phase("train", HELD_OUT_COLUMNS[1:])
@@ -58,9 +58,9 @@ class Journal:
         self.num_images_saved: int | None = None
         self.damaged: list[str] = []
         self._part: list[tuple[float, float]] = []
-        self._unread: list[TrainStep] = []
+        self._pending: list[TrainStep] = []
         self.seconds_before = 0.0
-        """Duration of the training in earlier processes, up to the checkpoint that it goes on from."""
+        """Duration of the training in earlier processes, up to the checkpoint from which this one resumed."""
         self._began = self._saved_at = self._shown_at = time.monotonic()
 
     @property
@@ -90,25 +90,25 @@ class Journal:
         """Add one step to the curves; returns the new row of means if the step completes a part, else None.
 
         Raises:
-            CheckFailedError: as for `read`.
+            CheckFailedError: as for `collect`.
         """
-        self._unread.append(step)
+        self._pending.append(step)
         if not self.training.completed_fraction_boundary(NUM_ROWS):
             return None
-        self.read()
+        self.collect()
         loss, norm = (float(mean) for mean in np.mean(self._part, axis=0))
         self._part = []
         self.rows.append([step.num_images, loss, norm, step.learning_rate])
         names = (name.replace("train", self.phase.name) for name in COLUMNS[1:])
         return dict(zip(names, self.rows[-1][1:], strict=True))
 
-    def read(self) -> None:
-        """Wait for the steps since the last call and take up their losses; a GPU goes on with the next ones until then.
+    def collect(self) -> None:
+        """Wait for the losses of the steps since the last call, and check them; until then a GPU runs ahead.
 
         Raises:
             CheckFailedError: the training has diverged to NaN or infinity.
         """
-        steps, self._unread = self._unread, []
+        steps, self._pending = self._pending, []
         if not steps:
             return
         figures = torch.stack([torch.stack([step.loss, step.grad_norm]) for step in steps]).tolist()
@@ -142,9 +142,9 @@ class Journal:
         """Write a checkpoint.
 
         Raises:
-            CheckFailedError: as for `read`, and nothing is written.
+            CheckFailedError: as for `collect`; nothing is written.
         """
-        self.read()
+        self.collect()
         notes = {
             "rows": self.rows,
             "stretch": self._part,

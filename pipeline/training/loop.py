@@ -1,7 +1,7 @@
 """The training loop: a generator of steps, in which every random number follows from (seed, step).
 
-So no random state has to be saved: the state is weights, optimisers, averages and the number of images seen, and a
-training resumed from it computes the same bits as one that never stopped. The caller logs, saves and stops.
+So no random state has to be saved: the state consists of weights, optimisers, averages and the number of images seen,
+and a training resumed from it computes the same bits as one that never stopped. The caller logs, saves and stops.
 """
 
 import math
@@ -24,8 +24,8 @@ from pipeline.diffusion.unet import UNet
 from pipeline.params import TrainParams
 from pipeline.training.batches import Batch, Batches, BatchSource
 from pipeline.training.distributed import SINGLE, Workers
+from pipeline.training.micro_batches import MicroBatches, reproducible_sum
 from pipeline.training.muon import Muon
-from pipeline.training.parts import Parts, sum_of_all
 
 NUM_IMAGES = "num_images"
 RowError = Callable[[Tensor, Batch], Tensor]
@@ -60,11 +60,11 @@ class Training:
         # 6 % more images per second on a CPU (AVX2), more on a GPU.
         layout = torch.contiguous_format if device.device.type == "mps" else torch.channels_last
         self.network = network.to(device.device).to(memory_format=layout).train()  # type: ignore[call-overload]
-        # For each number of rows anew: a batch has at most two, its parts' and that of the last.
+        # Compiled once for each number of rows, of which there are at most two: the last micro-batch may be smaller.
         self.forward = torch.compile(self.network, dynamic=False) if device.compile else self.network
         use_deterministic_algorithms(device)
         self.condition = _condition(network) if params.augmentation.kinds else None
-        self.parts = Parts.of(workers, params.batch_size, params.micro_batch_size)
+        self.micro_batches = MicroBatches.of(workers, params.batch_size, params.micro_batch_size)
         self.batches: BatchSource = Batches(split, params, schedule_table.density, network.num_classes, device, workers)
         self.optimisers = _optimisers(self.network, self.condition, params)
         self.ema = Ema(self.weights(), params.ema_widths)
@@ -86,7 +86,7 @@ class Training:
 
     @property
     def arithmetic(self) -> dict[str, str]:
-        """Facts on which the rounding of sums depends: the precision, and the number of processes or, in parts, that of threads."""
+        """What the rounding of sums depends on: the precision, and the number of processes or, with micro-batches, of threads."""
         if self.params.micro_batch_size is None:
             return {"processes": str(self.workers.size), "precision": self.device.precision}
         return {"threads": str(torch.get_num_threads()), "precision": self.device.precision}
@@ -138,7 +138,7 @@ class Training:
         return tensors | {f"snapshots/{name}": tensor for name, tensor in self.snapshots.items()}
 
     def averages_at(self, step: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """The weights of the first average at a snapshot, and the snapshots up to there."""
+        """The weights of the first average at the snapshot after `step`, and all snapshots up to it."""
         kept = {name: tensor for name, tensor in self.snapshots.items() if int(name.split("/")[0]) <= step}
         return _below(kept, f"{step}/{self.params.ema_widths[0]}/"), kept
 
@@ -156,10 +156,10 @@ class Training:
         self.snapshots = _below(tensors, "snapshots/")
 
     def sync_from_first(self) -> None:
-        """Bring every process to the state of the first."""
+        """Copy the state of the first process to all others."""
         if self.workers.size > 1:
             state = self.state() | {NUM_IMAGES: torch.tensor(self.num_images)}
-            tensors = self.workers.broadcast(state, self.device.device)
+            tensors = self.workers.broadcast_state(state, self.device.device)
             self.restore(tensors, int(tensors[NUM_IMAGES]))
 
     def _trained(self) -> list[nn.Parameter]:
@@ -169,23 +169,23 @@ class Training:
 
     def _backward(self, batch: Batch) -> Tensor:
         """Leave the gradients of the whole batch in the weights; returns its loss."""
-        parts = map(self._gradients, batch.parts(self.parts))
+        gradients_of_each = map(self._gradients, batch.split(self.micro_batches))
         if self.params.micro_batch_size is None:
-            [total] = parts
+            [total] = gradients_of_each
             self.workers.all_reduce(total)
         else:
-            total = sum_of_all(self.workers, self.parts.first, parts)
+            total = reproducible_sum(self.workers, self.micro_batches.first, gradients_of_each)
         loss, *gradients = total
         for weight, gradient in zip(self._with_gradient(), gradients, strict=True):
             weight.grad = gradient
         return loss
 
-    def _gradients(self, part: Batch) -> list[Tensor]:
-        """The loss of some rows, and the gradient of each weight that has one."""
-        torch.manual_seed(part.dropout_seed)
+    def _gradients(self, batch: Batch) -> list[Tensor]:
+        """The loss of a micro-batch, then the gradient of each weight that has one."""
+        torch.manual_seed(batch.dropout_seed)
         for weight in self._trained():
             weight.grad = None
-        loss = self._loss(part)
+        loss = self._loss(batch)
         loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return [loss.detach(), *(weight.grad for weight in self._with_gradient() if weight.grad is not None)]
 
@@ -198,7 +198,7 @@ class Training:
             condition = None if self.condition is None else self.condition(batch.augmentation)
             prediction = self.forward(x, batch.t, batch.labels, condition)
         denoised = to_x0(self.params.target, prediction.float(), x, self._abar[batch.t])
-        # Divided by the whole batch, of which other processes have the other rows.
+        # Divided by the size of the whole batch: other processes or micro-batches have the other rows.
         return (self._weight[batch.t] * self.row_error(denoised, batch)).sum() / self.params.batch_size
 
     def _keep_snapshot(self) -> None:
@@ -211,7 +211,7 @@ def pixel_error(denoised: Tensor, batch: Batch) -> Tensor:
 
 
 def _condition(network: UNet) -> nn.Linear:
-    """The layer through which the network receives how images were changed; it begins at zero, and "none" always gives zero."""
+    """The layer that tells the network how images were changed. It starts at zero; without a bias, "none" always gives zero."""
     layer = nn.Linear(NUM_PARAMETERS, network.embedding_width, bias=False, device=next(network.parameters()).device)
     nn.init.zeros_(layer.weight)
     return layer
@@ -246,7 +246,7 @@ def _load_optimiser_tensors(optimiser: Optimizer, tensors: Mapping[str, Tensor])
     for name, tensor in tensors.items():
         position, key = name.split("/")
         weight = weights[int(position)]
-        # Fused AdamW pairs elements by their place in memory: a moment read from a file must get its weight's layout.
+        # Fused AdamW pairs elements by their position in memory: a moment read from a file must get its weight's layout.
         laid_out = torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
         state.setdefault(int(position), {})[key] = laid_out
     optimiser.load_state_dict({**optimiser.state_dict(), "state": state})

@@ -1,8 +1,8 @@
 """Muon, an optimiser for weight matrices (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon).
 
-It makes all singular values of a matrix's update about equal. The gradient of a convolution is dominated by few
+It makes all singular values of a matrix's update about equal. The gradient of a convolution is dominated by a few
 directions, and steps limited by those leave the others nearly unchanged. On the demo, Muon for the inner convolutions
-halves the Fréchet distance of an equally long training with AdamW for all weights (DECISIONS.md).
+halves the Frechet distance that AdamW for all weights reaches in a training of the same length (DECISIONS.md).
 """
 
 from collections import defaultdict
@@ -31,9 +31,9 @@ class Muon(Optimizer):
 
         Args:
             params: the weights, or param groups.
-            lr: about how much an update changes the output of a unit input, whatever the shape of the weight.
-            momentum: share of the old average of gradients in the new one.
-            weight_decay: times `lr`, the share by which weights shrink in each step.
+            lr: approximate change of the output for a unit input in one step, independent of the weight's shape.
+            momentum: weight of the old average of gradients in the new one.
+            weight_decay: weights shrink by the factor `1 - lr * weight_decay` in each step.
         """
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
@@ -77,10 +77,10 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Each matrix with its singular values brought near 1: into 0.68 … 1.21 from 0.003 of the matrix's norm on.
+    """Each matrix with its singular values brought near 1: those above 0.003 of its norm into 0.68 … 1.21.
 
-    The iteration works on Gram matrices, whose side is the matrix's smaller side, and on all of one side in one batch:
-    fewer and larger matrix products than with a batch for each shape of matrix.
+    The iteration works on Gram matrices, whose side is the matrix's smaller side, and batches all that have the same
+    side: fewer and larger matrix products than with one batch per shape.
     """
     positions = defaultdict(list)
     for i, matrix in enumerate(matrices):
@@ -105,7 +105,7 @@ def _inverse_roots_by_side(grams: dict[torch.Size, Tensor]) -> dict[torch.Size, 
 
 
 def _inverse_roots(grams: Tensor) -> Tensor:
-    """About (X X^T)^(-1/2) of each A = X X^T, `[n, side, side]`: the factor that brings singular values of X near 1.
+    """About (X X^T)^(-1/2) for each A = X X^T, `[n, side, side]`: the factor that brings the singular values of X near 1.
 
     Newton-Schulz iteration with the quintic polynomial of Jordan et al. 2024, whose steep slope at 0 lifts small
     singular values within few iterations: X <- (a + b A + c A^2) X. The factors are polynomials of the first A and

@@ -1,7 +1,7 @@
-"""When a training begins to learn its images by heart: the error on held-out images rises.
+"""Detection of over-fitting: the error on held-out images rises.
 
-Every measurement uses the same images, noise levels and noise, so that two of them are compared image by image, with a
-far smaller error than either has.
+Every measurement uses the same images, noise levels and noise, so two of them can be compared image by image, and their
+difference has a far smaller standard error than either.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 NUM_WORSE = 2
 """Measurements in a row that are worse than the best, before a rise counts."""
 NUM_ERRORS = 2.0
-"""Standard errors by which a measurement is worse than the best."""
+"""Standard errors by which a measurement has to exceed the best to count as worse."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -34,7 +34,7 @@ def best(errors: list[HeldOutError]) -> HeldOutError:
 
 
 def is_overfitting(errors: list[HeldOutError]) -> bool:
-    """Whether the last `NUM_WORSE` errors, in the order of the training, are above the least by more than chance explains."""
+    """Whether each of the last `NUM_WORSE` errors exceeds the least one before them by more than chance explains."""
     if len(errors) <= NUM_WORSE:
         return False
     least = best(errors[:-NUM_WORSE])

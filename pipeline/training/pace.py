@@ -1,7 +1,7 @@
-"""How long a step of a training takes here: a few steps of its own network on random pixels.
+"""How long a training step takes here: a few steps of the same network on random pixels.
 
-The steps run in processes of their own, as many as the training would use and connected in the same way, so that what
-they share (cores, caches, memory) is shared in the measurement too.
+The steps run in processes of their own, as many as the training would use and connected in the same way, so that they
+compete for cores, caches and memory as in the training.
 """
 
 import json
@@ -31,13 +31,13 @@ from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.loop import Training
 
 NUM_STEPS = 5
-"""Timed steps of each batch size, of which the fastest counts, after one that is not timed."""
+"""Timed steps of each batch size, of which the fastest counts; one untimed step comes first."""
 MULTIPLY_ADDS = 120e9
-"""Of the largest step that is timed: a few seconds of a core. The time of a larger batch is extrapolated."""
+"""Work of the largest step that is timed: a few seconds of one core. The time of a larger batch is extrapolated."""
 HUGE_PAGES = "glibc.malloc.hugetlb=1:glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=1073741824"
-"""As dvc.yaml sets for the stage."""
+"""The value of GLIBC_TUNABLES that dvc.yaml sets for the stage."""
 POOL = 256
-"""Different images in the random set."""
+"""Images in the random set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Pace:
     batch_size: int
     step_sec: float
     peak_mib: float
-    """Of the first process since it began, or of its GPU."""
+    """Peak memory of the first process, or of its GPU."""
 
 
 def step_seconds(params: TrainParams, multiply_adds: int, num_processes: int, **shape: Any) -> float:
@@ -55,7 +55,7 @@ def step_seconds(params: TrainParams, multiply_adds: int, num_processes: int, **
 
     Args:
         params: of the training.
-        multiply_adds: of the network for one image, forwards.
+        multiply_adds: of the network's forward pass of one image.
         num_processes: that share the batch.
         shape: `image_size`, `channels` and `num_classes` of the images.
 
@@ -66,7 +66,7 @@ def step_seconds(params: TrainParams, multiply_adds: int, num_processes: int, **
     if params.batch_size <= most:
         return measure(params, [params.batch_size], num_processes, **shape)[0].step_sec
     few, many = measure(params, [max(num_processes, most // 4), most], num_processes, **shape)
-    # What does not depend on the batch (the optimisers) is in both.
+    # The part that does not depend on the batch size (the optimisers) cancels in the difference.
     per_image = (many.step_sec - few.step_sec) / (many.batch_size - few.batch_size)
     return many.step_sec + per_image * (params.batch_size - many.batch_size)
 
@@ -134,14 +134,14 @@ def _training(
     # Longer than what is timed: no snapshot falls into it.
     update = {"batch_size": batch_size, "num_images": 2 * batch_size * (NUM_STEPS + 1), "num_snapshots": 1}
     if params.micro_batch_size is not None:
-        # Every process has a part.
+        # Small enough that every process has a micro-batch.
         update["micro_batch_size"] = min(params.micro_batch_size, batch_size // workers.size)
     changed = params.model_copy(update=update)
     return Training(changed, network, cosine_table(params.weighting), Split((pixels,), labels), best_device(), workers)
 
 
 def cosine_table(weighting: Weighting) -> ScheduleTable:
-    """A schedule of 1000 noise levels with one loss weight, for trainings that are thrown away."""
+    """A schedule of 1000 noise levels with one loss weight, for trainings whose result is discarded."""
     schedule = NoiseSchedule(cosine_betas(1000))
     weight = x0_weight(weighting, schedule, SnrBounds(floor=0.1, gamma=5.0))
     density, mse = uniform_density(schedule), torch.ones_like(schedule.beta)

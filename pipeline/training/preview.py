@@ -20,9 +20,9 @@ from pipeline.training.overfitting import HeldOutError
 from pipeline.training.trajectories import FIRST_INDEX, Teacher
 
 NUM_IMAGES, NUM_STEPS = 64, 10
-"""Of a grid: few, since the other processes wait."""
+"""Images of a grid and sampling steps for them: few, since the other processes wait."""
 EARLY_PERCENT = (1, 2, 5, 10)
-"""Of a training: what changes most is seen first, and the first pictures come within a minute."""
+"""Shares of the training after which additional grids are drawn: early images change most."""
 NUM_HELD_OUT, NUM_LEVELS = 64, 6
 
 
@@ -34,7 +34,7 @@ class Preview:
         self._held_out = evenly_spaced(held_out, NUM_HELD_OUT)
 
     def grid(self) -> Image:
-        """The same number of images of every class, or of evenly spaced classes where there are too many."""
+        """A grid with equally many images of every class, or of evenly spaced classes if there are more than images."""
         labels, columns = grid_layout(self._description.data.num_classes)
         seeds = [image_seed(self._training.params.seed, i) for i in range(len(labels) if labels else NUM_IMAGES)]
         num_steps = min(NUM_STEPS, self._description.sampling.num_steps)
@@ -68,7 +68,7 @@ class Preview:
 
 
 def grid_steps(num_steps: int, num_grids: int) -> frozenset[int]:
-    """The steps after which a grid is drawn: the ends of `num_grids` equal parts, and early ones; none for 0."""
+    """The steps after which a grid is drawn: the ends of `num_grids` equal parts and `EARLY_PERCENT`; none for 0."""
     if num_grids == 0:
         return frozenset()
     parts = [*((percent, 100) for percent in EARLY_PERCENT), *((part, num_grids) for part in range(1, num_grids + 1))]
@@ -85,7 +85,7 @@ class StudentPreview(Preview):
         self._labels = [i % classes for i in range(NUM_IMAGES)] if classes else None
 
     def held_out_errors(self) -> tuple[HeldOutError, dict[str, float]]:
-        """The squared difference of images from the teacher's of the same seeds, for seeds that no trajectory has."""
+        """The squared difference from the teacher's images of the same seeds, which no training trajectory uses."""
         drawn = torch.from_numpy(draw(self._averaged(), self._seeds, self._labels)).movedim(-1, 1)
         difference = to_unit_range(drawn) - self._teachers.cpu()
         by_image = difference.square().flatten(1).mean(dim=1).double()
@@ -105,5 +105,5 @@ def grid_layout(num_classes: int) -> tuple[list[int] | None, int | None]:
     num_shown = min(num_classes, NUM_IMAGES)
     per_class = NUM_IMAGES // num_shown
     labels = [row * num_classes // num_shown for row in range(num_shown) for _ in range(per_class)]
-    # Single images one below the other would make a grid one image wide.
+    # One image per class: a row per class would make the grid one image wide.
     return labels, per_class if per_class > 1 else None

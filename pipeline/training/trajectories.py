@@ -1,11 +1,12 @@
-"""The batches that a student is trained on: states on its own way from noise to image, and the teacher's answers to them.
+"""The batches that a student is trained on: states on its own trajectories, with targets that lead to its teacher's.
 
-Trajectory n begins at the noise of its own seed. The teacher follows it in its many steps, with guidance, and its states at
-the student's times are kept. The student comes to each of these times by its own steps, with the weights of the moment, and
-has to answer what leads from there to the teacher's next state: so it learns to mend its own errors.
+Trajectory n starts from the noise of its own seed. The teacher draws it in many steps, with guidance, and its states at
+the student's times are kept. The student reaches each of these times by its own steps, with its current weights, and
+its target is the denoised image that leads from there to the teacher's next state: so it learns to correct its own
+errors.
 
-A window of trajectories moves along with the training. A batch follows from its number and from the weights before it,
-so a training that resumes draws the trajectories of the present window again, and nothing has to be saved.
+A window of trajectories moves along with the training. A batch is a function of its number and of the weights before
+it, so a training that resumes draws the trajectories of its window again, and nothing has to be saved.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,13 +25,13 @@ from pipeline.diffusion.sampling import SamplerPlan, make_plan, reverse_steps, s
 from pipeline.diffusion.seeds import image_generator, image_seed, normal_rows
 from pipeline.training.batches import Batch
 from pipeline.training.distributed import SINGLE, Workers
-from pipeline.training.parts import Parts
+from pipeline.training.micro_batches import MicroBatches
 
 FIRST_INDEX = 2**40
-"""Of the trajectories' seeds: beyond those of any images that a user or an evaluation draws with the same seed."""
+"""First index of the trajectories' seeds, above those of any images that a user or an evaluation draws with the same seed."""
 WINDOW, STEPS_PER_BLOCK = 8, 14
-"""Blocks of a batch's size in the window, and steps between two new ones: so many states of each trajectory are trained on,
-where drawing it costs the network 14 rows (10 steps, four of them guided)."""
+"""Blocks in the window, each with one trajectory per row of a batch, and steps from one new block to the next. So each
+trajectory is trained on 14 times on average, and drawing it costs 14 rows of network calls (10 steps, four of them guided)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,7 +73,7 @@ class Teacher:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Block:
-    """One trajectory for each row of a batch, of the rows of this process."""
+    """One trajectory for each row of a batch that belongs to this process."""
 
     states: Tensor
     """float32 `[rows, student steps + 1, channels, height, width]`."""
@@ -83,8 +84,8 @@ class Block:
 class Trajectories:
     """Batch number `step` of a distillation, for any step.
 
-    Row r of every batch takes one of the trajectories number r of the blocks in the window, so that a process draws those
-    of its own rows only.
+    Row r of every batch takes one of the trajectories number r of the blocks in the window, so that a process draws
+    those of its own rows only.
     """
 
     def __init__(
@@ -96,7 +97,7 @@ class Trajectories:
         seed: int,
         batch_size: int,
         label_dropout: float,
-        rows_at_once: int | None = None,
+        micro_batch_size: int | None = None,
         workers: Workers = SINGLE,
     ) -> None:
         """Draw no trajectory yet.
@@ -104,18 +105,18 @@ class Trajectories:
         Args:
             teacher: draws the trajectories.
             student: the network in training, as for `NetworkDenoiser`.
-            classes: of the training images, whose shares the trajectories have; None for a model without classes.
+            classes: labels of the training images, from which those of trajectories are drawn; None without classes.
             seed: of everything that is drawn.
             batch_size: rows of a batch over all processes.
             label_dropout: share of trajectories without a class.
-            rows_at_once: of a part of a batch; the networks are called with one part at a time.
+            micro_batch_size: rows with which the networks are called; None for all rows of this process.
             workers: the place of this process among those that share each batch.
         """
         model = teacher.model
         self.teacher, self.plan = teacher, teacher.student_plan
         self.student = NetworkDenoiser(student, model.schedule, model.description.target, clip=True)
         self.classes, self.seed, self.batch_size, self.label_dropout = classes, seed, batch_size, label_dropout
-        self.parts = Parts.of(workers, batch_size, rows_at_once)
+        self.micro_batches = MicroBatches.of(workers, batch_size, micro_batch_size)
         self._window: dict[int, Block] = {}
 
     def batches(self, steps: Iterable[int]) -> Iterator[Batch]:
@@ -127,8 +128,10 @@ class Trajectories:
         random = np.random.Generator(np.random.PCG64([self.seed, step]))
         first = step // STEPS_PER_BLOCK
         window = self._blocks(range(first, first + WINDOW))
-        chosen = random.integers(WINDOW, size=self.batch_size)[self.parts.own]
-        numbers = torch.from_numpy(random.permutation(np.arange(self.batch_size) % self.plan.num_steps)[self.parts.own])
+        chosen = random.integers(WINDOW, size=self.batch_size)[self.micro_batches.own]
+        numbers = torch.from_numpy(
+            random.permutation(np.arange(self.batch_size) % self.plan.num_steps)[self.micro_batches.own]
+        )
         dropout_seed = int(random.integers(2**32))
         states = torch.stack([window[block].states[row] for row, block in enumerate(chosen)])
         labels = None
@@ -139,11 +142,12 @@ class Trajectories:
     def block(self, number: int) -> Block:
         """Draw this process's trajectories of a block."""
         random = np.random.Generator(np.random.PCG64([self.seed, number, FIRST_INDEX]))
-        rows = range(self.batch_size)[self.parts.own]
+        rows = range(self.batch_size)[self.micro_batches.own]
         seeds = [image_seed(self.seed, FIRST_INDEX + number * self.batch_size + row) for row in rows]
         labels = self._labels(random)
         states = [
-            self.teacher.states(seeds[part], None if labels is None else labels[part]) for part in self.parts.rows
+            self.teacher.states(seeds[part], None if labels is None else labels[part])
+            for part in self.micro_batches.rows
         ]
         return Block(torch.cat(states), labels)
 
@@ -153,18 +157,18 @@ class Trajectories:
             return None
         labels = random.choice(self.classes, self.batch_size)
         labels[random.random(self.batch_size) < self.label_dropout] = null
-        return torch.from_numpy(labels[self.parts.own]).to(self.teacher.device)
+        return torch.from_numpy(labels[self.micro_batches.own]).to(self.teacher.device)
 
     def _blocks(self, wanted: range) -> list[Block]:
         self._window = {number: self._window.get(number) or self.block(number) for number in wanted}
         return list(self._window.values())
 
     def _examples(self, states: Tensor, labels: Tensor | None, numbers: Tensor, dropout_seed: int) -> Batch:
-        """Training examples: row r begins the student's step `numbers[r]` and shall end on the teacher's state after it."""
+        """Training examples: row r is the student's state before its step `numbers[r]`, the target the teacher's after it."""
         rows, device = torch.arange(len(states)), states.device
         arrived = [
             self.arrived(states[part], None if labels is None else labels[part], numbers[part])
-            for part in self.parts.rows
+            for part in self.micro_batches.rows
         ]
         x = torch.cat(arrived)
         x_next = states[rows, numbers + 1]

@@ -10,7 +10,7 @@ from pipeline.diffusion.augmentation import PLACES, AugmentationConfig
 from pipeline.params import TrainParams, load_params
 from pipeline.training.batches import Batches, normal_rows
 from pipeline.training.distributed import SINGLE, Workers
-from pipeline.training.parts import Parts
+from pipeline.training.micro_batches import MicroBatches
 
 CPU = Device(torch.device("cpu"), autocast=False, compile=False)
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").train
@@ -48,7 +48,11 @@ def test_the_rows_of_several_processes_are_those_of_one_bit_for_bit(
         optional = ("labels",) * labelled + ("augmentation",) * bool(augmentation.kinds)
         for name in ("x0", "t", "eps", *optional):
             assert torch.equal(torch.cat([getattr(batch, name) for batch in own]), getattr(whole, name)), name
-        seeds = [each.dropout_seed for batch, part in zip(own, parts, strict=True) for each in batch.parts(part.parts)]
+        seeds = [
+            each.dropout_seed
+            for batch, part in zip(own, parts, strict=True)
+            for each in batch.split(part.micro_batches)
+        ]
         assert [seed - whole.dropout_seed for seed in seeds] == list(range(size))
 
 
@@ -122,7 +126,7 @@ def test_the_parameters_of_changed_images_come_with_the_batch_and_those_of_other
 @pytest.mark.parametrize("size", [1, 5, 16, 100])
 def test_the_parts_of_a_batch_are_its_rows_in_order(size: int) -> None:
     whole = _batches(_params(augmentation=CHANGED)).batch(0)
-    parts = list(whole.parts(Parts.of(SINGLE, 16, size)))
+    parts = list(whole.split(MicroBatches.of(SINGLE, 16, size)))
     assert max(len(part.x0) for part in parts) == min(size, 16)
     for name in ("x0", "labels", "t", "eps", "augmentation"):
         assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))

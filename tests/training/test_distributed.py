@@ -20,7 +20,7 @@ from pipeline.training.distributed import launch_workers
 from pipeline.errors import FoundryError
 with launch_workers(64) as workers:
     mine = {"a": torch.full((2, 3), float(workers.rank)), "n": torch.tensor(7 + workers.rank), "empty": torch.zeros(0)}
-    got = workers.broadcast(mine if workers.is_first else {}, torch.device("cpu"))
+    got = workers.broadcast_state(mine if workers.is_first else {}, torch.device("cpu"))
     assert got["a"].tolist() == [[0.0] * 3] * 2 and int(got["n"]) == 7 and got["empty"].numel() == 0
     one, two = torch.full((3, 2), workers.rank + 1.0), torch.tensor(10.0 * workers.rank)
     one = one.t().contiguous().t()
@@ -81,7 +81,7 @@ def test_a_single_process_communicates_with_nobody() -> None:
     tensor = torch.ones(2)
     Workers().all_reduce([tensor])
     assert tensor.tolist() == [1, 1]
-    assert Workers().broadcast({"a": tensor}, torch.device("cpu"))["a"] is tensor
+    assert Workers().broadcast_state({"a": tensor}, torch.device("cpu"))["a"] is tensor
 
 
 @pytest.mark.parametrize("requested", ["0", "-1", "two", "1.5"])

@@ -10,7 +10,7 @@ from tests.small_sets import PARAMS, write_prepared
 
 def test_the_digest_of_code_covers_what_changes_weights_and_nothing_that_only_shows_or_keeps_them() -> None:
     names = {path.relative_to(ROOT / "pipeline").as_posix() for path in training_code()}
-    weights = {"loop", "initial_network", "batches", "muon", "distributed", "parts"}
+    weights = {"loop", "initial_network", "batches", "muon", "distributed", "micro_batches"}
     assert {f"training/{name}.py" for name in weights} == {name for name in names if name.startswith("training/")}
     assert {
         "device.py",

@@ -119,7 +119,7 @@ def test_the_error_for_a_loss_of_nan_names_images_learning_rate_and_checkpoint(t
     with pytest.raises(
         CheckFailedError, match=r"after 640 images: loss nan.*learning rate 0\.002; the last good.*: 48"
     ):
-        journal.read()
+        journal.collect()
 
 
 def test_weights_that_have_diverged_are_not_saved(tmp_path: Path) -> None:

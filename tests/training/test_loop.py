@@ -108,11 +108,11 @@ def test_the_gradient_of_a_batch_in_parts_is_that_of_the_whole(size: int) -> Non
 def test_the_gradient_of_a_part_has_the_same_bits_in_whichever_process_it_is_computed(size: int) -> None:
     # With dropout, mirroring and changed images; 16 rows in parts of 6, 6 and 4.
     single = _training(CHANGED)
-    wanted = [single._gradients(part) for part in single.batches.batch(3).parts(single.parts)]
+    wanted = [single._gradients(part) for part in single.batches.batch(3).split(single.micro_batches)]
     found = []
     for rank in range(size):
         training = _training(CHANGED, workers=Workers(rank, size))
-        found += [training._gradients(part) for part in training.batches.batch(3).parts(training.parts)]
+        found += [training._gradients(part) for part in training.batches.batch(3).split(training.micro_batches)]
     assert len(found) == len(wanted) == 3
     for one, other in zip(found, wanted, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
@@ -142,7 +142,7 @@ def _gradient(workers: Workers, params: TrainParams, device: Device = CPU) -> to
     generator = torch.Generator().manual_seed(0)
     for weight in training.weights().values():
         weight.copy_(0.3 * torch.randn(weight.shape, generator=generator))
-    parts = [training._gradients(part)[1:] for part in training.batches.batch(0).parts(training.parts)]
+    parts = [training._gradients(part)[1:] for part in training.batches.batch(0).split(training.micro_batches)]
     return torch.stack([torch.cat([gradient.flatten() for gradient in part]) for part in parts]).sum(dim=0)
 
 

@@ -29,7 +29,7 @@ def trajectories(folder: Path, workers: Workers = SINGLE) -> Trajectories:
         seed=3,
         batch_size=16,
         label_dropout=0.2,
-        rows_at_once=6,
+        micro_batch_size=6,
         workers=workers,
     )
 

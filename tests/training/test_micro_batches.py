@@ -1,4 +1,4 @@
-"""Parts of a batch: every row is in one, and their sum has the same bits whoever adds what."""
+"""Micro-batches: every row is in exactly one, and the sum has the same bits for any number of processes."""
 
 import os
 import subprocess
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import FoundryError
 from pipeline.training.distributed import Workers, num_workers
-from pipeline.training.parts import PairwiseSum, Parts, joined
+from pipeline.training.micro_batches import MicroBatches, PairwiseSum, waiting_after
 
 NUM_PARTS = 11
 NUMBERS = np.random.default_rng(0).standard_normal((NUM_PARTS, 1000)).astype(np.float32)
@@ -23,14 +23,14 @@ WORKER = """
 import sys
 import numpy as np, torch
 from pipeline.training.distributed import launch_workers
-from pipeline.training.parts import Parts, sum_of_all
+from pipeline.training.micro_batches import MicroBatches, reproducible_sum
 numbers = np.random.default_rng(0).standard_normal((11, 1000)).astype(np.float32)
 with launch_workers(11, 1) as workers:
     for _ in range(2):
-        parts = Parts.of(workers, 11, 1)
+        parts = MicroBatches.of(workers, 11, 1)
         own = torch.from_numpy(numbers[parts.own].copy())
         lists = ([part[:1].reshape(()).clone(), part[1:].reshape(27, 37).t()] for part in own)
-        first, rest = sum_of_all(workers, parts.first, lists)
+        first, rest = reproducible_sum(workers, parts.first, lists)
         found = torch.cat([first.reshape(1), rest.t().flatten()])
     if workers.is_first:
         print(found.numpy().tobytes().hex(), torch.get_num_threads())
@@ -49,10 +49,10 @@ def pairwise(numbers: np.ndarray) -> np.ndarray:
 def test_every_row_is_in_one_part_and_parts_are_those_of_a_single_process(
     batch_size: int, rows: int, size: int
 ) -> None:
-    single = Parts.of(Workers(), batch_size, rows)
+    single = MicroBatches.of(Workers(), batch_size, rows)
     found = []
     for rank in range(size):
-        parts = Parts.of(Workers(rank, size), batch_size, rows)
+        parts = MicroBatches.of(Workers(rank, size), batch_size, rows)
         found += [
             (number, parts.own.start + part.start, parts.own.start + part.stop)
             for number, part in enumerate(parts.rows, parts.first)
@@ -67,7 +67,7 @@ def test_sums_are_made_in_pairs_and_few_wait(count: int) -> None:
     total = PairwiseSum()
     for place in range(count):
         total.add(0, place, [torch.tensor(float(place)), torch.ones(2)])
-        assert [each[:2] for each in total.waiting] == list(joined(place + 1))
+        assert [each[:2] for each in total.waiting] == list(waiting_after(place + 1))
         assert len(total.waiting) <= (place + 1).bit_length()
     number, ones = total.total()
     assert (float(number), ones.tolist()) == (count * (count - 1) / 2, [count, count])
@@ -91,7 +91,9 @@ def test_any_number_of_processes_makes_the_sum_of_the_tournament(root: Path, tmp
 
 def test_a_process_without_a_part_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NPROC", "4")
-    with pytest.raises(FoundryError, match=r"3 parts of 32 images are too few for 4 processes; set a .+, or NPROC=3"):
+    with pytest.raises(
+        FoundryError, match=r"3 micro-batches of 32 images are too few for 4 processes; set a .+, or NPROC=3"
+    ):
         num_workers(96, 32)
     assert num_workers(96, 24) == 4
     monkeypatch.delenv("NPROC")
