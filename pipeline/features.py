@@ -17,12 +17,12 @@ from pipeline.artefacts.files import remove_outputs, write_json
 from pipeline.artefacts.subset import Subset
 from pipeline.errors import CheckFailedError
 from pipeline.evaluation.all_images import measure_all, save_all
+from pipeline.evaluation.choose_extractor import Evaluators, choose_extractor
 from pipeline.evaluation.copies import near_copy_threshold, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator, save_evaluator
 from pipeline.evaluation.extractors import extractor_config
 from pipeline.evaluation.figures import Z
 from pipeline.evaluation.metrics import kid
-from pipeline.evaluation.ruler import Ruler, choose_ruler
 from pipeline.params import FeaturesParams, load_params
 from pipeline.tracking.runs import stage_run
 from pipeline.tracking.tags import EXTRACTOR_TAG
@@ -55,14 +55,14 @@ def features(dataset: Dataset, out: Path, params: FeaturesParams) -> tuple[str, 
     remove_outputs(out, OUTS)
     all_images = measure_all(dataset, params)
     save_all(out / "all_images", all_images)
-    ruler, accuracies = choose_ruler(params, dataset, all_images)
-    digest = save_evaluator(out, ruler.held_out, ruler.train)
-    closeness, copies = copy_floors(ruler.held_out.real, dataset.split("train"))
-    figures = kid_floor(ruler) | all_images.floors() | ruler.class_agreement() | copies
+    evaluators, accuracies = choose_extractor(params, dataset, all_images)
+    digest = save_evaluator(out, evaluators.held_out, evaluators.train)
+    closeness, copies = copy_floors(evaluators.held_out.real, dataset.split("train"))
+    figures = kid_floor(evaluators) | all_images.floors() | evaluators.class_agreement() | copies
     floors = {f"floor/{name}": value for name, value in figures.items()} | accuracies | closeness
-    if ruler.recognised is not None:
-        floors["features/accuracy"] = float(ruler.recognised.mean())
-    sys.stdout.write(f"{words(ruler.held_out.extractor.config.kind, floors)}\n")
+    if evaluators.recognised is not None:
+        floors["features/accuracy"] = float(evaluators.recognised.mean())
+    sys.stdout.write(f"{words(evaluators.held_out.extractor.config.kind, floors)}\n")
     write_json(out / "floors.json", floors)
     return digest, floors
 
@@ -79,13 +79,13 @@ def words(kind: str, floors: Mapping[str, float]) -> str:
     return f"{text}; held-out images recognised by the classifier {accuracies[0]:.1%}, by EfficientNet-Lite0 {accuracies[1]:.1%}"
 
 
-def kid_floor(ruler: Ruler) -> dict[str, float]:
+def kid_floor(evaluators: Evaluators) -> dict[str, float]:
     """KID between training and held-out images.
 
     `evaluate` computes the other floors, since they depend on the number of samples.
     """
-    floor = kid(ruler.train.features, ruler.held_out.reference)
-    return {"num_images": len(ruler.train.real), "kid": floor.value, "kid_standard_error": floor.standard_error}
+    floor = kid(evaluators.train.features, evaluators.held_out.reference)
+    return {"num_images": len(evaluators.train.real), "kid": floor.value, "kid_standard_error": floor.standard_error}
 
 
 def copy_floors(held_out: Subset, train: Split) -> tuple[dict[str, float], dict[str, float]]:

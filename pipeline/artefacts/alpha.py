@@ -1,6 +1,6 @@
-"""Images with an alpha channel as people and judges see them: over a background.
+"""Images with an alpha channel as people and metrics see them: over a background.
 
-Colours are not multiplied by alpha, as in PNG; the colour of a pixel with alpha 0 cannot be seen and means nothing.
+Alpha is straight, not premultiplied, as in PNG; the colour of a pixel with alpha 0 is invisible and meaningless.
 """
 
 import numpy as np

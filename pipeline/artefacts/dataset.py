@@ -73,14 +73,14 @@ class DatasetInfo:
 
 
 MIN_TRAIN, MIN_HELD_OUT = 50, 20
-"""With fewer images the figures of a model, and their errors, mean nothing."""
+"""With fewer images, the metrics of a model and their standard errors mean nothing."""
 
 
 def require_enough(info: DatasetInfo) -> None:
-    """Refuse a data set that is too small for figures.
+    """Refuse a data set that is too small for metrics.
 
     Raises:
-        FoundryError: it is.
+        FoundryError: a split has fewer images than `MIN_TRAIN` or `MIN_HELD_OUT`.
     """
     if info.num_train < MIN_TRAIN or info.num_held_out < MIN_HELD_OUT:
         raise FoundryError(
@@ -212,7 +212,14 @@ def write_split(
     read: Callable[[NDArray[np.int64]], NDArray[np.uint8]],
     labels: NDArray[np.int64] | None,
 ) -> None:
-    """Write a split to the new folder `folder`; its image i is the one that `read` returns for `positions[i]`."""
+    """Write a split to a new folder.
+
+    Args:
+        folder: must not exist.
+        positions: int64 `[n]`; image i of the split is the one at `positions[i]`.
+        read: returns the images at the given positions, uint8 `[m, height, width, channels]`.
+        labels: int64 `[n]`; None without classes.
+    """
     with naming(folder):
         folder.mkdir()
         for number, name in enumerate(shard_names(len(positions))):

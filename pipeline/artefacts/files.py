@@ -90,10 +90,10 @@ def remove_outputs(folder: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Convert an OSError of the block, as of a full disk, to one that names `path`: the system's own often names no file.
+    """Convert an OSError in the block, such as a full disk, to an error that names `path`; the original often names no file.
 
     Raises:
-        UnwritableError: instead of an OSError.
+        UnwritableError: in place of the OSError.
     """
     try:
         yield
@@ -144,10 +144,14 @@ def try_lock(file: int) -> bool:
 
 @contextmanager
 def exclusive(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file `path`, in which the process's number is for others to read.
+    """Hold the lock file `path`, which contains the process id.
+
+    Args:
+        path: of the lock file.
+        what: names the work in the error message, such as "the same training".
 
     Raises:
-        FoundryError: another living process holds it; `what` says in the message what it does.
+        FoundryError: another living process holds it.
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)

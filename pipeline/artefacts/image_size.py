@@ -1,4 +1,4 @@
-"""The size of images as params and files write it: one number for squares, else height and width."""
+"""The size of images, as params and files write it: one number for a square, otherwise height and width."""
 
 from typing import TypeAlias
 
@@ -12,7 +12,7 @@ def height_and_width(size: ImageSize) -> tuple[int, int]:
 
 
 def image_size(value: object) -> ImageSize:
-    """The size in a document: a number, or a list of height and width; equal ones become one number.
+    """Parse a size: a number, or a list of height and width; equal ones become one number.
 
     Raises:
         ValueError: `value` is neither, or a side is below 1.

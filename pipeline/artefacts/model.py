@@ -1,7 +1,7 @@
 """The model folder: weights as safetensors, everything else as JSON, with a SHA-256 of each file.
 
-The format is defined in docs/contracts.md. Nothing is pickled, and the loader rejects an invalid folder with an error that
-names the file, the value found and the value wanted.
+The format is defined in docs/contracts.md. Nothing is pickled, and the loader rejects an invalid folder with an error
+that names the file, the value found and the value wanted.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ from pipeline.errors import ArtefactError, FoundryError
 FORMAT = 1
 WEIGHTS, DESCRIPTION, SNAPSHOTS = "model.safetensors", "model.json", "snapshots.safetensors"
 TEACHER = "teacher/"
-"""Before the names of the weights of a student's teacher, in the file of the snapshots."""
+"""Prefix of the names of a teacher's weights in the snapshots file of its student."""
 ONNX = "denoiser.onnx"
 """The denoiser for ONNX Runtime, which `foundry model package` puts beside the model's files."""
 EXPORT_TOLERANCE = 1e-4
@@ -75,7 +75,7 @@ class Description:
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the network is trained for its own sampling times alone."""
+        """Whether the model is a student, whose network is trained for its own sampling times only."""
         return "teacher" in self.provenance
 
 
@@ -101,7 +101,7 @@ class Model:
 
 
 def build_network(description: Description, *, seed: int, num_timesteps: int | None = None) -> UNet:
-    """Build a new network, its weights drawn with `seed`; torch's global generator keeps its state.
+    """Build a new network with weights drawn from `seed`; the state of torch's global generator is restored.
 
     With `num_timesteps` it has a linear path, which is zero.
 
@@ -160,7 +160,7 @@ def teacher_of(student: Model, folder: Path) -> Model:
     """The model that a student was distilled from, with the weights that its folder keeps.
 
     Raises:
-        ArtefactError: the file is missing or damaged, or has not all weights.
+        ArtefactError: the file is missing or damaged, or lacks weights.
     """
     tensors = load_tensors(folder / SNAPSHOTS)
     weights = {name.removeprefix(TEACHER): tensor for name, tensor in tensors.items() if name.startswith(TEACHER)}
@@ -220,7 +220,7 @@ def _parse(path: Path, document: Mapping[str, Any]) -> Description:
 
 
 def parse_timetables(document: Mapping[str, Mapping[str, Sequence[int]]]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """`Description.timetables` from JSON, where times are a list."""
+    """`Description.timetables` from JSON, where times are lists."""
     return {
         sampler: {steps: tuple(map(int, times)) for steps, times in by_steps.items()}
         for sampler, by_steps in document.items()
@@ -272,7 +272,7 @@ def plan_for(
     guidance_scale: float = 1.0,
     guidance_interval: Interval = ALL_STEPS,
 ) -> SamplerPlan:
-    """The plan of a sampler on the model's timetable for this number of steps (see `times_for`), as `make_plan` makes it.
+    """The plan of a sampler on the model's timetable for this number of steps (see `times_for`); arguments as `make_plan`.
 
     Raises:
         FoundryError: the number of steps is not in 1 … T, or another argument is invalid.
@@ -289,5 +289,5 @@ def plan_for(
 
 
 def default_plan(model: Model) -> SamplerPlan:
-    """The plan of requests that give no sampling settings."""
+    """The plan for requests without sampling settings."""
     return plan_for(model, **asdict(model.description.sampling))

@@ -37,13 +37,13 @@ class PassportError(FoundryError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Passport:
-    """Everything that an image was drawn from, and the facts about model and machine that its bits depend on."""
+    """Everything that an image was drawn from, and what its bits depend on in the model and the machine."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
 
     model_digest: str
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    """Of this image: drawn alone with it, the image is the same."""
+    """Seed of this image: drawn alone with it, the image is the same."""
     num_steps: Annotated[int, Field(ge=1)]
     sampler: Sampler
     eta: Annotated[float, Field(ge=0, le=1)]
@@ -55,13 +55,13 @@ class Passport:
     repro_id: str
     """Digest of the facts about machine and libraries that the bits depend on."""
     guidance_interval: tuple[Share, Share] = ALL_STEPS
-    """The part of the steps that was guided. A passport does not mention it where it is all of them."""
+    """The part of the steps that was guided; left out of the text if all of them were."""
 
     def png(self, image: NDArray[np.uint8], key: bytes | None) -> bytes:
         """The image, uint8 `[height, width, channels]`, as a PNG with this passport, signed if there is a key."""
         facts = asdict(self)
         if self.guidance_interval == ALL_STEPS:
-            # As the passports of releases before there were intervals.
+            # As in the passports of releases that had no intervals.
             del facts["guidance_interval"]
         text = dumps(facts, sort_keys=True)
         chunks = PngInfo()
@@ -89,7 +89,7 @@ def read(png: bytes, key: bytes | None) -> Picture:
     """Read an image and its passport from the bytes of a PNG.
 
     Raises:
-        PassportError: it is no PNG, has no passport, or a key was given and the signature is missing or not right.
+        PassportError: it is no PNG or has no passport; or a key was given, and the signature is missing or wrong.
     """
     image, chunks = _decode(png)
     if (text := chunks.get(TEXT)) is None:

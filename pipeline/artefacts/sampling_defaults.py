@@ -1,4 +1,4 @@
-"""How a model is sampled where a request does not say."""
+"""How a model is sampled if a request does not specify it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from pipeline.diffusion.samplers import Sampler
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamplingDefaults:
-    """Sampling settings of requests that give none: the part `sampling` of model.json."""
+    """Sampling settings for requests that specify none: the field `sampling` of model.json."""
 
     sampler: Sampler
     num_steps: int
@@ -27,10 +27,10 @@ class SamplingDefaults:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """Read them from JSON, where an interval is a list.
+        """Read the settings from JSON, where an interval is a list.
 
         Raises:
-            TypeError, ValueError: a name is missing or unknown, or the interval has not two ends.
+            TypeError, ValueError: a name is missing or unknown, or the interval does not have two ends.
         """
         begin, end = document.get("guidance_interval", ALL_STEPS)
         return cls(**{**document, "guidance_interval": (begin, end)})

@@ -27,7 +27,7 @@ class ScheduleTable:
     weights: Mapping[tuple[Target, Weighting], Tensor]
     """Weights of the squared error of each target."""
     linear_denoiser_mse: Tensor
-    """Mean squared error of x0 per dimension that the best affine denoiser of the training images reaches."""
+    """Mean squared error of x0 per dimension of the best affine denoiser that the training images give."""
 
     def weight(self, target: Target, weighting: Weighting) -> Tensor:
         """Weight of the squared error of `target` at each t."""

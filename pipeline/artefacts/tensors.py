@@ -18,13 +18,13 @@ DIGEST = "sha256"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
-    """Write safetensors atomically; `metadata`, if given, replaces the digest.
+    """Write safetensors atomically, with a digest of the tensors as metadata, or with `metadata` in its place.
 
-    With both, the bytes would differ from run to run: safetensors writes metadata in random order.
+    Not with both: safetensors writes metadata in random order, so the bytes would differ from run to run.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        # Not `save_file`: only the owner may read the files that it writes.
+        # Not `save_file`, which creates files that only their owner may read.
         temporary.write_bytes(save(contiguous, metadata=dict(metadata or {DIGEST: _digest(contiguous)})))
 
 
@@ -35,7 +35,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ArtefactError: the file is missing or incomplete, or its tensors do not match its digest, if it has one.
     """
     try:
-        # Not as a memory map: a file that is cut short while its tensors are used would end the process (SIGBUS).
+        # Not a memory map: truncating the file while its tensors are in use would kill the process (SIGBUS).
         tensors: dict[str, Tensor] = load_file(path, backend="pread")
     except OSError as error:
         raise ArtefactError(f"{path}: {error.strerror or error}") from None

@@ -1,8 +1,8 @@
-"""The ruler that is the same for every data set: KID to all real images in the features of EfficientNet-Lite0.
+"""KID to all real images, training images included, in the features of EfficientNet-Lite0: the same for every data set.
 
-That network was trained on none of the images, so training images may stand for real ones beside the held-out ones, of
-which a small set has few. A generator that repeats its training images is close to them by this figure: copies are
-counted on their own.
+That network was trained on none of the images, so training images can serve as real ones beside the held-out ones, of
+which a small data set has few. A generator that repeats its training images scores well by this figure: copies are
+counted separately.
 """
 
 from dataclasses import dataclass
@@ -22,9 +22,9 @@ from pipeline.evaluation.metrics import Reference, kid
 from pipeline.params import FeaturesParams
 
 MAX_IMAGES, MAX_HELD_OUT = 4000, 1000
-"""Real images of both splits, and how many of them are held-out ones if there are so many."""
-MAX_JUDGED = 1000
-"""Images that are compared with them: the standard error of KID is then a few hundredths for images that look real."""
+"""Largest number of real images, and of held-out ones among them."""
+MAX_COMPARED = 1000
+"""Images that are compared with them; the standard error of KID is then a few hundredths for images that look real."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +45,11 @@ class AllImages:
 
     def figures(self, images: NDArray[np.uint8]) -> dict[str, float]:
         """Compare images, uint8 `[n, height, width, channels]`, with all real ones."""
-        return _kid_to_all(self.train.extractor.features(images[:MAX_JUDGED]), self._reference)
+        return _kid_to_all(self.train.extractor.features(images[:MAX_COMPARED]), self._reference)
 
     def floors(self) -> dict[str, float]:
         """The same figures of the held-out images, compared with the training images."""
-        return _kid_to_all(self.held_out.features[:MAX_JUDGED], Reference(self.train.features.double()))
+        return _kid_to_all(self.held_out.features[:MAX_COMPARED], Reference(self.train.features.double()))
 
 
 def measure_all(dataset: Dataset, params: FeaturesParams) -> AllImages:

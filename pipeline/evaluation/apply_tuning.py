@@ -1,4 +1,4 @@
-"""The model to be registered: the trained weights averaged, and sampled, as the evaluation chose."""
+"""The model to be registered: the trained model with the EMA length and the sampling that the evaluation chose."""
 
 import shutil
 from collections.abc import Mapping
@@ -20,9 +20,9 @@ def apply_tuning(model: Model, trained: Path, tuning: Path, out: Path) -> Model:
     """Write a model to `out` with the EMA length and the sampling of its evaluation, and load it from there.
 
     Args:
-        model: as training wrote it.
-        trained: its folder, which holds the snapshots of its weights.
-        tuning: tuning.json; without this file the model stays as it is.
+        model: the trained model.
+        trained: its folder, with the snapshots of its weights.
+        tuning: path of tuning.json; if there is no such file, the model is copied as it is.
         out: a folder, replaced if it exists.
 
     Raises:

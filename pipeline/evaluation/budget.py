@@ -1,4 +1,4 @@
-"""How much an evaluation draws: less for small sets, whose own size limits the figures, and for large images."""
+"""How many images an evaluation draws: fewer for small data sets, whose size limits the precision, and for large images."""
 
 import math
 
@@ -6,18 +6,18 @@ from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.params import EvaluateParams
 
 LEAST_SAMPLES, LEAST_IMAGES = 500, 100
-"""Below these the errors of the figures, and of the choices, would grow too large."""
+"""Below these the standard errors of the metrics, and the errors of the choices, would grow too large."""
 IMAGES_PER_COMPONENT = 50
 """Training images for each Gaussian of the baseline. With 5 it repeats them: of 1,533 digits 35 % of its images were
 near-copies, of the real held-out ones 1 %, and no model could be distinguished from it by KID."""
 FULL_SIDE = 32
-"""Pixels; up to this side `params` are taken as they are, above it the work of one image grows with its area."""
+"""Side in pixels up to which `params` are taken as they are; above it the numbers shrink as the work per image grows."""
 
 
 def fitted(params: EvaluateParams, info: DatasetInfo) -> EvaluateParams:
-    """The params with the numbers of images and network rows that are worth their time for this data set.
+    """The params with numbers of images and network rows that suit the data set.
 
-    As many samples as there are real images: the errors of the distances come from both sides alike.
+    No more samples than there are real images, since the standard errors of the distances come from both sides alike.
     """
     height, width, _ = info.image_shape
     size_share = min(1.0, FULL_SIDE / math.sqrt(height * width))

@@ -1,9 +1,9 @@
-"""The choice of the guidance, its scale and the part of the steps, by distance to training images, classes and cost.
+"""The choice of guidance, its scale and interval, by distance to training images, recognised classes and cost.
 
-A model after a short training needs guidance, one after a long training is better without (docs/benchmarks.md,
-"Quality after equal time"). Guidance in the middle of the steps alone is cheaper and can be better too (Kynkäänniemi et al.
-2024, arXiv 2404.07724). The Frechet distance sees little of whether images are of their classes: for emoji it is within 5 % from
-scale 1.5 to 4, and the share of recognised images rises from 58 to 69 % (DECISIONS.md).
+After a short training a model needs guidance, after a long one it is better without (docs/benchmarks.md, "Quality after
+equal time"). Guidance only in the middle of the steps is cheaper and can be better too (Kynkäänniemi et al. 2024, arXiv
+2404.07724). The Frechet distance hardly shows whether images are of the requested class: for emoji it stays within 5 %
+from scale 1.5 to 4, while the share of recognised images rises from 58 to 69 % (DECISIONS.md).
 """
 
 import math
@@ -24,15 +24,15 @@ from pipeline.inference.draw import draw
 from pipeline.params import EvaluateParams
 
 LEAST_GAIN = 0.05
-"""Share by which guidance must lower the distance, since it takes two rows of network calls in a step instead of one."""
+"""Share by which a costlier candidate must lower the distance: a guided step takes two rows of network calls instead of one."""
 CLEAR_RISE = 0.02
-"""Share by which the distance rises where larger scales are worse; by less it rises by chance. For emoji it was 798.8 with scale
-1.75 and 798.9 with 2, but 3 was better."""
+"""Share of the lowest distance; smaller rises may be chance, and larger scales are still tried. For emoji the distance was 798.8
+at scale 1.75 and 798.9 at 2, but 3 was better."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measured:
-    """What was measured of a candidate's images."""
+    """Measurements of a candidate's images."""
 
     distance: float
     """Frechet distance to training images."""
@@ -47,17 +47,18 @@ def choose_guidance(
     params: EvaluateParams,
     real_agreement: float | None,
 ) -> tuple[SamplingDefaults, dict[SamplingDefaults, Measured]]:
-    """Choose the `best` of the candidates; returns it and what was measured of each.
+    """Choose the `best` of the candidates; returns it and the measurements of each.
 
-    In each interval scales are tried in ascending order until the distance clearly rises, in the later ones above the best
-    scale so far: in fewer steps guidance has to be stronger. With a single candidate, or for a model without
-    classes, whose scale is 1, nothing is measured.
+    For each interval, scales are tried in ascending order until the distance clearly rises; from the second interval
+    on, only scales above the best one so far, since guidance in fewer steps has to be stronger. Nothing is measured if
+    there is a single candidate, or if the model has no classes, so that its scale is 1.
 
     Args:
         model: not changed.
         sampling: sampler and number of steps.
         evaluator: compares with training images.
-        params: `guidance_scales` and `guidance_intervals`, and `guidance_images` images for each candidate, all from the
+        params: `guidance_scales` and `guidance_intervals`, and `guidance_images` images for each candidate, all from
+            the
             same seeds.
         real_agreement: share of real images whose class is recognised, if it is known.
     """
@@ -87,10 +88,16 @@ def choose_guidance(
 def best(
     measured: Mapping[SamplingDefaults, Measured], real_agreement: float | None, num_images: int
 ) -> SamplingDefaults:
-    """The candidate of the fewest rows that is good enough; of equal rows, that of the lowest distance.
+    """The cheapest candidate, in rows of network calls, that is good enough; of equally cheap ones that with the least distance.
 
-    None is below it by `LEAST_GAIN` in distance; and of those, it is not below by a standard error in the share of recognised
-    images, of which none needs more than real ones.
+    Good enough means a distance that no candidate improves on by more than `LEAST_GAIN`. If classes are recognised, it
+    also means a share of recognised images within a standard error of the highest among these candidates, or of real
+    images.
+
+    Args:
+        measured: the candidates.
+        real_agreement: share of real images whose class is recognised, if it is known.
+        num_images: images of each candidate.
     """
     least = min(each.distance for each in measured.values())
     near = {key: each for key, each in measured.items() if each.distance * (1 - LEAST_GAIN) <= least}
@@ -109,7 +116,7 @@ def _measure(evaluator: Evaluator, images: NDArray[np.uint8], labels: NDArray[np
 
 
 def _guided(sampling: SamplingDefaults, scale: float, interval: Interval) -> SamplingDefaults:
-    """`sampling` with guidance; where no step is guided, whatever the reason, always the same."""
+    """`sampling` with guidance; all candidates that guide no step are the same one, with scale 1."""
     guided = replace(sampling, guidance_scale=scale, guidance_interval=interval)
     is_guided = guided.num_rows > guided.num_steps
     return guided if is_guided else replace(guided, guidance_scale=1.0, guidance_interval=ALL_STEPS)

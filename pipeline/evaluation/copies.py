@@ -1,13 +1,13 @@
-"""Near-copies of training images or of each other, by exact search among their structures.
+"""Near-copies of training images or of each other, by exact nearest-neighbour search.
 
-The structure of an image is its grey, averaged down, without its brightness and contrast: it stays where a copy is given
-other colours, and loses much of the noise. Images are searched as they are and mirrored. What this finds, and what it
-takes for copies in vain, measures `benchmarks.copies`.
+Images are compared by their structure: grey, downsampled, normalised in brightness and contrast. It survives a change
+of colours and suppresses noise. Images are searched as they are and mirrored. `benchmarks.copies` measures hits and
+false alarms.
 
 Where training images lie densely, as trousers do, new images are close to them too. So the distance of an image to its
-nearest training image is divided by that to its fifth nearest: this is its *closeness* (Carlini et al. 2023, section
-4, divide by the mean of 50). That of copies is near 0, even with some noise on them. Held-out images give the
-threshold.
+nearest training image is divided by that to its fifth nearest: this is its *closeness* (Carlini et al. 2023, section 4,
+divide by the mean of 50). Copies have a closeness near 0, even with some noise. The threshold comes from held-out
+images.
 """
 
 import itertools
@@ -26,16 +26,16 @@ from pipeline.device import best_device
 
 NUM_NEIGHBOURS = 5
 REAL_SHARE = 0.01
-"""Share of held-out images that count as near-copies, and so about that of a generator that copies nothing."""
+"""Share of held-out images that count as near-copies, and so roughly that of a generator that copies nothing."""
 LARGEST_SIDE = 16
-"""Pixels; larger images are averaged down to this before they are compared. Of colour images of 40 pixels 16 find as many
-changed copies as 32, and more of those with noise, at a quarter of the cost."""
+"""Side in pixels to which larger images are downsampled before they are compared. For colour images of 40 pixels, 16 find as
+many modified copies as 32, and more of the noisy ones, at a quarter of the cost."""
 FLAT = 0.02
-"""Standard deviation of pixels in [0, 1] below which an image hardly has a structure."""
+"""Added to the standard deviation of pixels in [0, 1], so that the noise of nearly flat images is not amplified."""
 NUM_ROWS, NUM_COLUMNS = 4096, 2048
 """Images and training images that are compared at a time; each block of images reads all training images."""
 NUM_REDUCED = 256
-"""Images that are in memory as numbers of full size at a time: 200 MB of 256x256 RGB."""
+"""Images in memory at full size at a time: 200 MB for 256x256 RGB."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -54,9 +54,10 @@ class Neighbours:
 
 
 def nearest(images: NDArray[np.uint8], split: Split) -> Neighbours:
-    """Find the nearest images in `split` of each of uint8 `[n, height, width, channels]`, the first also by its mirrored image.
+    """Find the five nearest training images of each image, uint8 `[n, height, width, channels]`.
 
-    The others say how densely training images lie around the image as it is.
+    The first is the nearest to the image or to its mirror image. The others show how densely training images lie around
+    the image, so they are neighbours of the image as it is.
     """
     views = np.concatenate([images, images[:, :, ::-1]])
     blocks = [_nearest(structure(views[rows]), split) for rows in _blocks(len(views), NUM_ROWS)]
@@ -78,7 +79,7 @@ def are_near_copies(neighbours: Neighbours, threshold: float) -> NDArray[np.bool
 
 
 def shifted_near_copy_share(images: NDArray[np.uint8], split: Split, threshold: float) -> float:
-    """The share of near-copies, with the lowest closeness of nine versions, shifted by up to one pixel in both directions."""
+    """The share of near-copies if an image counts with its nearest of nine versions, shifted by up to a pixel each way."""
     closeness = nearest(np.concatenate(list(_shifted(images))), split).closeness.reshape(-1, len(images))
     return (closeness.min(dim=0).values < threshold).double().mean().item()
 
@@ -96,7 +97,7 @@ def unique_share(images: NDArray[np.uint8], neighbours: Neighbours, threshold: f
 
 
 def structure(images: NDArray[np.uint8]) -> Tensor:
-    """float32 `[n, d]` on the best device: each image's grey, averaged down, with mean 0 and standard deviation near 1.
+    """float32 `[n, d]` on the best device: each image in grey, downsampled, with mean 0 and standard deviation near 1.
 
     Images with alpha have two greys, on white and on black.
     """
@@ -123,14 +124,14 @@ def _nearest(x: Tensor, split: Split) -> Neighbours:
         squares, indices = torch.cat([squares, best], dim=1), torch.cat([indices, at + columns.start], dim=1)
         squares, order = squares.topk(min(count, squares.shape[1]), dim=1, largest=False)
         indices = indices.gather(1, order)
-    # Computed anew, since in float32 the difference of large squares is not 0 for a copy.
+    # Recomputed in float64: in float32 the difference of large squares is not 0 for a copy.
     parts = [_distances(x[rows], indices[rows], split) for rows in _blocks(len(x), NUM_REDUCED)]
     distances, order = torch.cat(parts).sort(dim=1)
     return Neighbours(distances, indices.cpu().gather(1, order))
 
 
 def _distances(x: Tensor, indices: Tensor, split: Split) -> Tensor:
-    """Of each image from its own images of `split`, `[n, k]`."""
+    """Distance of each image from the images of `split` at its own `indices`, `[n, k]`."""
     y = structure(split.images(indices.flatten().cpu().numpy())).reshape(*indices.shape, -1)
     distances: Tensor = (x[:, None].cpu().double() - y.cpu().double()).norm(dim=2)
     return distances

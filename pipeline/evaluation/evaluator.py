@@ -28,7 +28,7 @@ NUM_FOR_SHARPNESS = 1000
 
 @dataclass(frozen=True, eq=False)
 class Evaluator:
-    """A feature extractor and the real images that others are compared with."""
+    """A feature extractor, and the real images with which others are compared."""
 
     extractor: Extractor
     real: Subset
@@ -79,12 +79,12 @@ class Evaluator:
         return torch.bincount(classes, minlength=self.extractor.config.num_classes).double() / len(classes)
 
     def recognises(self, images: Subset, features: Tensor | None = None) -> NDArray[np.bool_]:
-        """Whether the extractor, a classifier, finds the class of each of these labelled images; `[n]`."""
+        """Whether the extractor, a classifier, recognises the class of each of these labelled images; `[n]`."""
         features = self.extractor.features(images) if features is None else features
         return np.asarray(self.extractor.classes(features).numpy() == images.labels)
 
     def agreement(self, features: Tensor, labels: NDArray[np.int64]) -> float | None:
-        """Share of images, with these features, whose requested class is found; None if the extractor is no classifier."""
+        """Share of images with these features whose requested class is recognised; None if the extractor is no classifier."""
         if self.class_shares is None:
             return None
         return float((self.extractor.classes(features).numpy() == labels).mean())
@@ -100,7 +100,7 @@ class Evaluator:
 
 
 def save_evaluator(folder: Path, held_out: Evaluator, train: Evaluator) -> str:
-    """Write the extractor, that of both, and the features of held-out and training images; returns its digest."""
+    """Write the extractor, which is the same for both, and the features of both; returns the extractor's digest."""
     digest = save_extractor(folder, held_out.extractor)
     tensors = {"held_out": held_out.features, "train": train.features}
     indices = {"held_out_index": held_out.real.rows, "train_index": train.real.rows}
@@ -145,7 +145,7 @@ def copy_figures(images: NDArray[np.uint8], neighbours: Neighbours, train: Split
 def share_figures(name: str, found: NDArray[np.bool_]) -> dict[str, float]:
     """The share of images for which `found` is true, `[n]`, and its standard error."""
     share, count = float(found.mean()), len(found)
-    # Agresti and Coull 1998: as if two more had been found and two more not, so that a share of 0 has an error too.
+    # Agresti and Coull 1998: two hits and two misses are added, so that a share of 0 has an error too.
     p = (int(found.sum()) + 2) / (count + 4)
     return {name: share, f"{name}_standard_error": math.sqrt(p * (1 - p) / (count + 4))}
 

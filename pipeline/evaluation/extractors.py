@@ -1,8 +1,7 @@
-"""Feature extractors: networks by whose features sets of images are compared.
+"""Feature extractors: networks whose features are compared in place of pixels.
 
-`classifier` is trained on the data set's own labels and ranks good and bad generators best; `efficientnet_lite0` was
-trained on photographs (ImageNet) and needs no labels; `random` is untrained, for when neither fits. None needs the
-internet.
+`classifier` is trained on the data set's own labels, and ranks good and bad generators best; `efficientnet_lite0` was
+trained on photographs (ImageNet) and needs no labels; `random` is untrained, for when neither fits. None is downloaded.
 """
 
 import itertools
@@ -37,14 +36,14 @@ BATCH_SIZE = 128
 NUM_FOR_SCALE = 250
 """Real images from which the scale of the features is computed."""
 MAX_EPOCHS = 40
-"""Passes of a classifier's training over its images: more of them only fit a small set's images by heart."""
+"""Passes of a classifier's training over its images; on a small data set more of them only over-fit."""
 PEAK_LEARNING_RATE, RISE = 0.01, 0.2
 """The classifier's learning rate rises over the first fifth of the steps and falls to zero over the rest."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExtractorConfig:
-    """Configuration of an extractor's network."""
+    """Configuration of an extractor's network, as extractor.json has it."""
 
     kind: Kind
     image_size: ImageSize
@@ -71,7 +70,7 @@ class Extractor:
         return out
 
     def set_scale(self, features: Tensor) -> None:
-        """Give these features, `[n, num_features]` of real images, mean 0 and mean variance 1 from now on."""
+        """Rescale the network so that these features, `[n, num_features]` of real images, have mean 0 and mean variance 1."""
         self.network.set_scale(features.to(best_device().device))
 
     def with_head(self, weight: Tensor, bias: Tensor) -> "Extractor":
@@ -111,7 +110,7 @@ def extractor_config(params: FeaturesParams, info: DatasetInfo) -> ExtractorConf
 def make_extractor(config: ExtractorConfig, params: FeaturesParams, images: Subset) -> Extractor:
     """Build an extractor; a classifier is trained on `images`, with a progress bar on standard error.
 
-    The features get their scale from the first of `images`.
+    The first `NUM_FOR_SCALE` of `images` set the scale of the features.
     """
     network = _new_network(config, params.seed).to(best_device().device)
     if isinstance(network, EfficientNetLite0):

@@ -1,7 +1,7 @@
 """Feature networks: a classifier for small images, and EfficientNet-Lite0 with the weights of ImageNet.
 
-Features have a scale of their own: the mean over real images is 0, the mean variance of a feature is 1. So a distance
-means the same from one data set, training and network to the next.
+Features are standardised: over real images their mean is 0, and the mean variance of a feature is 1. So a distance
+means the same for different data sets, trainings and networks.
 """
 
 import math
@@ -19,7 +19,7 @@ from pipeline.errors import FoundryError
 
 
 class FeatureNetwork(nn.Module):
-    """A network that computes features, with a linear classifier on top of them if there are classes."""
+    """A network that computes features, with a linear classifier on top if there are classes."""
 
     centre: Tensor
     """`[num_features]`, the mean activations of real images."""
@@ -115,8 +115,8 @@ class EfficientNetLite0(FeatureNetwork):
         # Without the head for ImageNet's classes; the package has no public way to leave it out.
         net._fc = nn.Identity()  # noqa: SLF001
         self.net = net.to(memory_format=torch.channels_last)
-        # It was trained on 224 pixels; fewer suffice for small images. On digits of 8 pixels 64 distinguish classes, and a
-        # mixture of Gaussians from real images, as well as 112 do, in a quarter of the time.
+        # It was trained on 224 pixels; fewer suffice for small images. For digits of 8 pixels, 64 distinguish the classes,
+        # and real images from a mixture of Gaussians, as well as 112 do, in a quarter of the time.
         self.side = next(
             (side for largest, side in ((32, 64), (112, 112)) if max(height_and_width(image_size)) <= largest), 224
         )

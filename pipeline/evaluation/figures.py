@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 ORIGINS = ("evaluate", "floor", "baseline")
-"""Prefixes in metrics.json: the model, as many real images, as many images from a mixture of Gaussians."""
+"""Prefixes of figures: of the model, and of equally many real images and images from a mixture of Gaussians."""
 BY_ROWS = "frechet_distance_at_{}_rows"
-"""The Frechet distance at a number of rows of network calls per image: a figure for each number that was measured."""
+"""The Frechet distance at a number of rows of network calls per image; one figure for each number measured."""
 Z = 1.959964
 """Standard normal quantile of a 95 % interval."""
 
@@ -109,12 +109,12 @@ CHIEF_FIGURES = (
 
 
 def title_of(name: str, *, is_distilled: bool) -> str:
-    """The title of a figure; that of a student's loss says that it is its teacher's."""
+    """The title of a figure; for a student, losses are marked as its teacher's."""
     return f"{FIGURES[name].title} (its teacher's)" if is_distilled and name in GROUPS[LOSSES] else FIGURES[name].title
 
 
 def distances_by_rows(metrics: Mapping[str, float]) -> list[tuple[int, float, float]]:
-    """Rows of network calls per image, the Frechet distance at that cost, and that of as many real images."""
+    """Rows of network calls per image, the Frechet distance at that cost, and that of equally many real images."""
     pattern = re.compile("evaluate/" + BY_ROWS.format(r"(\d+)"))
     numbers = sorted(int(match[1]) for name in metrics if (match := pattern.fullmatch(name)))
     keys = {number: BY_ROWS.format(number) for number in numbers}
@@ -122,7 +122,7 @@ def distances_by_rows(metrics: Mapping[str, float]) -> list[tuple[int, float, fl
 
 
 def chief_table(metrics: Mapping[str, float], *, is_distilled: bool) -> str:
-    """The chief figures of the model, of as many real images and of the mixture of Gaussians, as a Markdown table."""
+    """The chief figures of the model, of equally many real images and of the mixture of Gaussians, as a Markdown table."""
     rows = ["| | model | real images | mixture of Gaussians |", "|---|---|---|---|"]
     for name in CHIEF_FIGURES:
         if f"evaluate/{name}" in metrics:

@@ -9,7 +9,7 @@ from pipeline.artefacts.alpha import on_white
 
 
 def image_statistics(images: NDArray[np.uint8]) -> dict[str, NDArray[np.float64]]:
-    """Compute statistics of images `[n, height, width, channels]`, seen on white: float64 `[n]` by name.
+    """Compute statistics of images `[n, height, width, channels]`, composited on white: float64 `[n]` by name.
 
     Brightness, contrast, sharpness and colours are in grey levels of 0 … 255.
     """

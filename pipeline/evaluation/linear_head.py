@@ -1,4 +1,4 @@
-"""A linear classifier on given features, and how well such a classifier recognises images that it was not fitted to."""
+"""A linear classifier on given features, and its leave-one-out accuracy."""
 
 from dataclasses import dataclass
 
@@ -21,14 +21,14 @@ class LinearHead:
     bias: Tensor
     """float32 `[num_classes]`."""
     recognised: NDArray[np.bool_]
-    """`[n]`: whether the class of each image is found by a classifier that was fitted to all others."""
+    """`[n]`: whether a classifier fitted to all other images recognises the class of each image."""
 
 
 def fit_head(features: Tensor, labels: NDArray[np.int64], num_classes: int) -> LinearHead:
     """Fit to features `[n, f]` of images with these labels.
 
-    The penalty is chosen by the squared error of images left out one at a time, which for ridge regression has a closed
-    form (Golub, Heath and Wahba 1979): no image is judged by a classifier that has seen it, and all images are judged.
+    The penalty is chosen by the leave-one-out squared error, which for ridge regression has a closed form (Golub, Heath
+    and Wahba 1979).
     """
     targets = np.eye(num_classes)[labels]
     ridge = RidgeCV(list(RIDGES), scoring="neg_mean_squared_error", store_cv_results=True)

@@ -1,7 +1,7 @@
 """Distances of two sets of images by their features: KID, Frechet distance, precision, recall, density, coverage.
 
-All in float64, in blocks, so that memory grows with the sets and not with their product. `Reference` holds the real
-images and caches what depends on them alone.
+All in float64 and in blocks, so that memory grows with the sizes of the sets and not with their product. `Reference`
+holds the real images and caches what depends only on them.
 """
 
 import math
@@ -60,7 +60,7 @@ class Reference:
 def kid(features: Tensor, reference: Reference) -> Kid:
     """Kernel distance of Binkowski et al. 2018: the squared MMD with k(x, y) = (x y / f + 1)^3, unbiased.
 
-    All pairs count, not those of random subsets as in other programs: nothing depends on a seed.
+    Over all pairs, not over random subsets as in other implementations, so that nothing depends on a seed.
 
     The standard error covers the draw of the images on both sides. By Hoeffding's decomposition the estimate is a sum
     of uncorrelated terms: of the first order, h(x) = E k(x, x') - E k(x, y) for each image, and of the second, the
@@ -68,10 +68,10 @@ def kid(features: Tensor, reference: Reference) -> Kid:
 
         Var = 4 Var h(x) / m + 4 Var h(y) / n + 2 E k~(x, x')^2 / m^2 + 2 E k~(y, y')^2 / n^2 + 4 E k~(x, y)^2 / (m n)
 
-    (but for factors like m / (m - 1) in the last three). For equal distributions h is 0 and only the second order is
-    left, so errors that come from the first order alone, as those of a bootstrap over images, are wrong just there.
-    The variance over images of the *estimated* h contains the second order twice, so it is subtracted once. The error
-    is never taken to be below its second order: for equal distributions it comes out up to a quarter too large.
+    (up to factors like m / (m - 1) in the last three). For equal distributions h is 0 and only the second order is
+    left, so errors from the first order alone, such as those of a bootstrap over images, are wrong in just that case.
+    The variance over images of the *estimated* h contains the second order twice, so it is subtracted once. The result
+    is never below the second order: for equal distributions it is up to a quarter too large.
 
     Args:
         features: `[m, f]` of the images to evaluate, at least four.

@@ -58,10 +58,10 @@ def kid_difference(
         KID(x) - KID(y) = mean over i != j of g(z_i, z_j) + mean over i, j of h(z_i, r_j),
         g(z, z') = k(x, x') - k(y, y'),  h(z, r) = 2 k(y, r) - 2 k(x, r).
 
-    The kernel among real images cancels. Pairs and real images are resampled with replacement; an image that is
-    drawn twice makes no pair with itself, so every resample is unbiased. The plain bootstrap is right while the
-    models are far from the data, and up to sqrt(3) too wide where both are perfect: the first-order terms are means
-    that still contain noise of the second order. So each term is resampled on its own, the first order shrunk to the
+    The kernel among real images cancels. Pairs and real images are resampled with replacement; an image that is drawn
+    twice forms no pair with itself, so every resample is unbiased. The plain bootstrap is right while the models are
+    far from the data, but up to sqrt(3) too wide where both are perfect: the first-order terms are means that still
+    contain noise of the second order. So each term is resampled separately, the first order after shrinking it to the
     variance that it has without that noise.
 
     Args:

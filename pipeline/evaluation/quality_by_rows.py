@@ -1,4 +1,4 @@
-"""Quality of a model's images by the rows of network calls that an image costs."""
+"""Quality of a model's images as a function of the rows of network calls that an image costs."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from pipeline.params import EvaluateParams
 
 @dataclass(frozen=True, eq=False, slots=True)
 class Drawn:
-    """Images of one way of sampling."""
+    """Images, and how they were sampled."""
 
     sampling: SamplingDefaults
     images: NDArray[np.uint8]
@@ -35,15 +35,17 @@ class Drawn:
 def quality_per_num_rows(
     model: Model, evaluator: Evaluator, new_features: Tensor, samples: Samples, params: EvaluateParams
 ) -> pd.DataFrame:
-    """One row for the model's own sampling, and one for each other number of `params.compared_rows`.
+    """One row of the table for the model's own sampling, and one for each other number of `params.compared_rows`.
 
-    Others are spent on as many steps without guidance, which few rows are better spent on than on guidance. All use the same
-    seeds and classes, those of the first samples. The network of a student is trained for its own steps, and has no others.
+    The other numbers are spent on unguided steps only: with few rows, more steps improve images more than guidance
+    does. All use the seeds and classes of the first samples. A student is trained for its own steps, so it has the
+    first row only.
 
     Args:
         model: with the sampling of its evaluation.
         evaluator: compares with held-out images.
-        new_features: features `[n, f]` of real images that are new to the extractor; as many as samples are the floor.
+        new_features: features `[n, f]` of real images that are new to the extractor, of which as many as samples give
+            the floor.
         samples: those of the evaluation.
         params: `compared_rows` and `compared_images`.
     """
@@ -53,7 +55,7 @@ def quality_per_num_rows(
 
 
 def figures_by_rows(quality: pd.DataFrame) -> dict[str, float]:
-    """The Frechet distances as figures of metrics.json, with those of as many real images: `<origin>/<figure>`."""
+    """The Frechet distances as `<origin>/<figure>`, with those of equally many real images."""
     figures: dict[str, float] = {}
     measured = quality[["num_rows", "frechet_distance", "real_frechet_distance"]]
     for num_rows, distance, floor in measured.to_numpy().tolist():

@@ -1,4 +1,4 @@
-"""The recipe of a tuned model: equal for models that differ by nothing but the seed of their training."""
+"""The recipe of a tuned model: equal for models that differ only in the seed of their training."""
 
 from pipeline.artefacts.files import canonical_json, parts_digest
 from pipeline.artefacts.model import Description
@@ -6,9 +6,9 @@ from pipeline.params import Params
 
 
 def recipe(description: Description, params: Params) -> str | None:
-    """Digest of code, data, schedule and params of the training without its seed, and of the params of all that followed.
+    """Digest of the training's code, data, schedule and params except for the seed, and of the params of later stages.
 
-    None for a model that does not know its recipe, as those of earlier releases.
+    None for models of releases that did not record the recipe.
     """
     trained = description.provenance.get("recipe_digest")
     if trained is None:

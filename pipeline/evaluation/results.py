@@ -1,6 +1,6 @@
-"""The results of an evaluation on disk: the model's figures for DVC, and the table that sets them beside the floors.
+"""The results of an evaluation on disk: the model's figures for DVC, and a table that adds floors and baseline.
 
-DVC shows every number of a metrics file as a column of its own, so metrics.json holds the model's figures alone.
+DVC shows every number of a metrics file as a column of its own, so metrics.json holds only the model's figures.
 """
 
 import csv

@@ -35,7 +35,7 @@ class Samples:
 
 
 def draw_samples(model: Model, train: Split, params: EvaluateParams) -> Samples:
-    """Draw the evaluation's fixed seeds with the model's sampling defaults, the classes in their shares of the training set."""
+    """Draw the evaluation's fixed seeds with the model's sampling defaults; classes as frequent as in the training set."""
     labels = None if train.labels is None else balanced_labels(train.labels, params.num_samples)
     seeds = [image_seed(params.seed, i) for i in range(params.num_samples)]
     images = draw(model, seeds, None if labels is None else labels.tolist(), progress=True)
@@ -43,7 +43,7 @@ def draw_samples(model: Model, train: Split, params: EvaluateParams) -> Samples:
 
 
 def balanced_labels(classes: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """`count` labels with the shares of `classes`, interleaved as evenly as possible.
+    """`count` labels in the proportions of `classes`, interleaved as evenly as possible.
 
     For classes of equal size this is 0, 1, 2, …, 0, 1, 2, …
     """
@@ -55,7 +55,7 @@ def balanced_labels(classes: NDArray[np.int64], count: int) -> NDArray[np.int64]
 
 
 def write_samples(path: Path, samples: Samples) -> None:
-    """Write the file of `samples_file`."""
+    """Write the content of `samples_file` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(samples_file(samples))
 
@@ -84,7 +84,7 @@ def write_grid(path: Path, samples: Samples, names: Sequence[str] | None) -> Non
 
 
 def write_nearest(path: Path, samples: Samples, neighbours: Neighbours, train: Split) -> None:
-    """Write the images with the lowest closeness, each above its nearest training image."""
+    """Write the images of lowest closeness, each above its nearest training image."""
     closest = neighbours.closeness.argsort(stable=True)[:NUM_NEAREST].numpy()
     nearest = train.images(neighbours.indices[closest, 0].numpy())
     pairs = np.stack([samples.images[closest], nearest])

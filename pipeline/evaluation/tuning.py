@@ -43,18 +43,18 @@ class Tuning:
     """The content of tuning.json."""
 
     ema_width: float | None
-    """Relative EMA width sigma_rel; None: the weights that training has averaged."""
+    """Relative EMA width sigma_rel; None: the weights of model.safetensors, as training wrote them."""
     sampling: SamplingDefaults
     timetables: Mapping[str, Mapping[str, tuple[int, ...]]]
     """By sampler and number of steps: those of the model, with the refined one."""
     ema_losses: Mapping[str, float]
-    """By EMA width: the squared error over the best linear denoiser's; empty if there was no choice."""
+    """Squared error, relative to the best linear denoiser's, by EMA width; empty if there was no choice."""
     guidance_distances: Mapping[str, float]
-    """By `guidance_in_words`: the Frechet distance to training images; empty if there was no choice."""
+    """Frechet distance to training images by `guidance_in_words`; empty if there was no choice."""
     class_agreements: Mapping[str, float]
-    """By `guidance_in_words`: the share of images whose class is recognised; empty if nothing recognises classes too."""
+    """Share of images whose class is recognised by `guidance_in_words`; empty also if the extractor is no classifier."""
     refinement: Mapping[str, float]
-    """Root mean squared difference, in pixels of [-1, 1], from the exact images, `before` and `after`."""
+    """Root mean squared difference from the exact images, of pixels in [-1, 1], `before` and `after`."""
 
     def document(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,11 +68,15 @@ def tune(
     params: EvaluateParams,
     real_agreement: float | None,
 ) -> Tuning:
-    """Choose the EMA length, then the guidance for it, then the times for both.
+    """Choose the EMA length, then the guidance for it, then the times for both; a student keeps its own sampling.
 
-    `evaluator` compares with training images; `real_agreement` is the share of real images whose class it would recognise if
-    they were new to it. Afterwards the model's network has the chosen weights. A student was trained
-    for its own sampling alone, and keeps it.
+    Args:
+        model: its network has the chosen weights afterwards.
+        snapshots: tensors by `<step>/<width>/<weight>`.
+        evaluator: compares with training images.
+        table: the noise schedule, and the errors of the best linear denoiser.
+        params: the candidates.
+        real_agreement: share of real images new to the extractor whose class it recognises, if it is a classifier.
     """
     if model.description.is_distilled:
         return untuned(model)
@@ -99,7 +103,7 @@ def tune(
 
 
 def untuned(model: Model) -> Tuning:
-    """The model as it was trained."""
+    """The sampling of the model as it was trained, without choices."""
     description = model.description
     return Tuning(
         ema_width=None,
@@ -113,7 +117,7 @@ def untuned(model: Model) -> Tuning:
 
 
 def default_sampling(model: Model, params: EvaluateParams) -> SamplingDefaults:
-    """The sampler and number of steps of params, at most one step per noise level, without guidance."""
+    """Unguided sampling with the sampler and number of steps of `params`, at most one step per noise level."""
     return SamplingDefaults(
         sampler=params.sampler,
         num_steps=min(params.num_steps, model.schedule.num_timesteps),
@@ -124,7 +128,7 @@ def default_sampling(model: Model, params: EvaluateParams) -> SamplingDefaults:
 def _choose_width(
     model: Model, snapshots: Mapping[str, Tensor], train: Subset, table: ScheduleTable, params: EvaluateParams
 ) -> tuple[float, dict[str, float]]:
-    """Choose the EMA width of lowest denoising error on training images; returns it and the errors by width."""
+    """Choose the EMA width with the lowest denoising error on training images; returns it and the errors by width."""
     images = train.part(slice(NUM_FOR_WIDTH))
     device, losses = best_device().device, {}
     for width in params.ema_widths:
@@ -142,7 +146,7 @@ def _refine_times(
 ) -> tuple[tuple[int, ...], dict[str, float]]:
     """Refine the times towards the images of the exact probability flow; returns them and the errors.
 
-    The times of DDPM stay: it adds noise, so that its images have no exact counterpart.
+    The times of DDPM stay as they are: it adds noise, so its images have no exact counterpart.
     """
     schedule = model.schedule
     times = times_for(model.description.timetables.get(sampling.sampler, {}), sampling.num_steps, schedule)

@@ -1,6 +1,6 @@
 """Two-sample tests with a known false-alarm rate, and Holm's correction for making several of them.
 
-All tests take the samples as independent draws. The correction holds however the tests depend on each other.
+All tests assume independent draws. The correction holds whatever the dependence between the tests.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.evaluation.metrics import kernel
 
 SMALLEST_EXPECTED = 5.0
-"""Expected count of a cell from which on the G statistic has the distribution of chi-square (Cochran 1954)."""
+"""Expected count of a cell above which the G statistic is about chi-square distributed (Cochran 1954)."""
 TOTAL_VARIATION = "total variation: share that would have to change class"
 
 
@@ -23,7 +23,7 @@ TOTAL_VARIATION = "total variation: share that would have to change class"
 class TestResult:
     """The result of one test."""
 
-    __test__ = False  # it is no test of pytest's
+    __test__ = False  # not a test class of pytest
 
     name: str
     statistic: str
@@ -36,7 +36,7 @@ class TestResult:
 
 @dataclass(frozen=True, slots=True)
 class CorrectedResult:
-    """A test among others."""
+    """The result of one of several tests."""
 
     test: TestResult
     p_value: float
@@ -56,7 +56,7 @@ def holm(tests: Sequence[TestResult], alpha: float) -> list[CorrectedResult]:
 
 
 def same_distribution(name: str, reference: NDArray[np.float64], new: NDArray[np.float64]) -> TestResult:
-    """Kolmogorov and Smirnov's test of one number per image; ties make it conservative."""
+    """The Kolmogorov-Smirnov test of one number per image; ties make it conservative."""
     result = stats.ks_2samp(reference, new, method="asymp")
     statistic = "largest difference of the distribution functions"
     return TestResult(name, statistic, float(result.statistic), float(result.pvalue))
@@ -67,8 +67,8 @@ def same_shares(
 ) -> TestResult:
     """Test two sets of class counts for homogeneity.
 
-    The G-test; if a class is too rare for it, Pearson's statistic with random tables of the same margins, as permuting
-    the images would give them.
+    By the G-test or, if a class is too rare for it, by Pearson's statistic over random tables with the same margins,
+    which is a permutation test of the images.
     """
     names = sorted(key for key in reference.keys() | new.keys() if reference.get(key, 0) + new.get(key, 0))
     counts = np.array([[side.get(key, 0) for key in names] for side in (reference, new)])

@@ -1,4 +1,4 @@
-"""The verdict on a model in words, from its metrics: what it is better than, how far from real images, what helps.
+"""The verdict on a model in words, from its metrics: what it beats, how far it is from real images, and what helps.
 
 Pages, cards and summaries begin with it, and the rules of promotion read it.
 """
@@ -13,11 +13,11 @@ from pipeline.params import DistilParams, TrainParams
 LEAST_LEVELS = 0.9
 """Share of the noise levels at which the error has to be below the best linear denoiser's."""
 LARGEST_EXCESS = 0.5
-"""Share of the mixture's distance from real images that counts as near to them."""
+"""Largest distance from real images that counts as near to them, relative to the mixture's."""
 NUM_STANDARD_ERRORS = 2.0
-"""How far a share may be from that of real images before the difference counts as more than chance."""
+"""Standard errors by which a share has to differ from that of real images to count as more than chance."""
 LARGEST_GAP = 1.15
-"""Error on held-out images over that on training images: each is known to about 3 %, so above this it is over-fitting."""
+"""Ratio of the error on held-out images to that on training images above which it is over-fitting; each is known to 3 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the figures say."""
+    """All findings, and the advice that follows from them."""
 
     findings: Sequence[Finding]
     advice: str
@@ -70,12 +70,12 @@ HEADLINES = (*BASELINES, "real")
 
 
 def verdict(metrics: Mapping[str, float], train: TrainParams, *, student: DistilParams | None = None) -> Verdict:
-    """Judge metrics.json of a model.
+    """Judge a model by its metrics.
 
     Args:
-        metrics: of its evaluation; of a student the losses are its teacher's.
-        train: with which it, or its teacher, was trained.
-        student: with which it was distilled, if it is a student.
+        metrics: those of metrics.json; a student's losses are its teacher's.
+        train: params with which the model, or its teacher, was trained.
+        student: params with which the model was distilled; None if it was not.
     """
     mixture, linear = against_baselines(metrics, is_distilled=student is not None)
     gap = _gap(metrics)
@@ -87,7 +87,7 @@ def verdict(metrics: Mapping[str, float], train: TrainParams, *, student: Distil
 
 
 def against_baselines(metrics: Mapping[str, float], *, is_distilled: bool) -> tuple[Finding, Finding]:
-    """The findings `mixture` and `linear`: what costs seconds and no training has to be beaten at the least."""
+    """The findings `mixture` and `linear`: a model has to beat at least what takes seconds and no training."""
     linear = _linear(metrics)
     return _mixture(metrics), _of_teacher(linear) if is_distilled else linear
 
@@ -101,11 +101,12 @@ def _kid_name(metrics: Mapping[str, float]) -> str:
 
 
 def _mixture(metrics: Mapping[str, float]) -> Finding:
-    """By the interval of KID: better if all of it is below the mixture's, worse if all of it is above.
+    """By the confidence interval of KID: better if all of it is below the mixture's KID, worse if all of it is above.
 
-    Worse also if its classes are recognised less often than the mixture's and less often than those of real images: shapes
-    of the right size in coloured noise had half of the mixture's KID, and a classifier saw the class in 22 % of them, in
-    35 % of the mixture's. A mixture of typical images may be recognised more often than real ones, which shows no fault.
+    Also worse if its classes are recognised less often than both the mixture's and those of real images: shapes of the
+    right size in coloured noise had half of the mixture's KID, but a classifier recognised the class of 22 % of them
+    and of 35 % of the mixture's. Being recognised less often than the mixture alone is no fault: its images are
+    typical, and may be recognised more often than real ones.
     """
     name = _kid_name(metrics)
     kid, baseline = metrics.get(f"evaluate/{name}", math.nan), metrics.get(f"baseline/{name}", math.nan)
@@ -124,7 +125,7 @@ def _mixture(metrics: Mapping[str, float]) -> Finding:
 
 
 def _linear(metrics: Mapping[str, float]) -> Finding:
-    """By the errors at all noise levels, which the best linear denoiser makes with no training."""
+    """By the errors at all noise levels, compared with those of the best linear denoiser."""
     share, ratio = (metrics.get(f"evaluate/{name}") for name in ("levels_better_than_linear", "mse_over_linear"))
     if share is None or ratio is None:
         return Finding("linear", "not compared with the best linear denoiser", is_good=None)
@@ -161,7 +162,7 @@ def _classes(metrics: Mapping[str, float]) -> Finding | None:
 
 
 def _shows_classes(metrics: Mapping[str, float]) -> bool:
-    """Whether its classes are recognised no less often than those of real images, but for chance."""
+    """Whether its classes are recognised as often as those of real images, or less often by chance."""
     drawn, real, error = _shares(metrics, "class_agreement")
     return drawn is not None and real is not None and drawn >= real - NUM_STANDARD_ERRORS * error
 
@@ -178,7 +179,7 @@ def _copies(metrics: Mapping[str, float]) -> Finding | None:
 def _shares(
     metrics: Mapping[str, float], name: str, *, other: str = "floor"
 ) -> tuple[float | None, float | None, float]:
-    """A share of the model's images, that of real ones (or of the baseline's), and the standard error of their difference."""
+    """A share of the model's images, the share of real ones (or the baseline's), and the standard error of the difference."""
     origins = ("evaluate", other)
     errors = (metrics.get(f"{origin}/{name}_standard_error", 0.0) for origin in origins)
     drawn, real = (metrics.get(f"{origin}/{name}") for origin in origins)

@@ -1,4 +1,4 @@
-"""Uses of a trained model that both training and evaluation need: drawing images, grids, losses on held-out images.
+"""What both training and evaluation do with a model: draw images, arrange grids, measure losses on held-out images.
 
 May import artefacts/ and diffusion/. Begin reading with draw.py.
 """

@@ -1,7 +1,7 @@
-"""Batches on all cores: as many threads as torch would use for one batch, each with a batch of its own.
+"""Data parallelism on a CPU: as many threads as torch would use for one batch, each with a batch of its own.
 
-Shared out over two threads, the small convolutions of one batch wait for each other; two batches do not. A batch whose
-sums are made by one thread also has the same bits on every number of cores.
+Threads that share the small convolutions of one batch wait for each other; threads with a batch each do not. And a
+batch that one thread computes has the same bits on any number of cores.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +28,7 @@ def denoiser_here(model: Model) -> NetworkDenoiser:
 
 
 def on_all_cores(work: Callable[[Batch], Result], batches: Iterable[Batch]) -> Iterator[Result]:
-    """Yield `work` of each batch, in their order; on a GPU one after the other."""
+    """Yield `work(batch)` for each batch, in order; on a GPU one after the other."""
     if best_device().device.type != "cpu":
         yield from map(work, batches)
         return
@@ -37,5 +37,5 @@ def on_all_cores(work: Callable[[Batch], Result], batches: Iterable[Batch]) -> I
         with ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             yield from pool.map(work, batches)
     finally:
-        # The number that a thread sets is also the default of threads that begin later.
+        # The number set by a pool thread would also become the default of threads that are started later.
         torch.set_num_threads(num_threads)

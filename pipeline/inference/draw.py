@@ -17,8 +17,8 @@ from pipeline.inference.cores import denoiser_here, on_all_cores
 from pipeline.progress import progress_bar
 
 BATCH_SIZE, GPU_BATCH_SIZE = 16, 64
-"""Rows of every network call, twice as many with guidance, padded if there are fewer images: with one batch size the bits of a
-row do not depend on its neighbours; with another size the last bit may differ. On a core larger batches are no faster."""
+"""Rows of every network call (twice as many with guidance), padded if there are fewer images: at a fixed batch size the bits
+of a row do not depend on its neighbours; at another size the last bit may differ. On one core larger batches are no faster."""
 
 
 def draw(
@@ -40,7 +40,7 @@ def draw(
         seeds: of the images; an image depends on its seed, its class and the plan, and on no other image.
         labels: classes of the images; None for a model without classes.
         sampler: None for the model's default; likewise `num_steps`, `guidance_scale` and `guidance_interval`.
-        num_steps: of the sampler; each costs one row of a network call, a guided one two.
+        num_steps: of the sampler; a step costs one row of a network call, or two if it is guided.
         eta: noise of DDIM.
         guidance_scale: 1 for no guidance.
         guidance_interval: the part of the steps that is guided.
@@ -71,7 +71,7 @@ def draw(
 def draw_batches(
     model: Model, plan: SamplerPlan, seeds: Sequence[int], labels: Sequence[int] | None
 ) -> Iterator[Tensor]:
-    """Draw by any plan: yield float32 `[b, c, h, w]` in [-1, 1] on the CPU, in the order of the seeds.
+    """Draw with any plan: yield float32 `[b, c, h, w]` in [-1, 1] on the CPU, in the order of the seeds.
 
     Raises:
         FoundryError: guidance for a model without classes.
@@ -99,5 +99,5 @@ def _image_shape(model: Model) -> tuple[int, int, int]:
 
 
 def _batches(count: int, size: int) -> list[list[int]]:
-    """The images in the rows of each batch; the last image is repeated to fill the last batch."""
+    """The index of the image in each row of each batch; the last image is repeated to fill the last batch."""
     return [[min(row, count - 1) for row in range(start, start + size)] for start in range(0, count, size)]

@@ -17,7 +17,7 @@ def as_image(image: NDArray[np.uint8]) -> Image.Image:
 
 
 def grid_image(images: NDArray[np.uint8], columns: int | None = None) -> Image.Image:
-    """Images in rows of `columns`, one pixel apart, on white if they have alpha; None for a grid about square."""
+    """Images in rows of `columns`, one pixel apart, on white if they have alpha; None makes the grid about square."""
     images = on_white(images)
     count, height, width, channels = images.shape
     columns = columns or math.ceil(math.sqrt(count))
@@ -30,7 +30,7 @@ def grid_image(images: NDArray[np.uint8], columns: int | None = None) -> Image.I
 
 
 GAP_GREY = 96
-"""Grey of the gaps, on which the edges of black and of white images are visible."""
+"""Grey of the gaps, which sets off black and white images alike."""
 
 
 SMALLEST_TILE, LARGEST_TILE = 56, 128

@@ -43,15 +43,22 @@ class Losses:
     levels: pd.DataFrame
     """`t`, `log_snr`, `held_out_mse` and `linear_denoiser_mse`, t rising."""
     figures: dict[str, float]
-    """By name in metrics.json."""
+    """Figures by their names in metrics.json."""
 
 
 def held_out_losses(
     model: Model, held_out: Subset, training: Subset, schedule_table: ScheduleTable, *, num_images: int, seed: int
 ) -> Losses:
-    """Use `images_for_levels` of the split, and up to `num_images` of the other held-out ones for the bound.
+    """Measure squared errors by noise level and bits per dimension, on different held-out images.
 
-    As many training images, of those that the model was trained on, tell whether it over-fits.
+    Args:
+        model: moved to the machine's best device.
+        held_out: `images_for_levels` of its split are used for the noise levels, the others for the bound.
+        training: images that the model was trained on; as many of them are measured at the same levels, to detect
+            over-fitting.
+        schedule_table: the model's noise schedule, and the errors of the best linear denoiser.
+        num_images: largest number of images for the bound.
+        seed: of the noise.
     """
     device = best_device().device
     denoiser = denoiser_here(model)
@@ -61,7 +68,7 @@ def held_out_losses(
         for images in (for_levels, training.part(slice(len(for_levels))))
     )
     others = held_out.part(~np.isin(held_out.rows, for_levels.rows)).part(slice(num_images))
-    # The tightest decoder is as wide as the error at t = 0, here measured on other images.
+    # The tightest decoder has the standard deviation of the error at t = 0, measured here on other images.
     decoder_std = math.sqrt(levels["held_out_mse"].iloc[0])
     return Losses(
         levels,
@@ -141,7 +148,7 @@ def level_figures(levels: pd.DataFrame) -> dict[str, float]:
 
 
 def geometric_mean(ratios: pd.Series) -> float:
-    """Of positive ratios, one a noise level."""
+    """Geometric mean of positive ratios, one per noise level."""
     return float(np.exp(np.log(ratios).mean()))
 
 
@@ -175,7 +182,7 @@ def noise_levels(schedule: NoiseSchedule, num_levels: int) -> list[int]:
 
 
 def _bar(batches: Iterable[Batch], images: Subset, name: str) -> Iterable[Batch]:
-    """The same batches, counted by a progress bar."""
+    """The same batches, with a progress bar."""
     return progress_bar(batches, name=name, unit="batches", total=math.ceil(len(images) / BATCH_SIZE))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document
-from pipeline.evaluation.all_images import MAX_JUDGED, load_all
+from pipeline.evaluation.all_images import MAX_COMPARED, load_all
 from pipeline.evaluation.paired_kid import Difference, kid_difference
 from pipeline.registry.evaluation_setup import EvaluationSetup
 
@@ -25,7 +25,7 @@ def second_opinion(challenger: Path, champion: Path, setup: EvaluationSetup) -> 
         return None
     all_images = load_all(setup.features / "all_images", Dataset.open(setup.prepared))
     ours, theirs = (
-        all_images.train.extractor.features(_samples(folder)[:MAX_JUDGED]) for folder in (challenger, champion)
+        all_images.train.extractor.features(_samples(folder)[:MAX_COMPARED]) for folder in (challenger, champion)
     )
     return kid_difference(ours, theirs, all_images.features, confidence=CONFIDENCE, seed=setup.params.evaluate.seed)
 

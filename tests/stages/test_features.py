@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import CheckFailedError, FoundryError
-from pipeline.evaluation.ruler import select
+from pipeline.evaluation.choose_extractor import select
 from pipeline.features import OUTS, check_accuracy, features
 from tests.command_line import foundry
 from tests.small_sets import PARAMS, features_params, write_prepared

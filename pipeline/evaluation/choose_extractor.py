@@ -1,4 +1,4 @@
-"""The choice of the extractor by which a model is measured: the classifier, or the bundled network where that is better."""
+"""The choice of the feature extractor: a classifier trained on the data set, or EfficientNet-Lite0 where that is better."""
 
 from dataclasses import dataclass, replace
 
@@ -16,73 +16,75 @@ from pipeline.params import FeaturesParams
 MAX_HELD_OUT = 10_000
 """Held-out images of the reference."""
 MAX_WITHHELD, WITHHELD_DIVISOR = 5000, 5
-"""Training images withheld from the classifier, to be new to it as samples are: as many as `evaluate.num_samples` should
-be for a decision, so that another number of samples trains no other classifier; at most a fifth of the images."""
+"""Training images withheld from the classifier, so that they are as new to it as samples: the `evaluate.num_samples` that a
+promotion needs, at most a fifth of the images. Not `num_samples` itself: a change of it would retrain the classifier."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
-class Ruler:
-    """An extractor, and the features of real images that are new to it."""
+class Evaluators:
+    """The evaluators of one extractor, for held-out images and for training images that are new to it."""
 
     held_out: Evaluator
     train: Evaluator
     recognised: NDArray[np.bool_] | None
-    """Whether the class of each image was found by a classifier that had not seen it; None without a classifier."""
+    """`[n]`: whether a classifier that had not seen an image recognised its class; None without a classifier."""
 
     def class_agreement(self) -> dict[str, float]:
-        """Share of real images whose class is found; empty without a classifier."""
+        """Share of real images whose class is recognised; empty without a classifier."""
         return {} if self.recognised is None else share_figures("class_agreement", self.recognised)
 
 
-def choose_ruler(params: FeaturesParams, dataset: Dataset, all_images: AllImages) -> tuple[Ruler, dict[str, float]]:
-    """The ruler that `params` ask for, and the accuracies by which `auto` chooses.
+def choose_extractor(
+    params: FeaturesParams, dataset: Dataset, all_images: AllImages
+) -> tuple[Evaluators, dict[str, float]]:
+    """The evaluators with the extractor that `params` ask for, and the accuracies by which `auto` chooses.
 
-    With classes `auto` is a classifier trained on the data set, unless a linear classifier on the bundled network's
-    features recognises more of the same held-out images by two standard errors, or unless the trained one falls short
-    of `min_accuracy` and recognises fewer: a network that cannot tell classes apart cannot tell good images from bad.
+    With classes, `auto` is a classifier trained on the data set, unless a linear classifier on EfficientNet's features
+    recognises more of the same held-out images by two standard errors, or unless the trained one falls short of
+    `min_accuracy` and recognises fewer: a network that cannot tell classes apart cannot tell good images from bad.
 
     Raises:
         FoundryError: a classifier is requested for fewer than two classes.
     """
     config, classes = extractor_config(params, dataset.info), dataset.info.num_classes
-    bundled = _bundled_ruler(all_images, classes if config.kind != "random" else 0)
+    bundled = _bundled(all_images, classes if config.kind != "random" else 0)
     if config.kind == "efficientnet_lite0":
         return bundled, {}
-    ruler = _own_ruler(params, dataset)
-    if bundled.recognised is None or ruler.recognised is None:
-        return ruler, {}
+    own = _trained(params, dataset)
+    if bundled.recognised is None or own.recognised is None:
+        return own, {}
     images = all_images.held_out.real
     theirs = bundled.recognised[-len(images) :]
-    ours = ruler.held_out.recognises(images)
+    ours = own.held_out.recognises(images)
     accuracies = {"features/classifier_accuracy": float(ours.mean()), "features/bundled_accuracy": float(theirs.mean())}
     is_poor = ours.mean() < min(params.min_accuracy, theirs.mean())
     is_replaced = params.extractor == "auto" and (recognises_more(theirs, ours) or is_poor)
-    return bundled if is_replaced else ruler, accuracies
+    return bundled if is_replaced else own, accuracies
 
 
-def _bundled_ruler(all_images: AllImages, num_classes: int) -> Ruler:
+def _bundled(all_images: AllImages, num_classes: int) -> Evaluators:
     if num_classes < 2:
-        return Ruler(all_images.held_out, all_images.train, None)
+        return Evaluators(all_images.held_out, all_images.train, None)
     known, head = with_classes(all_images, num_classes)
-    return Ruler(known.held_out, known.train, head.recognised)
+    return Evaluators(known.held_out, known.train, head.recognised)
 
 
 def with_classes(images: AllImages, num_classes: int) -> tuple[AllImages, LinearHead]:
-    """Give the extractor a linear classifier, fitted to all images, whose labels must be known; returns that too."""
+    """Add a linear classifier to the extractor, fitted to all images, which must have labels; returns the classifier too."""
     labels = [part.real.labels for part in (images.train, images.held_out) if part.real.labels is not None]
     head = fit_head(images.features, np.concatenate(labels), num_classes)
     extractor = images.train.extractor.with_head(head.weight, head.bias)
     return AllImages(replace(images.train, extractor=extractor), replace(images.held_out, extractor=extractor)), head
 
 
-def _own_ruler(params: FeaturesParams, dataset: Dataset) -> Ruler:
-    """The ruler of an extractor that is made for the data set."""
+def _trained(params: FeaturesParams, dataset: Dataset) -> Evaluators:
+    """The evaluators of an extractor made for the data set."""
     config = extractor_config(params, dataset.info)
     training, new, held_out = select(dataset, params.seed, is_trained=bool(config.num_classes))
     extractor = make_extractor(config, params, training if config.num_classes else new)
     reference = Evaluator(extractor, held_out, extractor.features(held_out))
     recognised = reference.recognises(held_out, reference.features) if config.num_classes else None
-    return Ruler(reference, Evaluator(extractor, new, extractor.features(new)), recognised)
+    return Evaluators(reference, Evaluator(extractor, new, extractor.features(new)), recognised)
 
 
 def select(dataset: Dataset, seed: int, *, is_trained: bool) -> tuple[Subset, Subset, Subset]:
