@@ -1,7 +1,7 @@
 """Conversion to sRGB: embedded colour profiles (ICC), and the gamma of PNG files.
 
-Profiles are applied by LittleCMS through Pillow, relative colorimetric. A PNG with gAMA and neither a profile nor the chunk
-sRGB holds values v with v^(1/gamma) proportional to light (PNG specification, third edition, 12.1 and 13.13); its
+Profiles are applied by LittleCMS through Pillow, relative colorimetric. A PNG with gAMA and neither a profile nor the
+chunk sRGB holds values v with v^(1/gamma) proportional to light (PNG specification, third edition, 12.1 and 13.13); its
 primaries (cHRM) are taken for those of sRGB.
 """
 
@@ -13,17 +13,18 @@ from PIL import Image, ImageCms
 SRGB = ImageCms.createProfile("sRGB")
 SRGB_GAMMA = 1 / 2.2
 GAMMA_TOLERANCE = 0.05
-"""Relative: what differs less is sRGB written with few digits."""
+"""Relative difference up to which a gamma is that of sRGB, written with few digits."""
 
 SPACES = {"L": "GRAY", "RGB": "RGB", "CMYK": "CMYK"}
-"""Colour space of the profile that fits a mode."""
+"""Colour space that a profile must have to fit a Pillow mode."""
 
 
 def to_srgb(image: Image.Image) -> tuple[Image.Image, str | None]:
     """Convert an image of 8 bits to sRGB.
 
     Returns:
-        The image, in mode RGB or RGBA where it was converted; and what was done, if anything, in words that can be counted.
+        The image, in mode RGB or RGBA where it was converted; and what was done, if anything, in words that can be
+        counted.
     """
     profile = image.info.get("icc_profile")
     if profile:

@@ -1,4 +1,4 @@
-"""What makes a check of the data fail: the key of its limit, the classes and files at fault, and what to do."""
+"""Why a check of the data failed: the key of its limit, the classes and files at fault, and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pipeline.params import PrepareParams
 
 MAX_FILES = 20
-"""Files that are named; the manifest has all."""
+"""Largest number of files that are named; the manifest has all of them."""
 
 EXCLUDE = "leave files out (foundry data exclude)"
 
@@ -30,7 +30,7 @@ class Culprits:
 
 
 def culprits(name: str, manifest: pd.DataFrame, class_names: Sequence[str], params: PrepareParams) -> Culprits | None:
-    """Return what makes the check `name` fail, or None for a check that only an error of ours fails."""
+    """Return what makes the check `name` fail, or None for a check that can only fail by an error in this code."""
     accepted = manifest[manifest["state"] == "accepted"]
     finders: dict[str, Callable[[], Culprits]] = {
         "num_images": lambda: Culprits("add images, or lower prepare.min_num_images"),

@@ -2,13 +2,13 @@
 
 The steps, in this order:
 
-* A file that is damaged, as far as its format shows it, is rejected (`formats`).
+* A file that is damaged, as far as its format can show, is rejected (`formats`).
 * Only the first frame of an animation is used. Images of more than `MAX_PIXELS` are rejected before they are decoded; a
-  JPEG counts with the size at which it is decoded, which may be an eighth of its own.
+  JPEG counts with the size at which it is decoded, which may be an eighth of its own side.
 * EXIF orientation is applied; colours are converted to sRGB (`colour`).
 * Integers of more than 8 bits and floats are scaled by `value_range`.
-* Transparent pixels are composited over the background, unless alpha is kept: then they are resized with colours
-  multiplied by it. Grey is Pillow's luma, `0.299 R + 0.587 G + 0.114 B` of the stored (gamma-encoded) values, ITU-R BT.601.
+* Transparent pixels are composited over the background, unless alpha is kept: then resizing uses premultiplied colours.
+  Grey is Pillow's luma, `0.299 R + 0.587 G + 0.114 B` of the stored (gamma-encoded) values, ITU-R BT.601.
 * The largest centred part of the wanted aspect is resized with antialiased Lanczos-3 in one step, which equals resizing to
   cover the wanted size and cropping the centre.
 """
@@ -37,12 +37,12 @@ MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 """Pillow's mode of prepared pixels, by their number of channels."""
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF")
-"""Formats of Pillow that are tried. Not EPS, which runs another program, nor TGA, which has no signature to recognise."""
+"""Pillow's formats that are tried: not EPS, which runs another program, nor TGA, which has no signature to recognise."""
 
 MAX_PIXELS = 2**26
 """8,192 x 8,192; decoding takes about 0.3 GB."""
 MAX_PROGRESSIVE_PIXELS = 2**28
-"""Of a progressive JPEG, whose coefficients are all held in memory whatever the size at which it is decoded."""
+"""Limit for a progressive JPEG, whose coefficients are all held in memory at whatever size it is decoded."""
 
 TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -102,7 +102,7 @@ def decode(content: bytes | NDArray[Any], wanted: Wanted) -> DecodedImage:
     shape = (height, width, wanted.channels)
     is_ready = content.dtype == np.uint8 and content.reshape(*content.shape[:2], -1).shape == shape
     if is_ready and min(height, width) >= wanted.min_side:
-        # Already as wanted: not converting takes half of the time off a large IDX set.
+        # Already in the wanted form: skipping the conversion halves the time for a large IDX set.
         return DecodedImage(_hidden_white(content.reshape(shape)), width, height, MODES[wanted.channels])
     return _prepare(Image.fromarray(content.squeeze(2) if content.shape[2:] == (1,) else content), wanted)
 
@@ -217,7 +217,7 @@ def _eight_bit(
 
 
 def _hidden_white(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Pixels whose colour alpha hides become white, so that what programs leave there does not have to be learned."""
+    """Set fully transparent pixels to white, so that the arbitrary colours that programs leave there need not be learned."""
     if pixels.shape[-1] != 4:
         return pixels
     hidden: NDArray[np.bool_] = pixels[..., 3:] == 0

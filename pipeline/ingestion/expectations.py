@@ -29,8 +29,8 @@ from pipeline.params import PrepareParams
 from pipeline.progress import waiting
 
 NOISE_CORRELATION = 0.2
-"""An image whose neighbouring pixels correlate less is noise. Measured: below .16 in uniform noise, also resized to a smaller
-side; above .25 in every image of Fashion-MNIST, the digits of scikit-learn and crops of its photographs."""
+"""An image counts as noise if the correlation of neighbouring pixels is lower. Measured: below .16 for uniform noise, also after
+downsizing; above .25 for every image of Fashion-MNIST, scikit-learn's digits and crops of its photographs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Check:
     name: str
     table: str
     observed: Literal["value", "share", "count"]
-    """What the result reports: the value that was tested, or the share or number of rows that break the expectation."""
+    """What the result reports: the tested value, or the share or number of rows that violate the expectation."""
     wanted: str
     expectation: Any
 
@@ -81,7 +81,7 @@ def suite(params: PrepareParams, num_classes: int) -> list[Check]:
 
 
 def _none(name: str, table: str, expectation: Any) -> Check:
-    """No row of `table` may break the expectation."""
+    """No row of `table` may violate the expectation."""
     return Check(name, table, "count", "0", expectation)
 
 
@@ -92,7 +92,7 @@ def _in_range(name: str, column: str, low: float, high: float) -> Check:
 
 
 def _few(name: str, table: str, max_share: float, expectation: Any, **arguments: Any) -> Check:
-    """At most a share of the rows of `table` may break the expectation."""
+    """At most a share of the rows of `table` may violate the expectation."""
     return Check(name, table, "share", f"at most {max_share}", expectation(**arguments, mostly=_mostly(max_share)))
 
 

@@ -39,7 +39,7 @@ NEW_COLUMNS = {"neighbour_correlation", "near_duplicate_of", "notes"}
 """Columns that the manifests of release 0.2 do not have."""
 
 FOUND_LATER = {"source", "index", "duplicate_of", "near_duplicate_of"}
-"""Columns that follow from all images together."""
+"""Columns that depend on all images together."""
 
 ROW: dict[str, Any] = {
     "file": "str",
@@ -89,7 +89,7 @@ def build_manifest(
 
 
 def _excluded(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
-    """Rows with the state `excluded`, and without class and reason, where the source is one of `sources`."""
+    """Rows whose source is one of `sources` get the state `excluded`, and lose class and reason."""
     chosen = rows["source"].isin(list(sources))
     nothing = {column: rows[column].mask(chosen) for column in ("label", "class_name", "reason")}
     return rows.assign(state=rows["state"].mask(chosen, "excluded"), **nothing)

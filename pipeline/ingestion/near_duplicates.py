@@ -1,9 +1,9 @@
-"""Groups of near-duplicates: one picture saved twice, resized, or a neighbouring frame of a video.
+"""Groups of near-duplicates: a picture saved twice, resized, or neighbouring frames of a video.
 
-Two images are near if the mean squared difference of their pixels is at most `MAX_DIFFERENCE` of their mean variance. All
-pairs are found, not most: averaging pixels never makes a difference larger, so images whose thumbnails of a few pixels
-differ by more are left out, and of these, those whose means differ by more. Groups are connected: of A like B and B like
-C all three are one group.
+Two images are near-duplicates if the mean squared difference of their pixels is at most `MAX_DIFFERENCE` of their mean
+variance. The search is exact: averaging pixels never increases a difference, so pairs whose means, and then pairs whose
+small thumbnails, differ by more can be skipped. Groups are connected components: if A is near B and B near C, all three
+are one group.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ Pixels = Callable[[Iterable[int]], "NDArray[np.uint8]"]
 MAX_DIFFERENCE = 0.01
 """At equal means a correlation of 0.995."""
 THUMBNAIL_SIZE, COMPARED_SIZE = 8, 32
-"""Sides to which images are averaged for the search and for the comparison, in which the noise of a compression counts less
-than the picture."""
+"""Sides to which images are downsampled for the search and for the comparison; the latter suppresses compression noise."""
 SLACK = 1.5
-"""Of the limit in the search: averages leave out the last pixels of sides that they do not divide."""
+"""Factor on the limit in the search, since averages leave out the last pixels of sides that the block size does not divide."""
 IMAGES_AT_ONCE = 1024
 
 
@@ -41,7 +40,7 @@ def group_near_duplicates(rows: pd.DataFrame, pixels: Pixels) -> NDArray[np.int6
     position = (accepted.cumsum() - 1).to_numpy(dtype="int64")
     content = rows["pixels_sha256"].where(accepted, rows.index.astype("str")).to_numpy()
     _, first, group = np.unique(content, return_index=True, return_inverse=True)
-    # Blank images are like each other only if they are equal.
+    # Blank images are near-duplicates only if they are equal.
     has_contrast = (accepted & (rows["std"] > 0)).to_numpy(dtype=bool)
     chosen = first[has_contrast[first]]
     pairs = near_pairs(lambda at: pixels(position[chosen[at]]), rows["mean"].to_numpy()[chosen])

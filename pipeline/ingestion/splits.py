@@ -11,16 +11,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST, MOST = 0.5, 1.5
-"""Held-out images of a class, as multiples of its share, between which chance may leave them."""
+"""Range in which the number of held-out images of a class may vary by chance, as multiples of its share."""
 
 
 def split_of(rows: pd.DataFrame, held_out_share: float) -> NDArray[np.str_]:
     """Return `held_out` or `train` for each row with the columns `pixels_sha256`, `group` and `class_name`.
 
-    A group's place is a part of its lowest digest, read as a fraction; groups below `held_out_share` are held out, so that
-    no image's split depends on other groups. The exception are classes, in practice small ones, of which this would hold
-    out less than `LEAST` or more than `MOST` times their share, or none, or all: there, groups are added or left out in
-    the order of their places. A group counts with the class of its first image; it is in one split.
+    A group's place is part of its lowest digest, read as a fraction of 1; groups with places below `held_out_share` are
+    held out, so that an image's split does not depend on other groups. The exception are classes, usually small ones,
+    of which this would hold out less than `LEAST` or more than `MOST` times their share, or none, or all: there, groups
+    are added or removed in the order of their places. A group is never divided; it counts with the class of its first
+    image.
     """
     groups = (
         rows.assign(stratum=rows["class_name"].fillna(""))

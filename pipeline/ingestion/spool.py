@@ -1,4 +1,4 @@
-"""A temporary file for prepared pixels, which wait there until all images are examined and their splits are known."""
+"""A temporary file for prepared pixels until all images are examined and their splits are known."""
 
 import os
 import shutil

@@ -24,11 +24,11 @@ class ExpectationResult:
     error: str | None = None
     """Message of the exception if the check failed to run."""
     remedy: str | None = None
-    """What to do, if it did not pass."""
+    """What to do, if it failed."""
     classes: Mapping[str, int] = field(default_factory=dict)
-    """At fault, with their numbers of images."""
+    """Classes at fault, with their numbers of images."""
     files: tuple[str, ...] = ()
-    """At fault, the first ones."""
+    """The first of the files at fault."""
 
     def document(self) -> dict[str, Any]:
         """As JSON; what is empty is left out."""
@@ -37,7 +37,7 @@ class ExpectationResult:
         return document | {name: value for name, value in more.items() if value}
 
     def finding(self, name: str) -> str:
-        """What is wrong, where, and what to do: one line, and one for each kind of thing at fault."""
+        """What is wrong, and in further lines the classes and files at fault, and what to do."""
         if self.error:
             return f"{name}: the check failed to run: {self.error}"
         lines = [f"{name}: found {self.observed}, wanted {self.wanted}"]

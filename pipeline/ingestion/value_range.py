@@ -1,7 +1,7 @@
-"""Values of images of more than 8 bits: which are black and white. One decision for the whole data set.
+"""The range of values of images with more than 8 bits, from black to white: one decision for the whole data set.
 
-Without `prepare.value_range`, white is the smallest of the usual limits that holds every image: 8, 10, 12, 14 or 16 bits
-for integers, 1 or 255 for floats. Resampled floats overshoot their limits; up to `OVERSHOOT` is clipped.
+Without `prepare.value_range`, white is the smallest of the usual limits that holds every image: 8, 10, 12, 14 or 16
+bits for integers, 1 or 255 for floats. Resampled floats overshoot their limits; up to `OVERSHOOT` is clipped.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ INTEGER_LIMIT = 65_535
 
 @dataclass(frozen=True, slots=True)
 class ValueRange:
-    """What is black and what is white."""
+    """The values of black and of white, by type of number."""
 
     integers: tuple[float, float] = (0, INTEGER_WHITES[-1])
     floats: tuple[float, float] = (0, FLOAT_WHITES[-1])
     is_given: bool = False
-    """By `prepare.value_range`: values outside are clipped and not refused."""
+    """Whether it is given by `prepare.value_range`: then values outside are clipped, not refused."""
 
     @classmethod
     def given(cls, limits: tuple[float, float] | None) -> ValueRange:
@@ -44,7 +44,7 @@ class ValueRange:
         """Scale to 0 … 255, rounded to the nearest.
 
         Raises:
-            BrokenImageError: a value is not finite, or lies outside of the range and that was not given.
+            BrokenImageError: a value is not finite, or is outside a range that was not given.
         """
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):

@@ -1,7 +1,8 @@
-"""Formats of image files: whether a file is whole, and what it is if it is no image that is read.
+"""Formats of image files: whether a file is complete, and what it is if it is not in a supported format.
 
-Begin with `readable` and `check_whole`. `png`, `jpeg` and `tiff` check these formats, `containers` all others, `foreign` names files of other kinds.
-What cannot be known: whether a flat part of a baseline JPEG with optimised tables, or black in uncompressed data, was ever written.
+Begin with `readable` and `check_whole`. `png`, `jpeg` and `tiff` check these formats, `containers` all others;
+`foreign` names files of other kinds. Two kinds of damage cannot be detected: a missing flat part of a baseline JPEG
+with optimised tables, and zeros in uncompressed data, which may be black.
 """
 
 from pipeline.ingestion.formats.broken import BrokenImageError
@@ -20,7 +21,7 @@ __all__ = ["BrokenImageError", "check_whole", "readable"]
 
 
 def readable(content: bytes) -> bytes:
-    """Return the bytes that are to be decoded: a PNG without what its pixels do not depend on, other files as they are.
+    """Return the bytes to decode: a PNG without the chunks that its pixels do not depend on, other files unchanged.
 
     Raises:
         BrokenImageError: a PNG is damaged.
@@ -32,7 +33,7 @@ def check_whole(content: bytes, file_format: str, num_pixels: int) -> tuple[str,
     """Check that a file is whole; `file_format` is Pillow's name, `num_pixels` the size of the image.
 
     Returns:
-        What is suspected and cannot be known.
+        Suspected damage that cannot be proved.
 
     Raises:
         BrokenImageError: it is damaged.

@@ -1,7 +1,7 @@
-"""GIF, WebP, AVIF, JPEG 2000, BMP and PPM: the file must be as long as it says, with its end marker where there is one.
+"""GIF, WebP, AVIF, JPEG 2000, BMP and PPM: a file must have the length that it states, and the end marker of its format.
 
-None of them has a checksum of the pixels. Zeros in place of compressed data are found where they are longer than a flat
-image of that size has; in uncompressed data zeros may be black, which is noted and not refused.
+None of them has a checksum of the pixels. Zeros in place of compressed data are detected if there are more than in a
+flat image of that size; in uncompressed data zeros may be black, which is noted and not refused.
 """
 
 import struct
@@ -28,7 +28,7 @@ def check_zeros(stream: bytes, num_pixels: int, name: str) -> None:
 
 
 def note_zero_tail(content: bytes) -> str | None:
-    """Words about an uncompressed file that ends with many zeros, which are black or were never written."""
+    """A note about an uncompressed file that ends with many zeros, which are black or were never written."""
     zeros = len(content) - len(content.rstrip(b"\0"))
     if zeros < SUSPECTED_SHARE * len(content):
         return None

@@ -1,4 +1,4 @@
-"""Files that are no images of a format that is read: what they are, and what to do."""
+"""Files that are not in a supported image format: what they are, and what to do."""
 
 import re
 
@@ -39,7 +39,7 @@ PEEK = 1024
 
 
 def name_of(content: bytes) -> str | None:
-    """Return what a file is that no decoder knows, with what to do; None if that is not known either."""
+    """Return what a file is that no decoder reads, and what to do; None if it cannot be identified."""
     if is_tiff(content):
         return _tiff(content)
     begin = content[:PEEK]

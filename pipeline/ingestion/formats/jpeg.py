@@ -19,14 +19,14 @@ MARKER = re.compile(rb"\xff+([^\x00\xff])")
 """Within entropy-coded data FF 00 stands for a byte FF; FF may be repeated before a marker."""
 
 ZEROS = bytes(64)
-"""Shortest stretch of zeros that is looked at."""
+"""Shortest run of zeros that is examined."""
 
 REFINEMENT_ZEROS = bytes(256)
-"""Shortest stretch in a scan that refines AC coefficients: in it bits of 0 leave coefficients as they are, of which libjpeg
-writes up to 1,000 (125 bytes) behind one symbol."""
+"""Shortest run in a scan that refines AC coefficients: there a bit of 0 leaves a coefficient unchanged, and libjpeg writes up to
+1,000 such bits (125 bytes) after one symbol."""
 
 Tables = Mapping[tuple[int, int], bytes]
-"""By class (0: DC, 1: AC) and number of a Huffman table its symbols; the first one's code is all zeros (T.81, C.2)."""
+"""Symbols of the Huffman tables, by class (0: DC, 1: AC) and number; the code of the first symbol is all zeros (T.81, C.2)."""
 NO_SYMBOLS = b"\0"
 PROGRESSIVE, ZERO_RUN = 0xC2, 0xF0
 
@@ -35,7 +35,8 @@ def check_jpeg(content: bytes) -> None:
     """Check that a JPEG is whole.
 
     Raises:
-        BrokenImageError: there is no end marker, a segment is damaged, or the coded data contain zeros where they cannot.
+        BrokenImageError: there is no end marker, a segment is damaged, or the coded data contain zeros where they
+        cannot.
     """
     tables: dict[tuple[int, int], bytes] = {}
     frame = 0

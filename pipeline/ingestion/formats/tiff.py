@@ -1,4 +1,4 @@
-"""TIFF (6.0): where its pixels lie, of what kind they are, and whether it is the raw file of a camera."""
+"""TIFF (6.0): where its pixels are stored, their type, and whether it is the raw file of a camera."""
 
 import struct
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def check_tiff(content: bytes) -> None:
 
 
 def describe_tiff(content: bytes) -> str:
-    """What the pixels are, for a TIFF that no decoder takes: `TIFF of 3 x float32`."""
+    """The type of the pixels of a TIFF that no decoder reads: `TIFF of 3 x float32`."""
     fields = _fields(content)
     bits = fields.get(BITS, (1,))
     kind = KINDS.get(fields.get(SAMPLE_FORMAT, (1,))[0], "values of ")
@@ -45,7 +45,7 @@ def describe_tiff(content: bytes) -> str:
 
 
 def _fields(content: bytes) -> dict[int, tuple[int, ...]]:
-    """Fields of the first page that hold integers, by tag; the beginning of a field beyond the end of the file is lost."""
+    """Integer fields of the first page, by tag; fields beyond the end of the file are left out."""
     order = "<" if content.startswith(b"II") else ">"
     (position,) = struct.unpack_from(order + "I", content, 4)
     if position + 2 > len(content):
