@@ -9,10 +9,7 @@ same seeds in 1, 2 or 4 steps without guidance (pipeline/training/trajectories.p
 checkpoints as a training. `pipeline.train` executes this module in its own place when the training has ended.
 """
 
-import signal
 import sys
-from collections import deque
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -31,7 +28,7 @@ from pipeline.errors import FoundryError
 from pipeline.params import DistilParams, Params, TrainParams, load_params
 from pipeline.tracking import runs, stage_times
 from pipeline.training import checkpoint
-from pipeline.training.course import report_start, train_to_the_end
+from pipeline.training.course import follow, ignore_signals, report_start, train_to_the_end
 from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.feature_error import FeatureError
 from pipeline.training.fingerprint import code_digest, training_key
@@ -75,7 +72,8 @@ def main(
             )
             stage_times.remember("train", seconds_before + journal.seconds_before)
         else:
-            follow(distillation)
+            ignore_signals()
+            follow(distillation.training)
 
 
 class Distillation:
@@ -195,15 +193,6 @@ def distil(
             run.metrics({"distil/seconds": journal.seconds})
         checkpoint.finish(store)
     return journal
-
-
-def follow(distillation: Distillation) -> None:
-    """Compute this process's share of every step, until the end or until the first process ends."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    with suppress(FoundryError):
-        distillation.training.sync_from_first()
-        deque(distillation.training.steps(), maxlen=0)
 
 
 def write(out: Path, distillation: Distillation, run: runs.StageRun) -> None:

@@ -174,8 +174,7 @@ def make_timetables(noise: NoiseSchedule, moments: Moments) -> dict[str, dict[st
 
 def batches(images: Subset) -> Iterator[Tensor]:
     """All images, in batches of uint8 `[n, h, w, c]`."""
-    for start in range(0, len(images), BATCH_SIZE):
-        yield torch.from_numpy(images[start : start + BATCH_SIZE])
+    return map(torch.from_numpy, images.batches(BATCH_SIZE))
 
 
 def check_gates(params: ScheduleParams, statistics: dict[str, float], out: Path) -> None:

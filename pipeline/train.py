@@ -11,10 +11,7 @@ overrides), started here or by torchrun: see `pipeline.training.distributed`.
 """
 
 import os
-import signal
 import sys
-from collections import deque
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
@@ -27,7 +24,7 @@ from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.device import best_device
 from pipeline.diffusion.target import check_target
-from pipeline.errors import ArtefactError, FoundryError
+from pipeline.errors import ArtefactError
 from pipeline.params import Params, load_params
 from pipeline.tracking import runs, stage_times
 from pipeline.tracking.runs import StageRun
@@ -35,7 +32,7 @@ from pipeline.tracking.tags import ANCESTOR_TAG
 from pipeline.training import checkpoint
 from pipeline.training.ancestor import MODEL, descendant, load_ancestor
 from pipeline.training.cost import require_memory
-from pipeline.training.course import report_start, train_to_the_end
+from pipeline.training.course import follow, ignore_signals, report_start, train_to_the_end
 from pipeline.training.distributed import Workers, launch_workers
 from pipeline.training.fingerprint import provenance, training_key
 from pipeline.training.initial_network import initial_network
@@ -64,7 +61,8 @@ def main(prepared: Path, schedule: Path, ancestor: Path, out: Path, checkpoint_i
         if workers.is_first:
             journal = train(inputs, out, checkpoint_interval_sec=checkpoint_interval_sec, workers=workers)
         else:
-            follow(inputs, workers)
+            ignore_signals()
+            follow(_prepare(inputs, workers)[1])
             journal = None
     if params.distil.steps is not None:
         _distil(prepared, schedule, out, checkpoint_interval_sec, journal)
@@ -109,16 +107,6 @@ def train(inputs: Inputs, out: Path, *, checkpoint_interval_sec: float, workers:
             _write(out, training, journal, description, run)
     stage_times.remember("train", journal.seconds_before)
     return journal
-
-
-def follow(inputs: Inputs, workers: Workers) -> None:
-    """Compute this process's share of every step, until the end or until the first process ends."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.SIG_IGN)
-    _, training = _prepare(inputs, workers)
-    with suppress(FoundryError):
-        training.sync_from_first()
-        deque(training.steps(), maxlen=0)
 
 
 def _prepare(inputs: Inputs, workers: Workers) -> tuple[Description, Training]:

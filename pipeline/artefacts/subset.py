@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,6 +52,11 @@ class Subset:
     def part(self, rows: slice | NDArray[np.bool_]) -> Subset:
         """Return the subset of these rows of the subset."""
         return Subset(self.split, self.rows[rows])
+
+    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield all images, at most `size` at a time: uint8 `[n, height, width, channels]`."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
 
     @property
     def labels(self) -> NDArray[np.int64] | None:

@@ -2,13 +2,16 @@
 
 import signal
 import sys
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
 from PIL.Image import Image
 
+from pipeline.errors import FoundryError
 from pipeline.progress import progress_bar
 from pipeline.training.journal import GRIDS, Journal
 from pipeline.training.loop import Training
@@ -80,6 +83,19 @@ def train_to_the_end(training: Training, journal: Journal, previews: Previews, l
                 break
     journal.save()
     _report_overfitting(training, journal, log)
+
+
+def follow(training: Training) -> None:
+    """Compute this process's share of every step, until the end or until the first process ends."""
+    with suppress(FoundryError):
+        training.sync_from_first()
+        deque(training.steps(), maxlen=0)
+
+
+def ignore_signals() -> None:
+    """Leave SIGTERM and SIGINT, which a terminal sends to all processes, to the first process."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _report_overfitting(training: Training, journal: Journal, log: Log) -> None:

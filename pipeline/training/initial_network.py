@@ -1,13 +1,10 @@
 """The network before training: its linear path is the best linear denoiser of single patches, and it learns the rest."""
 
-from collections.abc import Iterator
-
 import torch
-from torch import Tensor
 
 from pipeline.artefacts.dataset import Split
 from pipeline.artefacts.model import Description, build_network
-from pipeline.artefacts.subset import Subset, evenly_spaced
+from pipeline.artefacts.subset import evenly_spaced
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.patch_filter import patch_moments, set_filter
 from pipeline.diffusion.unet import UNet
@@ -25,11 +22,7 @@ def initial_network(description: Description, train: Split, schedule: NoiseSched
     """
     network = build_network(description, seed=seed, num_timesteps=schedule.num_timesteps)
     if network.linear is not None:
-        moments = patch_moments(_batches(evenly_spaced(train, MAX_IMAGES)), description.network.patch_size)
+        batches = map(torch.from_numpy, evenly_spaced(train, MAX_IMAGES).batches(BATCH_SIZE))
+        moments = patch_moments(batches, description.network.patch_size)
         set_filter(network.linear, moments, description.target, schedule)
     return network
-
-
-def _batches(images: Subset) -> Iterator[Tensor]:
-    for start in range(0, len(images), BATCH_SIZE):
-        yield torch.from_numpy(images[start : start + BATCH_SIZE])
