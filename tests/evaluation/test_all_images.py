@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.evaluation.all_images import AllImages, load_all, measure_all, save_all
-from pipeline.evaluation.gaussian_mixture import draw_baseline
 from pipeline.evaluation.choose_extractor import with_classes
+from pipeline.evaluation.gaussian_mixture import draw_baseline
 from tests.small_sets import features_params, write_prepared
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
