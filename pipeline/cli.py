@@ -212,6 +212,13 @@ command(
     describe="Add images to data/raw, record them with DVC, and say what changes.",
 )
 command(
+    DATA, "link", "pipeline.commands.link_data:main",
+    argument("url"), folder("raw"),
+    describe="""List the shards below a URL in data/raw, from where `prepare` reads them, and record the list with DVC.
+
+    URL is of a store or folder, as s3://bucket/prefix, with tar files of a WebDataset or Parquet tables.""",
+)
+command(
     DATA, "compare", "pipeline.commands.compare_data:main",
     argument("before", type=PATH), argument("after", type=PATH), out("data/comparison"),
     describe="""Show in a page how two versions of the data differ.

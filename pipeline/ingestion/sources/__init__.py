@@ -15,6 +15,7 @@ from pipeline.ingestion.sources.archive import SUFFIXES, read_archive
 from pipeline.ingestion.sources.arrays import read_arrays
 from pipeline.ingestion.sources.folder import read_folder
 from pipeline.ingestion.sources.idx import read_idx
+from pipeline.ingestion.sources.linked import LIST, read_linked
 from pipeline.ingestion.sources.parquet import read_parquet, table_files
 from pipeline.ingestion.sources.raw import RawImage, RawSet, RawShard, is_ignored, listed, require_file
 
@@ -72,7 +73,7 @@ def read_raw(folder: Path, kind: Kind, *, labelled: bool, num_classes: int | Non
     """Open the source in `folder`; labels of IDX and arrays must be below `num_classes` unless it is None.
 
     Image files are read as they are packed, whether `kind` is `images` or `archive`: in folders, in a zip or tar, in the tar
-    files of a WebDataset, or in Parquet tables.
+    files of a WebDataset, or in Parquet tables, here or in a store.
 
     Raises:
         FoundryError: the folder holds no source of this kind; also while images are read, if a file ends too early.
@@ -87,6 +88,8 @@ def read_raw(folder: Path, kind: Kind, *, labelled: bool, num_classes: int | Non
             return read_arrays(folder, labelled=labelled, num_classes=num_classes)
         case "images" | "archive" if found in {"idx", "arrays"}:
             raise FoundryError(f"{folder}: found {found}, wanted image files: prepare.source is {kind}, set {found}")
+    if (folder / LIST).exists():
+        return read_linked(folder, labelled=labelled)
     if table_files(folder):
         return read_parquet(folder, labelled=labelled)
     return read_archive(folder, labelled=labelled) if found == "archive" else read_folder(folder, labelled=labelled)

@@ -38,7 +38,6 @@ class Table:
     """Whether classes are whole numbers that nothing in the file names."""
     class_names: tuple[str, ...] | None
     """By label, if the file names them."""
-    split: Split | None
 
 
 def read_parquet(folder: Path, *, labelled: bool) -> RawSet:
@@ -56,11 +55,30 @@ def read_parquet(folder: Path, *, labelled: bool) -> RawSet:
             "images in them or image files: move the others away"
         )
     tables = [_table(path, path.relative_to(folder).as_posix(), labelled=labelled) for path in paths]
-    if len({table.split for table in tables}) == 1:
-        tables = [replace(table, split=None) for table in tables]
     if not all(table.numbers for table in tables):
         tables = [replace(table, numbers=False) for table in tables]
-    return RawSet(tuple(RawShard(partial(_images, table), table.num_rows) for table in tables))
+    splits = splits_of([table.name for table in tables])
+    return RawSet(tuple(RawShard(partial(_images, table, splits[table.name]), table.num_rows) for table in tables))
+
+
+def images_of(path: Path, name: str, split: Split | None, *, labelled: bool) -> Iterator[RawImage]:
+    """Read one table, which is called `name` in the manifest.
+
+    Raises:
+        FoundryError: it is no Parquet table, or has no column of images or, if labelled, of classes.
+    """
+    return _images(_table(path, name, labelled=labelled), split)
+
+
+def splits_of(names: list[str]) -> dict[str, Split | None]:
+    """The split of each table by its name or its folder's; None where they are not of two."""
+    splits = {name: _split_of(name) for name in names}
+    return splits if len(set(splits.values())) > 1 else dict.fromkeys(names)
+
+
+def _split_of(name: str) -> Split | None:
+    *folders, last = name.lower().split("/")
+    return SPLIT_NAMES.get(last.partition("-")[0].partition(".")[0]) or SPLIT_NAMES.get(folders[-1] if folders else "")
 
 
 def table_files(folder: Path) -> list[Path]:
@@ -83,11 +101,9 @@ def _table(path: Path, name: str, *, labelled: bool) -> Table:
             wanted = "a column of image bytes" if image is None else f"a column of classes ({', '.join(LABEL_COLUMNS)})"
             refusal = FoundryError if image is None else NoClassesError
             raise refusal(f"{path}: found the columns {', '.join(schema.names)}, wanted {wanted}")
-        prefix = path.name.lower().partition("-")[0].partition(".")[0]
-        split = SPLIT_NAMES.get(prefix) or SPLIT_NAMES.get(path.parent.name.lower())
         names = _class_names(schema, label)
         numbers = label is not None and names is None and _is_whole(schema.field(label).type)
-        return Table(path, name, file.metadata.num_rows, image, label, numbers, names, split)
+        return Table(path, name, file.metadata.num_rows, image, label, numbers, names)
 
 
 def _image_column(schema: pa.Schema) -> str | None:
@@ -115,20 +131,20 @@ def _class_names(schema: pa.Schema, label: str | None) -> tuple[str, ...] | None
         return None
 
 
-def _images(table: Table) -> Iterator[RawImage]:
+def _images(table: Table, split: Split | None) -> Iterator[RawImage]:
     columns = [table.image, *([table.label] if table.label else [])]
     position = 0
     try:
         with pq.ParquetFile(table.path) as file:
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=columns):
                 for row in batch.to_pylist():
-                    yield _image(table, position, row)
+                    yield _image(table, position, row, split)
                     position += 1
     except (OSError, pa.ArrowException) as error:
         raise FoundryError(f"{table.path}: damaged at row {position} of {table.num_rows}: {error}") from None
 
 
-def _image(table: Table, position: int, row: dict[str, Any]) -> RawImage:
+def _image(table: Table, position: int, row: dict[str, Any], split: Split | None) -> RawImage:
     value = row[table.image]
     content = value["bytes"] if isinstance(value, dict) else value
     label = row[table.label] if table.label else None
@@ -141,7 +157,7 @@ def _image(table: Table, position: int, row: dict[str, Any]) -> RawImage:
         else:
             label, reason = None, f"class {label} is none of the {len(table.class_names)} that the table names"
     known = label if label is None or table.numbers else _text(label)
-    return RawImage(table.name, position, content, len(content or b""), reason=reason, label=known, split=table.split)
+    return RawImage(table.name, position, content, len(content or b""), reason=reason, label=known, split=split)
 
 
 def _is_missing(label: Any) -> bool:

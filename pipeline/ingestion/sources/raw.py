@@ -62,6 +62,8 @@ class RawShard:
     """Reads the images from the first on, as often as it is called."""
     num_images: int | None = None
     """None: not known before all are read."""
+    num_bytes: int = 0
+    """Of its file, where `num_images` is not known."""
     version: str | None = None
     """Names all that the images follow from, where it is known without reading them."""
 

@@ -30,7 +30,12 @@ def is_webdataset(paths: list[Path]) -> bool:
 
 def read_webdataset(paths: list[Path], *, labelled: bool) -> RawSet:
     """Read all shards, sorted by name; one that is damaged raises FoundryError when it is read."""
-    return RawSet(tuple(RawShard(partial(_images, path, labelled=labelled)) for path in paths))
+    return RawSet(
+        tuple(
+            RawShard(partial(images_of, path, path.name, labelled=labelled), num_bytes=path.stat().st_size)
+            for path in paths
+        )
+    )
 
 
 def _key(name: str) -> tuple[str, str]:
@@ -58,20 +63,25 @@ def _image_member(members: dict[str, tarfile.TarInfo]) -> tarfile.TarInfo | None
     return next((each for suffix, each in members.items() if suffix not in {CLASS_SUFFIX, *BESIDE_SUFFIXES}), None)
 
 
-def _images(path: Path, *, labelled: bool) -> Iterator[RawImage]:
+def images_of(path: Path, name: str, *, labelled: bool) -> Iterator[RawImage]:
+    """Read a shard, which is called `name` in the manifest.
+
+    Raises:
+        FoundryError: it is damaged.
+    """
     samples = _samples(path)
     with tarfile.open(path) as archive:
         for members in samples.values():
             member = _image_member(members)
             if member is None:
                 continue
-            name = printable(f"{path.name}/{member.name.removeprefix('./')}")
+            file = printable(f"{name}/{member.name.removeprefix('./')}")
             label = _label(archive, members) if labelled else None
             content = _read(archive, member) if member.size <= MAX_BYTES else None
             reason = "no class beside it (.cls, or label in .json)" if labelled and label is None else None
             if content is None:
                 reason = f"{member.size} bytes, at most {MAX_BYTES} are read"
-            yield RawImage(name, None, content, member.size, reason=reason, label=label)
+            yield RawImage(file, None, content, member.size, reason=reason, label=label)
 
 
 def _label(archive: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> str | None:
