@@ -162,17 +162,17 @@ command(
 )
 command(
     foundry, "schedule", "pipeline.schedule:main", folder("prepared"), out("data/schedule"),
-    describe="Compute the noise schedule, statistics of the data, and sampling times.",
+    describe="Compute the noise schedule, statistics of the images, and timetables for sampling.",
 )
 command(
     foundry, "features", "pipeline.features:main", folder("prepared"), out("data/features"),
-    describe="Make the network whose features measure images, and real-vs-real floors.",
+    describe="Make the feature extractor of the metrics, and measure real images against each other.",
 )
 command(
     foundry, "train", "pipeline.train:main", folder("prepared"), folder("schedule"), folder("ancestor"),
     out("data/model"),
     option("--checkpoint-interval-sec", type=Finite(min=0), default=30.0),
-    describe="Train the network, from its last checkpoint if there is one.",
+    describe="Train the network; continues from the last checkpoint if there is one.",
 )
 command(
     foundry, "distil", "pipeline.distil:main", folder("model"), folder("prepared"), folder("schedule"),
@@ -183,7 +183,7 @@ command(
 command(
     foundry, "evaluate", "pipeline.evaluate:main",
     folder("model"), folder("prepared"), folder("schedule"), folder("features"), out("data/evaluation"),
-    describe="Choose how to sample; measure samples and losses against real images.",
+    describe="Choose sampling settings; compare samples and losses with held-out images.",
 )
 
 command(
@@ -197,11 +197,11 @@ command(
 command(
     DATA, "exclude", "pipeline.commands.exclude_data:main",
     argument("files", nargs=-1, metavar="[FILE]..."),
-    option("--near-duplicates", is_flag=True, help="All but the first of each group of near-duplicates."),
-    option("--quarantined", is_flag=True, help="All files that are quarantined."),
-    option("--undo", is_flag=True, help="Take the files from the list."),
+    option("--near-duplicates", is_flag=True, help="Exclude all but the first of each group of near-duplicates."),
+    option("--quarantined", is_flag=True, help="Exclude all quarantined files."),
+    option("--undo", is_flag=True, help="Remove the files from the list."),
     folder("prepared"), EXCLUDED,
-    describe="""Leave images out of the data: a line each in data/excluded.txt, which is under git.
+    describe="""Exclude images from the data: one line each in data/excluded.txt, which is under git.
 
     FILE is a `source` of the manifest, as the data report shows it, or its path; - reads them from standard input.""",
 )
@@ -221,17 +221,17 @@ command(
 command(
     DATA, "compare", "pipeline.commands.compare_data:main",
     argument("before", type=PATH), argument("after", type=PATH), out("data/comparison"),
-    describe="""Show in a page how two versions of the data differ.
+    describe="""Write a page that shows how two versions of the data differ.
 
     BEFORE and AFTER are prepared folders, or raw data of the kind `prepare.source`, prepared as params.yaml says.""",
 )
 command(
     DATA, "changed", "pipeline.commands.data_changed:main",
     folder("prepared"), folder("features"), folder("evaluation"), out("data/drift"),
-    option("--pull", is_flag=True, help="Get what is not here from DVC's remote."),
-    describe="""Say in a line how data/raw differs from what the last run prepared.
+    option("--pull", is_flag=True, help="Get missing files from DVC's remote."),
+    describe="""Say in one line how data/raw differs from what the last run prepared.
 
-    Exit code 0 whatever it finds: `make retrain` begins with it.""",
+    The exit code is 0 whatever it finds: `make retrain` begins with it.""",
 )
 command(
     DATA, "drift", "pipeline.commands.drift:main",
@@ -240,7 +240,7 @@ command(
     option("--unlabelled", is_flag=True, help="The new images have no classes."),
     folder("prepared"), folder("features"),
     option("--alpha", type=Finite(0, 1, min_open=True, max_open=True), default=0.01, help="Probability of a false alarm."),
-    option("--seed", type=SEED, default=0, help="Of samples and permutations."),
+    option("--seed", type=SEED, default=0, help="Seed of the subsets and permutations."),
     out("data/drift"),
     describe="""Test whether new images or requests are like the training images; exit code 3 if not.
 
@@ -249,13 +249,13 @@ command(
 
 command(
     RUNS, "list", "pipeline.commands.runs:list_runs",
-    option("--limit", type=click.IntRange(1, 1000), default=20, help="Number of pipelines."),
+    option("--limit", type=click.IntRange(1, 1000), default=20, help="Largest number of pipelines."),
     describe="List the newest pipelines with their figures and registered versions.",
 )  # fmt: skip
 command(
     RUNS, "compare", "pipeline.commands.compare_runs:main", argument("runs", nargs=-1, required=True, metavar="RUN RUN..."),
     out("data/comparison"),
-    describe="""Put runs beside each other in a page: samples of the same seeds, params, curves, figures.
+    describe="""Write a page that compares runs: samples of the same seeds, params, curves, metrics.
 
     RUN is the id of an MLflow run or its beginning, the name of an experiment or pipeline, models:/NAME@ALIAS or
     models:/NAME/VERSION.""",
@@ -270,52 +270,52 @@ command(
 )
 command(
     RUNS, "reconcile", "pipeline.commands.runs:reconcile",
-    describe="Log stages that DVC took from its cache, and name lost and foreign runs.",
+    describe="Log stages that DVC took from its cache, and list lost and foreign runs.",
 )
 command(
     RUNS, "sync", "pipeline.commands.runs:sync",
-    describe="Send what waits in .foundry/outbox to the tracking server.",
+    describe="Send the entries of .foundry/outbox to the tracking server.",
 )
 command(
     RUNS, "queue", "pipeline.commands.queue:main",
-    option("--jobs", type=click.IntRange(1, 64), default=1, help="Experiments at a time."),
-    describe="Run the experiments that `dvc exp run --queue` has queued, in the background.",
+    option("--jobs", type=click.IntRange(1, 64), default=1, help="Number of experiments that run at a time."),
+    describe="Run the experiments queued by `dvc exp run --queue`, in the background.",
 )
 command(
     RUNS, "ui", "pipeline.tracking.store:serve",
     option("--host", default="127.0.0.1"), option("--port", type=PORT, default=5000),
-    describe="Compare runs in the browser.",
+    describe="Start the MLflow UI, to compare runs in the browser.",
 )
 
 command(
     MODEL, "register", "pipeline.register:main",
     folder("model"), folder("evaluation"), folder("prepared"), folder("features"), out("data/registration"),
-    option("--again", is_flag=True, help="Judge a registered model anew: params, data or champion have changed."),
-    describe="Register the trained model and decide whether it becomes champion.",
+    option("--again", is_flag=True, help="Decide again on a registered model, after a change of params, data or champion."),
+    describe="Register the trained model and decide whether it becomes the champion.",
 )
 command(
     MODEL, "settle", "pipeline.commands.settle:main", out("data/registration"),
-    describe="""Train both recipes with further seeds while luck leaves the decision open, three trainings a side at most.
+    describe="""Train both recipes with further seeds while the decision is open, at most three trainings of each.
 
-    The champion's are trained in a worktree of its own, .foundry/checkouts/NAME-VERSION.""",
+    Those of the champion run in a git worktree, .foundry/checkouts/NAME-VERSION.""",
 )
 command(
     MODEL, "promote", "pipeline.commands.champion:promote_version", argument("version", type=click.IntRange(min=1)),
-    option("--reason", required=True, metavar="TEXT", help="Kept in the history."),
-    describe="""Make a registered version champion without applying the rules.
+    option("--reason", required=True, metavar="TEXT", help="Reason to record in the history."),
+    describe="""Make a registered version the champion without applying the rules.
 
     VERSION is a number of the registered model `register.model_name`.""",
 )
 command(
     MODEL, "rollback", "pipeline.commands.champion:restore_previous",
-    option("--reason", required=True, metavar="TEXT", help="Kept in the history."),
-    describe="""Make the previous champion champion again.
+    option("--reason", required=True, metavar="TEXT", help="Reason to record in the history."),
+    describe="""Make the previous champion the champion again.
 
-    After a rollback, this goes one champion further back.""",
+    Each further rollback goes one champion further back.""",
 )
 command(
-    MODEL, "history", "pipeline.commands.champion:history", option("--out", type=PATH, metavar="FILE", help="Write JSON lines."),
-    describe="Show who was champion when, and why.",
+    MODEL, "history", "pipeline.commands.champion:history", option("--out", type=PATH, metavar="FILE", help="Write JSON lines to this file."),
+    describe="Show which version was champion when, and why.",
 )
 command(
     MODEL, "trace", "pipeline.commands.trace:main", argument("picture", type=PATH),
@@ -334,47 +334,47 @@ command(
 command(
     MODEL, "package", "pipeline.commands.package:main", option("--model", **OR_CHAMPION),
     option("--resolve", is_flag=True, help="Only check the model and print its folder."),
-    option("--folder", type=PATH, metavar="FOLDER", help="Only copy the checked model to this new folder."),
-    option("--sbom", type=PATH, metavar="FILE", help="Only write the CycloneDX JSON of the service."),
+    option("--folder", type=PATH, metavar="FOLDER", help="Only check the model and copy it to this new folder."),
+    option("--sbom", type=PATH, metavar="FILE", help="Only write the service's SBOM (CycloneDX JSON)."),
     describe="Build a Bento with a model and the service, and print its tag.",
 )
 
 command(
     foundry, "adopt", "pipeline.commands.adopt:main", argument("source", metavar="FOLDER|ARCHIVE|URL"),
-    option("--plan", is_flag=True, help="Only print what would be chosen, why, and what it costs; change nothing."),
-    option("--minutes", type=Finite(min=1), default=15.0, help="For all stages together."),
+    option("--plan", is_flag=True, help="Only print the params that would be chosen, why, and their cost; change nothing."),
+    option("--minutes", type=Finite(min=1), default=15.0, help="Time for all stages together."),
     option("--image-size", type=click.IntRange(4, 512), help="Side in pixels.  [default: the largest that fits into the time]"),
-    option("--name", help="Of the registered model.  [default: the source's]"),
-    describe="Make a champion of any images: look at them, choose all params and say why, run.",
+    option("--name", help="Name of the registered model.  [default: the source's]"),
+    describe="Make a champion from any images: examine them, choose all params and say why, run the pipeline.",
 )
 command(
     foundry, "search", "pipeline.commands.search:main", argument("space", type=PATH, metavar="FILE"),
-    option("--trainings", type=Finite(min=1), default=20.0, help="Budget; a pruned one counts as the share that it ran."),
-    option("--metric", type=click.Choice(SEARCHED_METRICS), default=SEARCHED_METRICS[0], help="Of metrics.json, to be small."),
-    option("--name", help="Of the search and, with a number, of its experiments.  [default: the file's name]"),
+    option("--trainings", type=Finite(min=1), default=20.0, help="Budget; a pruned training counts by the share of it that ran."),
+    option("--metric", type=click.Choice(SEARCHED_METRICS), default=SEARCHED_METRICS[0], help="Metric to minimise."),
+    option("--name", help="Name of the search; its experiments get a number, too.  [default: the file's name]"),
     describe="""Search for better params: each trial is an experiment of DVC, and bad ones are pruned.
 
-    FILE has the params with their ranges and choices (docs/experiments.md). The same command goes on with a search that
-    was stopped. `dvc exp apply` takes the best.""",
+    FILE has the params with their ranges and choices (docs/experiments.md). The same command resumes a search that was
+    stopped. `dvc exp apply` takes over the best trial.""",
 )
 command(
     foundry, "sample", "pipeline.commands.sample:main", option("--model", required=True, **ANY_MODEL),
     option("--num-images", type=click.IntRange(1, 10**9), required=True),
     option("--seed", type=SEED, default=0),
     option("--out", required=True, metavar="PATH|URL", help="samples.npz, grid.png, or a folder for a PNG of each image; of a set a folder or s3://…"),
-    option("--shard-size", type=click.IntRange(1, MOST_IMAGES), help="Draw a set: a resumable .npz of so many images each, with its digest."),
-    option("--verify", is_flag=True, help="Compare a set with its digests, and images of each shard with the same drawn again."),
+    option("--shard-size", type=click.IntRange(1, MOST_IMAGES), help="Draw a set, which can be resumed, as shards of so many images: .npz files with digests."),
+    option("--verify", is_flag=True, help="Check the digests of a set, and draw some images of each shard again."),
     option("--class-label", metavar="N|NAME|none", help="One class.  [default: each class in turn]"),
     option("--sampler", type=click.Choice(SAMPLERS), help="[default: the model's]"),
-    option("--steps", type=click.IntRange(1, MOST_IMAGES), help="Sampling steps.  [default: the model's]"),
-    option("--eta", type=Finite(), default=0.0, help="Noise of ddim, 0 to 1."),
-    option("--guidance-scale", type=Finite(0, 20), help="1 for none.  [default: the model's]"),
-    option("--guidance-interval", type=Finite(), nargs=2, metavar="BEGIN END", help="The part of the steps that is guided, 0 to 1.  [default: all]"),
+    option("--steps", type=click.IntRange(min=1), help="Number of sampling steps.  [default: the model's]"),
+    option("--eta", type=Finite(), default=0.0, help="Noise of ddim: 0 for none, 1 for that of ddpm."),
+    option("--guidance-scale", type=Finite(0, 20), help="Scale of classifier-free guidance; 1 is none.  [default: the model's]"),
+    option("--guidance-interval", type=Finite(), nargs=2, metavar="BEGIN END", help="The part of the steps with guidance, 0 to 1.  [default: all]"),
     describe="""Draw images from a model.
 
     Each image has a seed of its own, which follows from --seed and its number: drawn alone with that seed it is the
-    same. The suffix of --out says what is written. Started several times with the same options, here or on other machines
-    of this kind, the processes draw a set together.""",
+    same. The suffix of --out says what is written. Several processes with the same options, here or on other machines of
+    this kind, share the work of a set.""",
 )
 command(
     foundry, "report", "pipeline.commands.report:main",
@@ -409,65 +409,65 @@ def serve(model: str | None, name: str | None, host: str, port: int) -> None:
 
 
 command(
-    foundry, "drain", "service.drain:main", option("--port", type=PORT, default=3000, help="Of the service."),
+    foundry, "drain", "service.drain:main", option("--port", type=PORT, default=3000, help="Port of the service."),
     describe="Stop a local service from accepting requests and let open ones finish.",
 )
 command(
     foundry, "replay", "service.replay:main", argument("picture", type=PATH),
     option("--model", type=PATH, metavar="FOLDER", help="The model that drew it.  [default: FOUNDRY_MODEL]"),
-    option("--url", help="A running service that shall draw it; FOUNDRY_API_KEY holds a key for it."),
+    option("--url", help="Let the running service at this URL draw it; FOUNDRY_API_KEY holds a key for it."),
     describe="""Draw a picture of the service again and compare every pixel; exit code 3 if one differs.
 
-    With --model it is drawn here, by the code and the FOUNDRY_ variables of the service. FOUNDRY_PASSPORT_KEY holds the
-    key that the passport was signed with, if any.""",
+    With --model it is drawn by this process, with the service's code and FOUNDRY_ variables. FOUNDRY_PASSPORT_KEY holds
+    the key that the passport was signed with, if any.""",
 )
 command(
     foundry, "verify", "pipeline.commands.verify_resume:main", folder("prepared"), folder("schedule"),
     folder("ancestor"),
-    option("--num-images", type=click.IntRange(min=1), default=3200, help="Of each training."),
+    option("--num-images", type=click.IntRange(min=1), default=3200, help="Training images of each run."),
     option("--num-kills", type=click.IntRange(min=0), default=3),
-    option("--seed", type=SEED, help="Of the moments of the kills.  [default: random]"),
+    option("--seed", type=SEED, help="Seed of the moments of the kills.  [default: random]"),
     describe="Train twice, once killed at random moments, and compare every byte.",
 )
 command(
     foundry, "cost", "pipeline.commands.cost:main",
-    describe="Show the memory and the time that the training of params.yaml takes here.",
+    describe="Show how much memory and time a training with params.yaml takes on this machine.",
 )
 command(
     foundry, "doctor", "pipeline.commands.doctor:main",
-    describe="""Look at this installation, and say what is wrong and what to type.
+    describe="""Check this installation, and say what is wrong and what to type.
 
-    Python, packages, device, memory, disk, git, clock, stages, remote, tracking store and ports; changes nothing. Exit
-    code 3 if something is wrong.""",
+    Checks Python, packages, device, memory, disk, git, clock, stages, remote, tracking store and ports; changes nothing.
+    Exit code 3 if something is wrong.""",
 )
 command(
     foundry, "gc", "pipeline.commands.gc:main",
-    option("--apply", is_flag=True, help="Delete what can go; without it only the table is printed."),
-    describe="""Show what takes how much disk, and what of it nothing needs.
+    option("--apply", is_flag=True, help="Delete what is not needed; without it only the table is printed."),
+    describe="""Show what takes disk space, and how much of it is not needed.
 
     What a commit, branch, tag, experiment, registered version or running process needs is never deleted.""",
 )
 command(
     foundry, "set", "pipeline.commands.set_params:main", argument("changes", nargs=-1, metavar="[KEY=VALUE]..."),
     option("--start-from", metavar="champion|URI", help="Let trainings begin with a registered model's weights."),
-    describe="""Change params.yaml, or refuse and leave it: `train.seed=1 evaluate.seed=2`.
+    describe="""Change params.yaml: `train.seed=1 evaluate.seed=2`. If a value is invalid, nothing changes.
 
     With --start-from the model is resolved to its digest now, and kept in data/ancestor; URI is models:/NAME@ALIAS or
-    models:/NAME/VERSION. `ancestor.digest=null` ends it.""",
+    models:/NAME/VERSION. `ancestor.digest=null` lets trainings start from random weights again.""",
 )
 command(
     foundry, "summary", "pipeline.commands.summary:main", folder("evaluation"), folder("registration"),
-    describe="Show the results of the last pipeline and where they are.",
+    describe="Show the results of the last pipeline run and where they are.",
 )
 command(
     foundry, "remotes-check", "pipeline.commands.check_remotes:main",
-    describe="""Check that the tracking server and the DVC remote would keep a champion.
+    describe="""Check that the tracking server and the DVC remote can store a champion.
 
     DVC_REMOTE, if set, becomes the default remote of this checkout.""",
 )
 command(
     foundry, "gpu-check", "pipeline.commands.gpu_check:main",
-    describe="Measure training and sampling on a CUDA device, and check what should be equal to the bit.",
+    describe="Measure training and sampling on a CUDA device, and check what should be bit-identical.",
 )
 command(
     foundry, "plots-template", "pipeline.commands.plots_template:write_template", out(metavar="FILE"), hidden=True,
