@@ -9,17 +9,21 @@
 #   docker build --target packed --build-context model="$MODEL" -t diffusion-foundry:VERSION .
 #
 # TORCH says which build of torch is wanted: cpu, or for a card the CUDA version of its driver, such as cu130. The
-# wheels bring CUDA themselves, so the base image stays the same.
+# wheels bring CUDA themselves, so the base image stays the same. Empty: the build that uv's configuration offers.
 ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim-bookworm AS build
 ARG TORCH=cpu
-ENV UV_TORCH_BACKEND=${TORCH}
 RUN pip install --no-cache-dir --disable-pip-version-check uv==0.13.9
 WORKDIR /build
 COPY pyproject.toml constraints.txt ./
 RUN python -m venv --without-pip /opt/venv
-RUN uv pip install --no-cache --compile-bytecode --python /opt/venv/bin/python -r pyproject.toml --extra serve -c constraints.txt
+RUN uv pip install --no-cache --python /opt/venv/bin/python ${TORCH:+--torch-backend ${TORCH}} \
+    -r pyproject.toml --extra serve -c constraints.txt
+# Only programs in C++ need torch's headers, only torch.compile imports sympy, and nothing runs torch's own tests: 240 MB.
+RUN rm -rf /opt/venv/lib/python*/site-packages/torch/include /opt/venv/lib/python*/site-packages/torch/test \
+    /opt/venv/lib/python*/site-packages/torch/bin/test_* /opt/venv/lib/python*/site-packages/torch/bin/protoc*
+RUN uv pip uninstall --python /opt/venv/bin/python sympy networkx mpmath
 
 FROM python:${PYTHON}-slim-bookworm AS base
 RUN useradd --uid 10001 --create-home foundry
@@ -29,8 +33,11 @@ COPY service/ service/
 COPY pipeline/__init__.py pipeline/__main__.py pipeline/cli.py pipeline/device.py pipeline/environment.py pipeline/errors.py pipeline/
 COPY pipeline/artefacts/ pipeline/artefacts/
 COPY pipeline/diffusion/ pipeline/diffusion/
-ENV PATH=/opt/venv/bin:${PATH} \
-    PYTHONDONTWRITEBYTECODE=1 \
+ENV PATH=/opt/venv/bin:${PATH}
+# Python keeps the bytecode of what the service imports, and of nothing else.
+RUN BENTOML_HOME=/tmp/bentoml python -c "import service.serve, service.drain, service.replay, service.app, _bentoml_impl.worker.service" \
+    && rm -rf /tmp/bentoml
+ENV PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     BENTOML_DO_NOT_TRACK=True \
     OTEL_SDK_DISABLED=true \
