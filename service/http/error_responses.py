@@ -66,7 +66,7 @@ def _text(field: str, finding: Any) -> str:
     if field == "class_label":
         # A union: each of its types has a finding, and these would contradict each other.
         return "should be the name of a class, its index, or null"
-    if field == "seed" and finding["type"] == "greater_than_equal":
+    if field == "seed" and finding["type"] in {"greater_than_equal", "less_than"}:
         return "should be 0 … 2^63 - 1; leave it out, or send null, for a random one"
     return str(finding["msg"])
 

@@ -53,7 +53,7 @@ async def read_json(request: Request, settings: Settings) -> Any:
     """The value of a request's JSON body.
 
     Raises:
-        UnsupportedMediaTypeError: the Content-Type is not application/json.
+        UnsupportedMediaTypeError: the Content-Type is not application/json, or the body is compressed.
         BodyTooLargeError: the body has more than `max_body_bytes`.
         SlowBodyError: it is not complete after `body_sec`.
         ClientGoneError: the client disconnected before its end.
@@ -62,6 +62,8 @@ async def read_json(request: Request, settings: Settings) -> Any:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaTypeError(f"Content-Type: should be application/json (got {media_type or 'none'})")
+    if coding := request.headers.get("content-encoding", "").strip().lower().replace("identity", ""):
+        raise UnsupportedMediaTypeError(f"Content-Encoding: should be none (got {coding})")
     try:
         async with asyncio.timeout(settings.body_sec):
             body = await _read(request, settings.max_body_bytes)

@@ -19,6 +19,7 @@ from service.errors import MethodNotAllowedError, NotFoundError, ServiceError, T
 from service.http.api import paths
 from service.http.authentication import PUBLIC_PATHS, owner_of
 from service.http.refusals import refuse
+from service.http.schemas import MAX_TRACE_ID
 from service.runtime import Runtime
 
 log = logging.getLogger("foundry.http")
@@ -27,7 +28,6 @@ BENTOML_PATHS = ("/schema.json", "/livez", "/readyz", "/healthz")
 """The paths that BentoML answers itself."""
 OWN_HEADERS = ("x-request-id", "x-job-id", "x-seeds", "x-model-digest", "x-repro-id", "x-should-retry", "retry-after")
 """Headers that pages of other origins may read."""
-MAX_TRACE_ID = 256
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -128,6 +128,8 @@ class _Response:
             headers = MutableHeaders(scope=message)
             headers["x-request-id"] = self.request_id
             headers["x-content-type-options"] = "nosniff"
+            # A cache may keep a 404 unasked, and with it that a request is unknown that has begun since.
+            headers.setdefault("cache-control", "no-store")
             if self.traceparent:
                 headers["traceparent"] = self.traceparent
             if message["status"] in (429, 503) and "x-should-retry" not in headers:

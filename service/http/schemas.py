@@ -7,8 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pipeline.diffusion.samplers import Sampler
 from service.engine.request import Determinism, Request, Status
 
-REQUEST_ID = r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}"
-RequestId = Annotated[str, Field(pattern=f"^{REQUEST_ID}$")]
+MAX_TRACE_ID = 256
+RequestId = Annotated[str, Field(pattern=rf"^[ -~]{{1,{MAX_TRACE_ID}}}$")]
+"""The request's own id, or an X-Request-ID as it is returned: whatever a client or proxy sent, as far as it is printable."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.adoption.intake import take_in
-from pipeline.commands.adopt import PLACE, adopt, require_replaceable
+from pipeline.commands.adopt import PLACE, adopt, looked_at, require_replaceable
 from pipeline.errors import FoundryError
 from pipeline.ingestion.exclusions import read_exclusions
 from pipeline.params import load_params
@@ -111,3 +111,10 @@ def test_images_become_a_registered_model(tmp_path: Path, digits_file: Path) -> 
     assert re.search(r"^registered: digits version 1 .*; decision: (accept|undecided)$", said, re.MULTILINE)
     params = load_params(project.folder / "params.yaml")
     assert (params.register_.model_name, params.prepare.source, params.prepare.image_size) == ("digits", "arrays", 8)
+
+
+def test_an_error_names_the_file_that_was_given_and_not_its_copy(tmp_path: Path) -> None:
+    source = str(tmp_path / "set.npz")
+    np.savez(source, images=np.zeros((4, 3, 8, 8), np.uint8))
+    with pytest.raises(FoundryError, match=f"^{re.escape(source)}: images are uint8 "):
+        looked_at(source, take_in(source, tmp_path / "copy"), ())

@@ -39,6 +39,24 @@ def test_an_odd_request_id_is_returned_and_never_refused(server: Server, given: 
     assert response.json()["id"] != returned
 
 
+def test_an_odd_request_id_is_found_and_cancelled_by(server: Server) -> None:
+    given = "mesh/1 a;b"
+    own = server.post(steps=1, headers={"x-request-id": given}).json()["id"]
+    assert server.get("/v1/images/status", id=given).json()["id"] == own
+    assert server.post("/v1/images/cancel", id=given).json()["status"] == "completed"
+
+
+def test_no_answer_may_come_from_a_cache(server: Server) -> None:
+    answers = [server.get("/v1/queue"), server.get("/v1/images/status", id="unknown"), server.get("/readyz")]
+    assert [answer.headers["cache-control"] for answer in answers] == ["no-store"] * 3
+
+
+def test_a_compressed_body_is_refused_by_its_header(server: Server) -> None:
+    refused = server.post(steps=1, headers={"content-encoding": "gzip"})
+    assert (refused.status_code, error_of(refused)) == (415, "unsupported_media_type")
+    assert refused.json()["error"]["message"] == "Content-Encoding: should be none (got gzip)"
+
+
 def test_an_empty_request_id_is_replaced(server: Server) -> None:
     response = server.post(steps=1, headers={"x-request-id": ""})
     assert len(response.headers["x-request-id"]) == 32
