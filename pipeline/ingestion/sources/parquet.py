@@ -48,7 +48,7 @@ def read_parquet(folder: Path, *, labelled: bool) -> RawSet:
             files beside the tables.
     """
     paths = table_files(folder)
-    images = [path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and not is_ignored(path.name)]
+    images = [path for path in _visible(folder, "*") if path.suffix.lower() in IMAGE_SUFFIXES]
     if images:
         raise FoundryError(
             f"{folder}: found {paths[0].name} and {len(images)} image files, such as {images[0].name}; wanted tables with the "
@@ -83,7 +83,12 @@ def _split_of(name: str) -> Split | None:
 
 def table_files(folder: Path) -> list[Path]:
     """The tables below `folder`, sorted by path; other programs write folders with this suffix, with the tables in them."""
-    paths = sorted(path for path in folder.rglob(f"*{SUFFIX}") if not path.is_dir())
+    return [path for path in _visible(folder, f"*{SUFFIX}") if not path.is_dir()]
+
+
+def _visible(folder: Path, pattern: str) -> list[Path]:
+    """What is below `folder`, also in its folders, and not ignored."""
+    paths = sorted(folder.rglob(pattern))
     return [path for path in paths if not any(is_ignored(part) for part in path.relative_to(folder).parts)]
 
 

@@ -252,6 +252,7 @@ def test_parquet_of_hugging_face_is_read_with_names_and_splits(tmp_path: Path, k
 def test_parquet_is_read_from_folders_called_so_and_not_from_hidden_ones(tmp_path: Path) -> None:
     table(tmp_path / "set.parquet/part-0.parquet", None, image=[b"1"], label=[7])
     table(tmp_path / ".cache/part-0.parquet", None, other=[1])
+    write(tmp_path / ".cache/1.png")
     assert labels(read(tmp_path, "images")) == {"set.parquet/part-0.parquet": 7}
 
 
