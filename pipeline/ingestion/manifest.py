@@ -97,11 +97,13 @@ def _excluded(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
 
 def _classes(rows: pd.DataFrame, class_names: Sequence[str] | None) -> tuple[str, ...] | None:
     """Fill in `label` from `class_name` or the reverse, and return the names by label."""
-    if rows["label"].notna().any():
+    if rows["label"].notna().any() and rows["class_name"].isna().all():
         values = sorted(rows["label"].dropna().unique())
         names = dict(enumerate(class_names)) if class_names else {int(value): str(value) for value in values}
         rows["class_name"] = rows["label"].map(names).astype("str")
     else:
+        # Tables of one set may have numbers in one file and names in another.
+        rows["class_name"] = rows["class_name"].fillna(rows["label"].astype("str"))
         names = dict(enumerate(sorted(rows["class_name"].dropna().unique())))
     labels = {name: label for label, name in enumerate(names.values())}
     rows["label"] = rows["class_name"].map(labels).astype("Int64")

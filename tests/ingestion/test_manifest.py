@@ -49,6 +49,14 @@ def test_labels_without_names_are_renumbered_and_named_by_their_number() -> None
     assert table["label"].tolist() == [1, 0, 1]
 
 
+def test_numbers_in_one_table_and_names_in_another_are_all_names() -> None:
+    rows = [row("a", label=7), row("b", class_name="cat"), row("c", state="quarantined")]
+    table, names = manifest(*rows)
+    assert names == ("7", "cat")
+    assert table["label"].tolist()[:2] == [0, 1]
+    assert table[["label", "class_name"]].isna().all(axis=1).tolist() == [False, False, True]
+
+
 def test_without_classes_labels_and_names_are_null() -> None:
     table, names = manifest(row("1"), row("2"))
     assert names is None

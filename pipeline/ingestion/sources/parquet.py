@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -55,8 +55,6 @@ def read_parquet(folder: Path, *, labelled: bool) -> RawSet:
             "images in them or image files: move the others away"
         )
     tables = [_table(path, path.relative_to(folder).as_posix(), labelled=labelled) for path in paths]
-    if not all(table.numbers for table in tables):
-        tables = [replace(table, numbers=False) for table in tables]
     splits = splits_of([table.name for table in tables])
     return RawSet(tuple(RawShard(partial(_images, table, splits[table.name]), table.num_rows) for table in tables))
 

@@ -270,11 +270,11 @@ def test_classes_in_parquet_may_be_of_any_type_and_missing(tmp_path: Path, label
     assert [image.reason for image in images] == [None, None, "no class in the table"]
 
 
-def test_numbers_are_text_where_another_table_has_names(tmp_path: Path) -> None:
+def test_numbers_that_the_tables_names_do_not_cover_are_no_classes(tmp_path: Path) -> None:
     table(tmp_path / "a.parquet", ["cat", "dog"], image=[b"1", b"2", b"3"], label=[1, 2, -1])
     table(tmp_path / "b.parquet", None, image=[b"4"], label=[1])
     images = read(tmp_path, "images")
-    assert [image.label for image in images] == ["dog", None, None, "1"]
+    assert [image.label for image in images] == ["dog", None, None, 1]
     assert [image.reason for image in images] == [
         None, "class 2 is none of the 2 that the table names", "class -1 is none of the 2 that the table names", None,
     ]  # fmt: skip
