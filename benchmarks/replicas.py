@@ -5,7 +5,8 @@
 Each replica has a core of its own with one thread for the network, and a client sends each request to the replica with the
 fewest open ones, as nginx does (`deploy/nginx.conf.template`). Requests of 10, 25 or 50 steps for 1 to 4 images arrive at
 exponential intervals. The simulation gets the same arrivals. It also gets what a tick takes by its rows, and a request
-besides its ticks, as requests showed just before that had a replica for themselves while the other replica drew the same.
+besides its ticks, as requests showed just before that had a replica for themselves while the other replica drew the same;
+ticks are then scaled to the mean that the replicas themselves counted under the load, which HTTP and other programs slow down.
 
 A load of 1 is the throughput of full batches. The client and HTTP share the replicas' cores.
 """
@@ -59,6 +60,32 @@ class Costs:
         row_steps = mean(STEPS) * mean(IMAGES)
         return load * num_replicas / (row_steps * self.tick_sec[ROWS] / ROWS)
 
+    def scaled_to(self, ticks: "Ticks") -> "Costs":
+        """Return these costs, whose ticks take what they took in `ticks` at the mean of their rows."""
+        sizes, seconds = list(self.tick_sec), list(self.tick_sec.values())
+        scale = ticks.seconds / ticks.number / float(np.interp(ticks.rows / ticks.number, sizes, seconds))
+        return Costs({size: scale * each for size, each in self.tick_sec.items()}, self.outside_sec)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticks:
+    """What replicas have counted since they started, all together."""
+
+    number: float
+    rows: float
+    """With padding."""
+    seconds: float
+
+    @classmethod
+    async def counted(cls, replicas: Sequence[Target]) -> "Ticks":
+        """Ask the replicas."""
+        names = ("unet_forwards_total", "row_steps_total", "tick_seconds_sum")
+        return cls(*[sum([await replica.metric(name) for replica in replicas]) for name in names])
+
+    def since(self, before: "Ticks") -> "Ticks":
+        """Return what came after `before`."""
+        return Ticks(self.number - before.number, self.rows - before.rows, self.seconds - before.seconds)
+
 
 @dataclass(eq=False)
 class LeastConnections:
@@ -108,10 +135,13 @@ async def measure(
         result: dict[str, Any] = {"seed": seed, "seconds": seconds, **asdict(costs), "blocks": []}
         for load in loads:
             rate = costs.requests_per_sec(load, len(replicas))
+            before = await Ticks.counted(replicas)
             answers, _ = await open_loop(LeastConnections(deque(replicas)), rate, seconds, seed)
+            ticks = (await Ticks.counted(replicas)).since(before)
             log_progress(f"load {load}: {len(answers)} requests")
-            simulated = simulate(answers, costs, len(replicas))
-            result["blocks"].append({"load": load, "answers": answers, "simulated_sec": simulated})
+            simulated = simulate(answers, costs.scaled_to(ticks), len(replicas))
+            counted = {"answers": answers, "simulated_sec": simulated, "ticks": asdict(ticks)}
+            result["blocks"].append({"load": load, **counted})
     return result
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 import time
 from dataclasses import dataclass
 from statistics import median
@@ -75,8 +76,13 @@ class Target:
         """Number of model calls so far."""
         if self.determinism is None:
             return int((await self.client.post(f"{self.url}/forwards", json={})).text)
+        return int(await self.metric("unet_forwards_total"))
+
+    async def metric(self, name: str) -> float:
+        """The sum of the service's samples with this name, after the prefix, whatever their labels."""
         lines = (await self.client.get(f"{self.url}/metrics")).text.splitlines()
-        return int(float(next(line for line in lines if line.startswith("foundry_unet_forwards_total")).split()[1]))
+        found = [line for line in lines if re.match(rf"foundry_{name}[ {{]", line)]
+        return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
 
 async def isolated(target: Target, times: int) -> dict[str, float]:

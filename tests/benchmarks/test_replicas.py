@@ -1,6 +1,6 @@
 import pytest
 
-from benchmarks.replicas import FEW, MANY, Costs, report, simulate
+from benchmarks.replicas import FEW, MANY, Costs, Ticks, report, simulate
 from benchmarks.traffic import Answer, Kind
 
 COSTS = Costs(tick_sec={1: 0.01, 8: 0.02}, outside_sec={1: 0.005})
@@ -21,6 +21,14 @@ def test_a_load_of_1_is_the_throughput_of_full_batches() -> None:
     # 8 rows in 20 ms are 400 row-steps/s; a request has 85 / 3 steps for 2.5 images.
     assert COSTS.requests_per_sec(1.0, 1) == pytest.approx(400 / (85 / 3 * 2.5))
     assert COSTS.requests_per_sec(0.5, 2) == pytest.approx(COSTS.requests_per_sec(1.0, 1))
+
+
+def test_ticks_are_scaled_to_what_they_took_under_load_at_the_mean_of_their_rows() -> None:
+    # At 4.5 rows, half way from 1 to 8, they should have taken 15 ms.
+    scaled = COSTS.scaled_to(Ticks(number=100, rows=450, seconds=3.0))
+    assert scaled.tick_sec == pytest.approx({1: 0.02, 8: 0.04})
+    assert scaled.outside_sec == COSTS.outside_sec
+    assert Ticks(3, 20, 0.5).since(Ticks(1, 8, 0.2)) == Ticks(2, 12, pytest.approx(0.3))
 
 
 def test_a_simulated_request_takes_its_ticks_and_what_is_outside_of_them() -> None:
