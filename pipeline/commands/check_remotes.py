@@ -15,7 +15,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 
 from pipeline.errors import FoundryError
 from pipeline.provenance.dvc import dvc
-from pipeline.tracking import store
+from pipeline.tracking import experiment, store
 
 DATABASES = ("postgresql", "mysql", "mssql")
 SERVERS = ("http://", "https://", "databricks", *DATABASES)
@@ -78,7 +78,7 @@ def location_problems(location: str, root: str) -> Iterator[str]:
     scheme = urlsplit(location).scheme
     if scheme in {"", "file"} and not root:
         yield (
-            f"MLFLOW_TRACKING_URI: the artefacts of experiment {store.EXPERIMENT} go to {location} on this machine; "
+            f"MLFLOW_TRACKING_URI: the artefacts of experiment {experiment.NAME} go to {location} on this machine; "
             "`mlflow server --artifacts-destination s3://…` takes those of new experiments"
         )
     elif scheme == "s3" and find_spec("boto3") is None:

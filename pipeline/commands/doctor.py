@@ -134,7 +134,9 @@ def disk() -> Iterator[Finding]:
     """A run writes data/ anew, and DVC keeps what was there before."""
     wanted = sum(path.stat().st_size for path in DATA.rglob("*") if path.is_file() and RAW not in path.parents)
     usage = shutil.disk_usage(main_worktree())
-    text = f"{usage.free / GIB:.1f} of {usage.total / GIB:.0f} GiB are free; a run writes about {wanted / GIB:.1f} GiB"
+    text = f"{usage.free / GIB:.1f} of {usage.total / GIB:.0f} GiB are free"
+    if wanted:
+        text += f"; a run writes about {max(wanted / GIB, 0.1):.1f} GiB"
     if usage.free < wanted + GIB:
         yield Finding("WRONG", f"{text}: `foundry gc` shows what can go")
     else:

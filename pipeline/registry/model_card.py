@@ -3,6 +3,7 @@
 After Mitchell et al. 2019, "Model Cards for Model Reporting". The same files give the same card.
 """
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,18 @@ def _escaped(text: str) -> str:
     return "".join(f"\\{sign}" if sign in "\\`*_[]<>|#" else sign for sign in " ".join(text.split()))
 
 
-def shortened(card: str, limit: int) -> str:
-    """The card, or as many of its lines as fit into `limit` characters with a line that says where the rest is."""
-    if len(card) <= limit:
-        return card
-    return card[: limit - len(THE_REST)].rpartition("\n")[0] + THE_REST
+def description(card: str, picture: str = "", commands: str = "") -> str:
+    """The card as MLflow shows it: a picture below its title, commands at the end, in at most MAX_DESCRIPTION characters.
+
+    MLflow's pages break lines where Markdown does not, so each paragraph is one line.
+    """
+    title, _, text = re.sub(r"(?<=\S)\n(?=[\w`*(])", " ", card).partition("\n\n")
+    room = MAX_DESCRIPTION - len(f"{title}\n\n{picture}\n\n\n{commands}")
+    return "\n\n".join(filter(None, (title, picture, f"{shortened(text, room)}\n{commands}")))
+
+
+def shortened(text: str, limit: int) -> str:
+    """The text, or as many of its lines as fit into `limit` characters with a line that says where the rest is."""
+    if len(text) <= limit:
+        return text
+    return text[: limit - len(THE_REST)].rpartition("\n")[0] + THE_REST

@@ -4,6 +4,7 @@ A version is created in steps, of which the tag `registered_at` is the last. If 
 what a killed registration leaves has no such tag and is removed by the next.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,11 +17,10 @@ from pipeline.provenance import lineage
 from pipeline.provenance.dvc import LOCK
 from pipeline.provenance.git import worktree
 from pipeline.provenance.process import ProcessId
-from pipeline.registry import history
+from pipeline.registry import history, model_card
 from pipeline.registry.aliases import Aliases
 from pipeline.registry.comparison import LoadedModel
 from pipeline.registry.logged_model import link_to_runs, log_figures, save_logged_model
-from pipeline.registry.model_card import MAX_DESCRIPTION, shortened
 from pipeline.registry.promotion import Decision
 from pipeline.registry.rule import Outcome
 from pipeline.registry.versions import COMPLETE_TAG
@@ -35,6 +35,7 @@ from pipeline.tracking.tags import (
     SOURCE_TAG,
     STAGE_TAG,
     TRAINING_RUN_TAG,
+    VERSIONS_TAG,
     WORKTREE_TAG,
 )
 
@@ -42,6 +43,8 @@ LOGGED_MODEL = "models:/"
 """Prefix of a version's source; the id of its logged model follows."""
 THUMBNAIL = "samples.png"
 """The artefact of a registration's run that the version's description shows."""
+ABOUT = """Models that draw images. `foundry serve` serves the version with the alias *champion*; `foundry model history` says which
+version was champion when, and why."""
 COMMANDS = """## Commands
 
     foundry runs restore {uri}   # its code, params, data and model, in a folder of their own
@@ -145,7 +148,7 @@ class Registry:
                 with suppress(Exception):
                     self._undo(logged.model_id)
                 raise
-            self._describe(version, run_id, candidate, card)
+            self._describe(version, logged.model_id, run_id, candidate, card)
             link_to_runs(self._client, logged.model_id, candidate.trained_digest)
             self._complete(version)
             self._name_run(run_id, version, decision)
@@ -159,25 +162,28 @@ class Registry:
             ChampionChangedError: the champion is no longer the one that was decided against.
         """
         source = str(self._client.get_model_version(self.name, version).source)
+        model_id = source.removeprefix(LOGGED_MODEL)
         with self._run(self._training_run(candidate.trained_digest)) as run_id:
             self._log_evidence(run_id, candidate, decision, card)
-            log_figures(self._client, run_id, source.removeprefix(LOGGED_MODEL), candidate.metrics)
+            log_figures(self._client, run_id, model_id, candidate.metrics)
             self.aliases.record(decision.decision, version, decision.champion, decision.why)
             for key, value in _verdict(decision).items():
                 self._client.set_model_version_tag(self.name, version, key, value)
-            self._describe(version, run_id, candidate, card)
+            self._describe(version, model_id, run_id, candidate, card)
             self._name_run(run_id, version, decision)
 
     def _name_run(self, run_id: str, version: str, decision: Decision) -> None:
         self._client.set_tag(run_id, NAME_TAG, f"{self.name} version {version}: {decision.decision}")
         self._client.set_tag(run_id, NOTE_TAG, decision.why)
 
-    def _describe(self, version: str, run_id: str, candidate: Candidate, card: str) -> None:
-        """Show the card with the version, a thumbnail of its samples above it and commands below."""
-        picture = f"![]({pictures.address(run_id, THUMBNAIL)})\n\n" if candidate.samples else ""
-        commands = COMMANDS.format(uri=f"models:/{self.name}/{version}")
-        shown = shortened(card, MAX_DESCRIPTION - len(picture) - len(commands) - 1)
-        self._client.update_model_version(self.name, version, description=f"{picture}{shown}\n{commands}")
+    def _describe(self, version: str, model_id: str, run_id: str, candidate: Candidate, card: str) -> None:
+        """Show the card with the version and its logged model, with a thumbnail of its samples and commands."""
+        picture = f"![]({pictures.address(run_id, THUMBNAIL)})" if candidate.samples else ""
+        description = model_card.description(card, picture, COMMANDS.format(uri=f"models:/{self.name}/{version}"))
+        self._client.update_model_version(self.name, version, description=description)
+        # A tracking server names the version with its logged model by itself, a local database does not.
+        named = json.dumps([{"name": self.name, "version": version}])
+        self._client.set_logged_model_tags(model_id, {NOTE_TAG: description, VERSIONS_TAG: named})
 
     def _log_evidence(self, run_id: str, candidate: Candidate, decision: Decision, card: str) -> None:
         self._client.log_dict(run_id, decision.document(), "decision.json")
@@ -198,7 +204,7 @@ class Registry:
         self, model_id: str, run_id: str, tags: Mapping[str, str], decision: Decision, card: str
     ) -> str:
         try:
-            self._client.create_registered_model(self.name)
+            self._client.create_registered_model(self.name, description=ABOUT)
         except store.mlflow().exceptions.MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -208,7 +214,7 @@ class Registry:
             f"{LOGGED_MODEL}{model_id}",
             run_id,
             tags={**tags, **record},
-            description=shortened(card, MAX_DESCRIPTION),
+            description=model_card.description(card),
             # A server refuses a source that names a logged model without it.
             model_id=model_id,
         )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import shorten
 from typing import Any
 
 from pipeline.evaluation.results import METRICS, TABLE, read_results
@@ -15,6 +16,8 @@ from pipeline.tracking.tags import DATA_TAG, EXTRACTOR_TAG, RECIPE_TAG
 
 SEEDS = {"train/grid": "train.seed", "distil/grid": "train.seed", "evaluate/grid": "evaluate.seed"}
 """By the key of pictures: the param that their seeds follow from."""
+MAX_NAME = 32
+"""Characters of a run's name above its column, picture and curve."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +26,8 @@ class RunSummary:
 
     run_id: str
     """MLflow's id of the pipeline."""
+    title: str
+    """Its whole name."""
     model: ModelSummary
     pictures: Mapping[str, Mapping[int, Path]]
     """By key of SEEDS and step."""
@@ -45,13 +50,14 @@ def summarize_run(past: PastRuns, run: Any) -> RunSummary:
     pipeline = past.parent(run) or run
     makers = past.makers(pipeline)
     trained, evaluated = makers.get("train"), makers.get("evaluate")
-    run_id, facts = pipeline.info.run_id, evaluated.data.tags if evaluated else {}
+    run_id, title = pipeline.info.run_id, pipeline.info.run_name
+    facts = evaluated.data.tags if evaluated else {}
 
     def rows(name: str) -> list[dict[Any, Any]]:
         return csv_rows(past.file(evaluated, name)) if evaluated else []
 
     model = ModelSummary(
-        name=f"{pipeline.info.run_name} ({run_id[:7]})",
+        name=f"{shorten(title, MAX_NAME, placeholder=' …')} ({run_id[:7]})",
         metrics=_metrics(past, evaluated) if evaluated else {},
         params=pipeline.data.params,
         loss=past.curve(trained, "train/loss") if trained else [],
@@ -63,6 +69,7 @@ def summarize_run(past: PastRuns, run: Any) -> RunSummary:
     found = {key: past.pictures(stage, key) for key, stage in stages.items() if stage}
     return RunSummary(
         run_id=run_id,
+        title=title,
         model=model,
         pictures={key: pictures for key, pictures in found.items() if pictures},
         recipe=facts.get(RECIPE_TAG),

@@ -122,7 +122,7 @@ class StageRun:
         if not self._has_pictures:
             self._has_pictures = True
             tags = {SOURCE_TAG: pictures.SOURCE, **pictures.SHOWN_TAG}
-            name = f"pictures of {titles.run_name()}"
+            name = titles.pictures_name(titles.run_name())
             self._open_run(self._pictures, name, parent=self._parent, params={}, tags=tags)
 
     def _open_run(self, run: str, name: str, *, params: Mapping[str, Any], **content: Any) -> None:

@@ -14,9 +14,8 @@ from typing import Any
 from pipeline.artefacts.files import locked
 from pipeline.errors import FoundryError
 from pipeline.provenance.git import main_worktree
-from pipeline.tracking.tags import NOTE_TAG
+from pipeline.tracking import experiment
 
-EXPERIMENT = "diffusion-foundry"
 ARTIFACTS = "mlartifacts"
 """Folder beside a local database."""
 ARTIFACT_ROOT = "MLFLOW_DEFAULT_ARTIFACT_ROOT"
@@ -29,18 +28,6 @@ PLACES = (
     ("model_versions", "storage_location"),
 )
 """The columns in which MLflow keeps absolute places of artefacts."""
-ABOUT = """Each run is one pipeline: its name says what is new, and its stages are the runs below it. The run
-*pictures of …* below it has the samples, with a slider over the training, in its tab *Model metrics*.
-
-| to | type |
-|---|---|
-| put runs beside each other: samples, curves, figures with intervals | `foundry runs compare RUN RUN …` |
-| get code, params, data and model of a run again | `foundry runs restore RUN` |
-| list runs with their figures and registered versions | `foundry runs list` |
-| log the stages that DVC took from its cache | `foundry runs reconcile` |
-"""
-EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development", NOTE_TAG: ABOUT}
-"""The kind for which MLflow shows its pages of model training, by default those for language models; and a description."""
 CONNECTION_FAILED = re.compile(r"Max retries exceeded .*[\"'][^:]*: (.+)[\"']\)+$")
 """The reason at the end of what MLflow passes on of the layers below it."""
 RETRIED_STATUS = {401, 403, 408, 429}
@@ -187,15 +174,15 @@ def first_line(error: Exception) -> str:
 
 def experiment_id(client: Any) -> str:
     """The id of the experiment that holds all runs of this project, created if it is missing."""
-    found = client.get_experiment_by_name(EXPERIMENT)
+    found = client.get_experiment_by_name(experiment.NAME)
     if found is None:
         try:
             return str(
-                client.create_experiment(EXPERIMENT, artifact_location=_artifact_location(), tags=EXPERIMENT_TAGS)
+                client.create_experiment(experiment.NAME, artifact_location=_artifact_location(), tags=experiment.TAGS)
             )
         except mlflow().exceptions.MlflowException:
             # Another stage may have been quicker.
-            found = client.get_experiment_by_name(EXPERIMENT)
+            found = client.get_experiment_by_name(experiment.NAME)
             if found is None:
                 raise
     if found.lifecycle_stage == "deleted":
@@ -220,10 +207,10 @@ def serve(host: str, port: int) -> None:
     """Become the MLflow server of a local store, until it is stopped; for a remote store, only print its address."""
     uri = tracking_uri()
     client = connect()
-    experiment = experiment_id(client)
-    for key, value in EXPERIMENT_TAGS.items():
-        client.set_experiment_tag(experiment, key, value)
-    page = f"#/experiments/{experiment}/runs?compareRunsMode=CHART&workflowType=machine_learning"
+    id_ = experiment_id(client)
+    for key, value in experiment.TAGS.items():
+        client.set_experiment_tag(id_, key, value)
+    page = experiment.page(id_)
     if uri.startswith(("http:", "https:")):
         sys.stderr.write(f"{uri}/{page}\n")
         return
@@ -260,7 +247,7 @@ def _beside(database: Path) -> str:
 
 def _follow_artefacts(database: Path) -> None:
     """Replace the place of artefacts in a database that has been moved or copied."""
-    query = f"SELECT artifact_location FROM experiments WHERE name = '{EXPERIMENT}'"  # noqa: S608  # a constant
+    query = f"SELECT artifact_location FROM experiments WHERE name = '{experiment.NAME}'"  # noqa: S608  # a constant
     new = _beside(database)
     with closing(sqlite3.connect(database)) as connection:
         [old] = connection.execute(query).fetchone() or [new]

@@ -6,6 +6,8 @@ from pipeline.provenance import lineage
 from pipeline.provenance.git import commit_line, git_line, short_commit
 
 MAX_LENGTH = 80
+MAX_PICTURES_LENGTH = 22
+"""MLflow makes the picture of a card as wide as the name of its run above it, and cuts off what the card has no room for."""
 MODEL_NAME = "register.model_name"
 COMMANDS = """Its code, params, data and model again, in a folder of their own:
 
@@ -23,7 +25,12 @@ def run_name() -> str:
     if len(name) > MAX_LENGTH and (model := (changed := lineage.changed_params()).get(MODEL_NAME)):
         # The params of other images, as `foundry adopt` chooses them.
         return f"{model}, {len(changed)} params changed"
-    return name if len(name) <= MAX_LENGTH else f"{name[: MAX_LENGTH - 1]}…"
+    return _cut(name, MAX_LENGTH)
+
+
+def pictures_name(run_name: str) -> str:
+    """The name of the run with a pipeline's pictures."""
+    return _cut(f"pictures of {run_name}", MAX_PICTURES_LENGTH)
 
 
 def note(*, is_dirty: bool) -> str:
@@ -47,6 +54,10 @@ def description(text: str, run_id: str, picture: str | None) -> str:
     """
     parts = [f"![]({picture})" if picture else "", text, COMMANDS.format(run=run_id)]
     return "\n\n".join(filter(None, parts))
+
+
+def _cut(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 1].rstrip()}…"
 
 
 def _changes() -> str:

@@ -94,6 +94,16 @@ def test_a_page_has_what_differs_and_one_row_for_trainings_that_differ_in_their_
     assert len(page) < 3_000_000
 
 
+def test_a_long_name_is_whole_at_the_top_and_short_above_columns_pictures_and_curves(three: dict[str, str]) -> None:
+    name = "A commit that says in a whole sentence what is new in its training"
+    other = run_pipeline(name, "r3", {"seed": 0, "learning_rate": 0.03}, kid=0.3)
+    foundry("runs", "compare", "first", other)
+    page = Path("data/comparison/runs.html").read_text()
+    assert three
+    assert page.count(name) == 1
+    assert f"A commit that says in a whole … ({other[:7]})" in page
+
+
 def test_a_page_loads_nothing(three: dict[str, str]) -> None:
     foundry("runs", "compare", *three, "--out", "out")
     page = Path("out/runs.html").read_text()
@@ -133,6 +143,10 @@ def test_the_slider_shows_the_samples_of_a_step_and_the_box_their_difference(thr
         # Both drew the same noise, so that nothing is left of it.
         stack = training.locator(".stack").nth(1)
         (Path("shot.png")).write_bytes(stack.screenshot())
+        page.set_viewport_size({"width": 390, "height": 844})
+        assert page.evaluate("document.documentElement.scrollWidth") == 390
+        # A word of a run's name fits into a line.
+        assert min(page.locator("th, td").evaluate_all("cells => cells.map(each => each.clientWidth)")) > 100
         browser.close()
     # Without the edge, which has something of the page.
     assert np.asarray(Image.open("shot.png").convert("L"))[2:-2, 2:-2].max() <= 2

@@ -9,7 +9,7 @@ from pipeline.artefacts.model import DataSpec, Description
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.evaluation.figures import FIGURES
-from pipeline.registry.model_card import THE_REST, model_card, shortened
+from pipeline.registry.model_card import MAX_DESCRIPTION, THE_REST, description, model_card, shortened
 from pipeline.registry.promotion import Decision
 from pipeline.registry.rule import Rule
 from tests.small_sets import BETTER_THAN_BASELINES, PARAMS
@@ -121,6 +121,14 @@ def test_the_card_of_a_student_names_its_teacher_and_says_whose_losses_it_shows(
     assert "with guidance 1.2 it draws in 20 steps" in text
     assert "Bits/dim and errors on held-out images are those of the model that this one was distilled from." in text
     assert "distilled" not in card()
+
+
+def test_a_paragraph_is_one_line_for_mlflow_and_tables_and_lists_stay_as_they_are() -> None:
+    written = "# Title\n\nA paragraph of\ntwo `lines`\n(or three).\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n- one\n- two\n"
+    shown = description(written, "![](picture)", "## Commands\n\n    foundry serve\n")
+    assert shown.split("\n\n")[:3] == ["# Title", "![](picture)", "A paragraph of two `lines` (or three)."]
+    assert "| a | b |\n|---|---|\n| 1 | 2 |\n\n- one\n- two\n\n## Commands\n\n    foundry serve\n" in shown
+    assert len(description(written * 200, "![](picture)", "## Commands")) <= MAX_DESCRIPTION
 
 
 @given(st.lists(st.text(alphabet="ab |", max_size=80), max_size=60), st.integers(200, 3000))

@@ -91,9 +91,11 @@ def test_the_first_model_is_champion_with_its_evidence() -> None:
     card = Path("registration/MODEL_CARD.md").read_text()
     assert card.startswith("# Model card: tiny")
     description = versions()["1"].description
-    assert card in description
+    title, _, text = description.partition("\n\n")
+    picture, _, text = text.partition("\n\n")
+    assert f"{title}\n\n{text}".split()[: len(card.split())] == card.split()
     assert "foundry runs restore models:/tiny/1 " in description
-    thumbnail = requests.get(f"{store.tracking_uri()}/{description.removeprefix('![](').partition(')')[0]}", timeout=60)
+    thumbnail = requests.get(f"{store.tracking_uri()}/{picture.removeprefix('![](').removesuffix(')')}", timeout=60)
     assert Image.open(io.BytesIO(thumbnail.content)).size == (256, 128)
     rules = decision()["rules"]
     assert [(rule["name"], rule["passed"], rule["leaves_open"]) for rule in rules] == [
@@ -132,6 +134,10 @@ def test_a_first_model_that_is_not_known_to_beat_the_baselines_waits_for_a_perso
     promote(NAME, "1", "good enough to try")
     assert Registry(NAME).aliases.champion() == "1"
     assert [entry["event"] for entry in Registry(NAME).aliases.history()] == ["undecided", "promote"]
+    # What `foundry serve` and a Bento say of it.
+    origin = resolve(f"models:/{NAME}@champion").origin
+    assert origin["decision"] == "undecided"
+    assert re.fullmatch(r"by .+: good enough to try", origin["promoted_why"])
 
 
 @pytest.mark.usefixtures("tracking_server")
@@ -283,7 +289,11 @@ def test_a_model_that_was_not_promoted_is_judged_again_when_asked_and_both_decis
     assert (decision()["decision"], decision()["version"]) == ("accept", "2")
     assert sorted(versions()) == ["1", "2"]
     assert versions()["2"].tags["decision"] == "accept"
-    assert Path("registration/MODEL_CARD.md").read_text() in versions()["2"].description
+    card = Path("registration/MODEL_CARD.md").read_text()
+    assert (
+        card.partition("\n\n")[2].split()
+        == versions()["2"].description.partition("\n\n")[2].partition("## Commands")[0].split()
+    )
     assert Registry(NAME).aliases.current() == {"champion": "2", "previous": "1"}
     history = Registry(NAME).aliases.history()
     assert [(entry["event"], entry["version"], entry["champion_before"]) for entry in history] == [
@@ -391,6 +401,8 @@ def test_a_versions_run_has_what_mlflow_compares_and_leads_to_the_run_that_train
     assert registration.data.metrics[promotion.KID] == 0.1
     assert registration.info.status == "FINISHED"
     [logged] = client.search_logged_models([store.experiment_id(client)])
+    assert json.loads(logged.tags["mlflow.modelVersions"]) == [{"name": NAME, "version": "1"}]
+    assert logged.tags["mlflow.note.content"] == versions()["1"].description
     assert {(figure.dataset_name, figure.dataset_digest) for figure in logged.metrics} == {("prepared", "d1g3st")}
     pipeline = client.get_run(training.data.tags["mlflow.parentRunId"])
     assert [[each.model_id for each in run.outputs.model_outputs] for run in (training, pipeline)] == 2 * [

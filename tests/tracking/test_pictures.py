@@ -24,9 +24,11 @@ COLOURS = {0: (200, 0, 0), 640: (0, 200, 0), 1280: (0, 0, 200)}
 
 
 @pytest.fixture
-def address(tracking_store: Path, root: Path) -> Iterator[str]:
+def address(tracking_store: Path, root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Of the page with the pictures of a training that drew three, on a server that `foundry runs ui` starts."""
     assert tracking_store.exists()
+    # Above a picture MLflow shows its run's name on one line, however long.
+    monkeypatch.setenv("DVC_EXP_NAME", "wide-network-with-attention-in-all-of-its-levels-and-twice-as-many-channels")
     with runs.stage_run("train", params={"train": {"seed": 0}}) as run:
         for step, colour in COLOURS.items():
             Image.new("RGB", (300, 200), colour).save("grid.png")
@@ -76,3 +78,21 @@ def test_the_slider_of_a_card_shows_the_picture_of_each_step(address: str) -> No
             page.wait_for_function("image => image.complete && image.naturalWidth", arg=picture.element_handle())
             # The pictures of the cards are thumbnails in WebP, which loses a little.
             assert shown(picture) == pytest.approx(colour, abs=8)
+            assert is_within_its_card(picture)
+
+
+def is_within_its_card(picture: Any) -> bool:
+    """Whether no element that hides what is beyond it hides a part of the picture."""
+    return bool(
+        picture.evaluate(
+            """image => {
+                const inner = image.getBoundingClientRect();
+                for (let each = image.parentElement; each; each = each.parentElement) {
+                    const outer = each.getBoundingClientRect();
+                    const clips = getComputedStyle(each).overflowX !== "visible" && getComputedStyle(each).display !== "contents";
+                    if (clips && (inner.right > outer.right + 1 || inner.left < outer.left - 1)) return false;
+                }
+                return true;
+            }"""
+        )
+    )

@@ -41,7 +41,9 @@ def parent_of(run: Any) -> Any:
 
 
 def pictures_below(pipeline: Any) -> list[Any]:
-    return [run for run in stored_runs(f"pictures of {pipeline.info.run_name}") if parent_of(run).info == pipeline.info]
+    return [
+        run for run in stored_runs(titles.pictures_name(pipeline.info.run_name)) if parent_of(run).info == pipeline.info
+    ]
 
 
 def files(run: Any, folder: str | None = None) -> list[str]:
@@ -317,7 +319,7 @@ def test_a_pipeline_is_named_by_the_params_that_differ_from_the_commits_and_note
 @pytest.mark.usefixtures("tracking_server")
 def test_the_page_of_the_runs_is_that_of_model_training(capsys: pytest.CaptureFixture[str]) -> None:
     store.serve("127.0.0.1", 5000)
-    assert capsys.readouterr().err.endswith("compareRunsMode=CHART&workflowType=machine_learning\n")
+    assert capsys.readouterr().err.endswith("viewStateShareKey=pipelines&workflowType=machine_learning\n")
     client = store.connect()
     tags = client.get_experiment(store.experiment_id(client)).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"

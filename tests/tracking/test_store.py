@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.artefacts.model import model_digest
 from pipeline.registry.versions import download
-from pipeline.tracking import runs, store
+from pipeline.tracking import experiment, runs, store
 from pipeline.tracking.store import StoreError
 from tests.command_line import foundry
 
@@ -74,7 +74,7 @@ def test_artefacts_that_a_person_has_put_elsewhere_stay_there(
     workspace: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     chosen = tmp_path_factory.mktemp("chosen").as_uri()
-    store.connect().create_experiment(store.EXPERIMENT, artifact_location=chosen)
+    store.connect().create_experiment(experiment.NAME, artifact_location=chosen)
     client = store.connect()
     assert client.get_experiment(store.experiment_id(client)).artifact_location == chosen
     assert workspace.exists()
