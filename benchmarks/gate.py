@@ -31,7 +31,15 @@ from pipeline.evaluation.paired_kid import Difference, kid_difference
 from pipeline.params import RegisterParams
 from pipeline.registry import promotion
 from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
-from pipeline.registry.luck import MAX_TRAININGS, PRIOR, Evaluation, KidDifference, Spread, judge, learn
+from pipeline.registry.kid_difference import (
+    MAX_TRAININGS,
+    PRIOR,
+    KidDifference,
+    PastEvaluation,
+    SeedSpread,
+    compare_recipes,
+    estimate_spread,
+)
 from pipeline.registry.rule import Outcome, Rule, outcome_of
 from pipeline.registry.work import Work
 
@@ -121,7 +129,7 @@ class Gate:
             case, ours[0], theirs[0], kid, self.params.model_copy(update={"smallest_improvement": 0.0})
         )
 
-    def after(self, case: Case, ours: Sequence[int], theirs: Sequence[int], spread: Spread) -> Outcome:
+    def after(self, case: Case, ours: Sequence[int], theirs: Sequence[int], spread: SeedSpread) -> Outcome:
         """By images and seeds, after each training a side until it is promoted or refused."""
         outcome: Outcome = "undecided"
         for count in range(1, len(ours) + 1):
@@ -133,7 +141,7 @@ class Gate:
             }
             kids = [self._result(case.champion, seed).figures["kid"] for seed in theirs[:count]]
             outcome = self._outcome(
-                case, ours[count - 1], theirs[0], judge(pairs, kids, spread, self.params), self.params
+                case, ours[count - 1], theirs[0], compare_recipes(pairs, kids, spread, self.params), self.params
             )
             if outcome != "undecided":
                 break
@@ -154,7 +162,7 @@ class Gate:
 
     def refusing(self, case: Case, ours: int, theirs: int) -> list[str]:
         """The rules of classes and copies that refuse one training beside another."""
-        kid = judge(
+        kid = compare_recipes(
             {("", ""): self.comparisons.difference((case.challenger, ours), (case.champion, theirs))},
             [1.0],
             PRIOR,
@@ -189,10 +197,10 @@ class Gate:
     def _result(self, arm: Arm, seed: int) -> Result:
         return self.comparisons.pool.result(arm, seed)
 
-    def history(self, seeds: Sequence[int]) -> Spread:
+    def history(self, seeds: Sequence[int]) -> SeedSpread:
         """The spread that the gate learns from these trainings of `base`."""
         figures = [self._result(BASE, seed).figures for seed in seeds]
-        return learn(Evaluation("base", each["kid"], each["kid_standard_error"]) for each in figures)
+        return estimate_spread(PastEvaluation("base", each["kid"], each["kid_standard_error"]) for each in figures)
 
 
 def model_result(result: Result) -> ModelResult:

@@ -30,7 +30,7 @@ from pipeline.registry.comparison import Champion, LoadedModel, OtherTrainings, 
 from pipeline.registry.comparison_result import ComparisonResult
 from pipeline.registry.evaluation_setup import EvaluationSetup
 from pipeline.registry.history import NOBODY
-from pipeline.registry.luck import MAX_TRAININGS, Evaluation, learn
+from pipeline.registry.kid_difference import MAX_TRAININGS, PastEvaluation, estimate_spread
 from pipeline.registry.model_card import model_card
 from pipeline.registry.promotion import Decision
 from pipeline.registry.registry import Candidate, Registry
@@ -135,7 +135,7 @@ def other_trainings(registry: Registry, candidate: Candidate, champion: str | No
             return OtherTrainings(is_one_recipe=theirs is not None)
         ours = registry.trainings(candidate.recipe, besides=candidate.model.digest) if candidate.recipe else []
         siblings = [each for each in registry.trainings(theirs, besides="") if each != champion] if theirs else []
-        spread = learn(past_evaluations())
+        spread = estimate_spread(past_evaluations())
     models = [[_loaded(registry, each) for each in versions[: MAX_TRAININGS - 1]] for versions in (ours, siblings)]
     return OtherTrainings(challengers=models[0], champions=models[1], num_challengers=len(ours), spread=spread)
 
@@ -145,11 +145,11 @@ def _loaded(registry: Registry, version: str) -> LoadedModel:
     return LoadedModel(folder=folder, model=load_model(folder))
 
 
-def past_evaluations() -> list[Evaluation]:
+def past_evaluations() -> list[PastEvaluation]:
     """The last evaluation of each model that the tracking store knows the recipe of."""
     error = f"{promotion.KID}_standard_error"
     return [
-        Evaluation(
+        PastEvaluation(
             recipe=f"{run.data.tags[RECIPE_TAG]} {run.data.tags.get(EXTRACTOR_TAG)}",
             kid=run.data.metrics[promotion.KID],
             standard_error=run.data.metrics[error],

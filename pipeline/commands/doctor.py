@@ -1,4 +1,4 @@
-"""`foundry doctor`: looks at this installation, and says in a line each what is here, what is wrong and what to type.
+"""`foundry doctor`: checks this installation, and prints a line for each finding: its state, what it is, what to type.
 
 It changes nothing: no store is made or migrated, and nothing is fetched.
 """
@@ -37,29 +37,29 @@ DATA, RAW = Path("data"), Path("data/raw")
 PORTS = {3000: "serve", 5000: "ui"}
 GIB = 1 << 30
 CLOCK_TOLERANCE_SEC = 60.0
-"""Clocks of two machines that are both right differ by less."""
+"""The clocks of two correctly set machines differ by less."""
 MOST_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What one look has found."""
+    """One result of a check."""
 
     state: Literal["ok", "note", "WRONG"]
-    """`note`: nothing is wrong, but somebody who looks for a reason may want to know."""
+    """`note`: nothing is wrong, but it may explain a surprise."""
     text: str
     """If something is wrong, it ends with what to type."""
 
 
 def main() -> None:
-    """Print the findings as they come.
+    """Run all checks and print their findings as they come.
 
     Raises:
         CheckFailedError: something is wrong.
     """
     wrong = []
-    for subject, look in LOOKS.items():
-        for finding in findings(look):
+    for subject, check in CHECKS.items():
+        for finding in findings(check):
             sys.stdout.write(f"{finding.state:6}{subject:9}{finding.text}\n")
             sys.stdout.flush()
             wrong += [subject] if finding.state == "WRONG" else []
@@ -67,10 +67,10 @@ def main() -> None:
         raise CheckFailedError(f"foundry doctor: wrong: {', '.join(dict.fromkeys(wrong))}")
 
 
-def findings(look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """What a look finds; an error that ends it is a finding too."""
+def findings(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """The findings of a check; an error that ends it is a finding too."""
     try:
-        yield from look()
+        yield from check()
     except FoundryError as error:
         yield from (Finding("WRONG", line) for line in str(error).splitlines())
 
@@ -244,7 +244,7 @@ def _installed(name: str) -> str | None:
         return None
 
 
-LOOKS: dict[str, Callable[[], Iterator[Finding]]] = {
+CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "python": python,
     "packages": packages,
     "device": device,

@@ -17,7 +17,7 @@ from pipeline.evaluation.paired_kid import kid_difference
 from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
 from pipeline.registry.evaluation_process import EvaluationProcess
 from pipeline.registry.evaluation_setup import EvaluationSetup
-from pipeline.registry.luck import PRIOR, KidDifference, Spread, judge
+from pipeline.registry.kid_difference import PRIOR, KidDifference, SeedSpread, compare_recipes
 from pipeline.registry.promotion import margin
 from pipeline.registry.work import Ratio, work_of
 
@@ -66,7 +66,7 @@ class OtherTrainings:
     """How many of the challenger's recipe the registry has, of which the newest are compared."""
     is_one_recipe: bool = False
     """Challenger and champion differ in nothing but their seed."""
-    spread: Spread = PRIOR
+    spread: SeedSpread = PRIOR
     """Of KID over seeds."""
 
 
@@ -141,7 +141,7 @@ def _measure(name: str, models: Sequence[LoadedModel], setup: EvaluationSetup, o
 
 
 def _kid_difference(
-    ours: Mapping[str, Path], theirs: Mapping[str, Path], setup: EvaluationSetup, spread: Spread
+    ours: Mapping[str, Path], theirs: Mapping[str, Path], setup: EvaluationSetup, spread: SeedSpread
 ) -> KidDifference:
     """Compare each training of one recipe with each of the other, by the features of their samples."""
     reference, params = load_tensors(setup.features / REFERENCE)["held_out"], setup.params.register_
@@ -157,7 +157,7 @@ def _kid_difference(
     )
     pairs = {(one, other): compare_images(features[0][one], features[1][other]) for one in ours for other in theirs}
     kids = [read_document(folder / "figures.json")["kid"] for folder in theirs.values()]
-    return judge(pairs, kids, spread, params)
+    return compare_recipes(pairs, kids, spread, params)
 
 
 def as_document(comparison: ComparisonResult, setup: EvaluationSetup) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.registry.luck import KidDifference
+from pipeline.registry.kid_difference import KidDifference
 from pipeline.registry.work import Ratio, Work
 
 

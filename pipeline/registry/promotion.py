@@ -11,7 +11,7 @@ from pipeline.evaluation.verdict import LEAST_LEVELS, against_baselines
 from pipeline.params import RegisterParams
 from pipeline.registry.budgets import costs, gain_of
 from pipeline.registry.comparison_result import ComparisonResult, ModelResult
-from pipeline.registry.luck import MAX_TRAININGS, KidDifference
+from pipeline.registry.kid_difference import MAX_TRAININGS, KidDifference
 from pipeline.registry.rule import Outcome, Rule
 
 KID = "evaluate/kid"

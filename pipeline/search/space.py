@@ -33,7 +33,7 @@ from pipeline.errors import FoundryError
 from pipeline.params import ParamsError, Section, parse_params
 
 SECTIONS = ("schedule", "train", "ancestor", "distil")
-"""What makes a model. The others prepare or measure images, and figures of trainings that differ in them have different rulers."""
+"""The sections that make a model. The others prepare or measure images: figures of trainings that differ in them cannot be compared."""
 DIGITS = 4
 """Significant digits of a value between the ends of a range: what people type, and no search tells more of them apart."""
 NUM_MIXTURES = 300

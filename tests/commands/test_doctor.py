@@ -31,7 +31,7 @@ def project(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def found(subject: str) -> list[Finding]:
-    return list(findings(doctor.LOOKS[subject]))
+    return list(findings(doctor.CHECKS[subject]))
 
 
 def wrong(subject: str) -> str:
@@ -48,7 +48,7 @@ def test_of_a_sound_installation_nothing_is_called_wrong(project: Project, capsy
     foundry("doctor")
     lines = capsys.readouterr().out.splitlines()
     assert list(dict.fromkeys(line[6:15].strip() for line in lines)) == [
-        subject for subject in doctor.LOOKS if subject != "packages"
+        subject for subject in doctor.CHECKS if subject != "packages"
     ], "constraints.txt is not here"
     assert not [line for line in lines if line.startswith("WRONG")]
     assert "ok    stages   all are up to date" in lines

@@ -12,7 +12,7 @@ from pipeline.evaluation.paired_kid import Difference
 from pipeline.params import load_params
 from pipeline.registry.comparison import ratio
 from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
-from pipeline.registry.luck import KidDifference
+from pipeline.registry.kid_difference import KidDifference
 from pipeline.registry.promotion import KID, Decision, first_rules, margin, rules, second_judge, unlike_rules
 from pipeline.registry.rule import Rule, outcome_of
 from pipeline.registry.work import Ratio, Work

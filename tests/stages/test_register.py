@@ -261,7 +261,7 @@ def test_trainings_of_one_recipe_are_judged_together_and_none_replaces_another(s
 
 
 @pytest.mark.usefixtures("tracking_server")
-def test_the_history_of_runs_has_each_model_once_with_its_recipe_and_ruler() -> None:
+def test_the_history_of_runs_has_each_model_once_with_its_recipe_and_extractor() -> None:
     for model, recipe, extractor, kid in (
         ("a", "r", "e", 1.0), ("b", "r", "e", 1.5), ("b", "r", "e", 1.25), ("c", "r", "f", 9.0), ("d", None, "e", 7.0),
     ):  # fmt: skip

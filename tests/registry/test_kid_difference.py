@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.paired_kid import Difference
-from pipeline.registry.luck import MAX_TRAININGS, PRIOR, SHARES, Evaluation, KidDifference, Spread, judge, learn
+from pipeline.registry.kid_difference import (
+    MAX_TRAININGS,
+    PRIOR,
+    SHARES,
+    KidDifference,
+    PastEvaluation,
+    SeedSpread,
+    compare_recipes,
+    estimate_spread,
+)
 from tests.small_sets import PARAMS
 
 RATES = PARAMS.register_
@@ -15,45 +24,47 @@ IMAGES = 0.02
 """Standard error by the draw of images, as a share of the champion's KID of 1."""
 
 
-def evaluations(recipe: str, *kids: float, error: float = 0.001) -> list[Evaluation]:
-    return [Evaluation(recipe, kid, error) for kid in kids]
+def evaluations(recipe: str, *kids: float, error: float = 0.001) -> list[PastEvaluation]:
+    return [PastEvaluation(recipe, kid, error) for kid in kids]
 
 
 def test_without_history_the_spread_is_what_was_measured_elsewhere() -> None:
-    assert learn([]) == PRIOR
-    assert learn(evaluations("a", 1.0) + evaluations("b", 2.0)) == PRIOR
+    assert estimate_spread([]) == PRIOR
+    assert estimate_spread(evaluations("a", 1.0) + evaluations("b", 2.0)) == PRIOR
 
 
 def test_a_long_history_outweighs_it() -> None:
     random = np.random.default_rng(0)
     for truth in (0.03, 0.3):
-        found = learn([each for i in range(100) for each in evaluations(str(i), *(1 + truth * random.normal(size=3)))])
+        found = estimate_spread(
+            [each for i in range(100) for each in evaluations(str(i), *(1 + truth * random.normal(size=3)))]
+        )
         assert found.relative == pytest.approx(truth, rel=0.15)
         assert found.degrees == PRIOR.degrees + 200
 
 
 def test_two_trainings_move_it_by_their_degree_of_freedom() -> None:
     # (4 * 0.1^2 + 2 * 0.2^2) / 5, since 0.8 and 1.2 are 0.2 from their mean.
-    found = learn(evaluations("a", 0.8, 1.2))
-    assert found == Spread(pytest.approx(math.sqrt((4 * 0.01 + 0.08) / 5)), 5)
+    found = estimate_spread(evaluations("a", 0.8, 1.2))
+    assert found == SeedSpread(pytest.approx(math.sqrt((4 * 0.01 + 0.08) / 5)), 5)
 
 
 def test_models_as_near_to_real_images_as_chance_allows_say_nothing_about_seeds() -> None:
-    assert learn(evaluations("a", 0.0001, 0.0015)) == PRIOR
+    assert estimate_spread(evaluations("a", 0.0001, 0.0015)) == PRIOR
 
 
-def decide(ours: list[float], theirs: list[float], spread: Spread = PRIOR, seeds: int = 0) -> KidDifference:
+def decide(ours: list[float], theirs: list[float], spread: SeedSpread = PRIOR, seeds: int = 0) -> KidDifference:
     """By the true KIDs of trainings with the seeds 0, 1, … and `seeds`, `seeds` + 1, …"""
     pairs = {
         (str(i), str(j + seeds)): Difference(value=one - other, low=0, high=0, standard_error=IMAGES)
         for i, one in enumerate(ours)
         for j, other in enumerate(theirs)
     }
-    return judge(pairs, theirs, spread, RATES)
+    return compare_recipes(pairs, theirs, spread, RATES)
 
 
 def test_one_training_a_side_has_the_closed_form() -> None:
-    found = decide([0.5], [1.0], Spread(0.1, 1e9))
+    found = decide([0.5], [1.0], SeedSpread(0.1, 1e9))
     error, level = math.hypot(IMAGES, 0.1 * math.sqrt(2)), RATES.max_false_promotion * SHARES[0]
     # The normal's quantiles of 0.995 and 0.8.
     assert found.level == pytest.approx(level) == pytest.approx(0.005)
