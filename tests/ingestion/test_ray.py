@@ -89,8 +89,9 @@ def test_a_damaged_shard_is_named_as_without_ray(tmp_path: Path, prepare_params:
     for number in range(2):
         write_tar(tmp_path / "raw" / f"{number}.tar", range(10))
     (tmp_path / "raw" / "1.tar").write_bytes(b"no archive")
-    with pytest.raises(FoundryError, match=r"^\S*1\.tar: not a readable archive: [^\n]*$"):
+    with pytest.raises(FoundryError, match=r"^\S*1\.tar: not a readable archive: ") as raised:
         prepare(tmp_path / "raw", tmp_path / "out", prepare_params(source="archive"))
+    assert "Traceback" not in str(raised.value)
 
 
 @pytest.mark.long
