@@ -47,7 +47,7 @@ BASE, FIFTEEN, BETTER, TWICE = Arm("base", 3200), Arm("fifteen", 3584), Arm("bet
 NUM_RESAMPLES = 500
 """A quarter of the gate's: the ends of an interval are then known to a tenth of its width."""
 CONFIDENCE = 0.95
-"""Of the interval by which the gate decided that knew the luck of the images alone."""
+"""Confidence level of the former gate, which knew only the variance of the images."""
 NUM_HISTORY = 10
 KID_RULES = {"kid_is_lower", "kid_is_not_worse", "few_trainings"}
 OTHER_RULES = {"class_balance", "classes_are_shown", "near_copies", "shifted_near_copies"}
@@ -112,7 +112,7 @@ class Gate:
     params: RegisterParams
 
     def before(self, case: Case, ours: Sequence[int], theirs: Sequence[int]) -> Outcome:
-        """By the interval of the images alone, of one training a side."""
+        """The outcome of the former gate: the interval of the images alone, one training on each side."""
         found = self.comparisons.difference((case.challenger, ours[0]), (case.champion, theirs[0]))
         kid = KidDifference(
             value=found.value,
@@ -130,7 +130,7 @@ class Gate:
         )
 
     def after(self, case: Case, ours: Sequence[int], theirs: Sequence[int], spread: SeedSpread) -> Outcome:
-        """By images and seeds, after each training a side until it is promoted or refused."""
+        """The outcome with the variance of images and seeds, after each training on each side until it is decided."""
         outcome: Outcome = "undecided"
         for count in range(1, len(ours) + 1):
             # The last judgement is by pairs of one seed alone.
@@ -150,7 +150,7 @@ class Gate:
     def outcomes(
         self, case: Case, ours: Sequence[int], theirs: Sequence[int], history: Sequence[int]
     ) -> dict[str, Outcome]:
-        """By each gate, with so much history and so many trainings a side."""
+        """The outcomes of each gate, by history and number of trainings on each side."""
         known = self.history(history)
         return {
             "images": self.before(case, ours, theirs),

@@ -47,7 +47,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "train": {"batch_size": 64, "network": {"patch_size": 1, "widths": [16, 32], "num_blocks": 1, "attention": False, "dropout": 0.0}},
     "evaluate": {"num_samples": 1000, "tuning_rows": 0, "guidance_scales": [1.0]},
 }  # fmt: skip
-"""Of params.yaml: a set that trains in seconds; one guidance scale, since tuning it costs more than the training."""
+"""Changes of params.yaml: a set that trains in seconds; one guidance scale, since tuning it costs more than the training."""
 
 
 @dataclass(frozen=True, slots=True)

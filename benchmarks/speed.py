@@ -29,7 +29,7 @@ from service.engine.onnx import OnnxDenoiser
 
 NUM_DRAWN, NUM_STEPS, GUIDANCE = 64, 5, 1.2
 ROWS = 8
-"""As the service has by default."""
+"""The service's default."""
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from pipeline.artefacts.model import Model
 from pipeline.params import Params
 
 NUM_OLD, NUM_ALL = 10, 11
-"""Of so many images the first were there when the champion was trained."""
+"""Of every NUM_ALL images the champion was trained on the first NUM_OLD."""
 SCRATCH, CHAMPION = "random weights", "the champion itself"
 BEGUN: Mapping[str, tuple[float, float]] = {
     f"{share:.0%} of the length, learning rates x {ratio:g}": (share, ratio)

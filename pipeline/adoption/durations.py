@@ -20,14 +20,14 @@ from pipeline.params import EvaluateParams, Params
 from pipeline.training.cost import FORWARD_SHARE, Cost, distillation_seconds
 
 START_SEC = 6.0
-"""Of a stage: its start, its run in MLflow, what DVC writes."""
+"""Overhead of a stage: its start, its run in MLflow, what DVC writes."""
 CLASSIFIER_SEC_PER_IMAGE = 3e-4
 SCHEDULE_SEC_PER_DIM = 4e-3
 NUM_BACKGROUNDS = 2
-"""On which images with alpha are judged."""
+"""Images with alpha are compared on white and on black."""
 REGISTER_SEC = 20.0
 NUM_SCALES = 6
-"""Of guidance that are tried in an interval before the distance rises, rather too many than too few."""
+"""Guidance scales tried in an interval before the distance rises; rather an overestimate."""
 NUM_FOR_PACE = 32
 """Images by which the extractor is timed."""
 

@@ -6,7 +6,7 @@ from typing import Any
 from pipeline.adoption.choices import Choice
 
 MOST_SHARE = 0.2
-"""Of the time, that the evaluation may take before it is shortened."""
+"""Share of the time that the evaluation may take before it is shortened."""
 THOROUGH: dict[str, Any] = {
     "guidance_scales": [1.0, 1.1, 1.2, 1.3, 1.5, 1.75, 2.0, 2.5, 3.0, 4.0],
     "guidance_intervals": [[0.0, 1.0], [0.5, 0.9]],

@@ -31,7 +31,7 @@ class Intake:
 
     folder: Path
     name: str
-    """Of the source, without suffixes."""
+    """Name of the source without suffixes."""
     num_links: int
     """Links that were replaced by a copy of their target."""
     left_out: tuple[str, ...]

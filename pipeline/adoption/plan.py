@@ -46,7 +46,7 @@ class Wish:
 
 
 class TrainingPace(Protocol):
-    """As `pipeline.training.cost.estimate`."""
+    """Has the signature of `pipeline.training.cost.estimate`."""
 
     def __call__(
         self, params: TrainParams, distil: DistilParams, *, image_size: ImageSize, channels: int, num_classes: int
@@ -59,7 +59,7 @@ class Pace:
 
     training: TrainingPace
     sec_per_feature: Callable[[ImageSize], float]
-    """As `pipeline.adoption.durations.seconds_per_feature`."""
+    """Has the signature of `pipeline.adoption.durations.seconds_per_feature`."""
     memory_mib: float
     """That is free."""
 
@@ -71,7 +71,7 @@ class Plan:
     choices: tuple[Choice, ...]
     params: Params
     seconds: dict[str, float]
-    """By stage."""
+    """Seconds by stage."""
     memory_mib: float
     """Peak of the training."""
 

@@ -48,7 +48,7 @@ class Survey:
     class_sizes: Mapping[str, int]
     """Accepted images by class; empty if there are none."""
     outside_share: float
-    """Of files in no class; above `MOST_OUTSIDE` the others are surveyed without classes."""
+    """Share of files in no class; above `MOST_OUTSIDE` the others are surveyed without classes."""
     has_own_split: bool
     small_side: int
     """Shorter side in pixels that 9 of 10 images reach."""
@@ -56,19 +56,19 @@ class Survey:
     aspect: float
     """Width over height, the median."""
     same_aspect_share: float
-    """Of images whose aspect is within `ASPECT_TOLERANCE` of it."""
+    """Share of images whose aspect is within `ASPECT_TOLERANCE` of the median."""
     coloured_share: float
     transparent_share: float
-    """Of images of which something is transparent."""
+    """Share of images with transparent parts."""
     duplicate_share: float
-    """Of images that repeat the pixels of another."""
+    """Share of images with the pixels of an earlier one."""
     near_duplicate_share: float
-    """Of images that nearly repeat an earlier one (pipeline/ingestion/near_duplicates.py); includes duplicates."""
+    """Share of images that nearly repeat an earlier one (pipeline/ingestion/near_duplicates.py); includes duplicates."""
     blank_share: float
     noise_share: float
-    """Of images whose neighbouring pixels are unrelated (pipeline/ingestion/expectations.py)."""
+    """Share of images whose neighbouring pixels are uncorrelated (pipeline/ingestion/expectations.py)."""
     tiny_share: float
-    """Of images with a shorter side below `least_side`."""
+    """Share of images whose shorter side is below `least_side`."""
     least_side: int
     """`LEAST_SIDE`, or less where most images are smaller."""
     mirror_accuracy: float | None

@@ -31,10 +31,10 @@ NEEDED_IMAGES = 150_000
 noise and 144,000 recognisable objects."""
 LEAST_IMAGES = 2_000
 MOST_PASSES, OVERFITTING_PASSES, AUGMENTED_PASSES = 300, 100, 300
-"""Over the training images: after which a longer training would learn the images themselves, from which it may, and from
-which augmentation pays (DECISIONS.md)."""
+"""Passes over the training images: the most, since a longer training would memorise the images; those from which over-fitting is
+possible; and those from which augmentation pays (DECISIONS.md)."""
 MEMORY_SHARE = 0.7
-"""Of the free memory, that the training may take."""
+"""Share of the free memory that the training may take."""
 
 
 def candidate_sides(survey: Survey, wanted: int | None) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ EXCLUDED = RAW.parent / "excluded.txt"
 PLACE = Path(".foundry/adoption")
 """Where images wait while they are looked at, and where params.yaml is kept as it was."""
 BUSY_PERCENT = 30
-"""Of all cores, from which the measured pace is not that of an idle machine."""
+"""Share of all cores in use above which a measured pace is not that of an idle machine."""
 BEFORE = PLACE / "raw.before"
 """What was in data/raw, until DVC has the new images."""
 

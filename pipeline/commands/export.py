@@ -19,7 +19,7 @@ FORMATS = {
     "torch-export": (".pt2", write_torch_export),
     "diffusers": ("", write_diffusers),
 }
-"""By the name of a format: suffix of its file, none for a folder, and the function that writes it."""
+"""Suffix of the file (empty for a folder) and the function that writes it, by format."""
 
 
 def main(to: str, model: str, out: Path) -> None:

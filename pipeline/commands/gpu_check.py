@@ -39,15 +39,15 @@ SCHEDULE = NoiseSchedule(cosine_betas(1000))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Effort:
-    """How much is computed."""
+    """Sizes of what is computed and timed."""
 
     batch_sizes: tuple[int, ...] = (64, 256, 1024)
-    """Of the timed trainings."""
+    """Batch sizes of the timed trainings."""
     timed_steps: int = 50
     num_steps: int = 200
-    """Of the trainings that are compared."""
+    """Steps of the trainings that are compared bit by bit."""
     side: int = 8192
-    """Of the matrices whose product counts as the peak."""
+    """Side of the square matrices whose product gives the peak."""
     num_samples: int = GPU_BATCH_SIZE
     sampling_steps: int = 10
 

@@ -46,7 +46,7 @@ class LoadedModel:
 
     @property
     def seed(self) -> str:
-        """Of its training; a model of an earlier release has none."""
+        """Seed of its training; empty for a model of an earlier release."""
         return str(self.model.description.provenance.get("seed", ""))
 
     @property
@@ -67,7 +67,7 @@ class OtherTrainings:
     is_one_recipe: bool = False
     """Challenger and champion differ in nothing but their seed."""
     spread: SeedSpread = PRIOR
-    """Of KID over seeds."""
+    """Standard deviation of KID over training seeds."""
 
 
 NO_OTHERS = OtherTrainings()

@@ -9,14 +9,14 @@ from pipeline.registry.work import Ratio, Work
 
 @dataclass(frozen=True, slots=True)
 class ClassAgreement:
-    """How often the classifier sees a class where it should be, in shares of 0 to 1."""
+    """How often the classifier recognises a class, as shares of images, 0 to 1."""
 
     samples: float
-    """Of the samples of which it was requested."""
+    """Share of the samples for which this class was requested."""
     others: float
-    """Of the samples of all other classes: as high as `samples` for a model that draws the class whatever is requested."""
+    """Share of the samples of all other classes: as high as `samples` for a model that draws the class whatever is requested."""
     real: float
-    """Of its held-out images."""
+    """Share of the held-out images of this class."""
     num_samples: int
 
 
@@ -31,13 +31,13 @@ class ModelResult:
     classes: tuple[str, ...]
     """Names of the classes that the model can draw; empty without classes."""
     class_agreement: Mapping[str, ClassAgreement]
-    """By name of the class; empty without classes, or if the extractor is no classifier."""
+    """Agreement by class name; empty without classes, or if the extractor is not a classifier."""
     model_bytes: int
     work: Work
     batch_ms: float | None
     """Median time of one batch of 64 images with the sampler that the model recommends; None if it was not timed."""
     peak_memory_mib: float
-    """Of its process, which no rule reads: it depends on the machine."""
+    """Peak memory of its process; no rule reads it, since it depends on the machine."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +49,13 @@ class ComparisonResult:
     champion_before: Mapping[str, float]
     """The metrics that the champion was registered with."""
     kid: KidDifference
-    """Of all trainings that were compared."""
+    """Difference in KID over all trainings that were compared."""
     num_trainings: int
     """How often the challenger's recipe was trained and registered."""
     is_one_recipe: bool
-    """Challenger and champion differ in nothing but the seed of their training."""
+    """Whether challenger and champion differ only in the seed of their training."""
     latency: Ratio | None
-    """Of the times for a batch, taken in turns; None if both do the same work."""
+    """Ratio of the times for a batch, measured in turns; None if both do the same work."""
     data_is_new: bool
     """Whether the two models were trained on different images."""
     floor_error: float

@@ -1,4 +1,4 @@
-"""By what both models of a comparison are measured."""
+"""Data, extractor and params with which both models of a comparison are measured."""
 
 from dataclasses import dataclass
 from pathlib import Path

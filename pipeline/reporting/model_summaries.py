@@ -32,7 +32,7 @@ class ModelSummary:
     name: str
     metrics: Mapping[str, float]
     params: Mapping[str, str] = field(default_factory=dict)
-    """By dotted name, as in MLflow."""
+    """Values by dotted name, as in MLflow."""
     loss: Sequence[tuple[float, float]] = ()
     """Pairs of images seen and training loss."""
     levels: Sequence[Mapping[str, float]] = ()

@@ -18,7 +18,7 @@ from pipeline.reporting.pages import data_uri, write_page
 from pipeline.reporting.run_summaries import SEEDS, RunSummary
 
 MAX_PICTURE_BYTES = 1_800_000
-"""Of all pictures of a page together: a page has less than 3 MB with their base64 and the charts."""
+"""Size of all pictures of a page together: with their base64 and the charts a page has less than 3 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Row:
     name: str
     num_trainings: int
     values: Mapping[str, Value]
-    """By name of figure."""
+    """Values by metric."""
 
 
 @dataclass(frozen=True, slots=True)

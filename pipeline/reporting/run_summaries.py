@@ -15,7 +15,7 @@ from pipeline.tracking.past_runs import PastRuns
 from pipeline.tracking.tags import DATA_TAG, EXTRACTOR_TAG, RECIPE_TAG
 
 SEEDS = {"train/grid": "train.seed", "distil/grid": "train.seed", "evaluate/grid": "evaluate.seed"}
-"""By the key of pictures: the param that their seeds follow from."""
+"""The param that the seeds of pictures follow from, by the pictures' key."""
 MAX_NAME = 32
 """Characters of a run's name above its column, picture and curve."""
 
@@ -30,7 +30,7 @@ class RunSummary:
     """Its whole name."""
     model: ModelSummary
     pictures: Mapping[str, Mapping[int, Path]]
-    """By key of SEEDS and step."""
+    """Pictures by key of SEEDS and step."""
     recipe: str | None
     """Equal for models that differ in nothing but the seed of their training."""
     judged_by: tuple[str | None, str | None]

@@ -43,7 +43,7 @@ class Experiment:
             self._process.wait()
 
     def held_out_errors(self) -> dict[int, float]:
-        """By images seen, the errors on held-out images that the training has measured so far; empty before it begins."""
+        """Held-out errors that the training has measured so far, by images seen; empty before it begins."""
         folder = self._training_folder()
         return _held_out_errors(folder / HELD_OUT) if folder else {}
 

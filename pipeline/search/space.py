@@ -106,7 +106,7 @@ class Space:
     """The params of a search with their values."""
 
     source: Mapping[str, Any]
-    """As the file has it."""
+    """The content of the file."""
     dimensions: tuple[Dimension, ...]
 
     @classmethod

@@ -26,9 +26,9 @@ JOURNAL, LOCK = "journal.log", "lock"
 NUM_BEFORE_PRUNING = 3
 """Trials that are trained to the end before any is pruned."""
 PRUNED_FROM_PERCENT = 25
-"""Of a training; until then the rise of the learning rate tells more than the recipe."""
+"""Part of a training before which no trial is pruned: until then the warm-up of the learning rate dominates the error."""
 MAX_FAILURES = 3
-"""Trials that may fail one after the other: more is no matter of a point, but of the code, the disk or the machine."""
+"""Consecutive trials that may fail: more than these fail because of the code, the disk or the machine, not of a point."""
 OUTCOMES = {TrialState.COMPLETE: "trained", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
 
 
@@ -38,7 +38,7 @@ class Trial:
 
     number: int
     changes: Changes
-    """Of params.yaml."""
+    """Changes of params.yaml."""
     handle: optuna.Trial
 
     def note(self, errors: Mapping[int, float]) -> None:
@@ -176,7 +176,7 @@ class Study:
         return next((trial.value for trial in self.trained if trial.params == point), None)
 
     def changes(self, trial: FrozenTrial) -> Changes:
-        """Of params.yaml, that the trial has tried."""
+        """Changes of params.yaml that the trial has tried."""
         return self._space.changes(trial.params)
 
     @property

@@ -61,14 +61,14 @@ class PastRuns:
         return found[0] if found else None
 
     def makers(self, pipeline: Any) -> dict[str, Any]:
-        """By stage, the run that made the result which the pipeline has: its own, or that of an earlier pipeline."""
+        """The run behind the pipeline's result of each stage, by stage: its own run, or that of an earlier pipeline."""
         children = self.children(pipeline.info.run_id)
         stages = {run.data.tags[STAGE_TAG]: run for run in children if STAGE_TAG in run.data.tags}
         hits = ((stage, run, run.data.tags.get(HIT_TAG)) for stage, run in stages.items())
         return {stage: self.run(maker) if maker else run for stage, run, maker in hits}
 
     def pictures(self, stage_run: Any, key: str) -> dict[int, Path]:
-        """By step, the pictures that a stage has logged as `key`: read-only local copies."""
+        """Pictures that a stage has logged as `key`, by step: read-only local copies."""
         parent, wanted = stage_run.data.tags.get(PARENT_TAG), f"tags.`{SOURCE_TAG}` = '{pictures.SOURCE}'"
         [run] = self._client.search_runs([self._experiment], f"{wanted} and tags.`{PARENT_TAG}` = '{parent}'") or [None]
         if run is None:

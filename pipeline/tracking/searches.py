@@ -28,7 +28,7 @@ class TrialRow:
     """Its name."""
     outcome: str
     value: float | None
-    """Of the metric; None without a result."""
+    """Value of the metric; None without a result."""
     changes: str
 
 

@@ -120,7 +120,7 @@ def connect() -> Any:
 
 
 def connect_to_read() -> Any:
-    """As `connect`, for who only reads: makes no database.
+    """Like `connect`, for callers that only read: creates no database.
 
     Raises:
         StoreError: there is no local database.
@@ -232,7 +232,7 @@ def _create(database: Path) -> None:
 
 
 def _artifact_location() -> str | None:
-    """Beside a local database; a server decides by itself."""
+    """Where artefacts go: beside a local database; None for a server, which decides by itself."""
     uri = tracking_uri()
     if uri.startswith(("http:", "https:", "databricks")):
         return None

@@ -26,7 +26,7 @@ class Preview:
 
     index: int
     number: int
-    """From 0."""
+    """Number of this preview of the image, from 0."""
     image: NDArray[np.uint8]
     """`[height, width, channels]`."""
 

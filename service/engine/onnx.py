@@ -37,7 +37,7 @@ class OnnxDenoiser:
             )
         self._check(path, model)
         self.name = f"onnxruntime {version('onnxruntime')} {hashlib.sha256(content).hexdigest()[:16]}"
-        """With version and digest: another release, or a file from another exporter, may round differently."""
+        """Name with version and digest: another release, or a file of another exporter, may round differently."""
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         inputs = {"x": x.numpy(), "t": t.numpy()}

@@ -16,7 +16,7 @@ from service.engine.forecast import TickTimes, ends
 from service.engine.request import Job, Request
 
 TOLERANCE_SEC = 1e-6
-"""Of sums of times, for rounding."""
+"""Tolerance in seconds for the rounding of sums of times."""
 
 
 class Promises:

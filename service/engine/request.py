@@ -25,7 +25,7 @@ class SamplingParams:
     """Everything that determines one image; equal parameters give equal images."""
 
     seed: int
-    """Of this image, 0 … 2^63 - 1."""
+    """Seed of this image, 0 … 2^63 - 1."""
     class_label: int | None
     """None: unconditional."""
     sampler: Sampler
@@ -113,7 +113,7 @@ class Request:
 
     @property
     def steps(self) -> int:
-        """Of all images together."""
+        """Steps of all images together, done or not."""
         return sum(params.num_steps for params in self.images)
 
     @property
@@ -170,7 +170,7 @@ class Job:
 
     @property
     def guidance_scale(self) -> float:
-        """Of its next step."""
+        """Guidance scale of its next step; 1 without guidance."""
         return self.params.guidance_scale if self.step in self.guided else 1.0
 
     @property
