@@ -77,7 +77,7 @@ def measure(folder: Path, num_shards: tuple[int, int], rounds: int) -> dict[str,
         ]
     write_shard(raw, many)
     grown = _medians([prepare(folder, WORKERS[-1])])
-    again = _medians([prepare(folder, WORKERS[-1], max_noise_share=0.5, max_class_ratio=5.0)])
+    again = _medians([prepare(folder, WORKERS[-1], max_class_ratio=5.0)])
     return {
         "cold": cold,
         "grown_by_images": IMAGES_PER_SHARD,
