@@ -18,18 +18,20 @@ ABOUT = """Each run is one pipeline: its name says what is new, and its stages a
 VIEW = "pipelines"
 """Name of the shared view of the table, as the page's address has it."""
 COLUMNS = {
-    "attributes.`Models`": 160,
     "metrics.`evaluate/kid_to_all`": 150,
     "metrics.`evaluate/frechet_distance`": 190,
     "metrics.`evaluate/class_agreement`": 190,
     "metrics.`evaluate/recall`": 120,
+    "attributes.`Models`": 160,
 }
 """Of the table, with their widths in pixels; MLflow's own are data set, source and models."""
 TAGS = {
     # For this kind MLflow shows its pages of model training, by default those for language models.
     "mlflow.experimentKind": "custom_model_development",
     NOTE_TAG: ABOUT,
-    f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": list(COLUMNS), "columnWidths": COLUMNS}),
+    f"mlflow.sharedViewState.{VIEW}": json.dumps(
+        {"selectedColumns": list(COLUMNS), "columnOrder": list(COLUMNS), "columnWidths": COLUMNS}
+    ),
 }
 
 

@@ -1,5 +1,6 @@
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.evaluation.figures import FIGURES
 from pipeline.provenance import lineage
 from pipeline.provenance.git import worktree
 from pipeline.provenance.process import ProcessId
@@ -323,6 +325,9 @@ def test_the_page_of_the_runs_is_that_of_model_training(capsys: pytest.CaptureFi
     client = store.connect()
     tags = client.get_experiment(store.experiment_id(client)).tags
     assert tags["mlflow.experimentKind"] == "custom_model_development"
+    shown = re.findall(r"evaluate/(\w+)", tags["mlflow.sharedViewState.pipelines"])
+    assert shown
+    assert set(shown) <= set(FIGURES)
 
 
 def test_a_relative_database_lies_in_the_main_worktree(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
