@@ -28,6 +28,8 @@ from benchmarks.protocol import finish, log_progress, parser, table
 from benchmarks.scheduler_simulator import Arrival, Simulation, run_replicas
 from benchmarks.serving import ARMS, Server, served
 from benchmarks.traffic import IMAGES, STEPS, Answer, Kind, Target, open_loop
+from pipeline import cli
+from pipeline.errors import FoundryError
 from service.engine.forecast import TickTimes
 from service.engine.scheduler import Limits, Scheduler
 
@@ -49,10 +51,18 @@ class Costs:
 
     @classmethod
     def found(cls, latency_sec: Mapping[Kind, float]) -> "Costs":
-        """Return the costs behind the latencies of requests that waited for nothing, of `FEW` and `MANY` steps."""
+        """Return the costs behind the latencies of requests that waited for nothing, of `FEW` and `MANY` steps.
+
+        Raises:
+            FoundryError: more steps took less time.
+        """
         sizes = sorted({kind.images for kind in latency_sec})
         few, many = ({size: latency_sec[Kind(steps, size)] for size in sizes} for steps in (FEW, MANY))
         tick_sec = {size: (many[size] - few[size]) / (MANY - FEW) for size in sizes}
+        if min(tick_sec.values()) <= 0:
+            raise FoundryError(
+                f"{MANY} steps took less time than {FEW}: measure while nothing else runs on the machine"
+            )
         return cls(tick_sec, {size: few[size] - FEW * tick_sec[size] for size in sizes})
 
     def requests_per_sec(self, load: float, num_replicas: int) -> float:
@@ -213,4 +223,4 @@ def _rows(block: Mapping[str, Any]) -> list[list[object]]:
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

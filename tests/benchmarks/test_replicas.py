@@ -2,6 +2,7 @@ import pytest
 
 from benchmarks.replicas import FEW, MANY, Costs, Ticks, report, simulate
 from benchmarks.traffic import Answer, Kind
+from pipeline.errors import FoundryError
 
 COSTS = Costs(tick_sec={1: 0.01, 8: 0.02}, outside_sec={1: 0.005})
 
@@ -15,6 +16,11 @@ def test_costs_are_found_from_latencies_of_few_and_of_many_steps() -> None:
     costs = Costs.found(latency_sec)
     assert costs.tick_sec == pytest.approx({1: 0.003, 8: 0.017})
     assert costs.outside_sec == pytest.approx({1: 0.003, 8: 0.024})
+
+
+def test_a_machine_on_which_more_steps_took_less_time_is_too_busy() -> None:
+    with pytest.raises(FoundryError, match="50 steps took less time than 10: measure while nothing else runs"):
+        Costs.found({Kind(FEW, 1): 2.0, Kind(MANY, 1): 1.0})
 
 
 def test_a_load_of_1_is_the_throughput_of_full_batches() -> None:
