@@ -5,6 +5,7 @@ handwritten digits, read from its package without importing it.
 """
 
 import gzip
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image
 
+from pipeline.artefacts.files import locked
 from pipeline.params import PrepareParams, load_params
 from tests.servers import Servers, serving
 from tests.small_sets import BETTER_THAN_BASELINES
@@ -70,16 +72,39 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
-def raced_store(tmp_path_factory: pytest.TempPathFactory, root: Path) -> tuple[Path, list[str]]:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """A folder by its name, which the first process of tests that needs it makes for all of them; to be copied, not changed."""
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder_of(name: str, make: Callable[[Path], None]) -> Path:
+        folder, unfinished = shared / name, shared / f"{name}.unfinished"
+        with locked(shared / f"{name}.lock"):
+            if not folder.exists():
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir()
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def raced_store(made_once: Callable[[str, Callable[[Path], None]], Path], root: Path) -> tuple[Path, list[str]]:
     """A database that two processes made at once, and the number of experiments that each of them found in it."""
-    folder = tmp_path_factory.mktemp("store")
-    code = "from pipeline.tracking import store; client = store.connect(); print(len(client.search_experiments()))"
-    environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    command = [sys.executable, "-c", code]
-    processes = [
-        subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
-    return folder / "mlflow.db", [process.communicate()[0] for process in processes]
+
+    def make(folder: Path) -> None:
+        code = "from pipeline.tracking import store; client = store.connect(); print(len(client.search_experiments()))"
+        environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        command = [sys.executable, "-c", code]
+        processes = [
+            subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)
+        ]
+        (folder / "found.json").write_text(json.dumps([process.communicate()[0] for process in processes]))
+
+    folder = made_once("store", make)
+    return folder / "mlflow.db", json.loads((folder / "found.json").read_text())
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ import pytest
 import yaml
 
 from pipeline.artefacts.model import load_model
-from tests.stages.test_train import _train, project
+from tests.stages.trainings import train
 
-__all__ = ["project"]  # a fixture
 pytestmark = pytest.mark.trains
 ANCESTOR = {"train_share": 0.5, "learning_rate_ratio": 0.5}
 
@@ -27,11 +26,9 @@ def change_params(folder: Path, section: str, **changes: Any) -> None:
 @pytest.fixture(scope="module")
 def begun(project: Path, root: Path) -> Path:
     """The project with a model in data/ancestor, and one that began with its weights in `begun`."""
-    folder = project / "data" / "ancestor" / "model"
-    _, errors = (process := _train(root, project, str(folder))).communicate(timeout=240)
-    assert process.returncode == 0, errors
+    folder = Path(shutil.copytree(project / "whole", project / "data" / "ancestor" / "model"))
     change_params(project, "ancestor", digest=load_model(folder).digest, **ANCESTOR)
-    _, errors = (process := _train(root, project, "begun")).communicate(timeout=240)
+    _, errors = (process := train(root, project, "begun")).communicate(timeout=240)
     assert process.returncode == 0, errors
     assert "resuming" not in errors
     return project
@@ -73,7 +70,7 @@ def test_without_its_ancestor_a_training_does_not_begin(begun: Path, root: Path,
     shutil.copyfile(begun / "params.yaml", tmp_path / "params.yaml")
     shutil.copytree(begun / "data", tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "ancestor" / "model")
-    process = _train(root, tmp_path, "out")
+    process = train(root, tmp_path, "out")
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 2, errors
     assert errors.startswith("data/ancestor/model: not found")

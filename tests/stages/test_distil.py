@@ -14,9 +14,8 @@ from pipeline.artefacts.model import SNAPSHOTS, TEACHER, default_plan, load_mode
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.inference.draw import draw
 from pipeline.training import checkpoint
-from tests.stages.test_train import _digests, _train, project
+from tests.stages.trainings import digests, train
 
-__all__ = ["project"]  # a fixture
 pytestmark = pytest.mark.trains
 DISTIL = {
     "steps": 2,
@@ -32,13 +31,11 @@ DISTIL = {
 @pytest.fixture(scope="module")
 def distilled(project: Path, root: Path) -> Path:
     """The project with a student in `student`, and with its teacher in `teacher`."""
-    process = _train(root, project, "teacher")
-    _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+    (project / "whole").rename(project / "teacher")
     document = yaml.safe_load((project / "params.yaml").read_text())
     document["distil"] = DISTIL
     (project / "params.yaml").write_text(yaml.safe_dump(document))
-    process = _train(root, project, "student")
+    process = train(root, project, "student")
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert "resuming after 4800 images" in errors  # the training is not repeated
@@ -59,8 +56,8 @@ def test_a_student_is_a_model_folder_with_the_weights_of_its_teacher_beside_it(d
     assert all((kept[name] == weight).all() for name, weight in teacher.network.state_dict().items())
     names = load_tensors(distilled / "student" / SNAPSHOTS)
     assert {name.split("/")[0] for name in names if not name.startswith(TEACHER)} == {"150", "300"}
-    before = {name: digest for name, digest in _digests(distilled / "teacher").items() if not name.startswith("m")}
-    after = _digests(distilled / "student")
+    before = {name: digest for name, digest in digests(distilled / "teacher").items() if not name.startswith("m")}
+    after = digests(distilled / "student")
     assert {name for name in before if before[name] != after[name]} == {SNAPSHOTS}
 
 
@@ -99,12 +96,12 @@ def test_a_student_of_one_step_is_made_of_the_same_training_and_draws_in_one_net
 
 
 def test_a_killed_distillation_goes_on_to_the_same_bytes(distilled: Path, root: Path) -> None:
-    wanted = _digests(distilled / "student")
+    wanted = digests(distilled / "student")
     newest = max((distilled / ".foundry" / "training").iterdir(), key=lambda store: (store / "lock").stat().st_mtime)
     for path in newest.rglob("*"):
         if path.is_file():
             path.unlink()
-    process, deadline = _train(root, distilled, "killed"), time.monotonic() + 300
+    process, deadline = train(root, distilled, "killed"), time.monotonic() + 300
     while not list(newest.glob("[0-9]*.safetensors")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
@@ -114,12 +111,12 @@ def test_a_killed_distillation_goes_on_to_the_same_bytes(distilled: Path, root: 
     assert not load_model(distilled / "killed").description.is_distilled
     stores = list((distilled / ".foundry" / "training").iterdir())
     before = sum(saved.notes["seconds"] for store in stores if (saved := checkpoint.latest(store)[0]))
-    again, began = _train(root, distilled, "killed"), time.monotonic()
+    again, began = train(root, distilled, "killed"), time.monotonic()
     _, errors = again.communicate(timeout=240)
     seconds_of_process = time.monotonic() - began
     assert again.returncode == 0, errors
     assert errors.count("resuming after") == 2
-    assert _digests(distilled / "killed") == wanted
+    assert digests(distilled / "killed") == wanted
     # The stage has taken what both processes have, and the training before them.
     seconds = json.loads((distilled / ".foundry" / "stage-times" / "train.json").read_text())["seconds"]
     assert seconds_of_process < seconds <= before + seconds_of_process + 0.1

@@ -15,9 +15,7 @@ import yaml
 
 from tests.faults.namespaces import needs_two_hosts, on_two_hosts
 from tests.servers import wait_until
-from tests.stages.test_train import _digests, _train, _wait_for_another_checkpoint, fresh, project
-
-__all__ = ["fresh", "project"]  # fixtures
+from tests.stages.trainings import digests, train, wait_for_another_checkpoint
 
 
 def _in_parts(folder: Path) -> None:
@@ -33,28 +31,28 @@ def test_a_training_killed_in_two_processes_and_then_in_one_ends_in_three_as_it_
     fresh: Path, root: Path
 ) -> None:
     _in_parts(fresh)
-    whole = _train(root, fresh, "whole", NPROC="1")
+    whole = train(root, fresh, "whole", NPROC="1")
     _, errors = whole.communicate(timeout=400)
     assert whole.returncode == 0, errors
     shutil.rmtree(fresh / ".foundry" / "training")
 
     for number in ("2", "1"):
-        killed = _train(root, fresh, "out", interval_sec=0.0, NPROC=number)
-        _wait_for_another_checkpoint(fresh, killed)
+        killed = train(root, fresh, "out", interval_sec=0.0, NPROC=number)
+        wait_for_another_checkpoint(fresh, killed)
         killed.send_signal(signal.SIGKILL)
         killed.communicate(timeout=60)
-    last = _train(root, fresh, "out", NPROC="3")
+    last = train(root, fresh, "out", NPROC="3")
     _, errors = last.communicate(timeout=400)
     assert last.returncode == 0, errors
     assert "resuming after" in errors
-    assert _digests(fresh / "out") == _digests(fresh / "whole")
+    assert digests(fresh / "out") == digests(fresh / "whole")
 
 
 @pytest.mark.long
 @needs_two_hosts
 def test_torchrun_on_two_hosts_replaces_a_killed_process_and_ends_with_the_same_bytes(fresh: Path, root: Path) -> None:
     _in_parts(fresh)
-    whole = _train(root, fresh, "whole", NPROC="1")
+    whole = train(root, fresh, "whole", NPROC="1")
     _, errors = whole.communicate(timeout=400)
     assert whole.returncode == 0, errors
     shutil.rmtree(fresh / ".foundry" / "training")
@@ -67,7 +65,7 @@ def test_torchrun_on_two_hosts_replaces_a_killed_process_and_ends_with_the_same_
         _, errors = hosts.communicate(timeout=400)
     assert hosts.returncode == 0, errors
     assert "resuming after" in errors
-    assert _digests(fresh / "out") == _digests(fresh / "whole")
+    assert digests(fresh / "out") == digests(fresh / "whole")
 
 
 @contextmanager
