@@ -160,7 +160,7 @@ test-fast: install-dev ## all tests that start no process and train nothing, for
 	@OMP_NUM_THREADS=1 pytest -q -rN --fast -n 2 --dist load
 
 test: check ## what CI runs
-	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long'
+	@OMP_NUM_THREADS=1 pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'not long' --durations 25 --durations-min 5
 
 test-long: install-dev ## repeated kills, soaks and faults of servers, an hour or two
 	@OMP_NUM_THREADS=1 pytest -m long

@@ -1,120 +1,55 @@
 """The whole way in a project of its own: real commands, real DVC, a real store, scikit-learn's digits."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import time
-from copy import copy
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 from numpy.typing import NDArray
 
 from pipeline.evaluation.results import read_results
-
-ROOT = Path(__file__).parents[1]
-CHANGES = {
-    "prepare": {
-        "source": "arrays",
-        "class_names": None,
-        "image_size": [8, 6],
-        "channels": 4,
-        "held_out_share": 0.3,
-        # Strokes of one pixel, cut at the sides: 3 % of the digits have little in common with the pixels beside them.
-        "max_noise_share": 0.05,
-    },
-    "schedule": {"num_timesteps": 8},
-    "features": {"num_images": 20_000},
-    "train": {
-        "num_images": 12_800,
-        "num_grids": 1,
-        "num_snapshots": 2,
-        "network": {"widths": [16], "num_blocks": 1, "patch_size": 1},
-    },
-    "evaluate": {
-        "num_samples": 200,
-        "num_steps": 8,
-        "baseline_components": 10,
-        "likelihood_num_images": 20,
-        "compared_rows": [4],
-    },
-    "register": {"model_name": "digits"},
-}
-
-
-class Project:
-    """A checkout that has another data set and small params, as a user would have it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        names = subprocess.run(
-            ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for name in filter(None, names.split("\0")):
-            if (ROOT / name).exists() and name not in {"data/raw.dvc", "dvc.lock"}:
-                (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(ROOT / name, folder / name)
-        document = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
-        for section, changes in CHANGES.items():
-            document[section] |= changes
-        (folder / "params.yaml").write_text(yaml.safe_dump(document))
-        self.environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_", "GIT_"))},
-            "PATH": f"{ROOT / '.venv' / 'bin'}:{os.environ['PATH']}",
-            "PYTHONPATH": str(folder),
-            "OMP_NUM_THREADS": "1",
-            "DVC_NO_ANALYTICS": "1",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
-
-    def clone(self, folder: Path) -> "Project":
-        """What another machine gets from git."""
-        self.run("git", "clone", "-q", ".", str(folder))
-        other = copy(self)
-        other.folder, other.environment = folder, self.environment | {"PYTHONPATH": str(folder)}
-        return other
-
-    def run(self, *command: str) -> str:
-        """Standard output of a command that must end well."""
-        done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
-
-    def commit(self, message: str) -> None:
-        self.run("git", "add", "-A")
-        self.run("git", "-c", "user.name=a", "-c", "user.email=a@b.example", "commit", "-qm", message)
-
-    def register(self) -> dict[str, object]:
-        options = ("--model", "data/model", "--evaluation", "data/evaluation", "--out", "data/registration")
-        self.run("python", "-m", "pipeline", "model", "register", *options)
-        decision: dict[str, object] = json.loads((self.folder / "data/registration/decision.json").read_text())
-        return decision
-
-    def promote(self, version: str) -> None:
-        """A person's decision: so small a training is not better than the baselines."""
-        self.run("python", "-m", "pipeline", "model", "promote", version, "--reason", "a start")
+from pipeline.tracking import store
+from pipeline.tracking.tags import PARENT_TAG
+from tests.command_line import foundry
+from tests.conftest import OUTSIDE
+from tests.project import CHANGES, CHECKOUT, Project, run_pipeline
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Project:
-    made = Project(tmp_path_factory.mktemp("project"))
-    (made.folder / "data" / "raw").mkdir(parents=True)
-    np.savez(made.folder / "data" / "raw" / "digits.npz", images=digits[0], labels=digits[1])
-    made.run("git", "init", "-q", "-b", "main")
-    made.run("dvc", "add", "-q", "data/raw")
-    made.commit("A project")
-    made.run("dvc", "repro")
-    return made
+def project(
+    made_once: Callable[[str, Callable[[Path], None]], Path],
+    digits: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Project:
+    """A project in which the pipeline has run."""
+    ran = made_once("pipeline", lambda folder: run_pipeline(folder, digits))
+    folder = tmp_path_factory.mktemp("project") / CHECKOUT
+    return Project(Path(shutil.copytree(ran / CHECKOUT, folder, symlinks=True)))
+
+
+@pytest.fixture
+def inside(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project as the working folder: commands in this process cost their own time and no start."""
+    for name in OUTSIDE:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(project.folder)
+    return project
+
+
+def register() -> dict[str, object]:
+    options = ("--model", "data/model", "--evaluation", "data/evaluation", "--out", "data/registration")
+    foundry("model", "register", *options)
+    decision: dict[str, object] = json.loads(Path("data/registration/decision.json").read_text())
+    return decision
+
+
+def promote() -> None:
+    """A person's decision: so small a training is not better than the baselines."""
+    foundry("model", "promote", "1", "--reason", "a start")
 
 
 def test_the_pipeline_leaves_what_dvc_yaml_says_and_nothing_else(project: Project) -> None:
@@ -151,71 +86,71 @@ def test_dvc_shows_the_metrics_of_the_model_and_few_others(project: Project) -> 
     assert sum(map(len, names.values())) < 40
 
 
-def test_another_number_of_samples_trains_no_other_classifier(project: Project) -> None:
-    project.run("python", "-m", "pipeline", "set", "evaluate.num_samples=199")
-    stale = project.run("dvc", "status", "--json")
-    project.run("python", "-m", "pipeline", "set", f"evaluate.num_samples={CHANGES['evaluate']['num_samples']}")
+def test_another_number_of_samples_trains_no_other_classifier(inside: Project) -> None:
+    foundry("set", "evaluate.num_samples=199")
+    stale = inside.run("dvc", "status", "--json")
+    foundry("set", f"evaluate.num_samples={CHANGES['evaluate']['num_samples']}")
     assert json.loads(stale).keys() == {"evaluate"}
 
 
-def test_dvc_shows_the_params_and_plots(project: Project) -> None:
-    assert project.run("dvc", "params", "diff", "--json").strip().startswith("{")
-    project.run("python", "-m", "pipeline", "plots-template", "--out", ".dvc/plots/offline.html")
-    assert "index.html" in project.run("dvc", "plots", "show", "--out", "shown")
-    page = (project.folder / "shown" / "index.html").read_text()
+def test_dvc_shows_the_params_and_plots(inside: Project) -> None:
+    assert inside.run("dvc", "params", "diff", "--json").strip().startswith("{")
+    foundry("plots-template", "--out", ".dvc/plots/offline.html")
+    assert "index.html" in inside.run("dvc", "plots", "show", "--out", "shown")
+    page = Path("shown/index.html").read_text()
     assert "cdn." not in page
     assert "train/loss" in page
     # Each plot has an x of its own: over the row number a curve says nothing.
     assert '"title": "step"' not in page
 
 
+@pytest.mark.usefixtures("inside")
 def test_a_model_that_is_worse_than_a_mixture_of_gaussians_becomes_champion_by_a_persons_decision(
-    project: Project,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    first = project.register()
+    first = register()
     assert (first["decision"], first["champion"]) == ("undecided", None)
-    before = project.run("python", "-m", "pipeline", "summary")
+    capsys.readouterr()
+    foundry("summary")
+    before = capsys.readouterr().out
     assert "serve the champion" not in before
     assert "make serve MODEL=data/registration/model" in before
     assert "foundry model promote 1 --reason" in before
-    project.promote("1")
-    again = project.register()
+    promote()
+    again = register()
     assert (again["decision"], again["champion"], again["version"]) == ("undecided", "1", "1")
-    said = project.run("python", "-m", "pipeline", "summary")
+    foundry("summary")
+    said = capsys.readouterr().out
     assert "registered: digits version 1 (champion)" in said
     assert "serve the champion, version 1" in said
     assert "worse than a mixture of Gaussians" in said
     assert "Frechet distance" in said
-    assert re.search(r"took, when each last ran: prepare \d+ s, .*, register \d+ s; together \d+", said), said
+    assert re.search(r"took, when each last ran: prepare [\d min]+ s, .*, register [\d min]+ s; together \d+", said), (
+        said
+    )
 
 
-def test_the_champion_draws_what_the_model_folder_draws(project: Project) -> None:
-    if project.register()["champion"] is None:
-        project.promote("1")
+@pytest.mark.usefixtures("inside")
+def test_the_champion_draws_what_the_model_folder_draws() -> None:
+    if register()["champion"] is None:
+        promote()
     drawn = []
     for model in ("data/registration/model", "models:/digits@champion"):
-        options = ("--num-images", "5", "--seed", "3", "--out", "drawn.npz")
-        project.run("python", "-m", "pipeline", "sample", "--model", model, *options)
-        drawn.append(dict(np.load(project.folder / "drawn.npz", allow_pickle=False)))
+        foundry("sample", "--model", model, "--num-images", "5", "--seed", "3", "--out", "drawn.npz")
+        drawn.append(dict(np.load("drawn.npz", allow_pickle=False)))
     assert drawn[0]["images"].shape == (5, 8, 6, 4)
     assert all(np.array_equal(drawn[0][name], drawn[1][name]) for name in ("images", "labels", "seeds"))
 
 
-def test_mlflow_has_one_parent_with_a_child_for_each_stage(project: Project) -> None:
-    code = (
-        "import json; from pipeline.tracking import store; client = store.connect();"
-        "ids = [e.experiment_id for e in client.search_experiments() if e.name == 'diffusion-foundry'];"
-        "runs = client.search_runs(ids);"
-        "print(json.dumps([[r.info.run_name, r.info.status, r.data.tags.get('mlflow.parentRunId'),"
-        " r.info.run_id, r.data.metrics.get('evaluate/kid')] for r in runs]))"
-    )
-    runs = json.loads(project.run("python", "-c", code).splitlines()[-1])
-    stages = [run for run in runs if run[0] in {"prepare", "schedule", "features", "train", "evaluate"}]
-    parents = {run[2] for run in stages}
+@pytest.mark.usefixtures("inside")
+def test_mlflow_has_one_parent_with_a_child_for_each_stage() -> None:
+    client = store.connect()
+    runs = client.search_runs([store.experiment_id(client)])
+    stages = [run for run in runs if run.info.run_name in {"prepare", "schedule", "features", "train", "evaluate"}]
     assert len(stages) == 5
-    assert len(parents) == 1
-    assert all(run[1] == "FINISHED" for run in stages)
-    assert next(run for run in runs if run[3] in parents)[4] is not None
+    assert all(run.info.status == "FINISHED" for run in stages)
+    (parent,) = {run.data.tags[PARENT_TAG] for run in stages}
+    assert "evaluate/kid" in client.get_run(parent).data.metrics
 
 
 @pytest.mark.long

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage
 
+from tests.project import CHANGES, check_out
 from tests.servers import Servers
 from tests.service.server import serving
-from tests.test_pipeline import CHANGES, Project
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 # Networks of a few thousand weights are over before a clock can tell them apart on a busy machine.
 GATE = {"model_name": "digits", "max_latency_ratio": 5.0, "max_memory_ratio": 2.0, "max_class_total_variation": 0.3}
-SMALL = CHANGES["prepare"] | {"image_size": 8, "channels": 1, "min_num_images": 100}
+SMALL = CHANGES["prepare"] | {"image_size": 8, "channels": 1}
 BRIEF = {
     "num_samples": 150,
     "num_steps": 4,
@@ -36,7 +36,7 @@ class Loop:
     """A project that is retrained; without servers its tracking store is a file."""
 
     def __init__(self, folder: Path, servers: Servers | None, **changes: dict[str, Any]) -> None:
-        self.project = Project(folder)
+        self.project = check_out(folder)
         if servers:
             servers.forget()
             self.project.environment |= servers.environment

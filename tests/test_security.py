@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,15 +19,14 @@ from packaging.utils import canonicalize_name
 from pipeline.export import requirements
 from tests.faults import small_project
 from tests.faults.namespaces import needs_network_rooms, without_network
+from tests.project import CHECKOUT, LOG, WATCH, Project, run_pipeline, watch
 from tests.service.conftest import write_model
 from tests.service.server import serving
-from tests.test_pipeline import Project
 
 # The whole pipeline is run once, every process under watch.
 pytestmark = pytest.mark.timeout(900)
 
 ROOT = Path(__file__).parents[1]
-WATCH = str(ROOT / "tests" / "faults" / "watch")
 Heard = dict[str, list[dict[str, str]]]
 
 
@@ -39,28 +39,25 @@ def _heard(log: Path) -> Heard:
 
 
 @pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Heard:
-    """`dvc repro` and what follows it, with no more settings than a fresh clone has, and without a network."""
-    folder = tmp_path_factory.mktemp("watched")
-    project = Project(folder)
-    small_project.write_inputs(folder, digits)
-    project.run("git", "init", "-q", "-b", "main")
-    project.run("dvc", "add", "-q", "data/raw")
-    project.commit("A project")
-    for name in ("DVC_NO_ANALYTICS", "MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK", "BENTOML_DO_NOT_TRACK"):
-        project.environment.pop(name, None)
-    log = folder / "watch.log"
-    project.environment |= {"PYTHONPATH": f"{WATCH}:{folder}", "WATCH_LOG": str(log), "NPROC": "1"}
+def pipeline(
+    made_once: Callable[[str, Callable[[Path], None]], Path],
+    digits: tuple[NDArray[np.uint8], NDArray[np.int64]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Heard:
+    """What is heard in `dvc repro` and in what follows it."""
+    ran = made_once("pipeline", lambda folder: run_pipeline(folder, digits))
+    folder = tmp_path_factory.mktemp("watched") / "copy"
+    shutil.copytree(ran, folder, symlinks=True)
+    project = watch(Project(folder / CHECKOUT), folder / LOG)
     register, model = small_project.STAGES["register"], "models:/digits@champion"
     for command in (
-        ["dvc", "repro"],
         ["python", "-m", "pipeline", "model", "register", *register],
         ["python", "-m", "pipeline", "model", "promote", "1", "--reason", "so small a training beats no baseline"],
         ["python", "-m", "pipeline", "sample", "--model", model, "--num-images", "2", "--out", "drawn.npz"],
         ["python", "-m", "pipeline", "runs", "sync"],
     ):
         project.run(*without_network(), *command)
-    return _heard(log)
+    return _heard(folder / LOG)
 
 
 def _unbilled() -> set[str]:
@@ -133,7 +130,7 @@ with contextlib.suppress(OSError):
     socket.getaddrinfo("example.invalid", 80)
 """
     log = tmp_path / "watch.log"
-    environment = small_project.environment(PYTHONPATH=WATCH, WATCH_LOG=str(log))
+    environment = small_project.environment(PYTHONPATH=str(WATCH), WATCH_LOG=str(log))
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     heard = _heard(log)
     assert [entry["what"].split(".")[0] for entry in heard["pickle"]] == ["__main__", "torch"]

@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from pipeline.tracking import store
 from pipeline.tracking.tags import HIT_TAG, SOURCE_TAG
 from tests.github import WORKFLOWS, GitHub, JobFailedError, identity, known, nothing
+from tests.project import CHANGES, check_out
 from tests.servers import BUCKET, KEYS, Servers
-from tests.test_pipeline import CHANGES, Project
 from tests.test_retraining import GATE
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 SMALL = {
     **CHANGES,
-    "prepare": CHANGES["prepare"] | {"image_size": 8, "channels": 1, "min_num_images": 100},
+    "prepare": CHANGES["prepare"] | {"image_size": 8, "channels": 1},
     "evaluate": {
         "num_samples": 150,
         "num_steps": 4,
@@ -68,7 +68,7 @@ class Team:
         }
         nobodys = {name: KEYS[name] for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_EC2_METADATA_DISABLED")}
         self.github = GitHub(folder, variables, {"AWS_ENDPOINT_URL": servers.s3_url, **nobodys, **outside})
-        self.person = Project(folder / "person")
+        self.person = check_out(folder / "person")
         self.person.environment |= servers.environment
         params = yaml.safe_load((self.person.folder / "params.yaml").read_text())
         for section, values in SMALL.items():

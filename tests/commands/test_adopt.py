@@ -17,7 +17,7 @@ from pipeline.params import load_params
 from tests.adoption.test_plan import photographs, planned
 from tests.command_line import foundry
 from tests.dvc_project import Project
-from tests.test_pipeline import Project as Clone
+from tests.project import check_out
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
@@ -104,7 +104,7 @@ def test_images_and_params_take_their_places_and_what_was_there_stays_in_dvc(
 @pytest.mark.trains
 @pytest.mark.timeout(900)
 def test_images_become_a_registered_model(tmp_path: Path, digits_file: Path) -> None:
-    project = Clone(tmp_path / "project")
+    project = check_out(tmp_path / "project")
     project.run("git", "init", "-q", "-b", "main")
     project.commit("A clone")
     said = project.run("foundry", "adopt", "--minutes", "2", str(digits_file))

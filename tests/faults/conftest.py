@@ -1,5 +1,6 @@
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,17 @@ from tests.faults import small_project
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, digits: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Path:
+def made(
+    made_once: Callable[[str, Callable[[Path], None]], Path], digits: tuple[NDArray[np.uint8], NDArray[np.int64]]
+) -> Path:
     """A project in which every stage has run; to be copied, not changed."""
-    folder = tmp_path_factory.mktemp("made")
-    small_project.write_inputs(folder, digits)
-    done = small_project.run(folder, [sys.executable, "-m", "tests.faults.stages"])
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(folder: Path) -> None:
+        small_project.write_inputs(folder, digits)
+        done = small_project.run(folder, [sys.executable, "-m", "tests.faults.stages"])
+        assert done.returncode == 0, done.stderr
+
+    return made_once("made", make)
 
 
 @pytest.fixture(scope="module")

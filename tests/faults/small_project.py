@@ -10,8 +10,15 @@ import yaml
 from numpy.typing import NDArray
 
 ROOT = Path(__file__).parents[2]
+NUM_IMAGES = 400
 CHANGES = {
-    "prepare": {"source": "arrays", "class_names": None, "image_size": 8, "held_out_share": 0.2},
+    "prepare": {
+        "source": "arrays",
+        "class_names": None,
+        "image_size": 8,
+        "held_out_share": 0.2,
+        "min_num_images": NUM_IMAGES,
+    },
     "schedule": {"num_timesteps": 8},
     "features": {"extractor": "random"},
     "train": {
@@ -53,7 +60,7 @@ def write_inputs(folder: Path, digits: tuple[NDArray[np.uint8], NDArray[np.int64
         document[section] |= changes
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     (folder / "data" / "raw").mkdir(parents=True)
-    np.savez(folder / "data" / "raw" / "digits.npz", images=digits[0], labels=digits[1])
+    np.savez(folder / "data" / "raw" / "digits.npz", images=digits[0][:NUM_IMAGES], labels=digits[1][:NUM_IMAGES])
 
 
 def environment(**more: str) -> dict[str, str]:

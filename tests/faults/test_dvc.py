@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import Dataset
 from tests.faults import small_project
+from tests.project import Project, check_out
 from tests.proxy import Proxy
 from tests.servers import BUCKET, Servers
-from tests.test_pipeline import Project
 
 
 @pytest.fixture
 def project(tmp_path: Path, digits: tuple[NDArray[np.uint8], NDArray[np.int64]]) -> Project:
-    project = Project(tmp_path)
+    project = check_out(tmp_path)
     small_project.write_inputs(tmp_path, digits)
     project.run("git", "init", "-q", "-b", "main")
     project.run("dvc", "add", "-q", "data/raw")
