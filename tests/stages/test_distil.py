@@ -81,7 +81,7 @@ def test_a_student_of_one_step_is_made_of_the_same_training_and_draws_in_one_net
     shutil.copytree(distilled / ".foundry", distilled / "one" / ".foundry")
     (distilled / "one" / "data").symlink_to(distilled / "data")
     (distilled / "one" / "params.yaml").write_text(yaml.safe_dump(document))
-    process = _train(root, distilled / "one", "student")
+    process = train(root, distilled / "one", "student")
     _, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     teacher, student = load_model(distilled / "teacher"), load_model(distilled / "one" / "student")
