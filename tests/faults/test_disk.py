@@ -20,7 +20,7 @@ WHOLE = {
     "evaluate": "report.html",
 }
 """What each stage writes last: where it is missing nobody takes the outs for whole."""
-SHARES = [0.9, 0.6, 0.3, 0.0]
+SHARES = [0.8, 0.6, 0.3, 0.0]
 Attempts = dict[str, list[dict[str, Any]]]
 
 
