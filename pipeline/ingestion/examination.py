@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.errors import FoundryError
 from pipeline.ingestion.decode import Wanted
 from pipeline.ingestion.manifest import to_frame
 from pipeline.ingestion.near_duplicates import group_near_duplicates
@@ -51,7 +50,7 @@ def examine(
     Progress bars named `description` are shown. Results of shards are kept in `folder` and taken from there.
 
     Raises:
-        FoundryError: the source is damaged, or has classes by number and by name; or a worker died.
+        FoundryError: the source is damaged, or a worker died.
     """
     found = _pass(open_source(), spool, wanted, description, folder)
     if not wanted.value_range.is_given and found.rows["highest"].notna().any():
@@ -59,8 +58,6 @@ def examine(
         if value_range != wanted.value_range:
             spool.clear()
             found = _pass(open_source(), spool, replace(wanted, value_range=value_range), description, folder)
-    if found.rows["label"].notna().any() and found.rows["class_name"].notna().any():
-        raise FoundryError("data/raw: classes are numbers in some tables and names in others, wanted one of both")
     groups = group_near_duplicates(found.rows, spool.read)
     return replace(found, rows=found.rows.assign(group=groups))
 

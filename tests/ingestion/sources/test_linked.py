@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from moto.server import ThreadedMotoServer
 
+from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.linked import LIST, find, read_links, write_links
 from pipeline.params import PrepareParams
@@ -136,11 +137,15 @@ def test_a_bucket_that_does_not_exist_is_named() -> None:
         find("s3://nowhere/set")
 
 
-def test_tables_that_disagree_about_classes_are_refused(tables: Path, prepare_params: Make, tmp_path: Path) -> None:
+def test_tables_that_disagree_about_classes_are_prepared_as_in_a_folder(
+    tables: Path, prepare_params: Make, tmp_path: Path
+) -> None:
     rows = [{"image": png(number), "label": number % 2} for number in range(30, 35)]
     pq.write_table(pa.Table.from_pylist(rows), tables / "data" / "train-00001-of-00001.parquet")
-    with pytest.raises(FoundryError, match="classes are numbers in some tables and names in others"):
-        prepare(linked(tables.as_uri(), tmp_path / "raw"), tmp_path / "out", prepare_params())
+    prepare(tables, tmp_path / "of the folder", prepare_params())
+    prepare(linked(tables.as_uri(), tmp_path / "raw"), tmp_path / "linked", prepare_params())
+    assert files(tmp_path / "linked") == files(tmp_path / "of the folder")
+    assert Dataset.open(tmp_path / "linked").info.class_names == ("0", "1", "class 0", "class 1")
 
 
 def test_single_images_are_not_linked(photo_folder: Path) -> None:
