@@ -28,7 +28,8 @@ THUMBNAIL_SIZE, COMPARED_SIZE = 8, 32
 """Sides to which images are downsampled for the search and for the comparison; the latter suppresses compression noise."""
 SLACK = 1.5
 """Factor on the limit in the search, since averages leave out the last pixels of sides that the block size does not divide."""
-IMAGES_AT_ONCE = 1024
+IMAGES_AT_ONCE, OTHERS_AT_ONCE = 1024, 4096
+"""Thumbnails that are compared with each other at once: some 50 MiB of distances, however many images are alike."""
 
 
 def group_near_duplicates(rows: pd.DataFrame, pixels: Pixels) -> NDArray[np.int64]:
@@ -93,10 +94,14 @@ def _candidates(
         end = min(start + IMAGES_AT_ONCE, len(mean))
         reach = np.sqrt(limits[start:].max())
         last = int(np.searchsorted(mean, mean[end - 1] + reach, side="right"))
-        distance = squares[start:end, None] + squares[start:last] - 2 * thumbnails[start:end] @ thumbnails[start:last].T
-        row, column = np.nonzero(distance <= (limits[start:end, None] + limits[start:last]) / 2)
-        later = row < column
-        yield start + np.stack([row[later], column[later]], axis=1)
+        for left in range(start, last, OTHERS_AT_ONCE):
+            right = min(left + OTHERS_AT_ONCE, last)
+            distance = (
+                squares[start:end, None] + squares[left:right] - 2 * thumbnails[start:end] @ thumbnails[left:right].T
+            )
+            row, column = np.nonzero(distance <= (limits[start:end, None] + limits[left:right]) / 2)
+            later = start + row < left + column
+            yield np.stack([start + row[later], left + column[later]], axis=1)
 
 
 def _averaged(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:

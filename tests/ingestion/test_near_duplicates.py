@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from pipeline.ingestion import near_duplicates
 from pipeline.ingestion.decode import Wanted, decode
 from pipeline.ingestion.near_duplicates import MAX_DIFFERENCE, near_pairs
 from pipeline.ingestion.perceptual_hash import perceptual_hashes
@@ -18,7 +20,12 @@ from pipeline.params import PrepareParams
 from pipeline.reporting.image_set import open_raw
 
 
-def test_the_pairs_are_those_of_a_search_through_all() -> None:
+@pytest.mark.parametrize(("at_once", "others_at_once"), [(1024, 4096), (64, 100)])
+def test_the_pairs_are_those_of_a_search_through_all(
+    at_once: int, others_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(near_duplicates, "IMAGES_AT_ONCE", at_once)
+    monkeypatch.setattr(near_duplicates, "OTHERS_AT_ONCE", others_at_once)
     random = np.random.default_rng(0)
     originals = random.integers(0, 256, (30, 8, 8, 3))
     noisy = originals.repeat(20, axis=0) + random.normal(0, 1, (600, 8, 8, 3)) * random.uniform(0, 12, (600, 1, 1, 1))
