@@ -23,7 +23,7 @@ from PIL import Image
 
 from pipeline.artefacts.files import locked
 from pipeline.params import PrepareParams, load_params
-from tests.servers import Servers, serving
+from tests.servers import KEYS, Servers, serving
 from tests.small_sets import BETTER_THAN_BASELINES
 
 # The same examples on every machine, and no clock: the machine may be busy. Before its first example Hypothesis looks through all
@@ -136,6 +136,23 @@ def tracking_server(workspace: Path, servers: Servers, monkeypatch: pytest.Monke
     servers.forget()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.tracking_uri)
     return workspace
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of an empty bucket of S3, as moto serves it."""
+    import boto3
+    import fsspec
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    for name, value in (KEYS | {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())}).items():
+        monkeypatch.setenv(name, value)
+    boto3.client("s3").create_bucket(Bucket="images")
+    yield "s3://images"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
 
 
 @pytest.fixture(scope="session")

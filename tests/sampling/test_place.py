@@ -1,31 +1,13 @@
 """Sets in a bucket: S3 as moto serves it."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import fsspec
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.errors import FoundryError
 from pipeline.sampling.place import Place
 from tests.command_line import foundry
 from tests.sampling.test_sample_set import SET, files_of
-from tests.servers import KEYS
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    import boto3
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    for name, value in (KEYS | {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())}).items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="samples")
-    yield "s3://samples"
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
 
 
 def test_a_set_in_a_bucket_has_the_bytes_of_one_in_a_folder(

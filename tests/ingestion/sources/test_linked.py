@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import FoundryError
@@ -20,7 +19,6 @@ from pipeline.ingestion.sources.linked import LIST, find, read_links, write_link
 from pipeline.params import PrepareParams
 from pipeline.prepare import prepare
 from tests.ingestion.test_shards import files, png, write_tar
-from tests.servers import KEYS
 
 Make = Callable[..., PrepareParams]
 
@@ -40,20 +38,6 @@ def tables(tmp_path: Path) -> Path:
         rows = [{"image": {"bytes": png(number), "path": None}, "label": f"class {number % 2}"} for number in numbers]
         pq.write_table(pa.Table.from_pylist(rows), tmp_path / "tables" / "data" / f"{split}-00000-of-00001.parquet")
     return tmp_path / "tables"
-
-
-@pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    import boto3
-
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    for name, value in (KEYS | {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())}).items():
-        monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="images")
-    yield "s3://images"
-    fsspec.get_filesystem_class("s3").clear_instance_cache()
-    server.stop()
 
 
 def upload(folder: Path, url: str) -> None:
