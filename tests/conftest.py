@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 
 import numpy as np
@@ -149,8 +150,10 @@ def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.start()
     for name, value in (KEYS | {"AWS_ENDPOINT_URL": "http://{}:{}".format(*server.get_host_and_port())}).items():
         monkeypatch.setenv(name, value)
-    boto3.client("s3").create_bucket(Bucket="images")
-    yield "s3://images"
+    # A name of its own: all of moto's servers in a process share their buckets.
+    name = f"images-{token_hex(4)}"
+    boto3.client("s3").create_bucket(Bucket=name)
+    yield f"s3://{name}"
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     server.stop()
 

@@ -80,7 +80,7 @@ def test_of_a_linked_set_that_has_grown_only_the_new_shard_is_downloaded(
     linked(f"{bucket}/set", raw)
     # What is not in the bucket cannot be downloaded.
     for number in range(3):
-        boto3.client("s3").delete_object(Bucket="images", Key=f"set/{number}.tar")
+        boto3.client("s3").delete_object(Bucket=bucket.removeprefix("s3://"), Key=f"set/{number}.tar")
     prepare(raw, tmp_path / "after", prepare_params(), examined=examined)
     prepare(tars, tmp_path / "of the folder", prepare_params())
     assert files(tmp_path / "after") == files(tmp_path / "of the folder")
