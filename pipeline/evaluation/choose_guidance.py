@@ -58,8 +58,7 @@ def choose_guidance(
         sampling: sampler and number of steps.
         evaluator: compares with training images.
         params: `guidance_scales` and `guidance_intervals`, and `guidance_images` images for each candidate, all from
-            the
-            same seeds.
+            the same seeds.
         real_agreement: share of real images whose class is recognised, if it is known.
     """
     classes = evaluator.real.split.labels
@@ -91,8 +90,8 @@ def best(
     """The cheapest candidate, in rows of network calls, that is good enough; of equally cheap ones that with the least distance.
 
     Good enough means a distance that no candidate improves on by more than `LEAST_GAIN`. If classes are recognised, it
-    also means a share of recognised images within a standard error of the highest among these candidates, or of real
-    images.
+    also means that they are recognised as often as in real images, less the standard error of such a share, or, where
+    no such candidate is, as often as in any.
 
     Args:
         measured: the candidates.
@@ -103,8 +102,8 @@ def best(
     near = {key: each for key, each in measured.items() if each.distance * (1 - LEAST_GAIN) <= least}
     shares = {key: each.class_agreement for key, each in near.items() if each.class_agreement is not None}
     if shares and real_agreement is not None:
-        wanted = min(real_agreement, max(shares.values()))
-        wanted -= math.sqrt(wanted * (1 - wanted) / num_images)
+        standard_error = math.sqrt(real_agreement * (1 - real_agreement) / num_images)
+        wanted = min(real_agreement - standard_error, max(shares.values()))
         near = {key: near[key] for key, share in shares.items() if share >= wanted}
     return min(near, key=lambda key: (key.num_rows, near[key].distance))
 
