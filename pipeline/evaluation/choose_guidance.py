@@ -25,9 +25,6 @@ from pipeline.params import EvaluateParams
 
 LEAST_GAIN = 0.05
 """Share by which a costlier candidate must lower the distance: a guided step takes two rows of network calls instead of one."""
-CLEAR_RISE = 0.02
-"""Share of the lowest distance; smaller rises may be chance, and larger scales are still tried. For emoji the distance was 798.8
-at scale 1.75 and 798.9 at 2, but 3 was better."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +46,10 @@ def choose_guidance(
 ) -> tuple[SamplingDefaults, dict[SamplingDefaults, Measured]]:
     """Choose the `best` of the candidates; returns it and the measurements of each.
 
-    For each interval, scales are tried in ascending order until the distance clearly rises; from the second interval
-    on, only scales above the best one so far, since guidance in fewer steps has to be stronger. Nothing is measured if
-    there is a single candidate, or if the model has no classes, so that its scale is 1.
+    For each interval, scales are tried in ascending order until the distance exceeds the least by more than
+    `LEAST_GAIN`; from the second interval on, only scales above the best one so far, since guidance in fewer steps has
+    to be stronger. Nothing is measured if there is a single candidate, or if the model has no classes, so that its
+    scale is 1.
 
     Args:
         model: not changed.
@@ -78,9 +76,9 @@ def choose_guidance(
         for tried in dict.fromkeys(each for each in group if each.guidance_scale > largest):
             images = draw(model, seeds, labels, **asdict(tried), progress=True)
             measured[tried] = _measure(evaluator, images, np.array(labels))
-            if measured[tried].distance > (1 + CLEAR_RISE) * least:
-                break
             least = min(least, measured[tried].distance)
+            if not _is_near(measured[tried], least):
+                break
     return best(measured, real_agreement, params.guidance_images), measured
 
 
@@ -99,13 +97,18 @@ def best(
         num_images: images of each candidate.
     """
     least = min(each.distance for each in measured.values())
-    near = {key: each for key, each in measured.items() if each.distance * (1 - LEAST_GAIN) <= least}
+    near = {key: each for key, each in measured.items() if _is_near(each, least)}
     shares = {key: each.class_agreement for key, each in near.items() if each.class_agreement is not None}
     if shares and real_agreement is not None:
         standard_error = math.sqrt(real_agreement * (1 - real_agreement) / num_images)
         wanted = min(real_agreement - standard_error, max(shares.values()))
         near = {key: near[key] for key, share in shares.items() if share >= wanted}
     return min(near, key=lambda key: (key.num_rows, near[key].distance))
+
+
+def _is_near(candidate: Measured, least: float) -> bool:
+    """Whether a distance of `least` would be too small a gain to pay for."""
+    return candidate.distance * (1 - LEAST_GAIN) <= least
 
 
 def _measure(evaluator: Evaluator, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> Measured:
