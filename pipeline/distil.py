@@ -83,19 +83,22 @@ class Distillation:
         self, params: Params, trained: Model, dataset: Dataset, table: ScheduleTable, workers: Workers
     ) -> None:
         device, settings = best_device(), student_params(params.train, params.distil)
+        student, images = student_network(trained), dataset.split("train")
         self.params, self.trained = params.distil, trained
         self.teacher = drawing_teacher(trained, params.distil, device.device)
-        self.training = Training(settings, student_network(trained), table, dataset.split("train"), device, workers)
-        self.training.row_error = FeatureError(trained, params.distil.feature_weight, device.device)
-        self.training.batches = Trajectories(
+        trajectories = Trajectories(
             self.teacher,
-            self.training.network,
-            dataset.split("train").labels,
+            student,
+            images.labels,
             seed=settings.seed,
             batch_size=settings.batch_size,
             label_dropout=settings.label_dropout,
             micro_batch_size=settings.micro_batch_size,
             workers=workers,
+        )
+        error = FeatureError(trained, params.distil.feature_weight, device.device)
+        self.training = Training(
+            settings, student, table, images, device, workers, batches=trajectories, row_error=error
         )
 
     @property

@@ -32,6 +32,11 @@ RowError = Callable[[Tensor, Batch], Tensor]
 """The error `[rows]` of denoised images, which the loss weights by their noise levels."""
 
 
+def pixel_error(denoised: Tensor, batch: Batch) -> Tensor:
+    """The squared error of the pixels, `[rows]`, without what clipping makes invisible."""
+    return visible_error(denoised, batch.x0)
+
+
 @dataclass(frozen=True, slots=True)
 class TrainStep:
     """Result of one step; the tensors are scalars on the device, so that the caller chooses when to wait for them."""
@@ -55,7 +60,22 @@ class Training:
         split: Split,
         device: Device,
         workers: Workers = SINGLE,
+        *,
+        batches: BatchSource | None = None,
+        row_error: RowError = pixel_error,
     ) -> None:
+        """Prepare the first step.
+
+        Args:
+            params: length, batches, learning rates, loss weight and averages.
+            network: trained in place, and moved to `device`.
+            schedule_table: the noise levels, their probabilities and their weights in the loss.
+            split: the training images.
+            device: of network and batches.
+            workers: the place of this process among those that share each batch.
+            batches: those that are trained on; by default images of `split` with noise.
+            row_error: the error whose weighted mean is the loss.
+        """
         self.params, self.schedule_table, self.device, self.workers = params, schedule_table, device, workers
         # 6 % more images per second on a CPU (AVX2), more on a GPU.
         layout = torch.contiguous_format if device.device.type == "mps" else torch.channels_last
@@ -65,12 +85,12 @@ class Training:
         use_deterministic_algorithms(device)
         self.condition = _condition(network) if params.augmentation.kinds else None
         self.micro_batches = MicroBatches.of(workers, params.batch_size, params.micro_batch_size)
-        self.batches: BatchSource = Batches(split, params, schedule_table.density, network.num_classes, device, workers)
+        self.batches = batches or Batches(split, params, schedule_table.density, network.num_classes, device, workers)
+        self.row_error = row_error
         self.optimisers = _optimisers(self.network, self.condition, params)
         self.ema = Ema(self.weights(), params.ema_widths)
         self.snapshots: dict[str, Tensor] = {}
         self.step = 0
-        self.row_error: RowError = pixel_error
         self._abar = schedule_table.schedule.abar.to(device.device, torch.float32)
         # The loss compares denoised images, whichever target the network predicts.
         self._weight = schedule_table.weight("x0", params.weighting).to(device.device, torch.float32)
@@ -204,10 +224,6 @@ class Training:
     def _keep_snapshot(self) -> None:
         for width, track in zip(self.params.ema_widths, self.ema.tracks, strict=True):
             self.snapshots |= {f"{self.step}/{width}/{name}": tensor.cpu().clone() for name, tensor in track.items()}
-
-
-def pixel_error(denoised: Tensor, batch: Batch) -> Tensor:
-    return visible_error(denoised, batch.x0)
 
 
 def _condition(network: UNet) -> nn.Linear:
