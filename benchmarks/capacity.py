@@ -24,7 +24,7 @@ NUM_IMAGES = (10**6, 10**8, 10**10)
 
 
 def row_steps_per_sec(tick: dict[str, Any]) -> float:
-    """Of one replica with full batches, by the first case of `tick`."""
+    """Row-steps per second of one replica with full batches, by the first case of `tick`."""
     case = tick["cases"][0]
     return float(ROWS / (case["network_sec"] + case["outside_sec"]))
 

@@ -52,7 +52,7 @@ SEED = 1001
 EXACT_STEPS, NUM_EXACT = 100, 100
 """Steps that stand for the exact probability flow, and images that are compared with it."""
 NUM_BLOCKS = 20
-"""Of the jackknife."""
+"""Blocks of the jackknife."""
 NUM_TIMED = 20
 """Training steps by which the time of `train` is estimated, after as many of warm-up."""
 TAKEN_APART = 2
@@ -66,7 +66,7 @@ class Images:
 
     name: str
     num_rows: int
-    """Of network calls, for one image."""
+    """Rows of network calls for one image."""
     pixels: Tensor
     """float32 `[n, c, h, w]` in [-1, 1]."""
     training_sec: float | None = None
@@ -126,9 +126,9 @@ class Setting:
 
     workspace: Workspace
     trained: Model
-    """As training wrote it: the teacher."""
+    """The model as training wrote it: the teacher."""
     default: Model
-    """The same as `evaluate` has tuned it."""
+    """The model as `evaluate` has tuned it."""
     evaluator: Evaluator
     num_samples: int
 
@@ -219,7 +219,7 @@ def _exact_plan(setting: Setting) -> SamplerPlan:
 
 
 def _of_model(setting: Setting, steps: Sequence[int]) -> Iterator[Images]:
-    """As it is by default, as the students' teacher draws, and in as few rows as the students."""
+    """Images of the model: by default, as the students' teacher draws, and in as few rows as the students."""
     default, plan = setting.default, default_plan(setting.default)
     yield Images("default", plan.num_rows, _draw(default, plan, setting))
     teacher = _teacher(setting).plan

@@ -120,7 +120,7 @@ class Pool:
 
     @cached_property
     def evaluators(self) -> tuple[Evaluator, Evaluator]:
-        """That of held-out images, and that of training images, by which models are tuned."""
+        """The evaluator of held-out images, and that of training images, by which models are tuned."""
         features = self.folder / "data" / "features"
         return load_evaluator(features, self.dataset), load_evaluator(features, self.dataset, "train")
 

@@ -29,7 +29,7 @@ from benchmarks.protocol import ROOT, Run, finish, parser, python, run_command, 
 SIDE = 28
 IMAGES_PER_SHARD = 500
 NUM_SHARDS = {False: (10, 50), True: (2, 4)}
-"""Of the smaller and the larger set; `--quick` or not."""
+"""Shards of the smaller and of the larger set, by `--quick`."""
 WORKERS = (1, 2)
 
 

@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def arms(model: Model, other: Model, path: Path) -> dict[str, Denoiser]:
-    """By name; `other` is the same model, whose memory layout changes."""
+    """The denoisers by name; `other` is the same model, whose memory layout changes."""
     found: dict[str, Denoiser] = {
         "torch": model.denoiser(),
         "torch, channels_last": denoiser_here(other),

@@ -38,7 +38,7 @@ class Arrival:
     owner: str = "anonymous"
     priority: int = 0
     deadline_sec: float | None = None
-    """From its arrival."""
+    """Time from the request's arrival to its deadline; None for no deadline."""
     cancelled_after_sec: float | None = None
 
 

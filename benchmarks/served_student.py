@@ -28,7 +28,7 @@ from pipeline.artefacts.sampling_defaults import SamplingDefaults
 STUDENTS = (4, 2, 1)
 """Steps of the students."""
 IMAGES = 4
-"""Of a request while the service is saturated."""
+"""Images of a request while the service is saturated."""
 NUM_ALONE = 20
 
 

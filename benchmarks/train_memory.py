@@ -16,7 +16,7 @@ from benchmarks.systems import Workspace, make_training, read_workspace, untrain
 from pipeline.artefacts.dataset import Dataset, Split, write_split
 
 BATCH_SIZES = (16, 64, 256)
-"""In addition to that of params.yaml."""
+"""Batch sizes in addition to that of params.yaml."""
 TIMES = 10
 """Factor between the sizes of the large data set and of the project's."""
 

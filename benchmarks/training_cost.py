@@ -32,7 +32,7 @@ class Compared:
     step_sec: float
     estimated_mib: float
     peak_mib: float
-    """Of the first process."""
+    """Peak memory of the first process."""
 
 
 def main() -> None:

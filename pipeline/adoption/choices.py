@@ -15,7 +15,7 @@ class Choice:
     """One param that follows from the data or the machine."""
 
     key: str
-    """Like `prepare.image_size`."""
+    """Key in params.yaml, such as `prepare.image_size`."""
     value: Any
     found: str
     """The fact that it follows from."""

@@ -74,7 +74,7 @@ class Survey:
     mirror_accuracy: float | None
     """See `pipeline.adoption.mirroring`."""
     seconds_per_image: float
-    """In which an image is read and decoded here."""
+    """Time in which an image is read and decoded on this machine."""
 
     @property
     def num_different(self) -> int:

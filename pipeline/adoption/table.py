@@ -44,7 +44,7 @@ def wrapped(text: str) -> list[str]:
 
 
 def facts(intake: Intake, survey: Survey) -> Iterator[str]:
-    """What was found that no param says."""
+    """Findings that no param shows."""
     yield f"{intake.name}: {survey.num_images:,} of {survey.num_files:,} images can be used, read as `{survey.kind}`"
     if intake.num_links:
         yield f"{intake.num_links:,} links: what they point to was copied"

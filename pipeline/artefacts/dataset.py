@@ -38,7 +38,7 @@ class DatasetInfo:
     image_size: ImageSize
     channels: int
     class_names: tuple[str, ...] | None
-    """By label; None where images have no classes."""
+    """Names of the classes, indexed by label; None where images have no classes."""
     num_train: int
     num_held_out: int
     digest: str
@@ -59,7 +59,7 @@ class DatasetInfo:
         return {"train": self.num_train, "held_out": self.num_held_out}[split]
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """The content of dataset.json."""
         return {field: getattr(self, field) for field in self.__slots__}
 
     @classmethod

@@ -46,7 +46,7 @@ class DataSpec:
     image_size: ImageSize
     channels: int
     class_names: tuple[str, ...] | None
-    """By label; None for a model without classes."""
+    """Names of the classes, indexed by label; None for a model without classes."""
     sigma_data: float
     """Standard deviation of the pixels in [-1, 1]."""
 
@@ -87,7 +87,7 @@ class Model:
     network: UNet
     schedule: NoiseSchedule
     digest: str
-    """Of weights and description without provenance: models with equal digests draw the same images."""
+    """Digest of the weights and of the description without its provenance: models with equal digests draw the same images."""
 
     @property
     def null_label(self) -> int | None:

@@ -33,7 +33,7 @@ FASHION_MNIST = {
 """SHA-256 of each decompressed file."""
 
 RECORDED_MD5 = "5f974fc07a228533b94e96f0786e9bcc.dir"
-"""What DVC records of a folder with these files."""
+"""The MD5 that DVC records for a folder with these files."""
 
 PACKAGE = "dataset-fashion-mnist"
 ADDRESS = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com"

@@ -32,7 +32,7 @@ from pipeline.tracking.store import StoreError
 
 PARAMS = Path("params.yaml")
 CONDITIONS = ("pipeline", "dvc.yaml", "params.yaml", "data/raw.dvc", "data/excluded.txt", "data/ancestor")
-"""What a trial depends on besides its commit, where it is not committed."""
+"""Files on which a trial depends; uncommitted changes of them are part of its conditions."""
 LOOK_SEC = 1.0
 """Between two looks at the held-out errors of a training."""
 

@@ -34,7 +34,7 @@ class LikelihoodBound:
     total: float
     """The sum: a bound on -log2 p(image) / dimensions."""
     standard_error: float
-    """Of the total, over images; the draws of t are stratified, so the true error is probably smaller."""
+    """Standard error of `total` over images; the draws of t are stratified, so the true error is probably smaller."""
     num_images: int
 
 

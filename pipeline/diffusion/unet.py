@@ -68,7 +68,7 @@ class ResidualBlock(nn.Module):
         _zero(self.conv2)
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        """From `[b, width_in, h, w]` and an embedding `[b, e]` to `[b, width_out, h, w]`."""
+        """Map `[b, width_in, h, w]` and an embedding `[b, e]` to `[b, width_out, h, w]`."""
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         inner: Tensor = self.conv1(F.silu(self.norm1(x)))
         inner = F.silu(torch.addcmul(shift, self.norm2(inner), 1 + scale))
@@ -108,7 +108,7 @@ class LinearPath(nn.Module):
         self.gains = nn.Parameter(torch.zeros(num_timesteps, num_values), requires_grad=False)
 
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """From patches `[b, num_values, h, w]` at noise levels `[b]` to their part of the prediction, of the same shape."""
+        """Map patches `[b, num_values, h, w]` at noise levels `[b]` to their part of the prediction, of the same shape."""
         along = F.conv2d(x, self.basis.T[:, :, None, None])
         return F.conv2d(self.gains[t][:, :, None, None] * along, self.basis[:, :, None, None])
 

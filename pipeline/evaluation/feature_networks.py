@@ -26,7 +26,7 @@ class FeatureNetwork(nn.Module):
     spread: Tensor
     """`[]`, the root of the mean variance of an activation over real images."""
     head: nn.Linear | None
-    """From features to logits; None without classes."""
+    """Layer from features to logits; None without classes."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()

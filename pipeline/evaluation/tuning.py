@@ -46,7 +46,7 @@ class Tuning:
     """Relative EMA width sigma_rel; None: the weights of model.safetensors, as training wrote them."""
     sampling: SamplingDefaults
     timetables: Mapping[str, Mapping[str, tuple[int, ...]]]
-    """By sampler and number of steps: those of the model, with the refined one."""
+    """Sampling times by sampler and number of steps: the model's own, with the refined ones in their place."""
     ema_losses: Mapping[str, float]
     """Squared error, relative to the best linear denoiser's, by EMA width; empty if there was no choice."""
     guidance_distances: Mapping[str, float]

@@ -36,7 +36,7 @@ class Verdict:
 
     findings: Sequence[Finding]
     advice: str
-    """What most likely helps, with the command."""
+    """The change that most likely helps, with the command."""
 
     def finding(self, name: str) -> Finding | None:
         """The finding of this name, if its figures are known."""

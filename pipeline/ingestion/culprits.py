@@ -19,7 +19,7 @@ EXCLUDE = "leave files out (foundry data exclude)"
 
 @dataclass(frozen=True, slots=True)
 class Culprits:
-    """What a failed check is about."""
+    """The classes and files that a failed check is about."""
 
     remedy: str
     """What to do, with the key of params.yaml if there is one."""

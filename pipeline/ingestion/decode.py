@@ -53,17 +53,17 @@ TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""By EXIF orientation; 1 is upright."""
+"""The transposition that makes an image upright, by EXIF orientation; 1 is upright."""
 ORIENTATION_TAG = 0x0112
 PHOTOMETRIC_TAG, WHITE_IS_ZERO = 262, 0
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """How images are prepared."""
+    """The settings with which images are prepared."""
 
     size: ImageSize
-    """Of the prepared pixels."""
+    """Height and width of the prepared pixels, or one side of a square."""
     channels: int
     """1 for grey, 3 for RGB, 4 for RGB and alpha."""
     background: str = "white"
@@ -80,14 +80,14 @@ class DecodedImage:
     pixels: NDArray[np.uint8]
     """`[height, width, channels]`."""
     width: int
-    """Of the source, in pixels, after EXIF orientation is applied."""
+    """Width of the source in pixels, after EXIF orientation is applied."""
     height: int
     mode: str
     """Pillow's mode of the source."""
     highest: float | None = None
-    """Largest value, of a source of more than 8 bits."""
+    """Largest pixel value of a source with more than 8 bits; None for others."""
     notes: tuple[str, ...] = ()
-    """What was converted, guessed or suspected, in words that can be counted over a set."""
+    """Conversions, guesses and suspicions, in fixed words that can be counted over a set."""
 
 
 def decode(content: bytes | NDArray[Any], wanted: Wanted) -> DecodedImage:

@@ -24,20 +24,20 @@ class ExpectationResult:
     error: str | None = None
     """Message of the exception if the check failed to run."""
     remedy: str | None = None
-    """What to do, if it failed."""
+    """What to do if the check failed."""
     classes: Mapping[str, int] = field(default_factory=dict)
     """Classes at fault, with their numbers of images."""
     files: tuple[str, ...] = ()
     """The first of the files at fault."""
 
     def document(self) -> dict[str, Any]:
-        """As JSON; what is empty is left out."""
+        """The check as an object of validation.json; empty fields are left out."""
         document = {"success": self.success, "observed": self.observed, "wanted": self.wanted}
         more = {"error": self.error, "remedy": self.remedy, "classes": dict(self.classes), "files": [*self.files]}
         return document | {name: value for name, value in more.items() if value}
 
     def finding(self, name: str) -> str:
-        """What is wrong, and in further lines the classes and files at fault, and what to do."""
+        """The failed check in words; further lines name the classes and files at fault, and what to do."""
         if self.error:
             return f"{name}: the check failed to run: {self.error}"
         lines = [f"{name}: found {self.observed}, wanted {self.wanted}"]
@@ -61,7 +61,7 @@ class ValidationReport:
         return all(result.success for result in self.checks.values())
 
     def document(self) -> dict[str, Any]:
-        """As JSON."""
+        """The content of validation.json."""
         checks = {name: result.document() for name, result in self.checks.items()}
         return {"success": self.success, "checks": checks, "counts": dict(self.counts)}
 

@@ -1,4 +1,4 @@
-"""Who does the work on shards: this process, a pool of processes on this machine, or Ray where `RAY_ADDRESS` names a cluster."""
+"""The workers of the stage `prepare`: this process, a pool of processes, or Ray where `RAY_ADDRESS` names a cluster."""
 
 import multiprocessing
 import os
@@ -23,7 +23,7 @@ CONNECT_SEC = 10
 IMAGES_PER_WORKER = 4000
 """A worker takes two to three seconds of a core to start, in which it would examine so many small images."""
 BYTES_PER_IMAGE = 2000
-"""Of small images, to guess the number of those in a tar."""
+"""Typical size of the file of a small image, from which the number of images in a tar is estimated."""
 
 
 def num_cores() -> int:

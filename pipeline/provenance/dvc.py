@@ -40,7 +40,7 @@ def dvc(*arguments: str, folder: Path | None = None) -> str:
 
 
 def environment() -> dict[str, str]:
-    """That of this process, with the programs of its Python first: stages and the workers of DVC's queue call them by name.
+    """The environment for DVC: this process's, with the programs of its Python first in PATH, since stages call them by name.
 
     Without DVC's reports of its use, which .dvc/config turns off within a project alone.
     """

@@ -45,7 +45,7 @@ class Cache:
         return self._named(all_commits=True)
 
     def named_by_experiments(self) -> set[str]:
-        """Those that the workspace or an experiment names.
+        """Keys of the results that the workspace or an experiment names.
 
         Raises:
             FoundryError: the stages of one cannot be read.
@@ -53,7 +53,7 @@ class Cache:
         return self._named(all_experiments=True)
 
     def named_by(self, locks: Iterable[str]) -> set[str]:
-        """Those that texts of dvc.lock name."""
+        """Keys of the results that texts of dvc.lock name."""
         return {key for lock in locks for key in self._keys_of(lock)}
 
     def _named(self, **revisions: bool) -> set[str]:

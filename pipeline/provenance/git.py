@@ -49,7 +49,7 @@ def git(*arguments: str, folder: Path | None = None, index: Path | None = None) 
 
 
 def git_line(*arguments: str, folder: Path | None = None) -> str | None:
-    """Like `git`, for one line of output; None if git fails or prints nothing."""
+    """The first line that `git` prints for these arguments; None if it fails or prints nothing."""
     try:
         return git(*arguments, folder=folder).strip() or None
     except GitError:

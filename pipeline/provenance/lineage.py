@@ -23,7 +23,7 @@ DIFF_OPTIONS = ("--binary", "--no-color", "--no-ext-diff", "--no-textconv")
 MAX_BYTES_OF_NEW_FILES = 10 << 20
 """Untracked files beyond this total are named in the patch, not copied into it."""
 OMITTED = "# a new file, not in this patch: "
-"""How a line of a patch begins that names such a file."""
+"""Beginning of a patch's line that names such a file."""
 MAX_PARAM_LENGTH = 6000
 """MLflow's limit on the length of a parameter's value."""
 

@@ -1,4 +1,4 @@
-"""Who is champion of a registered model: one alias, moved by one call to the registry after a last check.
+"""The champion of a registered model: one alias, moved by one call to the registry after a last check.
 
 Each move is recorded first (`pipeline.registry.history`). MLflow cannot compare and set an alias in one step: two
 machines that promote within the same instant can both pass the check. Both decisions are then in the history, and the

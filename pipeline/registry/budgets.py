@@ -9,7 +9,7 @@ from pipeline.registry.work import Ratio
 
 
 def gain_of(comparison: ComparisonResult, params: RegisterParams) -> str | None:
-    """What a challenger is better by, in words, if that is worth a higher cost; else None."""
+    """The improvement of a challenger in words, if it is worth a higher cost; else None."""
     ours, theirs = (model.figures["kid"] for model in (comparison.challenger, comparison.champion))
     if comparison.kid.value >= -params.smallest_improvement * max(theirs, 0.0):
         return None

@@ -63,7 +63,7 @@ class OtherTrainings:
     challengers: Sequence[LoadedModel] = ()
     champions: Sequence[LoadedModel] = ()
     num_challengers: int = 0
-    """How many of the challenger's recipe the registry has, of which the newest are compared."""
+    """Number of registered trainings of the challenger's recipe, of which the newest are compared."""
     is_one_recipe: bool = False
     """Challenger and champion differ in nothing but their seed."""
     spread: SeedSpread = PRIOR
@@ -79,7 +79,7 @@ class Champion(LoadedModel):
 
     version: str
     metrics: Mapping[str, float]
-    """Those that it was registered with, on the data of that time."""
+    """Metrics with which the version was registered, on the data of that time."""
 
     @classmethod
     def load(cls, folder: Path, version: str, metrics: Mapping[str, float]) -> Self:

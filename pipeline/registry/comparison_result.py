@@ -9,7 +9,7 @@ from pipeline.registry.work import Ratio, Work
 
 @dataclass(frozen=True, slots=True)
 class ClassAgreement:
-    """How often the classifier recognises a class, as shares of images, 0 to 1."""
+    """Shares of images of one class that the classifier recognises, 0 to 1."""
 
     samples: float
     """Share of the samples for which this class was requested."""
@@ -27,7 +27,7 @@ class ModelResult:
     figures: Mapping[str, float]
     """Figures of its samples, named as in metrics.json without the prefix `evaluate/`."""
     num_shifted: int
-    """How many samples were searched for shifted copies of training images."""
+    """Number of samples that were searched for shifted copies of training images."""
     classes: tuple[str, ...]
     """Names of the classes that the model can draw; empty without classes."""
     class_agreement: Mapping[str, ClassAgreement]
@@ -51,7 +51,7 @@ class ComparisonResult:
     kid: KidDifference
     """Difference in KID over all trainings that were compared."""
     num_trainings: int
-    """How often the challenger's recipe was trained and registered."""
+    """Number of registered trainings of the challenger's recipe."""
     is_one_recipe: bool
     """Whether challenger and champion differ only in the seed of their training."""
     latency: Ratio | None

@@ -95,7 +95,7 @@ def as_lines(entries: Iterable[Entry]) -> str:
 
 
 def _person() -> str | None:
-    """Who decides: the user of a machine, which runners share, identifies nobody."""
+    """The person who decides. A machine's user is not taken: runners share it, so that it identifies nobody."""
     return os.environ.get("GITHUB_ACTOR") or git_line("config", "user.name")
 
 

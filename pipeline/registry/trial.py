@@ -87,7 +87,7 @@ def evaluate(samples: Samples, dataset: Dataset, features: Path, out: Path) -> N
 def class_agreement(
     evaluator: Evaluator, samples: Samples, features: Tensor, info: DatasetInfo
 ) -> dict[str, dict[str, float]]:
-    """By name of the class, the fields of `ClassAgreement`; empty without classes, or if the extractor is no classifier."""
+    """Fields of `ClassAgreement` by name of the class; empty without classes, or if the extractor is no classifier."""
     if samples.labels is None or info.class_names is None or not evaluator.extractor.config.num_classes:
         return {}
     seen, seen_real = (evaluator.extractor.classes(each).numpy() for each in (features, evaluator.features))

@@ -28,7 +28,7 @@ class Version:
     run_id: str
     """The run of its registration; of versions that release 0.2 registered, that of the training."""
     tags: Mapping[str, str]
-    """Its own tags and those of its run; for `git.` tags the run has precedence, as it knows which code it ran."""
+    """Tags of the version and of its run; for `git.` tags the run has precedence, as it knows which code it ran."""
 
     def __str__(self) -> str:
         return f"{self.name} version {self.number}"

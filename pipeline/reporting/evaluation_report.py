@@ -19,9 +19,9 @@ class ClassRow:
 
     name: str
     drawn: float
-    """Of the samples, 0 … 1."""
+    """Share of the samples, 0 to 1."""
     real: float
-    """Of the held-out images, 0 … 1."""
+    """Share of the held-out images, 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True)

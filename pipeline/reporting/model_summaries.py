@@ -51,7 +51,7 @@ class ModelSummary:
 
     @property
     def is_distilled(self) -> bool:
-        """Whether it is a student, whose losses are its teacher's."""
+        """Whether the model is a student, whose losses are its teacher's."""
         return json.loads(self.params.get("distil.steps", "null")) is not None
 
 

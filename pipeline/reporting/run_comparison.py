@@ -37,7 +37,7 @@ class Param:
 
     name: str
     values: Sequence[str | None]
-    """In the order of the runs."""
+    """One value per run, in the order of the runs."""
 
 
 @dataclass(frozen=True, slots=True)

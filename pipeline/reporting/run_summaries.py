@@ -27,7 +27,7 @@ class RunSummary:
     run_id: str
     """MLflow's id of the pipeline."""
     title: str
-    """Its whole name."""
+    """The pipeline's name, not shortened."""
     model: ModelSummary
     pictures: Mapping[str, Mapping[int, Path]]
     """Pictures by key of SEEDS and step."""

@@ -10,7 +10,7 @@ from pipeline.inference.draw import BATCH_SIZE, GPU_BATCH_SIZE
 
 
 def arithmetic() -> dict[str, str | int]:
-    """By name; equal facts give equal bytes. The number of cores is none of them: every batch has one thread of its own."""
+    """Facts by name that determine the bytes of images. The number of cores is none of them: every batch has one thread."""
     device = best_device()
     on_cpu = device.device.type == "cpu"
     return {

@@ -18,13 +18,13 @@ from pipeline.inference.draw import draw_batches
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Drawing:
-    """What is drawn, and how."""
+    """A model and the settings with which its images are drawn."""
 
     model: Model
     seed: int
     """Image i has the seed `image_seed(seed, i)`: drawn alone with that one it has the same pixels."""
     class_label: int | None
-    """Of every image; None for each class in turn, and for a model without classes."""
+    """Class of every image; None for each class in turn, and for a model without classes."""
     sampler: Sampler
     num_steps: int
     eta: float

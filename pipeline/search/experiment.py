@@ -29,7 +29,7 @@ class Experiment:
         self.name, self._process = name, process
 
     def is_running(self, wait_sec: float) -> bool:
-        """Whether it is still running after this time."""
+        """Whether the experiment is still running after `wait_sec` seconds."""
         try:
             self._process.wait(wait_sec)
         except subprocess.TimeoutExpired:
@@ -48,7 +48,7 @@ class Experiment:
         return _held_out_errors(folder / HELD_OUT) if folder else {}
 
     def all_held_out_errors(self) -> dict[int, float]:
-        """The same of a training that has ended, or that DVC has taken from its cache."""
+        """Held-out errors by images seen, of a training that has ended or that DVC has taken from its cache."""
         with TemporaryDirectory() as folder:
             path = Path(folder) / HELD_OUT.name
             commit = experiment_commit(self.name) or "HEAD"
@@ -64,7 +64,7 @@ class Experiment:
         return measured
 
     def _training_folder(self) -> Path | None:
-        """Where the training runs. Before it does, that folder has the held-out errors of the model in dvc.lock."""
+        """The folder in which the training runs. Before it does, it has the held-out errors of the model in dvc.lock."""
         try:
             for process in psutil.Process(self._process.pid).children(recursive=True):
                 if TRAINING in process.cmdline():

@@ -153,7 +153,7 @@ class Study:
 
     @property
     def trained(self) -> list[FrozenTrial]:
-        """Those of the trials that have a result; optuna takes the last error of a pruned one for its value."""
+        """The trials that have a result; optuna takes the last error of a pruned one for its value."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @property
@@ -191,7 +191,7 @@ class Study:
 
     @property
     def as_optuna(self) -> optuna.Study:
-        """For optuna's own functions, which do not change it."""
+        """Optuna's own object, for its functions that only read."""
         return self._study
 
 

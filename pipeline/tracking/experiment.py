@@ -24,7 +24,7 @@ COLUMNS = {
     "metrics.`evaluate/recall`": 120,
     "attributes.`Models`": 160,
 }
-"""Of the table, with their widths in pixels; MLflow's own are data set, source and models."""
+"""Columns of the table of runs and their widths in pixels; MLflow's own are data set, source and models."""
 TAGS = {
     # For this kind MLflow shows its pages of model training, by default those for language models.
     "mlflow.experimentKind": "custom_model_development",

@@ -14,9 +14,9 @@ from PIL import Image
 SOURCE = "pictures"
 """The source of a run of pictures, by which they are searched."""
 FOLDER = "images"
-"""Of the artefacts that cards show."""
+"""Folder of the artefacts that MLflow's cards show."""
 SHOWN_TAG = {"mlflow.loggedImages": "True"}
-"""By which MLflow knows that a run has such artefacts."""
+"""Tag by which MLflow knows that a run has such artefacts."""
 THUMBNAIL_SIDE = 256
 
 

@@ -21,11 +21,11 @@ SOURCE = "search"
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """What the table has of a trial."""
+    """A row of the table of trials."""
 
     number: int
     experiment: str
-    """Its name."""
+    """The name of DVC's experiment."""
     outcome: str
     value: float | None
     """Value of the metric; None without a result."""
@@ -34,13 +34,13 @@ class TrialRow:
 
 @dataclass(frozen=True, slots=True)
 class SearchSummary:
-    """What is known of a search."""
+    """The facts of a search that its run shows."""
 
     run: str
     """Identifies its run, as the value of RUN_TAG."""
     name: str
     metric: str
-    """That is minimised."""
+    """Name of the metric that is minimised."""
     params: Mapping[str, str]
     """The space, and what else defines the search."""
     trials: Sequence[TrialRow]

@@ -36,7 +36,7 @@ class Batch:
     t: Tensor
     """int64 `[rows]`."""
     eps: Tensor
-    """Like `x0`."""
+    """The noise, of the shape and type of `x0`."""
     augmentation: Tensor | None
     """How each row was changed, float32 `[rows, augmentation.NUM_PARAMETERS]`; None without augmentation."""
     dropout_seed: int

@@ -48,9 +48,9 @@ class NetworkSize:
 
     num_weights: int
     multiply_adds: int
-    """Of the forward pass of one image; a training step takes about three times as many."""
+    """Multiply-adds of the forward pass of one image; a training step takes about three times as many."""
     activation_bytes: int
-    """What the forward pass of one image keeps for the backward pass."""
+    """Memory that the forward pass of one image keeps for the backward pass."""
 
     @property
     def weight_mib(self) -> float:
@@ -130,7 +130,7 @@ def network_size(network: UNetConfig, *, image_size: ImageSize, channels: int, n
 
 
 def _identity(tensor: Tensor) -> int:
-    """The same number for tensors that share their memory."""
+    """A number that is equal for tensors that share their memory."""
     return int(StorageWeakRef(tensor.untyped_storage()).cdata)  # type: ignore[no-untyped-call]  # torch leaves it untyped
 
 

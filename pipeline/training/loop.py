@@ -106,7 +106,7 @@ class Training:
 
     @property
     def arithmetic(self) -> dict[str, str]:
-        """What the rounding of sums depends on: the precision, and the number of processes or, with micro-batches, of threads."""
+        """The facts on which the rounding of sums depends: precision, and number of processes or, with micro-batches, of threads."""
         if self.params.micro_batch_size is None:
             return {"processes": str(self.workers.size), "precision": self.device.precision}
         return {"threads": str(torch.get_num_threads()), "precision": self.device.precision}

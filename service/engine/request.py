@@ -81,7 +81,7 @@ class Request:
     first_step: tuple[float, float] | None = field(init=False, default=None)
     """When the tick with its first step began and ended."""
     last_step: tuple[float, float] | None = field(init=False, default=None)
-    """The same of the latest one."""
+    """When the tick with its latest step began and ended."""
     expires: float = field(init=False, default=math.inf)
     """When the engine gives up; equal to the deadline, or earlier."""
     due: float = field(init=False, default=math.inf)

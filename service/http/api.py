@@ -53,7 +53,7 @@ async def generations(body: schemas.GenerationRequest, http: Request) -> Respons
     responses=openapi.GENERATED_JSON | openapi.GENERATION_ERRORS,
 )
 async def generate(body: schemas.GenerationRequest, http: Request) -> Response:
-    """The same fields, always answered with JSON."""
+    """Take the fields of `/v1/images/generations`; the response is always JSON."""
     if body.stream or body.response_format != "b64_json":
         message = "stream, response_format: should be false and b64_json; use /v1/images/generations for others"
         raise InvalidRequestError(message, param="response_format")

@@ -27,7 +27,7 @@ ELSEWHERE = {
     "image": "images are drawn from noise only",
     "mask": "images are drawn from noise only",
 }
-"""What takes the place of fields that people know from diffusers, AUTOMATIC1111 and OpenAI."""
+"""Hints for fields that people know from diffusers, AUTOMATIC1111 and OpenAI."""
 
 
 def error_body(error: ServiceError, request_id: str) -> ErrorResponse:

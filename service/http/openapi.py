@@ -59,7 +59,7 @@ def document(api: FastAPI, *, needs_key: bool) -> dict[str, Any]:
 
 
 def _with_whole_limits(part: Any) -> Any:
-    """The same document with whole limits of integers, which FastAPI writes as floats."""
+    """A copy of the document in which limits of integers are integers; FastAPI writes them as floats."""
     if isinstance(part, list):
         return [_with_whole_limits(each) for each in part]
     if not isinstance(part, dict):

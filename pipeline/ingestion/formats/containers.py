@@ -13,7 +13,7 @@ FEW_ZEROS = 64
 PIXELS_PER_ZERO = 8192
 """A flat WebP has a byte of zeros for 10,000 pixels at its end (0.2 bits for each block of 16x16); an AVIF has none."""
 SUSPECTED_SHARE = 0.25
-"""Of an uncompressed file that ends with zeros."""
+"""Share of an uncompressed file from which on zeros at its end are suspicious."""
 
 
 def check_zeros(stream: bytes, num_pixels: int, name: str) -> None:

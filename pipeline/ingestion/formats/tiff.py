@@ -10,7 +10,7 @@ STRIPS, TILES = (273, 279), (324, 325)
 """Tags of the offsets and of the lengths."""
 
 KINDS = {1: "uint", 2: "int", 3: "float"}
-"""By SampleFormat."""
+"""Kind of number by the tag SampleFormat."""
 
 
 def is_tiff(content: bytes) -> bool:

@@ -53,11 +53,11 @@ class Member:
     refusal: str | None
     """Why it is not read, as far as the headers show."""
     entry: Any
-    """Its `ZipInfo` or `TarInfo`."""
+    """The `ZipInfo` or `TarInfo` of the entry."""
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """Of its path, without empty parts and `.`."""
+        """The parts of its path, without empty ones and `.`."""
         return path_parts(self.name)
 
 

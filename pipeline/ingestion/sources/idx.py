@@ -18,7 +18,7 @@ IMAGES_MAGIC, LABELS_MAGIC = 0x803, 0x801
 """Unsigned bytes in 3 dimensions and in 1."""
 
 SPLITS: dict[str, Literal["train", "held_out"]] = {"t10k": "held_out", "train": "train"}
-"""By the prefix of the file names, as in MNIST."""
+"""The split by the prefix of a file's name, as in MNIST."""
 
 
 def read_idx(folder: Path, *, labelled: bool, num_classes: int | None) -> RawSet:

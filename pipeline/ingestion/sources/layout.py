@@ -1,4 +1,4 @@
-"""What the paths of image files say: classes, splits, and files beside the images that are none.
+"""Classes and splits as the paths of image files give them, and the files beside the images that are no images.
 
 Understood are class folders, with one enclosing folder or none; folders `train`, `val` and `test` above them; and the tables
 of Hugging Face's ImageFolder, `metadata.csv` or `metadata.jsonl` beside the images, with a column `file_name` and one of
@@ -18,7 +18,7 @@ from pipeline.ingestion.sources.classes import class_depth, class_of
 from pipeline.ingestion.sources.raw import NO_CLASS, NOT_LISTED
 
 Parts = tuple[str, ...]
-"""Of a path, from the folder of the data on."""
+"""The parts of a path below the folder of the data."""
 Split = Literal["train", "held_out"]
 
 SPLIT_NAMES: dict[str, Split] = {
@@ -32,7 +32,7 @@ FILE_COLUMN = "file_name"
 LABEL_COLUMNS = ("label", "class", "class_name", "category")
 
 BESIDE_SUFFIXES = {"txt", "caption", "json", "xml", "yaml", "yml", "csv", "tsv", "md"}
-"""Of captions and notes, if an image in the folder has the same name."""
+"""Suffixes of files that are captions or notes if an image in the same folder has their name."""
 NOTES = {"readme", "license", "licence", "copying", "dataset_infos", "dataset_info", "classes", "labels"}
 """Names without suffix of files that describe a set."""
 
@@ -42,7 +42,7 @@ class Layout:
     """How classes and splits of a set follow from its paths."""
 
     depth: int
-    """Of the class folders."""
+    """Position of the class folder among the parts of a path: 0 for the first."""
     has_splits: bool
     """Whether the folders above them are splits."""
     labels: Mapping[Parts, str]

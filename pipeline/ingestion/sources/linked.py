@@ -25,7 +25,7 @@ from pipeline.ingestion.sources.raw import RawImage, RawSet, RawShard, is_ignore
 LIST = "shards.jsonl"
 TARS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 VERSIONS = ("ETag", "etag", "mtime")
-"""What names a file's content: S3's, those of Google's and Azure's stores, that of a folder."""
+"""Keys of fsspec's `info` that identify a file's content: of S3, of Google's and Azure's stores, of a folder."""
 
 
 @dataclass(frozen=True, slots=True)

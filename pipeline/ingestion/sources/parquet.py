@@ -37,7 +37,7 @@ class Table:
     numbers: bool
     """Whether classes are whole numbers that nothing in the file names."""
     class_names: tuple[str, ...] | None
-    """By label, if the file names them."""
+    """Names of the classes, indexed by label, if the file has them."""
 
 
 def read_parquet(folder: Path, *, labelled: bool) -> RawSet:
@@ -85,7 +85,7 @@ def table_files(folder: Path) -> list[Path]:
 
 
 def _visible(folder: Path, pattern: str) -> list[Path]:
-    """What is below `folder`, also in its folders, and not ignored."""
+    """Files below `folder`, at any depth, that match and are not ignored."""
     paths = sorted(folder.rglob(pattern))
     return [path for path in paths if not any(is_ignored(part) for part in path.relative_to(folder).parts)]
 

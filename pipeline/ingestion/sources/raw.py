@@ -42,7 +42,7 @@ class RawImage:
     file: str
     """Path below data/raw, `/` between parts."""
     position: int | None
-    """Its number in an IDX or array file, from 0; None for an image file."""
+    """Number of the image in an IDX or array file, from 0; None for an image file."""
     content: bytes | NDArray[Any] | None
     """An image file's bytes, or pixels `[h, w]` or `[h, w, channels]`; None if it was not read."""
     num_bytes: int
@@ -63,9 +63,9 @@ class RawShard:
     num_images: int | None = None
     """None: not known before all are read."""
     num_bytes: int = 0
-    """Of its file, where `num_images` is not known."""
+    """Size of the shard's file, where `num_images` is not known."""
     version: str | None = None
-    """Names all that the images follow from, where it is known without reading them."""
+    """A text that changes with the content of the shard; None where it is not known without reading the images."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
