@@ -36,11 +36,11 @@ from pipeline.diffusion.guidance_interval import same_noise_levels
 from pipeline.diffusion.sampling import SamplerPlan
 from pipeline.diffusion.seeds import image_seed
 from pipeline.distil import Distillation, drawing_teacher
-from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.evaluation.evaluator import Evaluator, load_evaluator
 from pipeline.evaluation.figures import Z
 from pipeline.evaluation.metrics import Reference, frechet_distance
 from pipeline.evaluation.samples import balanced_labels
+from pipeline.evaluation.tuning.apply import apply_tuning
 from pipeline.inference.draw import draw_batches
 from pipeline.params import Params
 from pipeline.training.distributed import SINGLE

@@ -21,7 +21,7 @@ from pipeline.artefacts.model import Model, load_model
 from pipeline.errors import FoundryError
 from pipeline.evaluation.evaluator import Evaluator, load_evaluator
 from pipeline.evaluation.samples import draw_samples
-from pipeline.evaluation.tuning import default_sampling
+from pipeline.evaluation.tuning.tune import default_sampling
 from pipeline.params import EvaluateParams
 
 SCALES = (1.0, 1.1, 1.2, 1.3)

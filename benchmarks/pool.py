@@ -29,7 +29,7 @@ from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.copies import nearest
 from pipeline.evaluation.evaluator import REFERENCE, Evaluator, copy_figures, load_evaluator
 from pipeline.evaluation.samples import draw_samples
-from pipeline.evaluation.tuning import tune
+from pipeline.evaluation.tuning.tune import tune
 from pipeline.params import Params, load_params
 from pipeline.registry.trial import class_agreement
 from pipeline.train import describe

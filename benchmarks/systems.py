@@ -38,10 +38,10 @@ from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.device import Device, best_device
 from pipeline.diffusion.unet import UNet
-from pipeline.evaluation.choose_guidance import choose_guidance
 from pipeline.evaluation.evaluator import load_evaluator
 from pipeline.evaluation.samples import draw_samples
-from pipeline.evaluation.tuning import default_sampling
+from pipeline.evaluation.tuning.guidance import choose_guidance
+from pipeline.evaluation.tuning.tune import default_sampling
 from pipeline.params import EvaluateParams, Params, load_params
 from pipeline.train import describe
 from pipeline.training.loop import Training

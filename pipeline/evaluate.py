@@ -34,7 +34,7 @@ from pipeline.evaluation.quality_by_rows import figures_by_rows, quality_per_num
 from pipeline.evaluation.recipe import recipe
 from pipeline.evaluation.results import METRICS, TABLE, write_results
 from pipeline.evaluation.samples import draw_samples, write_grid, write_nearest, write_samples
-from pipeline.evaluation.tuning import Tuning, tune
+from pipeline.evaluation.tuning.tune import Tuning, tune
 from pipeline.evaluation.verdict import Verdict, verdict
 from pipeline.inference.losses import Losses, held_out_losses
 from pipeline.params import EvaluateParams, Params, load_params

@@ -20,7 +20,7 @@ from pipeline.evaluation.all_images import measure_all, save_all
 from pipeline.evaluation.choose_extractor import Evaluators, choose_extractor
 from pipeline.evaluation.copies import near_copy_threshold, nearest
 from pipeline.evaluation.evaluator import Evaluator, copy_figures, load_evaluator, save_evaluator
-from pipeline.evaluation.extractors import extractor_config
+from pipeline.evaluation.extractors.extractor import extractor_config
 from pipeline.evaluation.figures import Z
 from pipeline.evaluation.metrics import kid
 from pipeline.params import FeaturesParams, load_params

@@ -17,9 +17,9 @@ from pathlib import Path
 from pipeline.artefacts.files import locked, read_document, replacing, write_json
 from pipeline.artefacts.model import load_model
 from pipeline.errors import FoundryError
-from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.evaluation.recipe import recipe
 from pipeline.evaluation.results import read_results
+from pipeline.evaluation.tuning.apply import apply_tuning
 from pipeline.params import Params, load_params
 from pipeline.progress import waiting
 from pipeline.provenance import lineage

@@ -11,7 +11,7 @@ from pipeline.artefacts.dataset import SPLITS, Dataset, DatasetInfo, digest_of, 
 from pipeline.artefacts.files import write_json
 from pipeline.artefacts.subset import Subset
 from pipeline.evaluation.evaluator import Evaluator, save_evaluator
-from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
+from pipeline.evaluation.extractors.extractor import ExtractorConfig, make_extractor
 from pipeline.ingestion.manifest import write_manifest
 from pipeline.params import PrepareParams
 from pipeline.reporting.image_set import ImageSet, open_raw

@@ -15,7 +15,7 @@ from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.device import best_device
 from pipeline.evaluation.all_images import MAX_IMAGES
 from pipeline.evaluation.budget import fitted
-from pipeline.evaluation.feature_networks import EfficientNetLite0
+from pipeline.evaluation.extractors.networks import EfficientNetLite0
 from pipeline.params import EvaluateParams, Params
 from pipeline.training.cost import FORWARD_SHARE, Cost, distillation_seconds
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.subset import Subset
 from pipeline.evaluation.evaluator import Evaluator, load_evaluator, save_evaluator
-from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
+from pipeline.evaluation.extractors.extractor import ExtractorConfig, make_extractor
 from pipeline.evaluation.metrics import Reference, kid
 from pipeline.params import FeaturesParams
 

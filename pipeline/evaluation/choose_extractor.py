@@ -9,8 +9,8 @@ from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.subset import Subset
 from pipeline.evaluation.all_images import AllImages
 from pipeline.evaluation.evaluator import Evaluator, share_figures
-from pipeline.evaluation.extractors import extractor_config, make_extractor
-from pipeline.evaluation.linear_head import LinearHead, fit_head, recognises_more
+from pipeline.evaluation.extractors.extractor import extractor_config, make_extractor
+from pipeline.evaluation.extractors.linear_head import LinearHead, fit_head, recognises_more
 from pipeline.params import FeaturesParams
 
 MAX_HELD_OUT = 10_000

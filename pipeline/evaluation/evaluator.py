@@ -16,7 +16,7 @@ from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.errors import ArtefactError
 from pipeline.evaluation import copies
 from pipeline.evaluation.copies import Neighbours
-from pipeline.evaluation.extractors import Extractor, load_extractor, save_extractor
+from pipeline.evaluation.extractors.extractor import Extractor, load_extractor, save_extractor
 from pipeline.evaluation.image_statistics import sharpness
 from pipeline.evaluation.metrics import Reference, frechet_distance, kid, neighbourhoods
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from pipeline.artefacts.dataset import Dataset
 from pipeline.errors import FoundryError
 from pipeline.evaluation.evaluator import load_evaluator
-from pipeline.evaluation.extractors import Extractor
+from pipeline.evaluation.extractors.extractor import Extractor
 from pipeline.evaluation.image_statistics import image_statistics
 from pipeline.evaluation.two_sample_tests import (
     CorrectedResult,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.artefacts.subset import Subset
 from pipeline.commands import drift as command
 from pipeline.errors import FoundryError
-from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
+from pipeline.evaluation.extractors.extractor import ExtractorConfig, make_extractor
 from pipeline.params import PrepareParams
 from pipeline.reporting import drift
 from pipeline.reporting.drift import Drift, Reference, drift_of_images, drift_of_requests, read_reference

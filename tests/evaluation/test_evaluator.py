@@ -21,7 +21,7 @@ from pipeline.evaluation.evaluator import (
     sharpness,
     total_variation,
 )
-from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
+from pipeline.evaluation.extractors.extractor import ExtractorConfig, make_extractor
 from tests.small_sets import features_params, write_prepared
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -31,10 +31,10 @@ from pipeline.diffusion.unet import UNetConfig
 from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.errors import ArtefactError
 from pipeline.evaluate import OUTS, evaluate, read_inputs
-from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.evaluation.figures import BY_ROWS, CHIEF_FIGURES, FIGURES, distances_by_rows
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.samples import balanced_labels
+from pipeline.evaluation.tuning.apply import apply_tuning
 from pipeline.evaluation.verdict import verdict
 from pipeline.features import features
 from pipeline.inference.draw import draw

@@ -20,8 +20,8 @@ from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
-from pipeline.evaluation.apply_tuning import apply_tuning
 from pipeline.evaluation.results import read_results, write_results
+from pipeline.evaluation.tuning.apply import apply_tuning
 from pipeline.inference.draw import draw
 from pipeline.params import load_params
 from pipeline.register import decide, past_evaluations, publish, refuse_experiments, register, tune

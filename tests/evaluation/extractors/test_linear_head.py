@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.evaluation.linear_head import RIDGES, fit_head, recognises_more
+from pipeline.evaluation.extractors.linear_head import RIDGES, fit_head, recognises_more
 
 
 def _clusters(count: int, classes: int, spread: float) -> tuple[torch.Tensor, NDArray[np.int64]]:
@@ -21,7 +21,7 @@ def test_each_image_is_judged_by_a_head_that_was_fitted_to_the_others(
     classes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     features, labels = _clusters(40, classes, spread=4.0)
-    monkeypatch.setattr("pipeline.evaluation.linear_head.RIDGES", (10.0,))
+    monkeypatch.setattr("pipeline.evaluation.extractors.linear_head.RIDGES", (10.0,))
     found = fit_head(features, labels, classes).recognised
     wanted = []
     for row in range(len(labels)):

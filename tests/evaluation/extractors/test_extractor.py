@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.subset import Subset
 from pipeline.errors import ArtefactError, FoundryError
-from pipeline.evaluation.extractors import (
+from pipeline.evaluation.extractors.extractor import (
     DESCRIPTION,
     WEIGHTS,
     ConvNet,

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pipeline.diffusion.ema import Ema
-from pipeline.evaluation.apply_tuning import average_weights
+from pipeline.evaluation.tuning.apply import average_weights
 
 
 @pytest.mark.parametrize("width", [0.05, 0.07, 0.1])

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pipeline.evaluation.feature_networks import ConvNet, FeatureNetwork
+from pipeline.evaluation.extractors.networks import ConvNet, FeatureNetwork
 from pipeline.evaluation.metrics import Reference, frechet_distance, kid
 
 REAL = torch.from_numpy(np.random.default_rng(0).standard_normal((80, 5)))

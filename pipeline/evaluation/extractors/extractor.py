@@ -25,7 +25,7 @@ from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.device import best_device
 from pipeline.diffusion.images import to_unit_range
 from pipeline.errors import ArtefactError, FoundryError
-from pipeline.evaluation.feature_networks import ConvNet, EfficientNetLite0, FeatureNetwork
+from pipeline.evaluation.extractors.networks import ConvNet, EfficientNetLite0, FeatureNetwork
 from pipeline.params import FeaturesParams
 from pipeline.progress import progress_bar
 

@@ -21,9 +21,9 @@ from pipeline.diffusion.refinement import refined
 from pipeline.diffusion.sampling import make_plan
 from pipeline.diffusion.seeds import image_seed
 from pipeline.diffusion.timetables import times_for, timetable
-from pipeline.evaluation.apply_tuning import average_weights
-from pipeline.evaluation.choose_guidance import choose_guidance
 from pipeline.evaluation.evaluator import Evaluator
+from pipeline.evaluation.tuning.apply import average_weights
+from pipeline.evaluation.tuning.guidance import choose_guidance
 from pipeline.inference.cores import denoiser_here
 from pipeline.inference.draw import draw_batches
 from pipeline.inference.losses import level_figures, loss_per_noise_level

@@ -13,9 +13,9 @@ from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNet, UNetConfig
-from pipeline.evaluation.choose_guidance import Measured, best, choose_guidance
 from pipeline.evaluation.evaluator import Evaluator
-from pipeline.evaluation.extractors import ExtractorConfig, make_extractor
+from pipeline.evaluation.extractors.extractor import ExtractorConfig, make_extractor
+from pipeline.evaluation.tuning.guidance import Measured, best, choose_guidance
 from tests.small_sets import evaluate_params, features_params, write_prepared
 
 NAMES = ("left", "right", "above")
