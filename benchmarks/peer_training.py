@@ -45,11 +45,10 @@ def main() -> None:
 
 
 def _train_with_their_recipe(peer: str, workspace: Workspace, arguments: argparse.Namespace) -> None:
+    num_images, seed, dataset = arguments.num_images, arguments.seed, workspace.dataset
     recipes: dict[str, Callable[[], Any]] = {
-        "diffusers": lambda: train_diffusers(
-            workspace.dataset.split("train"), arguments.num_images, seed=arguments.seed
-        ),
-        "ddp": lambda: train_ddp(arguments.pictures, arguments.out, arguments.num_images, seed=arguments.seed),
+        "diffusers": lambda: train_diffusers(dataset.split("train"), num_images, seed=seed),
+        "ddp": lambda: train_ddp(arguments.pictures, dataset.info.image_shape, arguments.out, num_images, seed=seed),
     }
     save_tensors(arguments.out / WEIGHTS, recipes[peer]())
 
@@ -57,7 +56,8 @@ def _train_with_their_recipe(peer: str, workspace: Workspace, arguments: argpars
 def _train_with_our_recipe(peer: str, workspace: Workspace, num_images: int, seed: int, out: Path) -> None:
     params = workspace.params.train.model_copy(update={"num_images": num_images, "seed": seed})
     with launch_workers(params.batch_size) as workers:
-        network = peer_network(peer, workspace.dataset.info.num_classes, seed=seed)
+        info = workspace.dataset.info
+        network = peer_network(peer, info.num_classes, info.image_shape, seed=seed)
         table, split = (
             read_schedule_table(workspace.data / "schedule" / "table.parquet"),
             workspace.dataset.split("train"),

@@ -1,5 +1,7 @@
 """Networks, training recipes and fast samplers of other packages, as their authors build them for small grey images.
 
+Other images change the number of channels and the size; widths and levels stay.
+
 | peer | network | recipe | fast sampler |
 |---|---|---|---|
 | diffusers | `UNet2DModel` of Hugging Face's diffusion course, unit 1, for 28 pixels | `train_unconditional.py` | `DDIMPipeline` |
@@ -29,8 +31,10 @@ from pipeline.inference.grids import as_image
 
 # ruff: noqa: PLC0415  # optional packages, slow to import
 
-SIDE = 28
-"""Height and width of the images, pixels."""
+ImageShape = tuple[int, int, int]
+"""Height and width in pixels, and channels."""
+PUBLISHED: ImageShape = (28, 28, 1)
+"""The images for which the networks were published."""
 NUM_STEPS = 50
 """Default number of steps of their fast samplers."""
 BATCH_SIZE = 64
@@ -40,9 +44,9 @@ BATCH_SIZE = 64
 class PeerNetwork(nn.Module):
     """A peer's network with the call of ours: (x, t, labels) -> prediction."""
 
-    def __init__(self, network: Any, num_classes: int) -> None:
+    def __init__(self, network: Any, num_classes: int, image_shape: ImageShape) -> None:
         super().__init__()
-        self.network, self.num_classes = network, num_classes
+        self.network, self.num_classes, self.image_shape = network, num_classes, image_shape
         for module in network.modules():
             if isinstance(module, nn.GroupNorm):
                 # As in our network, and as autocast does on GPUs; bfloat16 normalisation is slow on a CPU.
@@ -74,8 +78,8 @@ def _in_float32(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 class DiffusersNetwork(PeerNetwork):
     """diffusers' network: 1.7 million weights."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(diffusers_unet(num_classes), num_classes)
+    def __init__(self, num_classes: int, image_shape: ImageShape) -> None:
+        super().__init__(diffusers_unet(num_classes, image_shape), num_classes, image_shape)
 
     def ends(self) -> tuple[nn.Module, nn.Module]:
         return self.network.conv_in, self.network.conv_out
@@ -88,8 +92,8 @@ class DiffusersNetwork(PeerNetwork):
 class DdpNetwork(PeerNetwork):
     """denoising-diffusion-pytorch's network: 2.6 million weights; 2.9 with classes, from its module for guidance."""
 
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(ddp_unet(num_classes), num_classes)
+    def __init__(self, num_classes: int, image_shape: ImageShape) -> None:
+        super().__init__(ddp_unet(num_classes, image_shape[-1]), num_classes, image_shape)
 
     def ends(self) -> tuple[nn.Module, nn.Module]:
         return self.network.init_conv, self.network.final_conv
@@ -101,24 +105,25 @@ class DdpNetwork(PeerNetwork):
         return prediction
 
 
-NETWORKS: dict[str, Callable[[int], PeerNetwork]] = {"diffusers": DiffusersNetwork, "ddp": DdpNetwork}
+NETWORKS: dict[str, Callable[[int, ImageShape], PeerNetwork]] = {"diffusers": DiffusersNetwork, "ddp": DdpNetwork}
 
 
-def peer_network(peer: str, num_classes: int, *, seed: int = 0) -> PeerNetwork:
+def peer_network(peer: str, num_classes: int, image_shape: ImageShape = PUBLISHED, *, seed: int = 0) -> PeerNetwork:
     """Return an untrained network; with `num_classes` 0 it is unconditional."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return NETWORKS[peer](num_classes)
+        return NETWORKS[peer](num_classes, image_shape)
 
 
-def diffusers_unet(num_classes: int) -> Any:
+def diffusers_unet(num_classes: int, image_shape: ImageShape) -> Any:
     _import_torchvision()
     from diffusers import UNet2DModel
 
+    *size, channels = image_shape
     return UNet2DModel(
-        sample_size=SIDE,
-        in_channels=1,
-        out_channels=1,
+        sample_size=tuple(size),
+        in_channels=channels,
+        out_channels=channels,
         layers_per_block=2,
         block_out_channels=(32, 64, 64),
         down_block_types=("DownBlock2D", "AttnDownBlock2D", "AttnDownBlock2D"),
@@ -128,13 +133,13 @@ def diffusers_unet(num_classes: int) -> Any:
     )
 
 
-def ddp_unet(num_classes: int) -> Any:
+def ddp_unet(num_classes: int, channels: int) -> Any:
     ddp = import_ddp()
     if not num_classes:
-        return ddp.Unet(32, dim_mults=(1, 2, 4), channels=1)
+        return ddp.Unet(32, dim_mults=(1, 2, 4), channels=channels)
     from denoising_diffusion_pytorch.classifier_free_guidance import Unet
 
-    return Unet(32, num_classes=num_classes + 1, dim_mults=(1, 2, 4), channels=1)
+    return Unet(32, num_classes=num_classes + 1, dim_mults=(1, 2, 4), channels=channels)
 
 
 def import_ddp() -> Any:
@@ -174,7 +179,7 @@ def train_diffusers(split: Split, num_images: int, *, seed: int) -> dict[str, Te
     from diffusers.training_utils import EMAModel
 
     torch.manual_seed(seed)
-    network, batch_size = peer_network("diffusers", 0, seed=seed), 16
+    network, batch_size = peer_network("diffusers", 0, _shape(split), seed=seed), 16
     noise_scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-4, betas=(0.95, 0.999), weight_decay=1e-6, eps=1e-8)
     num_steps = max(1, num_images // batch_size)
@@ -194,12 +199,14 @@ def train_diffusers(split: Split, num_images: int, *, seed: int) -> dict[str, Te
     return network.weights()
 
 
-def train_ddp(png_images: Path, results: Path, num_images: int, *, seed: int) -> dict[str, Tensor]:
-    """Train by the package's `Trainer` on a folder of PNG files; return the averaged weights."""
+def train_ddp(
+    png_images: Path, image_shape: ImageShape, results: Path, num_images: int, *, seed: int
+) -> dict[str, Tensor]:
+    """Train by the package's `Trainer` on a folder of PNG files of this shape; return the averaged weights."""
     ddp, batch_size, accumulate = import_ddp(), 32, 2
     torch.manual_seed(seed)
     trainer = ddp.Trainer(
-        ddp_diffusion(peer_network("ddp", 0, seed=seed)),
+        ddp_diffusion(peer_network("ddp", 0, image_shape, seed=seed)),
         str(png_images),
         train_batch_size=batch_size,
         gradient_accumulate_every=accumulate,
@@ -220,18 +227,22 @@ def ddp_diffusion(network: PeerNetwork, num_steps: int = NUM_STEPS) -> Any:
     """Return the package's diffusion process around its network, with its defaults: v-prediction, sigmoid schedule."""
     ddp = import_ddp()
     return ddp.GaussianDiffusion(
-        _AsDdpCalls(network), image_size=SIDE, timesteps=1000, sampling_timesteps=num_steps, auto_normalize=True
+        _AsDdpCalls(network),
+        image_size=network.image_shape[:2],
+        timesteps=1000,
+        sampling_timesteps=num_steps,
+        auto_normalize=True,
     )
 
 
 class _AsDdpCalls(PeerNetwork):
     """The same network with the call that its own package uses."""
 
-    channels = out_dim = 1
     self_condition = random_or_learned_sinusoidal_cond = False
 
     def __init__(self, network: PeerNetwork) -> None:
-        super().__init__(network.network, network.num_classes)
+        super().__init__(network.network, network.num_classes, network.image_shape)
+        self.channels = self.out_dim = network.image_shape[-1]
 
     def forward(self, x: Tensor, t: Tensor, self_condition: Tensor | None = None) -> Tensor:
         del self_condition
@@ -284,6 +295,11 @@ def write_png_images(split: Split, folder: Path) -> None:
     folder.mkdir(parents=True)
     for number in range(len(split)):
         as_image(split.images(np.array([number]))[0]).save(folder / f"{number:06}.png")
+
+
+def _shape(split: Split) -> ImageShape:
+    height, width, channels = split.images(np.array([0])).shape[1:]
+    return height, width, channels
 
 
 def _order(num_images: int, wanted: int, seed: int) -> NDArray[np.int64]:

@@ -55,7 +55,7 @@ def _trainings(workspace: Workspace, batch_size: int) -> dict[str, Training]:
 def _network(name: str, workspace: Workspace) -> nn.Module:
     if name == "ours":
         return untrained_model(workspace).network
-    return peer_network(name, workspace.dataset.info.num_classes)
+    return peer_network(name, workspace.dataset.info.num_classes, workspace.dataset.info.image_shape)
 
 
 def report(rates: Mapping[str, float]) -> str:

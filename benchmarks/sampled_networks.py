@@ -11,6 +11,7 @@ from benchmarks.peers import NETWORKS, SAMPLERS, PeerNetwork, ddp_diffusion, dra
 from benchmarks.protocol import log_progress
 from benchmarks.systems import ARMS, PeerArm, Workspace, untrained_model, with_sampling
 from benchmarks.time_to_quality import Task
+from pipeline.artefacts.image_size import image_size
 from pipeline.artefacts.model import DataSpec, Description, Model, load_model, plan_for
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import linear_betas
@@ -163,7 +164,8 @@ def _new_peer(peer: str, *, is_trained: bool = True) -> list[ComparedNetwork]:
 
 def peer_model(peer: str, network: PeerNetwork) -> Model:
     """Return a model of ours with a peer's network and diffusion process, for our sampling loop."""
-    data = DataSpec(image_size=28, channels=1, class_names=None, sigma_data=0.5)
+    *size, channels = network.image_shape
+    data = DataSpec(image_size=image_size(size), channels=channels, class_names=None, sigma_data=0.5)
     sampling = SamplingDefaults(sampler="ddim", num_steps=DDIM_STEPS, guidance_scale=1.0)
     targets: dict[str, Target] = {"diffusers": "eps", "ddp": "v"}
     betas = linear_betas(1000) if peer == "diffusers" else ddp_diffusion(network).betas.double()

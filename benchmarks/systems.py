@@ -196,7 +196,8 @@ class PeerArm(TrainedArm):
 
     def network(self, workspace: Workspace, out: Path) -> PeerNetwork:
         """Return the trained network."""
-        network = peer_network(self.peer, workspace.dataset.info.num_classes if self.with_our_recipe else 0)
+        info = workspace.dataset.info
+        network = peer_network(self.peer, info.num_classes if self.with_our_recipe else 0, info.image_shape)
         network.load_weights(load_tensors(out / WEIGHTS))
         return network.eval()
 

@@ -27,7 +27,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.convolutions import Convolution, Peak, convolutions_of, measured_peak, measured_peak_of_processes
-from benchmarks.peers import NETWORKS, peer_network
+from benchmarks.peers import NETWORKS, ImageShape, peer_network
 from benchmarks.protocol import finish, log_progress, parser, scratch_environment, table, time_call
 from benchmarks.systems import (
     ARMS,
@@ -100,9 +100,9 @@ def main() -> None:
 
 def measure(workspace: Workspace, effort: TrainingEffort) -> dict[str, Any]:
     """Run all measurements and return the document."""
-    networks = _networks(workspace)
+    networks, shape = _networks(workspace), workspace.dataset.info.image_shape
     log_progress("convolutions, one by one")
-    shapes = convolutions_of(networks["ours"], _call(networks["ours"], workspace.params.train.batch_size))
+    shapes = convolutions_of(networks["ours"], _call(networks["ours"], shape, workspace.params.train.batch_size))
     peaks = list(_peaks(shapes, effort))
     log_progress("steps of every network, in turn")
     trainings = {name: make_training(workspace, network, device=device_for(name)) for name, network in networks.items()}
@@ -112,7 +112,7 @@ def measure(workspace: Workspace, effort: TrainingEffort) -> dict[str, Any]:
     log_progress("reading and tracking")
     document = {
         "peak": peaks,
-        "networks": {name: {**_cost(networks[name]), "images_per_sec": rate} for name, rate in rates.items()},
+        "networks": {name: {**_cost(networks[name], shape), "images_per_sec": rate} for name, rate in rates.items()},
         "command_images_per_sec": command_rate,
         "loading_share": _loading_share(workspace, effort),
         **_tracking_shares(workspace, effort),
@@ -136,22 +136,23 @@ def _networks(workspace: Workspace) -> dict[str, nn.Module]:
     networks: dict[str, nn.Module] = {"ours": untrained_model(workspace).network}
     for peer in NETWORKS:
         try:
-            networks[peer] = peer_network(peer, workspace.dataset.info.num_classes)
+            networks[peer] = peer_network(peer, workspace.dataset.info.num_classes, workspace.dataset.info.image_shape)
         except FoundryError as error:
             log_progress(f"skipped: {error}")
     return networks
 
 
-def _call(network: nn.Module, rows: int) -> Callable[[], object]:
-    x, t = torch.randn(rows, 1, 28, 28), torch.zeros(rows, dtype=torch.int64)
+def _call(network: nn.Module, shape: ImageShape, rows: int) -> Callable[[], object]:
+    height, width, channels = shape
+    x, t = torch.randn(rows, channels, height, width), torch.zeros(rows, dtype=torch.int64)
     return lambda: network(x, t, t)
 
 
-def _cost(network: nn.Module) -> dict[str, float]:
+def _cost(network: nn.Module, shape: ImageShape) -> dict[str, float]:
     """Return weights and multiply-adds per image, millions."""
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
-        _call(network, 1)()
+        _call(network, shape, 1)()
     return {
         "weights_millions": sum(weight.numel() for weight in network.parameters()) / 1e6,
         "multiply_adds_millions": counter.get_total_flops() / 2e6,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.peers import NETWORKS, draw_with_peer, peer_network
+from benchmarks.peers import NETWORKS, SAMPLERS, draw_with_peer, peer_network
 
 INSTALLED = [peer for peer in NETWORKS if peer == "diffusers" or find_spec("denoising_diffusion_pytorch")]
 MILLIONS = {"diffusers": 1.7, "ddp": 2.6}
@@ -35,6 +35,16 @@ def test_networks_with_equal_weights_predict_the_same(peer: str) -> None:
         other.load_weights(one.weights())
         assert torch.equal(one(x, t, labels), other(x, t, labels))
         assert not torch.equal(one(x, t, labels), one(x, t, torch.tensor([4, 10])))
+
+
+@pytest.mark.parametrize("peer", INSTALLED)
+def test_a_network_for_other_images_has_their_shape(peer: str) -> None:
+    network = peer_network(peer, 10, (16, 24, 3))
+    x = torch.randn(2, 3, 16, 24)
+    with torch.no_grad():
+        assert network(x, torch.tensor([0, 999]), torch.tensor([3, 10])).shape == x.shape
+    with torch.no_grad():
+        assert SAMPLERS[peer](peer_network(peer, 0, (16, 16, 3)), 2)(2).shape == (2, 16, 16, 3)
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
