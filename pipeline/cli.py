@@ -187,15 +187,15 @@ command(
 )
 
 command(
-    DATA, "fetch", "pipeline.commands.fetch:fetch", out("data/raw"),
+    DATA, "fetch", "pipeline.commands.data.fetch:fetch", out("data/raw"),
     describe="Download the demo's images, Fashion-MNIST, and check them.",
 )
 command(
-    DATA, "report", "pipeline.commands.data_report:main", folder("prepared"),
+    DATA, "report", "pipeline.commands.data.report:main", folder("prepared"),
     describe="Print the checks of the prepared data; exit code 3 if one failed.",
 )
 command(
-    DATA, "exclude", "pipeline.commands.exclude_data:main",
+    DATA, "exclude", "pipeline.commands.data.exclude:main",
     argument("files", nargs=-1, metavar="[FILE]..."),
     option("--near-duplicates", is_flag=True, help="Exclude all but the first of each group of near-duplicates."),
     option("--quarantined", is_flag=True, help="Exclude all quarantined files."),
@@ -206,27 +206,27 @@ command(
     FILE is a `source` of the manifest, as the data report shows it, or its path; - reads them from standard input.""",
 )
 command(
-    DATA, "add", "pipeline.commands.add_data:main",
+    DATA, "add", "pipeline.commands.data.add:main",
     argument("source", metavar="FOLDER|ARCHIVE|URL"),
     folder("raw"), folder("prepared"),
     describe="Add images to data/raw, record them with DVC, and say what changes.",
 )
 command(
-    DATA, "link", "pipeline.commands.link_data:main",
+    DATA, "link", "pipeline.commands.data.link:main",
     argument("url"), folder("raw"),
     describe="""List the shards below a URL in data/raw, from where `prepare` reads them, and record the list with DVC.
 
     URL is of a store or folder, as s3://bucket/prefix, with tar files of a WebDataset or Parquet tables.""",
 )
 command(
-    DATA, "compare", "pipeline.commands.compare_data:main",
+    DATA, "compare", "pipeline.commands.data.compare:main",
     argument("before", type=PATH), argument("after", type=PATH), out("data/comparison"),
     describe="""Write a page that shows how two versions of the data differ.
 
     BEFORE and AFTER are prepared folders, or raw data of the kind `prepare.source`, prepared as params.yaml says.""",
 )
 command(
-    DATA, "changed", "pipeline.commands.data_changed:main",
+    DATA, "changed", "pipeline.commands.data.changed:main",
     folder("prepared"), folder("features"), folder("evaluation"), out("data/drift"),
     option("--pull", is_flag=True, help="Get missing files from DVC's remote."),
     describe="""Say in one line how data/raw differs from what the last run prepared.
@@ -234,7 +234,7 @@ command(
     The exit code is 0 whatever it finds: `make retrain` begins with it.""",
 )
 command(
-    DATA, "drift", "pipeline.commands.drift:main",
+    DATA, "drift", "pipeline.commands.data.drift:main",
     argument("new", type=PATH, nargs=-1, required=True),
     option("--source", type=click.Choice(("idx", "images", "archive", "arrays")), help="[default: prepare.source]"),
     option("--unlabelled", is_flag=True, help="The new images have no classes."),
@@ -248,12 +248,12 @@ command(
 )
 
 command(
-    RUNS, "list", "pipeline.commands.runs:list_runs",
+    RUNS, "list", "pipeline.commands.runs.list:main",
     option("--limit", type=click.IntRange(1, 1000), default=20, help="Largest number of pipelines."),
     describe="List the newest pipelines with their figures and registered versions.",
 )  # fmt: skip
 command(
-    RUNS, "compare", "pipeline.commands.compare_runs:main", argument("runs", nargs=-1, required=True, metavar="RUN RUN..."),
+    RUNS, "compare", "pipeline.commands.runs.compare:main", argument("runs", nargs=-1, required=True, metavar="RUN RUN..."),
     out("data/comparison"),
     describe="""Write a page that compares runs: samples of the same seeds, params, curves, metrics.
 
@@ -261,7 +261,7 @@ command(
     models:/NAME/VERSION.""",
 )
 command(
-    RUNS, "restore", "pipeline.commands.restore:main", argument("run"),
+    RUNS, "restore", "pipeline.commands.runs.restore:main", argument("run"),
     option("--out", type=PATH, metavar="FOLDER", help="A new folder.  [default: .foundry/checkouts/RUN]"),
     describe="""Restore code, params, data and model of a run in a new git worktree.
 
@@ -269,15 +269,15 @@ command(
     models:/NAME/VERSION.""",
 )
 command(
-    RUNS, "reconcile", "pipeline.commands.runs:reconcile",
+    RUNS, "reconcile", "pipeline.commands.runs.reconcile:main",
     describe="Log stages that DVC took from its cache, and list lost and foreign runs.",
 )
 command(
-    RUNS, "sync", "pipeline.commands.runs:sync",
+    RUNS, "sync", "pipeline.commands.runs.sync:main",
     describe="Send the entries of .foundry/outbox to the tracking server.",
 )
 command(
-    RUNS, "queue", "pipeline.commands.queue:main",
+    RUNS, "queue", "pipeline.commands.runs.queue:main",
     option("--jobs", type=click.IntRange(1, 64), default=1, help="Number of experiments that run at a time."),
     describe="Run the experiments queued by `dvc exp run --queue`, in the background.",
 )
@@ -294,45 +294,45 @@ command(
     describe="Register the trained model and decide whether it becomes the champion.",
 )
 command(
-    MODEL, "settle", "pipeline.commands.settle:main", out("data/registration"),
+    MODEL, "settle", "pipeline.commands.model.settle:main", out("data/registration"),
     describe="""Train both recipes with further seeds while the decision is open, at most three trainings of each.
 
     Those of the champion run in a git worktree, .foundry/checkouts/NAME-VERSION.""",
 )
 command(
-    MODEL, "promote", "pipeline.commands.champion:promote_version", argument("version", type=click.IntRange(min=1)),
+    MODEL, "promote", "pipeline.commands.model.champion:promote_version", argument("version", type=click.IntRange(min=1)),
     option("--reason", required=True, metavar="TEXT", help="Reason to record in the history."),
     describe="""Make a registered version the champion without applying the rules.
 
     VERSION is a number of the registered model `register.model_name`.""",
 )
 command(
-    MODEL, "rollback", "pipeline.commands.champion:restore_previous",
+    MODEL, "rollback", "pipeline.commands.model.champion:restore_previous",
     option("--reason", required=True, metavar="TEXT", help="Reason to record in the history."),
     describe="""Make the previous champion the champion again.
 
     Each further rollback goes one champion further back.""",
 )
 command(
-    MODEL, "history", "pipeline.commands.champion:history", option("--out", type=PATH, metavar="FILE", help="Write JSON lines to this file."),
+    MODEL, "history", "pipeline.commands.model.champion:history", option("--out", type=PATH, metavar="FILE", help="Write JSON lines to this file."),
     describe="Show which version was champion when, and why.",
 )
 command(
-    MODEL, "trace", "pipeline.commands.trace:main", argument("picture", type=PATH),
+    MODEL, "trace", "pipeline.commands.model.trace:main", argument("picture", type=PATH),
     describe="""Show where a picture comes from: model, run, commit, data.
 
     FOUNDRY_PASSPORT_KEY holds the key that the passport was signed with, if any. Exit code 3: no registered model has
     the digest that the passport names.""",
 )
 command(
-    MODEL, "export", "pipeline.commands.export:main",
+    MODEL, "export", "pipeline.commands.model.export:main",
     option("--to", type=click.Choice(("onnx", "diffusers", "torch-export")), required=True),
     option("--model", required=True, **ANY_MODEL),
     out(metavar="PATH", help="model.onnx, model.pt2, or a new folder for diffusers."),
     describe="Write a model for other programs, after comparing it with the original.",
 )
 command(
-    MODEL, "package", "pipeline.commands.package:main", option("--model", **OR_CHAMPION),
+    MODEL, "package", "pipeline.commands.model.package:main", option("--model", **OR_CHAMPION),
     option("--resolve", is_flag=True, help="Only check the model and print its folder."),
     option("--folder", type=PATH, metavar="FOLDER", help="Only check the model and copy it to this new folder."),
     option("--sbom", type=PATH, metavar="FILE", help="Only write the service's SBOM (CycloneDX JSON)."),
@@ -400,7 +400,7 @@ def serve(model: str | None, name: str | None, host: str, port: int) -> None:
     chosen = model or os.environ.get("FOUNDRY_MODEL")
     if chosen is None or chosen.startswith("models:/"):
         # Only here, since an image of the service holds no registry.
-        from pipeline.commands import package
+        from pipeline.commands.model import package
 
         bundle = package.fetch(chosen)
         chosen, name = str(bundle.folder), name or bundle.name

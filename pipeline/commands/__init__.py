@@ -1,5 +1,7 @@
 """Commands of `foundry` that are no stage of the pipeline; `pipeline/cli.py` declares them with their options.
 
-Each module has the function that the command line calls and what only this command needs. A command imports rooms; no
-room imports a command, and a command imports no other. Begin with `sample.py`, the shortest way from a model to images.
+`foundry data add` is `data/add.py`, `foundry runs compare` is `runs/compare.py`, `foundry model export` is
+`model/export.py`, and `foundry sample` is `sample.py`. Each module has the function that the command line calls and
+what only this command needs. A command imports rooms, and another command where it does that one's work too; no room
+imports a command. Begin with `sample.py`, the shortest way from a model to images.
 """

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline.artefacts.model import load_model
-from pipeline.commands.champion import promote
+from pipeline.commands.model.champion import promote
 from pipeline.errors import FoundryError
 from pipeline.params import load_params
 from pipeline.provenance.dvc import md5_of

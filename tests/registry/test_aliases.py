@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline.commands.champion import line, promote, rollback
+from pipeline.commands.model.champion import line, promote, rollback
 from pipeline.errors import FoundryError
 from pipeline.provenance.process import ProcessId
 from pipeline.registry.aliases import LEDGER_TAG, Aliases, ChampionChangedError

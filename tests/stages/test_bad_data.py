@@ -1,6 +1,6 @@
 """Bad data in every form that the checks of `prepare` and `features` stop, and the words with which they do.
 
-What only a comparison can find, as inverted images, is in tests/test_retraining.py and tests/commands/test_data_changed.py.
+What only a comparison can find, as inverted images, is in tests/test_retraining.py and tests/commands/data/test_changed.py.
 """
 
 from collections.abc import Callable

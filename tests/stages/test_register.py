@@ -15,7 +15,7 @@ from PIL import Image
 
 from pipeline.artefacts.model import DataSpec, Description, build_network, load_model, model_digest, save_model
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
-from pipeline.commands.champion import promote, rollback
+from pipeline.commands.model.champion import promote, rollback
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.unet import UNetConfig

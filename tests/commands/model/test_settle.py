@@ -12,7 +12,7 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.artefacts.model import load_model
-from pipeline.commands.settle import is_open, next_seed
+from pipeline.commands.model.settle import is_open, next_seed
 from pipeline.evaluation.results import write_results
 from pipeline.registry.kid_difference import MAX_TRAININGS
 from pipeline.registry.registry import Registry

@@ -1,23 +1,21 @@
-"""Lists runs in MLflow, sends what waits in the outbox, completes the list of runs, and shows them in the browser."""
+"""Lists the newest pipelines in MLflow with their figures and registered versions."""
 
 import sys
 from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.evaluation.figures import FIGURES
-from pipeline.progress import waiting
 from pipeline.provenance.lineage import COMMIT_TAG
 from pipeline.registry import versions
 from pipeline.registry.versions import Version
-from pipeline.tracking import reconcile as reconciliation
-from pipeline.tracking import runs, store
+from pipeline.tracking import store
 from pipeline.tracking.past_runs import PastRuns
 
 SHOWN_FIGURES = ("kid", "frechet_distance")
 HEADER = ("run", "started", "name", "status", "commit", *(FIGURES[name].title for name in SHOWN_FIGURES), "registered")
 
 
-def list_runs(limit: int) -> None:
+def main(limit: int) -> None:
     with store.answering():
         past = PastRuns()
         pipelines = past.pipelines(limit)
@@ -42,14 +40,3 @@ def _row(run: Any, version: Version | None) -> tuple[str, ...]:
         *("" if value is None else format(value, FIGURES[name].format) for name, value in values),
         f"{version}{aliases}" if version else "",
     )
-
-
-def sync() -> None:
-    sys.stdout.write(f"outboxes sent to {store.tracking_uri()}: {runs.sync()}\n")
-
-
-def reconcile() -> None:
-    runs.sync()
-    with waiting("runs of DVC's revisions"):
-        findings = reconciliation.reconcile()
-    sys.stdout.write("".join(f"{line}\n" for line in findings.lines()))

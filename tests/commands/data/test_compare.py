@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.commands.compare_data import compare
+from pipeline.commands.data.compare import compare
 from pipeline.params import PrepareParams
 from pipeline.reporting.data_change import change_between
 from pipeline.reporting.image_set import open_raw

@@ -12,7 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.commands.fetch import PACKAGE, RECORDED_MD5, Source, SourceError, debian_package, fetch, public_address
+from pipeline.commands.data.fetch import (
+    PACKAGE,
+    RECORDED_MD5,
+    Source,
+    SourceError,
+    debian_package,
+    fetch,
+    public_address,
+)
 from pipeline.errors import FoundryError
 
 CONTENT = {"train-images-idx3-ubyte": b"pictures" * 1000, "train-labels-idx1-ubyte": b"labels"}

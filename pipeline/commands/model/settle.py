@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.artefacts.files import read_document
 from pipeline.artefacts.model import load_model
-from pipeline.commands import restore
+from pipeline.commands.runs import restore
 from pipeline.errors import FoundryError
 from pipeline.params import load_params
 from pipeline.provenance.dvc import environment

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.artefacts.subset import Subset
-from pipeline.commands import drift as command
+from pipeline.commands.data import drift as command
 from pipeline.errors import FoundryError
 from pipeline.evaluation.extractors.extractor import ExtractorConfig, make_extractor
 from pipeline.params import PrepareParams
