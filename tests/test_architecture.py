@@ -227,6 +227,15 @@ def test_every_room_says_what_it_is_for_and_where_to_begin(room: Path) -> None:
     assert any(path.exists() for path in (room / f"{begin[1]}.py", room / begin[1], ROOT / f"{begin[1]}.py")), begin[1]
 
 
+@pytest.mark.parametrize("room", ["diffusion", "training"])
+def test_the_table_of_a_large_room_names_each_of_its_modules_once(room: str) -> None:
+    folder = ROOT / "pipeline" / room
+    docstring = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
+    table = docstring.split("| subject | modules |\n|---|---|\n")[1].split("\n\n")[0]
+    named = [name for row in table.splitlines() for name in row.split("|")[2].strip().split(", ")]
+    assert sorted(named) == sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
+
+
 def test_the_readmes_tree_names_every_room() -> None:
     readme = (ROOT / "README.md").read_text()
     rooms = [path.parent.name for path in (ROOT / "pipeline").glob("*/__init__.py")]

@@ -18,7 +18,7 @@ class Choice:
     """Key in params.yaml, such as `prepare.image_size`."""
     value: Any
     found: str
-    """The fact that it follows from."""
+    """The fact from which the value follows."""
     why: str
 
 

@@ -15,7 +15,7 @@ LEAST_CLASS_SIZE, LEAST_TYPICAL_CLASS_SIZE = 2, 20
 WANTED_HELD_OUT, LEAST_HELD_OUT_SHARE, MOST_HELD_OUT_SHARE = 200, 0.1, 0.25
 UNUSED = "not used without classes"
 SLACK = 0.02
-"""How much worse than those found new data may be before a check fails, as a share of the images."""
+"""Margin by which new data may be worse than the surveyed ones before a check fails, as a share of the images."""
 
 
 def data_choices(survey: Survey, name: str) -> Iterator[Choice]:

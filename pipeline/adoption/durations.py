@@ -1,4 +1,4 @@
-"""How long each stage will take here, from the measured pace of decoding, of a training step and of the extractor.
+"""The estimated time of each stage here, from the measured pace of decoding, of a training step and of the extractor.
 
 What has no measured pace was timed once, on two cores of an AMD EPYC; stages of seconds matter little in minutes.
 """

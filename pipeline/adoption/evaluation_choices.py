@@ -1,4 +1,4 @@
-"""How thoroughly the model is tuned and evaluated: less where that would take time from the training."""
+"""The thoroughness of tuning and evaluation: less where they would take time from the training."""
 
 from collections.abc import Iterator
 from typing import Any

@@ -22,12 +22,12 @@ from pipeline.provenance.dvc import dvc
 
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx"}
 SPARE_BYTES = 2**30
-"""Left free on the disk, for what the stages write."""
+"""Space left free on the disk for the outputs of the stages."""
 
 
 @dataclass(frozen=True, slots=True)
 class Intake:
-    """What was copied into the project."""
+    """The result of copying images into the project."""
 
     folder: Path
     name: str
@@ -52,7 +52,7 @@ class Entry:
     """A file of the source."""
 
     path: str
-    """Below the source, `/` between parts; bytes that are not UTF-8 are surrogates."""
+    """Path below the source, `/` between parts; bytes that are not UTF-8 are surrogates."""
     target: Path
     is_link: bool
     refusal: str | None = None
@@ -157,13 +157,13 @@ def _download(address: str, folder: Path) -> Intake:
 
 
 GENERIC = re.compile(r"[\dx-]*|all|base|data|dataset|images?|img|jpe?g|photos|pictures|png|raw|train")
-"""Names of folders that say nothing of what is in them, such as `64x64`."""
+"""Generic names of folders, such as `64x64`."""
 
 
 def model_name(parts: Sequence[str]) -> str:
     """A model's name from the parts of a path: lower-case letters, digits and hyphens.
 
-    Of the last part that says something: `openclipart` of `openclipart/png`.
+    It is made of the last part that is no generic name: `openclipart` of `openclipart/png`.
     """
     for part in reversed(parts):
         plain = unicodedata.normalize("NFKD", part.split(".", maxsplit=1)[0]).encode("ascii", "ignore").decode().lower()

@@ -1,4 +1,4 @@
-"""How often a mirrored image can be distinguished from the original: of text, digits and icons lit from the left, often.
+"""Whether images may be mirrored: how often a classifier tells a mirrored image from the original.
 
 A linear classifier without an intercept looks at the part of each image that mirroring negates, so that it answers the
 opposite for the mirrored image. Where pictures have no handedness, as most photographs, it is right half of the time.

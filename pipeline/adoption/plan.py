@@ -36,13 +36,13 @@ ROUND = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wish:
-    """What the user has asked for."""
+    """The user's request."""
 
     name: str
     minutes: float
-    """For looking at the images and all stages together."""
+    """Time for the survey of the images and all stages together."""
     image_size: int | None = None
-    """None: chosen."""
+    """Side in pixels; None: chosen by the plan."""
 
 
 class TrainingPace(Protocol):
@@ -55,13 +55,13 @@ class TrainingPace(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Pace:
-    """What this machine takes."""
+    """Measured speeds and the free memory of this machine."""
 
     training: TrainingPace
     sec_per_feature: Callable[[ImageSize], float]
     """Has the signature of `pipeline.adoption.durations.seconds_per_feature`."""
     memory_mib: float
-    """That is free."""
+    """Free memory."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +73,7 @@ class Plan:
     seconds: dict[str, float]
     """Seconds by stage."""
     memory_mib: float
-    """Peak of the training."""
+    """Peak memory of the training."""
 
 
 def make_plan(survey: Survey, document: dict[str, Any], wish: Wish, pace: Pace) -> Plan:
@@ -137,7 +137,7 @@ def _plan_for(
 
 
 def _dataset_info(survey: Survey, params: PrepareParams) -> DatasetInfo:
-    """What `prepare` will make, about: which images are held out depends on their pixels."""
+    """The approximate result of `prepare`: which images are held out depends on their pixels."""
     num_held_out = round(params.held_out_share * survey.num_images)
     return DatasetInfo(
         image_size=params.image_size,

@@ -23,9 +23,9 @@ from pipeline.ingestion.sources.raw import NO_CLASS, NOT_LISTED, NoClassesError,
 from pipeline.ingestion.spool import PixelSpool
 
 SIDE = 32
-"""At which images are compared and measured."""
+"""Side in pixels at which images are compared and measured."""
 COLOUR_DIFFERENCE = 16
-"""Between the channels of a pixel, 0 … 255, from which it is coloured: JPEG gives grey pixels differences of a few."""
+"""Difference between the channels of a pixel, 0 to 255, from which it is coloured: JPEG gives grey pixels differences of a few."""
 OPAQUE = 128
 """Alpha below which a pixel counts as transparent; smooth edges have more."""
 ASPECT_TOLERANCE = 0.1
@@ -42,7 +42,7 @@ class Survey:
     kind: Kind
     num_files: int
     num_images: int
-    """Accepted, which means that they can be decoded."""
+    """Accepted images: those that can be decoded."""
     refusals: Mapping[str, int]
     """Number of quarantined files by reason."""
     class_sizes: Mapping[str, int]

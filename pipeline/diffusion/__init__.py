@@ -4,6 +4,15 @@ Imports only torch, NumPy and the error class: no files, no printing, no state. 
 process), target.py and loss.py (training), then sampling.py (every sampler as a table); docs/forward-process.md runs
 all of it by example.
 
+| subject | modules |
+|---|---|
+| forward process | betas, noise, density |
+| training | target, loss, weighting, augmentation, ema, distillation |
+| network | unet, patch_filter, denoiser, images |
+| sampling | samplers, sampling, guidance, guidance_interval, seeds |
+| sampling times | timetables, surrogate, refinement |
+| the data's distribution | moments, gaussian, likelihood |
+
 Notation, the same in every file (Ho et al. 2020, arXiv 2006.11239, unless named):
 
 | name | is | shape |

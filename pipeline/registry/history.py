@@ -14,7 +14,7 @@ from pipeline.registry.rule import Outcome
 Entry = dict[str, str]
 """`at`, `by`, `champion_before`, `event`, `git.commit`, `version`, `why`; docs/contracts.md has the values."""
 Event = Outcome | Literal["rollback", "promote"]
-"""What the gate decided, or what a person did."""
+"""Outcomes of the gate, and actions of a person."""
 LEAVES_CHAMPION: frozenset[str] = frozenset({"reject", "undecided"})
 
 RECORD_TAG = "decision."

@@ -16,14 +16,14 @@ from pipeline.registry.rule import Outcome, Rule
 
 KID = "evaluate/kid"
 COLLAPSE = 5.0
-"""How many times its KID of before, or how many standard errors of its class agreement, make more than a worse champion."""
+"""Multiple of its earlier KID, or number of standard errors of its class agreement, from which a champion has failed on new data."""
 NUM_STANDARD_ERRORS = 2.0
-"""How far a share of images may lie above the champion's before the difference counts as more than chance."""
+"""Standard errors by which a share of images may exceed the champion's before the difference counts as more than chance."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
-    """What happens to a model that was to be registered, and why; decision.json holds it."""
+    """The gate's decision on a model and its reasons; the content of decision.json."""
 
     decision: Outcome
     rules: Sequence[Rule] = ()
@@ -101,7 +101,7 @@ def second_judge(first: KidDifference, second: Difference | None) -> Rule:
 
 
 def margin(comparison: ComparisonResult, params: RegisterParams) -> float:
-    """How much the KID may rise: 0 on the same data.
+    """Largest rise of KID that is allowed: 0 on the same data.
 
     On new data it is a share of the champion's KID, but at least the standard error of the KID of real images: near a
     KID of 0 a share alone would refuse every challenger.
@@ -118,7 +118,7 @@ def _kid_is_known(metrics: Mapping[str, float]) -> Rule:
 
 
 def _better_than_baselines(metrics: Mapping[str, float], *, is_distilled: bool) -> list[Rule]:
-    """Better by its own evaluation than what takes seconds and no training."""
+    """The model is better than the mixture of Gaussians and the linear denoiser, by its own evaluation."""
     mixture, linear = against_baselines(metrics, is_distilled=is_distilled)
     below = "the interval of its KID below that of a mixture of Gaussians, and its classes recognised no less often"
     levels = f"a lower error than the best linear denoiser's at {LEAST_LEVELS:.0%} of the noise levels"
@@ -147,7 +147,7 @@ def _kid(comparison: ComparisonResult, params: RegisterParams) -> Rule:
 
 
 def _sight(found: KidDifference, params: RegisterParams) -> str:
-    """What a comparison of so many trainings could have seen."""
+    """The least improvement that a comparison of so many trainings could have detected, in words."""
     trainings = f"{found.num_challengers} against {found.num_champions} training{'s' * (found.num_champions > 1)}"
     least = "any" if found.visible is None else f"{found.visible:.0%}"
     return (
@@ -163,7 +163,7 @@ def _other_recipe(comparison: ComparisonResult) -> Rule:
 
 
 def _few_trainings(comparison: ComparisonResult) -> Rule:
-    """Who trains often enough is lucky once: the error rates hold for so many trainings and no more."""
+    """The error rates hold for `MAX_TRAININGS` trainings of a recipe: of many, one is good by luck."""
     wanted = f"at most {MAX_TRAININGS} trainings of one recipe"
     return Rule("few_trainings", comparison.num_trainings <= MAX_TRAININGS, float(comparison.num_trainings), wanted)
 

@@ -102,12 +102,12 @@ class Registry:
         return [str(each.version) for each in sorted(others, key=lambda each: int(each.version), reverse=True)]
 
     def decision(self, version: str) -> Outcome:
-        """What the gate decided about a version when it last judged it."""
+        """The gate's last decision about a version."""
         decided: Outcome = self._client.get_model_version(self.name, version).tags["decision"]
         return decided
 
     def repair(self, digest: str) -> None:
-        """Remove what killed registrations of this model left; complete a version that had become champion already."""
+        """Remove the remains of killed registrations of this model; complete a version that had already become champion."""
         if self.version_of(digest):
             return
         champion = self.aliases.champion()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Outcome = Literal["accept", "reject", "undecided"]
-"""What the gate decides: the model becomes champion, it does not, or the evidence is not enough to tell.
+"""The gate's outcomes: the model becomes champion, it does not, or the evidence is not enough to decide.
 
 Only the first moves the champion. A person overrides the others by `foundry model promote`.
 """

@@ -1,4 +1,4 @@
-"""What it costs to draw with a model, counted: the same at every hour and on every machine, unlike a time.
+"""The cost of drawing with a model, counted: it is the same on every machine, unlike a measured time.
 
 Counted on torch's device `meta`, where tensors have shapes and no content.
 """

@@ -34,7 +34,7 @@ class Promises:
         self._relaxed_until = -math.inf
 
     def pressing_jobs(self, jobs: Iterable[Job], now: float) -> list[Job]:
-        """Those that go before all others in a tick that begins now, if one of them could not wait for the next one.
+        """The jobs that go before all others in a tick that begins now, if one of them could not wait for the next one.
 
         They are the tight jobs if one of them is pressing, else the others up to the last pressing one.
         """

@@ -54,13 +54,13 @@ class Request:
     """Images that one client asked for together, and their progress."""
 
     request_id: str
-    """Unique."""
+    """Unique id of the request."""
     owner: str
     """The client: a prefix of its API key's digest, or "anonymous"."""
     images: tuple[SamplingParams, ...]
     """Parameters of each image; they differ in the seed only."""
     priority: int = 0
-    """Higher goes first, among the requests of the same owner."""
+    """Requests of higher priority go first, among those of the same owner."""
     deadline_sec: float | None = None
     """Seconds after submission by which the images are needed; None: no deadline."""
     is_exact: bool = True
@@ -73,9 +73,9 @@ class Request:
     """The client's W3C trace context."""
 
     created: float = field(default_factory=time.time)
-    """Unix time."""
+    """Unix time of the creation."""
     submitted: float = field(init=False, default=math.nan)
-    """On the engine's clock, in seconds, like the following times."""
+    """Time of the submission in seconds on the engine's clock, like the following times."""
     started: float | None = field(init=False, default=None)
     """When its first step was done."""
     first_step: tuple[float, float] | None = field(init=False, default=None)
@@ -122,7 +122,7 @@ class Request:
 
     @property
     def status(self) -> Status:
-        """The status in the API's words."""
+        """The status as the API names it."""
         if self.is_open and self.is_cancelled:
             return "cancelling"
         if self.is_open:
@@ -131,7 +131,7 @@ class Request:
 
     @property
     def determinism(self) -> Determinism:
-        """`is_exact` in the API's words."""
+        """`is_exact` as the API names it."""
         return "exact" if self.is_exact else "fast"
 
 
@@ -149,9 +149,9 @@ class Job:
     step: int = 0
     """Steps done."""
     slot: int | None = None
-    """Its row in the stepper's tensors, from its first step until it closes."""
+    """Row of the image in the stepper's tensors, from its first step until it closes."""
     is_running: bool = False
-    """Whether it gets a step in the present tick."""
+    """Whether the job gets a step in the present tick."""
     last_tick: int = 0
     """The scheduler's tick in which it was admitted or last got a step."""
 
@@ -179,7 +179,7 @@ class Job:
 
     @property
     def steps_left_after_tick(self) -> int:
-        """After the present tick."""
+        """Steps that are left after the present tick."""
         return self.steps_left - self.is_running
 
     @property

@@ -19,7 +19,7 @@ class RequestTable:
 
     @property
     def open_requests(self) -> Collection[Request]:
-        """In the order of their submission."""
+        """Open requests in the order of their submission."""
         return self._open.values()
 
     def add(self, request: Request) -> None:

@@ -32,7 +32,7 @@ class Limits:
     open_images: int = 256
     """Images waiting and being drawn; each has a slot in the stepper's memory."""
     open_row_steps: int = 40_000
-    """Work waiting and being drawn."""
+    """Work waiting and being drawn, in row-steps."""
     owner_share: float = 1.0
     """Share of the last two that one owner may use."""
     stretch: float = 100.0
@@ -50,7 +50,7 @@ class Load:
     waiting_units: int = 0
     """Images without a step so far."""
     row_steps: int = 0
-    """Remaining work of both."""
+    """Remaining work of both, in row-steps."""
     backlog_sec: int = 0
     """Estimated seconds until it is done."""
 
@@ -70,7 +70,7 @@ class Scheduler:
 
     @property
     def open_jobs(self) -> Collection[Job]:
-        """In the order of their submission."""
+        """Open jobs in the order of their submission."""
         return self._open.keys()
 
     @property

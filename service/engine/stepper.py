@@ -43,7 +43,7 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """What an image in flight needs besides its tensors.
+    """The state of an image in flight besides its tensors.
 
     Plans are lists: with few rows per tick, tensors of one number each would cost more than the step itself.
     """

@@ -73,7 +73,7 @@ async def status(http: Request, id: Annotated[schemas.RequestId, Query()]) -> sc
     responses=openapi.errors(400, 401, 404, 408, 413, 415, 422, 429, 503),
 )
 async def cancel(body: schemas.CancelRequest, http: Request) -> schemas.RequestStatus:
-    """It ends before the next tick; a request that has ended stays as it is. With an X-Request-ID all that have it end."""
+    """Cancel a request before the next tick; one that has ended stays as it is. With an X-Request-ID all that have it end."""
     return schemas.RequestStatus.of(_runtime(http).engine.cancel(http.state.owner, body.id))
 
 

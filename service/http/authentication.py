@@ -18,7 +18,7 @@ from service.settings import Settings
 PUBLIC_PATHS = frozenset(
     {"/", "/livez", "/readyz", "/healthz", "/metrics", "/openapi.json", "/schema.json", "/playground"}
 )
-"""Answered without a key; they reveal nothing about requests."""
+"""Paths that are answered without a key; they reveal nothing about requests."""
 ANONYMOUS = "anonymous"
 LOOPBACK = re.compile(r"(?:[a-z0-9-]+\.)*localhost|127(?:\.\d{1,3}){3}|\[::1\]")
 FORWARDING = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")

@@ -138,5 +138,5 @@ def _known_class(param: str, value: str | int, data: DataSpec) -> int:
 
 
 def _plain(name: str) -> str:
-    """Without case and outer or double spaces."""
+    """A name in lower case, without outer and double spaces."""
     return " ".join(name.casefold().split())
