@@ -13,10 +13,10 @@ As on new data the same comparisons are judged by the rule "not worse by more th
 `better` is then worse than allowed. A stopped run continues: trainings and pairs are kept in --pool.
 """
 
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,10 +24,10 @@ import numpy as np
 import torch
 from scipy.stats import binomtest
 
+from benchmarks.pairs import CONFIDENCE, Comparisons
 from benchmarks.pool import Arm, Pool, Result, arm_figures
-from benchmarks.protocol import finish, log_progress, parser, save, table
+from benchmarks.protocol import finish, log_progress, parser, table
 from pipeline.evaluation.evaluator import NUM_SHIFTED
-from pipeline.evaluation.paired_kid import Difference, kid_difference
 from pipeline.params import RegisterParams
 from pipeline.registry import promotion
 from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
@@ -44,10 +44,6 @@ from pipeline.registry.rule import Outcome, Rule, outcome_of
 from pipeline.registry.work import Work
 
 BASE, FIFTEEN, BETTER, TWICE = Arm("base", 3200), Arm("fifteen", 3584), Arm("better", 3712), Arm("twice", 6400)
-NUM_RESAMPLES = 500
-"""A quarter of the gate's: the ends of an interval are then known to a tenth of its width."""
-CONFIDENCE = 0.95
-"""Confidence level of the former gate, which knew only the variance of the images."""
 NUM_HISTORY = 10
 KID_RULES = {"kid_is_lower", "kid_is_not_worse", "few_trainings"}
 OTHER_RULES = {"class_balance", "classes_are_shown", "near_copies", "shifted_near_copies"}
@@ -73,35 +69,6 @@ CASES = (
     Case(BASE, BASE, data_is_new=True, promotion_is="right"),
     Case(BASE, BETTER, data_is_new=True, promotion_is="false"),
 )
-Training = tuple[Arm, int]
-
-
-class Comparisons:
-    """Differences of pairs of trainings, kept on disk."""
-
-    def __init__(self, pool: Pool) -> None:
-        self.pool, self._path = pool, pool.folder / "pairs.json"
-        self._known: dict[str, Any] = json.loads(self._path.read_text()) if self._path.exists() else {}
-
-    def difference(self, ours: Training, theirs: Training) -> Difference:
-        if (key := _key(ours, theirs)) in self._known:
-            return Difference(**self._known[key])
-        if (mirrored := self._known.get(_key(theirs, ours))) is not None:
-            low, high, error = -mirrored["high"], -mirrored["low"], mirrored["standard_error"]
-            return Difference(value=-mirrored["value"], low=low, high=high, standard_error=error)
-        one, other = (self.pool.result(*each).features for each in (ours, theirs))
-        found = kid_difference(
-            one, other, self.pool.held_out, confidence=CONFIDENCE, seed=0, num_resamples=NUM_RESAMPLES
-        )
-        self._known[key] = asdict(found)
-        return found
-
-    def keep(self) -> None:
-        save(self._path, self._known)
-
-
-def _key(ours: Training, theirs: Training) -> str:
-    return " ".join(f"{arm.name}:{arm.num_images}:{seed}" for arm, seed in (ours, theirs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +88,7 @@ class Gate:
             level=1 - CONFIDENCE,
             num_challengers=1,
             num_champions=1,
-            by_seed=False,
+            seed_correlation=None,
             visible=None,
         )
         # Whatever the interval did not exclude was left open.
@@ -129,35 +96,44 @@ class Gate:
             case, ours[0], theirs[0], kid, self.params.model_copy(update={"smallest_improvement": 0.0})
         )
 
-    def after(self, case: Case, ours: Sequence[int], theirs: Sequence[int], spread: SeedSpread) -> Outcome:
+    def after(self, case: Case, ours: Sequence[int], theirs: Sequence[int], history: Sequence[int] = ()) -> Outcome:
         """The outcome with the variance of images and seeds, after each training on each side until it is decided."""
         outcome: Outcome = "undecided"
         for count in range(1, len(ours) + 1):
-            # The last judgement is by pairs of one seed alone.
-            places = [(i, j) for i in range(count) for j in range(count) if i == j or count < MAX_TRAININGS]
-            pairs = {
-                (str(i), str(j)): self.comparisons.difference((case.challenger, ours[i]), (case.champion, theirs[j]))
-                for i, j in places
-            }
-            kids = [self._result(case.champion, seed).figures["kid"] for seed in theirs[:count]]
-            outcome = self._outcome(
-                case, ours[count - 1], theirs[0], compare_recipes(pairs, kids, spread, self.params), self.params
-            )
+            kid = self.kid_difference(case, ours[:count], theirs[:count], history)
+            outcome = self._outcome(case, ours[count - 1], theirs[0], kid, self.params)
             if outcome != "undecided":
                 break
         return outcome
+
+    def kid_difference(
+        self, case: Case, ours: Sequence[int], theirs: Sequence[int], history: Sequence[int]
+    ) -> KidDifference:
+        """The difference between the recipes of a case by these trainings, the first of each side as if of one seed."""
+        challengers, champions = [(case.challenger, seed) for seed in ours], [(case.champion, seed) for seed in theirs]
+        # The last judgement is by pairs of one seed alone.
+        is_last = len(ours) == MAX_TRAININGS
+        pairs = {
+            (str(i), str(j)): self.comparisons.difference(one, other)
+            for (i, one), (j, other) in product(enumerate(challengers), enumerate(champions))
+            if i == j or not is_last
+        }
+        past = [("challenger", *each) for each in challengers] + [("champion", *each) for each in champions]
+        spread = self.spread([*past, *(("history", BASE, seed) for seed in history)])
+        same_seeds = self.comparisons.same_seeds(challengers, champions) if is_last else None
+        kids = [self._result(*each).figures["kid"] for each in champions]
+        return compare_recipes(pairs, kids, spread, self.params, same_seeds)
 
     def outcomes(
         self, case: Case, ours: Sequence[int], theirs: Sequence[int], history: Sequence[int]
     ) -> dict[str, Outcome]:
         """The outcomes of each gate, by history and number of trainings on each side."""
-        known = self.history(history)
         return {
             "images": self.before(case, ours, theirs),
-            "seeds, one training": self.after(case, ours[:1], theirs[:1], PRIOR),
-            "seeds, up to three": self.after(case, ours, theirs, PRIOR),
-            f"seeds, one training, {len(history)} known": self.after(case, ours[:1], theirs[:1], known),
-            f"seeds, up to three, {len(history)} known": self.after(case, ours, theirs, known),
+            "seeds, one training": self.after(case, ours[:1], theirs[:1]),
+            "seeds, up to three": self.after(case, ours, theirs),
+            f"seeds, one training, {len(history)} known": self.after(case, ours[:1], theirs[:1], history),
+            f"seeds, up to three, {len(history)} known": self.after(case, ours, theirs, history),
         }
 
     def refusing(self, case: Case, ours: int, theirs: int) -> list[str]:
@@ -197,10 +173,12 @@ class Gate:
     def _result(self, arm: Arm, seed: int) -> Result:
         return self.comparisons.pool.result(arm, seed)
 
-    def history(self, seeds: Sequence[int]) -> SeedSpread:
-        """The spread that the gate learns from these trainings of `base`."""
-        figures = [self._result(BASE, seed).figures for seed in seeds]
-        return estimate_spread(PastEvaluation("base", each["kid"], each["kid_standard_error"]) for each in figures)
+    def spread(self, past: Iterable[tuple[str, Arm, int]]) -> SeedSpread:
+        """The spread that the gate learns from these trainings, each given as the name of its recipe, its arm and its seed."""
+        figures = [(recipe, self._result(arm, seed).figures) for recipe, arm, seed in past]
+        return estimate_spread(
+            PastEvaluation(recipe, found["kid"], found["kid_standard_error"]) for recipe, found in figures
+        )
 
 
 def model_result(result: Result) -> ModelResult:

@@ -1,7 +1,7 @@
 """The difference of two models' KIDs, when both have drawn the same seeds, with a bootstrap interval."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,10 +72,8 @@ def kid_difference(
         seed: of the resamples.
         num_resamples: 2,000 give the ends of an interval of 95 % to a twentieth of its width.
     """
-    x, y, r = challenger.double(), champion.double(), reference.double()
-    g = (kernel(x, x) - kernel(y, y)).fill_diagonal_(0)
-    h = 2 * (kernel(y, r) - kernel(x, r))
-    value = (g.sum() / (len(x) * (len(x) - 1)) + h.mean()).item()
+    g, h = _kernel_differences(challenger, champion, reference)
+    value = (g.sum() / (len(g) * (len(g) - 1)) + h.mean()).item()
     terms = decompose(g, h)
     errors = torch.cat(list(_resample_errors(terms, num_resamples, np.random.default_rng(seed))))
     tail = (1 - confidence) / 2
@@ -83,6 +81,30 @@ def kid_difference(
     largest, smallest = errors.quantile(1 - tail).item(), errors.quantile(tail).item()
     error = errors.std().item()
     return Difference(value=value, low=value - largest, high=value - smallest, standard_error=error)
+
+
+def mean_standard_error(pairs: Sequence[tuple[Tensor, Tensor]], reference: Tensor) -> float:
+    """Standard error, by the draw of images, of the mean difference over several pairs of models, all of the same sample seeds.
+
+    It does not fall with the number of pairs as far as their errors have the same images as their cause.
+
+    Args:
+        pairs: features of challenger and champion, `[m, f]` each.
+        reference: `[n, f]` of real images.
+    """
+    differences = [_kernel_differences(*pair, reference) for pair in pairs]
+    g, h = (torch.stack(each).mean(dim=0) for each in zip(*differences, strict=True))
+    terms, (m, n) = decompose(g, h), h.shape
+    first_order = terms.pair.var() / m + terms.real.var() / n
+    pair_pair = 2 * terms.pair_pair.square().sum() / (m * (m - 1) * m * (m - 3))
+    pair_real = terms.pair_real.square().sum() / (m * n * (m - 1) * (n - 1))
+    return math.sqrt((first_order + pair_pair + pair_real).item())
+
+
+def _kernel_differences(challenger: Tensor, champion: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """g `[m, m]`, with 0 on the diagonal, and h `[m, n]` of `kid_difference`."""
+    x, y, r = challenger.double(), champion.double(), reference.double()
+    return (kernel(x, x) - kernel(y, y)).fill_diagonal_(0), 2 * (kernel(y, r) - kernel(x, r))
 
 
 def decompose(g: Tensor, h: Tensor) -> HoeffdingTerms:

@@ -17,7 +17,7 @@ from pipeline.evaluation.paired_kid import kid_difference
 from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
 from pipeline.registry.evaluation_process import EvaluationProcess
 from pipeline.registry.evaluation_setup import EvaluationSetup
-from pipeline.registry.kid_difference import PRIOR, KidDifference, SeedSpread, compare_recipes
+from pipeline.registry.kid_difference import MAX_TRAININGS, PRIOR, KidDifference, SameSeeds, SeedSpread, compare_recipes
 from pipeline.registry.promotion import margin
 from pipeline.registry.work import Ratio, work_of
 
@@ -157,7 +157,9 @@ def _kid_difference(
     )
     pairs = {(one, other): compare_images(features[0][one], features[1][other]) for one in ours for other in theirs}
     kids = [read_document(folder / "figures.json")["kid"] for folder in theirs.values()]
-    return compare_recipes(pairs, kids, spread, params)
+    shared = [(features[0][seed], features[1][seed]) for seed in ours if seed in theirs]
+    same_seeds = SameSeeds.measure(shared, reference) if len(shared) >= MAX_TRAININGS else None
+    return compare_recipes(pairs, kids, spread, params, same_seeds)
 
 
 def as_document(comparison: ComparisonResult, setup: EvaluationSetup) -> dict[str, Any]:

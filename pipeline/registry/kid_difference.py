@@ -2,22 +2,27 @@
 
 `pipeline.evaluation.paired_kid` gives the standard error due to the draw of samples and held-out images. Another seed of
 the training changes KID too, by an amount that no resampling of one model's images shows. It is estimated from trainings
-in the project's history that differ only in their seed, and shrunk towards a prior where there are few.
+in the project's history that differ only in their seed, and shrunk towards a prior where there are few. Trainings of both
+recipes with the same seeds have a part of that luck in common, which cancels in their difference.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, variance
+from typing import Self
 
 from scipy.special import stdtrit
+from torch import Tensor
 
-from pipeline.evaluation.paired_kid import Difference
+from pipeline.evaluation.paired_kid import Difference, mean_standard_error
+from pipeline.evaluation.seed_correlation import seed_correlation
 from pipeline.params import RegisterParams
 
-SHARES = (0.1, 0.1, 0.8)
+SHARES = (0.1, 0.1, 0.9)
 """Shares of `max_false_promotion` spent after one, two and three trainings of a recipe: the first two detect large
-improvements, the third what a comparison of trainings with the same seeds can show (`python -m benchmarks.gate`)."""
+improvements, the third what a comparison of trainings with the same seeds can show. They may exceed 1 together, since a later
+comparison has the trainings of the earlier ones: of equal recipes 4.8 % are promoted where 5 % are allowed."""
 MAX_TRAININGS = len(SHARES)
 """Largest number of trainings on each side, with different seeds; after so many the decision is final."""
 LEAST_KID = 2.0
@@ -38,6 +43,27 @@ class SeedSpread:
 PRIOR = SeedSpread(relative=0.1, degrees=4)
 """Without history: the spread of 60 trainings on digits (docs/retraining.md), with the weight of five trainings only, since other
 data may have another spread."""
+
+
+CORRELATION_DEGREES = 4.0
+"""Weight of the variance that the correlation of features predicts, beside that of the differences themselves: without these
+too many equal recipes are promoted where KID shares less of the luck than features do, without it too few better ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class SameSeeds:
+    """What trainings of both recipes with the same seeds have in common."""
+
+    standard_error: float
+    """Of the mean of their differences in KID, by the draw of images (`paired_kid.mean_standard_error`)."""
+    correlation: float
+    """Between the deviations of both recipes over seeds, 0 to 1 (`pipeline.evaluation.seed_correlation`)."""
+
+    @classmethod
+    def measure(cls, pairs: Sequence[tuple[Tensor, Tensor]], reference: Tensor) -> Self:
+        """From the features of samples, `[m, f]`, of a challenger and a champion with each seed, and of real images `[n, f]`."""
+        ours, theirs = zip(*pairs, strict=True)
+        return cls(mean_standard_error(pairs, reference), seed_correlation(ours, theirs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +106,8 @@ class KidDifference:
     num_challengers: int
     """Number of trainings of the challenger's recipe."""
     num_champions: int
-    by_seed: bool
-    """Whether trainings with the same seed were also compared in pairs."""
+    seed_correlation: float | None
+    """How much of the luck of a seed both recipes share, 0 to 1, if trainings with the same seeds were compared in pairs."""
     visible: float | None
     """The least improvement that is detected with the wanted power, as a share of the champion's KID; None if that is 0."""
 
@@ -91,56 +117,86 @@ class KidDifference:
         return min(self.num_challengers, self.num_champions) >= MAX_TRAININGS
 
 
+@dataclass(frozen=True, slots=True)
+class _Mean:
+    """The mean difference in KID and what its variance consists of."""
+
+    value: float
+    images: float
+    """Variance due to the images drawn, whose seeds all models share, so that it does not fall with their number."""
+    seeds: float
+    """Variance due to the seeds of the trainings."""
+    degrees: float
+    """Degrees of freedom of `seeds`."""
+
+    def quantile(self, probability: float) -> float:
+        """That of the error of the mean, by Student's t with the degrees of freedom of Satterthwaite 1946."""
+        both = self.images + self.seeds
+        degrees = self.degrees * (both / self.seeds) ** 2 if self.seeds else math.inf
+        # scipy.stats gives the same values but takes half a second longer to import.
+        return float(stdtrit(degrees, probability)) * math.sqrt(both)
+
+
 def compare_recipes(
     pairs: Mapping[tuple[str, str], Difference],
     champion_kids: Sequence[float],
     spread: SeedSpread,
     params: RegisterParams,
+    same_seeds: SameSeeds | None = None,
 ) -> KidDifference:
     """Estimate the difference in KID between two recipes, with limits, from the trainings of both.
 
-    The variance of the mean difference is
-
-        s^2 + (1/k + 1/k') (spread KID)^2,
-
-    the variance due to the images drawn, whose seeds all models share, so that it does not fall with their number, plus the
-    variance due to the seeds of k and k' trainings. Under the null hypothesis both recipes have the champion's KID. The
-    limits are quantiles of Student's t, with degrees of freedom by Satterthwaite 1946.
-
-    The KIDs of trainings with the same seed are correlated. With MAX_TRAININGS of them on both sides the standard error of
-    the mean of their differences is used too, and the narrower limits count: both are valid for equal recipes, of which
-    4.0 % are promoted so (`python -m benchmarks.gate`).
-
-    A recipe may be compared after each of its trainings, so each comparison has a share of `max_false_promotion`.
+    Under the null hypothesis both recipes have the champion's KID. A recipe may be compared after each of its trainings, so
+    each comparison has a share of `max_false_promotion`.
 
     Args:
         pairs: differences in KID of each training of the challenger's recipe and each of the champion's, by their seeds.
         champion_kids: KIDs of the trainings of the champion's recipe.
         spread: standard deviation of KID over training seeds.
         params: the wanted error rates.
+        same_seeds: given, only trainings with the same seeds are compared, in pairs.
     """
-    num_challengers, num_champions = len({ours for ours, _ in pairs}), len(champion_kids)
-    kid = max(0.0, fmean(champion_kids))
-    same_seed = [each.value for (ours, theirs), each in pairs.items() if ours == theirs]
-    images = fmean(each.standard_error**2 for each in pairs.values())
-    seeds = (spread.relative * kid) ** 2 * (1 / num_challengers + 1 / num_champions)
-    degrees = spread.degrees * ((images + seeds) / seeds) ** 2 if seeds else math.inf
+    num_challengers, kid = len({ours for ours, _ in pairs}), max(0.0, fmean(champion_kids))
+    seeds = (spread.relative * kid) ** 2
+    if same_seeds is None:
+        over_seeds = seeds * (1 / num_challengers + 1 / len(champion_kids))
+        found = _mean_of_all(list(pairs.values()), over_seeds, spread.degrees)
+    else:
+        found = _mean_by_seed([each for (one, other), each in pairs.items() if one == other], seeds, same_seeds)
     level = params.max_false_promotion * SHARES[min(num_challengers, MAX_TRAININGS) - 1]
-    errors = [(math.sqrt(images + seeds), degrees)]
-    by_seed = len(same_seed) >= MAX_TRAININGS
-    if by_seed:
-        errors.append((stdev(same_seed) / math.sqrt(len(same_seed)), len(same_seed) - 1))
-    value = fmean(same_seed) if by_seed else fmean(each.value for each in pairs.values())
-    # Quantiles of Student's t: scipy.stats gives the same values but takes half a second longer to import.
-    half = min(-float(stdtrit(d, level)) * error for error, d in errors)
-    found_with_power = min(float(stdtrit(d, params.power) - stdtrit(d, level)) * error for error, d in errors)
+    half = -found.quantile(level)
     return KidDifference(
-        value=value,
-        low=value - half,
-        high=value + half,
+        value=found.value,
+        low=found.value - half,
+        high=found.value + half,
         level=level,
         num_challengers=num_challengers,
-        num_champions=num_champions,
-        by_seed=by_seed,
-        visible=found_with_power / kid if kid else None,
+        num_champions=len(champion_kids),
+        seed_correlation=same_seeds.correlation if same_seeds else None,
+        visible=(half + found.quantile(params.power)) / kid if kid else None,
     )
+
+
+def _mean_of_all(differences: Sequence[Difference], over_seeds: float, degrees: float) -> _Mean:
+    images = fmean(each.standard_error**2 for each in differences)
+    return _Mean(fmean(each.value for each in differences), images, over_seeds, degrees)
+
+
+def _mean_by_seed(differences: Sequence[Difference], seeds: float, same_seeds: SameSeeds) -> _Mean:
+    """The mean of n differences between trainings with the same seeds, if `seeds` is the variance of KID over seeds.
+
+    The variance of a difference is estimated twice: from the n differences, with n - 1 degrees of freedom, and as
+
+        2 seeds (1 - correlation)
+
+    with CORRELATION_DEGREES. Both are pooled, as Smyth 2004 (section 4) moderates variances of few measurements. They contain
+    the luck of images as far as it differs between the trainings. What all have in common, C, follows from the error of the
+    mean, J^2 = C + V / n, and that of one difference, S^2 = C + V.
+    """
+    n, values = len(differences), [each.value for each in differences]
+    degrees = CORRELATION_DEGREES + n - 1
+    predicted = 2 * seeds * (1 - same_seeds.correlation)
+    pooled = (CORRELATION_DEGREES * predicted + (n - 1) * variance(values)) / degrees
+    single = fmean(each.standard_error**2 for each in differences)
+    images = max(0.0, (n * same_seeds.standard_error**2 - single) / (n - 1))
+    return _Mean(fmean(values), images, pooled / n, degrees)

@@ -151,7 +151,7 @@ def _sight(found: KidDifference, params: RegisterParams) -> str:
     trainings = f"{found.num_challengers} against {found.num_champions} training{'s' * (found.num_champions > 1)}"
     least = "any" if found.visible is None else f"{found.visible:.0%}"
     return (
-        f"{trainings}{' with the same seeds' * found.by_seed} find an improvement of {least} with power "
+        f"{trainings}{' with the same seeds' * (found.seed_correlation is not None)} find an improvement of {least} with power "
         f"{params.power:.0%}; a smaller one is not distinguishable from the luck of a seed"
     )
 

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks.gate import BASE, BETTER, TWICE, Case, Comparisons, Gate, decide, report, share
+from benchmarks.gate import BASE, BETTER, TWICE, Case, Gate, decide, report, share
+from benchmarks.pairs import Comparisons
 from benchmarks.pool import Arm, Pool, arm_figures
 from benchmarks.protocol import save
 from pipeline.artefacts.tensors import save_tensors

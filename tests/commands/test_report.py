@@ -35,7 +35,7 @@ FOLDERS = Folders(
 NAME = "digits"
 KID_DIFFERENCE = {
     "value": -0.5, "low": -0.7, "high": -0.3, "level": 0.005, "num_challengers": 3, "num_champions": 1,
-    "by_seed": False, "visible": 0.75, "margin": 0.05,
+    "seed_correlation": None, "visible": 0.75, "margin": 0.05,
 }  # fmt: skip
 
 

@@ -1,3 +1,4 @@
+import math
 from collections.abc import Callable
 
 import pytest
@@ -5,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation.metrics import Reference, kid
-from pipeline.evaluation.paired_kid import decompose, kid_difference
+from pipeline.evaluation.paired_kid import decompose, kid_difference, mean_standard_error
 
 NUM_FEATURES = 6
 Draw = Callable[[torch.Generator], tuple[Tensor, Tensor]]
@@ -121,3 +122,25 @@ def test_the_terms_have_mean_zero() -> None:
     terms = decompose(g, torch.randn(30, 40, generator=generator, dtype=torch.float64))
     means = (terms.pair.mean(), terms.real.mean(), terms.pair_pair.mean(dim=0), terms.pair_real.mean(dim=0))
     assert max(mean.abs().max().item() for mean in (*means, terms.pair_real.mean(dim=1))) < 1e-12
+
+
+def test_the_error_of_one_pair_is_that_of_the_bootstrap() -> None:
+    generator = torch.Generator().manual_seed(8)
+    for draw in (apart(0.5, 0.1), apart(0.0, 0.0), together):
+        x, y = draw(generator)
+        r = normal(generator, 90)
+        found = kid_difference(x, y, r, confidence=0.9, seed=0, num_resamples=4000)
+        assert mean_standard_error([(x, y)], r) == pytest.approx(found.standard_error, rel=0.07)
+
+
+def test_the_error_of_a_mean_is_what_the_draws_of_images_make_it() -> None:
+    """Means of three differences with the same real images, drawn anew 200 times."""
+    generator, means, errors = torch.Generator().manual_seed(9), [], []
+    for _ in range(200):
+        r = normal(generator, 60)
+        pairs = [apart(0.6, 0.2)(generator) for _ in range(3)]
+        reference = Reference(r.double())
+        means.append(sum(kid(x, reference).value - kid(y, reference).value for x, y in pairs) / 3)
+        errors.append(mean_standard_error(pairs, r) ** 2)
+    true = torch.tensor(means).std().item()
+    assert math.sqrt(sum(errors) / 200) == pytest.approx(true, rel=0.2)

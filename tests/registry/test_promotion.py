@@ -73,7 +73,7 @@ def difference(low: float, high: float) -> KidDifference:
         level=0.05,
         num_challengers=1,
         num_champions=1,
-        by_seed=False,
+        seed_correlation=None,
         visible=0.4,
     )
 

@@ -251,7 +251,7 @@ def test_trainings_of_one_recipe_are_judged_together_and_none_replaces_another(s
     for seed, quality in enumerate((BAD, (0.02, 0.8))):
         assert "kid_is_lower" in challenge(setup, quality, origin={"recipe_digest": "b", "seed": str(seed)})
     found = decision()["comparison"]["kid_difference"]
-    assert (found["num_challengers"], found["num_champions"], found["by_seed"]) == (2, 2, False)
+    assert (found["num_challengers"], found["num_champions"], found["seed_correlation"]) == (2, 2, None)
     kids = {
         name: json.loads(Path("registration", name, "figures.json").read_text())["kid"]
         for name in ("challenger", "challenger-2", "champion", "champion-2")

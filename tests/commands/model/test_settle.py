@@ -135,7 +135,8 @@ def test_both_recipes_are_trained_three_times_with_the_same_seeds_and_the_decisi
     found = decision()
     assert not is_open(found)
     counts = found["comparison"]["kid_difference"]
-    assert (counts["num_challengers"], counts["num_champions"], counts["by_seed"]) == (3, 3, True)
+    assert (counts["num_challengers"], counts["num_champions"]) == (3, 3)
+    assert 0 <= counts["seed_correlation"] <= 1
     registry = Registry("digits")
     recipes = {registry.recipe(version) for version in ("1", "2")}
     seeds = {
