@@ -85,11 +85,14 @@ def prepare(
             Path(folder),
         )
         manifest, class_names = build_manifest(examination.rows, params.class_names, params.held_out_share, excluded)
+        quarantined_bytes = examination.quarantined_bytes
+        # The manifest has all its rows.
+        del examination
         write_manifest(out / "manifest.parquet", manifest)
         validation = validate(manifest, class_names, params)
         write_json(out / "validation.json", validation.document())
         report = out / "report.html"
-        write_report(report, manifest, class_names, validation, spool.read, examination.quarantined_bytes)
+        write_report(report, manifest, class_names, validation, spool.read, quarantined_bytes)
         if not validation.success:
             return validation, None
         dataset = write_dataset(out, manifest, class_names, spool)

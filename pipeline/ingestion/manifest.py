@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.artefacts.files import replacing
-from pipeline.ingestion.splits import split_of
+from pipeline.ingestion.splits import SPLIT_BY, split_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 COLUMNS: dict[str, Any] = {
     "source": "str",
@@ -76,16 +82,24 @@ def build_manifest(
     """
     accepted = rows["state"] == "accepted"
     rows = rows.assign(spool_index=(accepted.cumsum() - 1).where(accepted).astype("Int64"))
-    rows = rows.sort_values(["file", "position"], kind="stable", ignore_index=True)
+    rows = rows.take(_order(rows)).reset_index(drop=True)
     position = rows["position"].astype("str")
     rows["source"] = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + position)
     rows = _excluded(rows, excluded)
     names = _classes(rows, class_names)
     if "group" not in rows:
-        rows["group"] = rows.groupby("pixels_sha256").ngroup()
+        rows["group"] = rows["pixels_sha256"].factorize()[0]
     _find_duplicates(rows)
     _split(rows, held_out_share)
     return rows[[*COLUMNS, "spool_index"]], names
+
+
+def _order(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """The places of the rows in the order of `file` and `position`, without positions last."""
+    # Arrow sorts where pandas would make a Python string of each name.
+    keys = pa.Table.from_pandas(rows[["file", "position"]], preserve_index=False)
+    by_file: list[tuple[str, str]] = [("file", "ascending"), ("position", "ascending")]
+    return np.asarray(pc.sort_indices(keys, sort_keys=by_file), np.int64)
 
 
 def _excluded(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
@@ -112,17 +126,19 @@ def _classes(rows: pd.DataFrame, class_names: Sequence[str] | None) -> tuple[str
 
 def _find_duplicates(rows: pd.DataFrame) -> None:
     """Fill in the first image with the same pixels, and the first of the near-duplicates."""
-    accepted = rows["state"] == "accepted"
+    accepted = rows[rows["state"] == "accepted"].index
+    source = rows["source"]
     for column, key in (("duplicate_of", "pixels_sha256"), ("near_duplicate_of", "group")):
-        first = rows[accepted].groupby(key)["source"].transform("first").reindex(rows.index)
-        rows[column] = first.where(accepted & (first != rows["source"])).astype("str")
+        equal = rows.loc[accepted, key].factorize()[0]
+        first = source.take(accepted[np.unique(equal, return_index=True)[1][equal]]).set_axis(accepted)
+        rows[column] = first[first != source[accepted]].reindex(rows.index).astype("str")
 
 
 def _split(rows: pd.DataFrame, held_out_share: float) -> None:
     """Fill in `split` where the source has none, and `index`."""
     accepted = rows["state"] == "accepted"
     if rows["split"].isna().all() and accepted.any():
-        rows.loc[accepted, "split"] = split_of(rows[accepted], held_out_share)
+        rows.loc[accepted, "split"] = split_of(rows.loc[accepted, list(SPLIT_BY)], held_out_share)
     rows["split"] = rows["split"].where(accepted)
     rows["index"] = rows.groupby("split").cumcount().where(accepted).astype("Int64")
 

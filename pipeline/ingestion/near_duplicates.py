@@ -1,9 +1,9 @@
 """Groups of near-duplicates: a picture saved twice, resized, or neighbouring frames of a video.
 
 Two images are near-duplicates if the mean squared difference of their pixels is at most `MAX_DIFFERENCE` of their mean
-variance. The search is exact: averaging pixels never increases a difference, so pairs whose means, and then pairs whose
-small thumbnails, differ by more can be skipped. Groups are connected components: if A is near B and B near C, all three
-are one group.
+variance. The search is exact: neither averaging pixels nor projecting the averages on axes at right angles increases a
+difference, so only images are compared that are near each other in a k-d tree of these projections. Groups are connected
+components: if A is near B and B near C, all three are one group.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
+from scipy.spatial import KDTree
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,8 +29,11 @@ THUMBNAIL_SIZE, COMPARED_SIZE = 8, 32
 """Sides to which images are downsampled for the search and for the comparison; the latter suppresses compression noise."""
 SLACK = 1.5
 """Factor on the limit in the search, since averages leave out the last pixels of sides that the block size does not divide."""
-IMAGES_AT_ONCE, OTHERS_AT_ONCE = 1024, 4096
-"""Thumbnails that are compared with each other at once: some 50 MiB of distances, however many images are alike."""
+AXES, SAMPLED = 24, 4096
+"""Principal axes on which thumbnails are projected, and images from which the axes are found. More axes leave fewer pairs to be
+compared, and cost memory."""
+IMAGES_AT_ONCE, PAIRS_AT_ONCE = 1024, 2**17
+"""Images that are read, and pairs that the tree lists, at once."""
 
 
 def group_near_duplicates(rows: pd.DataFrame, pixels: Pixels) -> NDArray[np.int64]:
@@ -39,69 +43,66 @@ def group_near_duplicates(rows: pd.DataFrame, pixels: Pixels) -> NDArray[np.int6
     """
     accepted = rows["state"] == "accepted"
     position = (accepted.cumsum() - 1).to_numpy(dtype="int64")
-    content = rows["pixels_sha256"].where(accepted, rows.index.astype("str")).to_numpy()
-    _, first, group = np.unique(content, return_index=True, return_inverse=True)
+    group = rows["pixels_sha256"].where(accepted, rows.index.astype("str")).factorize()[0]
+    first = np.unique(group, return_index=True)[1]
     # Blank images are near-duplicates only if they are equal.
     has_contrast = (accepted & (rows["std"] > 0)).to_numpy(dtype=bool)
     chosen = first[has_contrast[first]]
-    pairs = near_pairs(lambda at: pixels(position[chosen[at]]), rows["mean"].to_numpy()[chosen])
+    pairs = near_pairs(lambda at: pixels(position[chosen[at]]), len(chosen))
     left, right = group[chosen[pairs.T]]
     graph = coo_array((np.ones(len(pairs), np.int8), (left, right)), shape=(len(first), len(first)))
     return np.asarray(connected_components(graph, directed=False)[1][group], np.int64)
 
 
-def near_pairs(
-    pixels: Callable[[NDArray[np.int64]], NDArray[np.uint8]], mean: NDArray[np.float64]
-) -> NDArray[np.int64]:
+def near_pairs(pixels: Callable[[NDArray[np.int64]], NDArray[np.uint8]], num_images: int) -> NDArray[np.int64]:
     """Return all pairs `[m, 2]` of near images.
 
     Args:
-        pixels: reads the images at the given positions, 0 … n - 1.
-        mean: of the pixels of each image, `[n]`.
+        pixels: reads the images at the given positions, 0 … num_images - 1.
+        num_images: all.
     """
-    order = np.argsort(mean, kind="stable")
     found = [np.empty((0, 2), np.int64)]
-    for candidates in _candidates(_thumbnails(pixels, order), mean[order]):
+    for candidates in _candidates(*_projected(pixels, num_images)) if num_images else ():
         for start in range(0, len(candidates), IMAGES_AT_ONCE):
-            pairs = order[candidates[start : start + IMAGES_AT_ONCE]]
+            pairs = candidates[start : start + IMAGES_AT_ONCE]
             left, right = (_averaged(pixels(part), COMPARED_SIZE) for part in pairs.T)
             limit = MAX_DIFFERENCE * (left.var(axis=1) + right.var(axis=1)) / 2
             found.append(pairs[((left - right) ** 2).mean(axis=1) <= limit])
     return np.concatenate(found)
 
 
-def _thumbnails(
-    pixels: Callable[[NDArray[np.int64]], NDArray[np.uint8]], order: NDArray[np.int64]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Thumbnails `[n, values]`, scaled so that the square of a difference is its mean over pixels; and variances `[n]`."""
-    thumbnails, variances = [np.empty((0, 1), np.float32)], [np.empty(0, np.float32)]
-    for start in range(0, len(order), IMAGES_AT_ONCE):
-        images = pixels(order[start : start + IMAGES_AT_ONCE])
-        small = _averaged(images, THUMBNAIL_SIZE)
-        thumbnails.append((small - 128) / np.float32(small.shape[1] ** 0.5))
-        variances.append(images.reshape(len(images), -1).var(axis=1, dtype=np.float32))
-    return np.concatenate(thumbnails[len(order) > 0 :]), np.concatenate(variances)
+def _projected(
+    pixels: Callable[[NDArray[np.int64]], NDArray[np.uint8]], num_images: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Projections `[n, axes]`, scaled so that the square of a difference is at most its mean over pixels; and variances `[n]`."""
+    sampled = _thumbnails(pixels(np.unique(np.linspace(0, num_images - 1, SAMPLED, dtype=np.int64))))
+    axes = np.linalg.svd(sampled - sampled.mean(axis=0), full_matrices=False)[2][:AXES].T
+    projected, variances = np.empty((num_images, axes.shape[1])), np.empty(num_images)
+    for start in range(0, num_images, IMAGES_AT_ONCE):
+        part = np.arange(start, min(start + IMAGES_AT_ONCE, num_images))
+        images = pixels(part)
+        projected[part] = _thumbnails(images) @ axes
+        variances[part] = images.reshape(len(images), -1).var(axis=1, dtype=np.float32)
+    return projected, variances
 
 
-def _candidates(
-    found: tuple[NDArray[np.float32], NDArray[np.float32]], mean: NDArray[np.float64]
-) -> Iterator[NDArray[np.int64]]:
-    """Yield pairs `[m, 2]` whose thumbnails are near; images are sorted by `mean`, which bounds how far a pair may lie."""
-    thumbnails, variances = found
-    squares = np.einsum("nv,nv->n", thumbnails, thumbnails)
-    limits = SLACK * MAX_DIFFERENCE * variances
-    for start in range(0, len(mean), IMAGES_AT_ONCE):
-        end = min(start + IMAGES_AT_ONCE, len(mean))
-        reach = np.sqrt(limits[start:].max())
-        last = int(np.searchsorted(mean, mean[end - 1] + reach, side="right"))
-        for left in range(start, last, OTHERS_AT_ONCE):
-            right = min(left + OTHERS_AT_ONCE, last)
-            distance = (
-                squares[start:end, None] + squares[left:right] - 2 * thumbnails[start:end] @ thumbnails[left:right].T
-            )
-            row, column = np.nonzero(distance <= (limits[start:end, None] + limits[left:right]) / 2)
-            later = start + row < left + column
-            yield np.stack([start + row[later], left + column[later]], axis=1)
+def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Scaled so that the square of a difference is its mean over pixels: `[n, values]`."""
+    small = _averaged(images, THUMBNAIL_SIZE)
+    return (small - 128) / np.float32(small.shape[1] ** 0.5)
+
+
+def _candidates(points: NDArray[np.float64], variances: NDArray[np.float64]) -> Iterator[NDArray[np.int64]]:
+    """Yield pairs `[m, 2]` of points that are near by the larger variance of the two, which is the first one's."""
+    tree, reach = KDTree(points), np.sqrt(SLACK * MAX_DIFFERENCE * variances)
+    order = np.argsort(variances, kind="stable")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    num_near = np.cumsum(tree.query_ball_point(points, reach, return_length=True)[order])
+    for part in np.split(order, np.flatnonzero(np.diff(num_near // PAIRS_AT_ONCE)) + 1):
+        near = tree.query_ball_point(points[part], reach[part])
+        pairs = np.stack([part.repeat([len(each) for each in near]), np.concatenate(near).astype(np.int64)], axis=1)
+        yield pairs[rank[pairs[:, 1]] < rank[pairs[:, 0]]]
 
 
 def _averaged(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:

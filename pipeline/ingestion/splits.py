@@ -13,9 +13,12 @@ if TYPE_CHECKING:
 LEAST, MOST = 0.5, 1.5
 """Range in which the number of held-out images of a class may vary by chance, as multiples of its share."""
 
+SPLIT_BY = ("pixels_sha256", "group", "class_name")
+"""Columns on which an image's split depends."""
+
 
 def split_of(rows: pd.DataFrame, held_out_share: float) -> NDArray[np.str_]:
-    """Return `held_out` or `train` for each row with the columns `pixels_sha256`, `group` and `class_name`.
+    """Return `held_out` or `train` for each row with the columns `SPLIT_BY`.
 
     A group's place is part of its lowest digest, read as a fraction of 1; groups with places below `held_out_share` are
     held out, so that an image's split does not depend on other groups. The exception are classes, usually small ones,

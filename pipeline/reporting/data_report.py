@@ -102,7 +102,8 @@ def _samples(
     accepted: pd.DataFrame, class_names: Sequence[str] | None, pixels: Pixels
 ) -> list[tuple[str, list[Thumbnail]]]:
     """Some images of each class, or of the whole set; the order of the digests selects them."""
-    shuffled = accepted.sort_values(["pixels_sha256", "source"])
+    columns = ["pixels_sha256", "source", "class_name", "spool_index"]
+    shuffled = accepted[columns].sort_values(["pixels_sha256", "source"])
     if class_names is None:
         chosen = {"": shuffled.head(NUM_UNLABELLED)}
     else:
