@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.protocol import time_call
-from pipeline.training.distributed import num_cores
+from pipeline.cpus import num_cores
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 

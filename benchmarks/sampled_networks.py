@@ -14,6 +14,7 @@ from benchmarks.time_to_quality import Task
 from pipeline.artefacts.image_size import image_size
 from pipeline.artefacts.model import DataSpec, Description, Model, load_model, plan_for
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
+from pipeline.cpus import num_cores
 from pipeline.diffusion.betas import linear_betas
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.noise import NoiseSchedule
@@ -27,7 +28,6 @@ from pipeline.evaluation.samples import draw_samples
 from pipeline.export.denoiser import ExportError
 from pipeline.export.onnx import write_onnx
 from pipeline.params import EvaluateParams
-from pipeline.training.distributed import num_cores
 from service.engine.onnx import OnnxDenoiser
 
 DDIM_STEPS = 50

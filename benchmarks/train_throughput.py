@@ -42,10 +42,10 @@ from benchmarks.throughput import measure_throughput
 from benchmarks.train_memory import memory_by_case
 from pipeline import cli
 from pipeline.artefacts.dataset import Split
+from pipeline.cpus import num_cores
 from pipeline.device import best_device
 from pipeline.errors import FoundryError
 from pipeline.tracking import runs
-from pipeline.training.distributed import num_cores
 from pipeline.training.journal import Journal
 
 

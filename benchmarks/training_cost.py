@@ -14,9 +14,10 @@ import psutil
 
 from benchmarks.protocol import finish, log_progress, parser, table
 from pipeline.adoption.training_choices import memory_choice, network_for
+from pipeline.artefacts.sizes import MIB
 from pipeline.params import DistilParams, TrainParams, load_params
 from pipeline.training import pace
-from pipeline.training.cost import MIB, Cost, estimate
+from pipeline.training.cost import Cost, estimate
 
 SIDES = (32, 64, 128, 256)
 CHANNELS, NUM_CLASSES = 3, 10

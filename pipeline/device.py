@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from pipeline.artefacts.sizes import MIB
+
 
 @dataclass(frozen=True, slots=True)
 class Device:
@@ -77,7 +79,7 @@ def _has_amx() -> bool:
 
 def peak_mib() -> float:
     """Peak memory in MiB: of tensors on the GPU if there is one, else of this process."""
-    return torch.cuda.max_memory_allocated() / (1 << 20) if torch.cuda.is_available() else process_peak_mib()
+    return torch.cuda.max_memory_allocated() / MIB if torch.cuda.is_available() else process_peak_mib()
 
 
 def process_peak_mib() -> float:
@@ -87,4 +89,4 @@ def process_peak_mib() -> float:
         # getrusage's peak is inherited from the process that started this one.
         line = next(line for line in status.read_text(encoding="ascii").splitlines() if line.startswith("VmHWM:"))
         return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MIB

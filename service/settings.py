@@ -7,15 +7,15 @@ from typing import Literal
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from pipeline.cpus import num_cores
 from pipeline.environment import PREFIX
 from pipeline.errors import FoundryError
-from service.cpus import available_cores
 from service.engine.scheduler import Limits
 
 
 def _spare_cores() -> int:
     """All cores but one, which is left for HTTP."""
-    return max(1, available_cores() - 1)
+    return max(1, num_cores() - 1)
 
 
 class Settings(BaseSettings):

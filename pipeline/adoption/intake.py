@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from pipeline.artefacts.sizes import GIB
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.layout import METADATA, names_classes
 from pipeline.ingestion.sources.raw import is_ignored
@@ -21,7 +22,7 @@ from pipeline.progress import progress_bar, waiting
 from pipeline.provenance.dvc import dvc
 
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx"}
-SPARE_BYTES = 2**30
+SPARE_BYTES = GIB
 """Space left free on the disk for the outputs of the stages."""
 
 
@@ -128,7 +129,7 @@ def _require_space(num_bytes: int, folder: Path) -> None:
     free = shutil.disk_usage(place).free
     if 2 * num_bytes + SPARE_BYTES > free:
         raise FoundryError(
-            f"{place}: {free / 2**30:.1f} GiB free, wanted {(2 * num_bytes + SPARE_BYTES) / 2**30:.1f}: "
+            f"{place}: {free / GIB:.1f} GiB free, wanted {(2 * num_bytes + SPARE_BYTES) / GIB:.1f}: "
             f"the images are copied into the project and into DVC's cache"
         )
 

@@ -19,6 +19,7 @@ from pipeline.adoption.params_file import write_params
 from pipeline.adoption.plan import Pace, Plan, Wish, make_plan
 from pipeline.adoption.survey import Survey, survey
 from pipeline.adoption.table import plan_table
+from pipeline.artefacts.sizes import MIB
 from pipeline.commands import summary
 from pipeline.commands.set_params import set_params
 from pipeline.errors import FoundryError
@@ -51,7 +52,7 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
         excluded = read_exclusions(EXCLUDED) if is_raw(source) else frozenset()
         found = looked_at(source, intake, excluded)
         wish = Wish(name=name or intake.name, minutes=minutes, image_size=image_size)
-        free = psutil.virtual_memory().available / 2**20
+        free = psutil.virtual_memory().available / MIB
         pace = Pace(training=estimate, sec_per_feature=seconds_per_feature, memory_mib=free)
         with waiting("timing training steps and the extractor"):
             chosen = make_plan(found, document, wish, pace)

@@ -5,9 +5,10 @@ from typing import Any
 
 import psutil
 
+from pipeline.artefacts.sizes import MIB
 from pipeline.params import Params, load_params
 from pipeline.progress import waiting
-from pipeline.training.cost import MIB, Cost, distillation_seconds, estimate
+from pipeline.training.cost import Cost, distillation_seconds, estimate
 
 
 def main() -> None:

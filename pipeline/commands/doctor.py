@@ -22,8 +22,10 @@ from urllib.parse import quote
 import torch
 from packaging.requirements import Requirement
 
+from pipeline.artefacts.sizes import GIB
 from pipeline.commands.check_remotes import remote_problems
 from pipeline.commands.cost import expected_images
+from pipeline.cpus import num_cores
 from pipeline.device import best_device
 from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.params import load_params
@@ -35,7 +37,6 @@ from pipeline.training import cost
 CONSTRAINTS, NVIDIA_DRIVER = Path("constraints.txt"), Path("/proc/driver/nvidia/version")
 DATA, RAW = Path("data"), Path("data/raw")
 PORTS = {3000: "serve", 5000: "ui"}
-GIB = 1 << 30
 CLOCK_TOLERANCE_SEC = 60.0
 """The clocks of two correctly set machines differ by less."""
 MOST_NAMES = 5
@@ -107,8 +108,7 @@ def packages() -> Iterator[Finding]:
 
 def device() -> Iterator[Finding]:
     here = best_device()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Finding("ok", f"{here.name}, {here.precision}, {cores} cores, torch {torch.__version__}")
+    yield Finding("ok", f"{here.name}, {here.precision}, {num_cores()} cores, torch {torch.__version__}")
     if NVIDIA_DRIVER.exists() and not here.is_cuda:
         build = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
         remedy = "`nvidia-smi` shows the driver's version; `make clean install` takes the build for it"

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable
 from itertools import chain
 
+from pipeline.artefacts.sizes import MIB
 from pipeline.errors import FoundryError
 from pipeline.progress import waiting
 from pipeline.provenance.dvc import LOCK, md5
@@ -20,7 +21,6 @@ from pipeline.registry.versions import Version
 from pipeline.tracking import store
 from pipeline.tracking.past_runs import PastRuns
 
-MIB = 1 << 20
 KEPT = {
     "states of trainings": (".foundry/training", "of the 3 last finished and the 16 last stopped ones, at most"),
     "restored checkouts": (".foundry/checkouts", "`git worktree remove --force FOLDER` gives one up"),

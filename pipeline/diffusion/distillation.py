@@ -8,7 +8,7 @@ step leads to the teacher's state at the student's next time.
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from pipeline.diffusion.noise import NoiseSchedule
+from pipeline.diffusion.noise import NoiseSchedule, roots
 
 
 def shared_places(num_steps: int, num_teacher_steps: int) -> tuple[int, ...]:
@@ -44,8 +44,5 @@ def noise_in(
     schedule: NoiseSchedule,
 ) -> Float[Tensor, "rows c h w"]:
     """The eps with which `add_noise` turns x0 into x, so that any pair (x, x0) can serve as a training example."""
-    a, b = (
-        table.sqrt().to(x.dtype).to(x.device)[t][:, None, None, None]
-        for table in (schedule.abar, schedule.one_minus_abar)
-    )
+    a, b = (table[t][:, None, None, None] for table in roots(schedule, x.dtype, x.device))
     return (x - a * x0) / b

@@ -120,7 +120,7 @@ def add_noise(
     schedule: NoiseSchedule,
 ) -> Float[Tensor, "rows c h w"]:
     """A draw from q(x_t | x0), every row at its own t in 0 … T-1: x = sqrt(abar) x0 + sqrt(1 - abar) eps, eq. 4."""
-    a, b = (table[t][:, None, None, None] for table in _roots(schedule, x0.dtype, x0.device))
+    a, b = (table[t][:, None, None, None] for table in roots(schedule, x0.dtype, x0.device))
     return a * x0 + b * eps
 
 
@@ -140,7 +140,7 @@ def _rows(table: Float[Tensor, " T"], t: Int[Tensor, " rows"], x: Float[Tensor, 
 
 
 @lru_cache(MAX_NUM_KEPT)
-def _roots(schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+def roots(schedule: NoiseSchedule, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """sqrt(abar) and sqrt(1 - abar), cached on the device: each copy to a GPU would wait for all work queued before it."""
     a, b = (table.sqrt().to(dtype).to(device) for table in (schedule.abar, schedule.one_minus_abar))
     return a, b

@@ -16,6 +16,7 @@ SOURCES = (
     "pipeline/__init__.py",
     "pipeline/__main__.py",
     "pipeline/cli.py",
+    "pipeline/cpus.py",
     "pipeline/device.py",
     "pipeline/environment.py",
     "pipeline/errors.py",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.cpus import num_cores
 from pipeline.ingestion.decode import Wanted
 from pipeline.ingestion.manifest import to_frame
 from pipeline.ingestion.near_duplicates import group_near_duplicates
@@ -14,7 +15,7 @@ from pipeline.ingestion.shards import QUARANTINED_BYTES, examine_shard, read_sha
 from pipeline.ingestion.sources import RawSet
 from pipeline.ingestion.spool import PixelSpool
 from pipeline.ingestion.value_range import ValueRange, decided
-from pipeline.ingestion.workers import in_order, num_cores, num_workers
+from pipeline.ingestion.workers import in_order, num_workers
 from pipeline.params import PrepareParams
 from pipeline.progress import progress_bar
 

@@ -11,6 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TypeVar
 
+from pipeline.cpus import num_cores
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources import RawSet
 
@@ -24,11 +25,6 @@ IMAGES_PER_WORKER = 4000
 """A worker takes two to three seconds of a core to start, in which it would examine so many small images."""
 BYTES_PER_IMAGE = 2000
 """Typical size of the file of a small image, from which the number of images in a tar is estimated."""
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def num_workers(source: RawSet) -> int:

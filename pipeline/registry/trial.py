@@ -32,7 +32,6 @@ from pipeline.evaluation.samples import Samples, balanced_labels, write_samples
 from pipeline.inference.draw import draw
 from pipeline.params import EvaluateParams, load_params
 
-MIB = 1 << 20
 NUM_TIMED = 64
 """Images that are drawn at a time to compare the speed of two models."""
 

@@ -14,12 +14,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pipeline.artefacts.model import Description, Model, default_plan
+from pipeline.artefacts.sizes import MIB
 from pipeline.diffusion.unet import UNet
 from pipeline.training.cost import network_size
 
 BATCH_SIZE = 64
 """Images at a time, for the peak of memory."""
-MIB = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

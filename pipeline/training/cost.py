@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.artefacts.image_size import ImageSize, height_and_width
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
+from pipeline.artefacts.sizes import MIB
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.errors import FoundryError
 from pipeline.params import DistilParams, TrainParams
@@ -25,7 +26,6 @@ from pipeline.training import pace
 from pipeline.training.distributed import num_workers
 from pipeline.training.trajectories import STEPS_PER_BLOCK, WINDOW
 
-MIB = 1 << 20
 BASE_MIB = 410
 """Resident memory of a process that has imported all that a training needs, before its first step."""
 ACTIVATION_FACTOR = 1.5

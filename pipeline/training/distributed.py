@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, distributed
 
+from pipeline.cpus import num_cores
 from pipeline.errors import FoundryError
 
 MIN_SHARE = 16
@@ -140,11 +141,13 @@ def num_workers(batch_size: int, micro_batch_size: int | None = None) -> int:
     Each has at least one micro-batch of `micro_batch_size` rows, if that is given.
 
     Raises:
-        FoundryError: `NPROC` is not a whole number from 1 on, or larger than the number of micro-batches.
+        FoundryError: `NPROC` is not a whole number from 1 on, or larger than the number of GPUs or of micro-batches.
     """
     if requested := os.environ.get("NPROC"):
         if not requested.isdecimal() or int(requested) < 1:
             raise FoundryError(f"NPROC: should be a whole number from 1 on (got {requested!r})")
+        if torch.cuda.is_available() and int(requested) > (cards := torch.cuda.device_count()):
+            raise FoundryError(f"NPROC: each process needs a GPU of its own: there are {cards} (got {requested})")
         _require_micro_batches(int(requested), batch_size, micro_batch_size)
         return int(requested)
     return _best_number(batch_size, micro_batch_size)
@@ -167,11 +170,6 @@ def _best_number(batch_size: int, micro_batch_size: int | None) -> int:
     if torch.backends.mps.is_available():
         return 1
     return max(1, min(num_cores(), batch_size // MIN_SHARE))
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.artefacts.model import Model, load_model, plan_for
+from pipeline.artefacts.sizes import MIB
 from pipeline.diffusion.denoiser import Denoiser
 from pipeline.diffusion.guidance import guided
 from pipeline.diffusion.images import to_bytes
@@ -95,7 +96,7 @@ class Stepper:
         chosen = backend_for(model, folder, backend, threads=threads)
         batch_sizes = measure_batch_sizes(model, chosen.denoiser, rows, chosen.device)
         slot_bytes = 2 * 4 * math.prod(model.description.data.shape)
-        slots = max(rows, min(slots, max_mib * 2**20 // slot_bytes))
+        slots = max(rows, min(slots, max_mib * MIB // slot_bytes))
         return cls(model, chosen, batch_sizes, slots=slots)
 
     def draw(self, params: SamplingParams) -> NDArray[np.uint8]:
@@ -178,7 +179,7 @@ class Stepper:
         labels = torch.tensor([slot.label for slot in slots], device=self._device)
         if all(job.rows == 1 for job in jobs):
             return denoiser(x, t, labels)
-        scale = torch.tensor([job.guidance_scale for job in jobs], device=self._device)
+        scale = torch.tensor([job.guidance_scale for job in jobs])
         return guided(denoiser, x, t, labels, scale, self.model.null_label)
 
 

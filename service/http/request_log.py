@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts.sizes import MIB
+
 BACKUPS = 3
 
 
@@ -19,7 +21,7 @@ class RequestLog:
     def __init__(self, path: Path, max_mib: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._handler = logging.handlers.RotatingFileHandler(
-            path, maxBytes=max_mib * 2**20, backupCount=BACKUPS, encoding="utf-8"
+            path, maxBytes=max_mib * MIB, backupCount=BACKUPS, encoding="utf-8"
         )
 
     def write(self, **fields: Any) -> None:

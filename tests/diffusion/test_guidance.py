@@ -56,6 +56,16 @@ def test_a_guided_denoiser_guides_every_row_with_its_scale() -> None:
     assert torch.equal(denoiser(x, t, labels), wanted)
 
 
+def test_guidance_finds_its_rows_without_waiting_for_the_device_of_the_images() -> None:
+    # A meta tensor has a shape and no content: whatever would depend on its numbers raises.
+    x, t, labels = (each.to("meta") for each in some_rows(3))
+    assert guided(elementwise_denoiser, x, t, labels, torch.tensor([1.0, 2.0, 3.0]), NULL).shape == x.shape
+    denoiser = GuidedDenoiser(denoiser=elementwise_denoiser, scale=3.0, null_label=NULL)
+    assert denoiser(x, t, labels).shape == x.shape
+    with pytest.raises((NotImplementedError, RuntimeError)):
+        guided(elementwise_denoiser, x, t, labels, torch.ones(3, device="meta"), NULL)
+
+
 def test_guidance_of_one_gaussian_class_moves_the_image_away_from_the_others() -> None:
     def denoiser(x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         # The class at +1, the average of all at 0

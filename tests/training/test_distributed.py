@@ -91,6 +91,16 @@ def test_an_invalid_number_of_processes_is_refused(requested: str, monkeypatch: 
         num_workers(64)
 
 
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("NPROC", "2")
+    assert num_workers(64) == 2
+    monkeypatch.setenv("NPROC", "3")
+    with pytest.raises(FoundryError, match=r"NPROC: each process needs a GPU of its own: there are 2 \(got 3\)"):
+        num_workers(64)
+
+
 def test_a_small_batch_is_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NPROC", raising=False)
     assert num_workers(31) == 1

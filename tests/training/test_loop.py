@@ -1,5 +1,6 @@
 import dataclasses
 from collections import deque
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,10 @@ from pipeline.diffusion.target import TARGETS
 from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.params import TrainParams, load_params
+from pipeline.training.batches import Batch, BatchSource
 from pipeline.training.distributed import SINGLE, Workers
 from pipeline.training.loop import Training
+from tests.training.waits import Waits
 
 CPU = Device(torch.device("cpu"), autocast=False, compile=False)
 BOUNDS = SnrBounds(0.1, 5.0)
@@ -48,7 +51,12 @@ def _table() -> ScheduleTable:
 
 
 def _training(
-    params: TrainParams = SMALL, *, labelled: bool = True, device: Device = CPU, workers: Workers = SINGLE
+    params: TrainParams = SMALL,
+    *,
+    labelled: bool = True,
+    device: Device = CPU,
+    workers: Workers = SINGLE,
+    batches: BatchSource | None = None,
 ) -> Training:
     random = np.random.default_rng(0)
     labels = random.integers(0, 3, 40)
@@ -57,7 +65,31 @@ def _training(
     split = Split((pixels,), labels if labelled else None)
     torch.manual_seed(params.seed)
     network = UNet(params.network, image_size=8, channels=1, num_classes=3 if labelled else 0)
-    return Training(params, network, _table(), split, device, workers)
+    return Training(params, network, _table(), split, device, workers, batches=batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ready:
+    """Batches that were made before the training."""
+
+    made: list[Batch]
+
+    def batches(self, steps: Iterable[int]) -> Iterator[Batch]:
+        return (self.made[step] for step in steps)
+
+
+@pytest.mark.parametrize("params", [SMALL, CHANGED])
+def test_no_step_but_the_first_would_wait_for_a_gpu(params: TrainParams) -> None:
+    made = list(_training(params).batches.batches(range(3)))
+    steps = _training(params, batches=Ready(made)).steps()
+    next(steps)
+    with Waits() as waits:
+        next(steps)
+        last = next(steps)
+        assert waits.found == []
+        # So would the caller, who reads the loss when he needs it.
+        float(last.loss)
+    assert len(waits.found) == 1
 
 
 @pytest.mark.parametrize("device", [CPU, IN_BFLOAT16])

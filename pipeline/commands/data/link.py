@@ -4,13 +4,12 @@ import sys
 from pathlib import Path
 
 from pipeline.artefacts.files import naming, replacing
+from pipeline.artefacts.sizes import GIB
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.linked import LIST, find, read_links, write_links
 from pipeline.ingestion.sources.raw import is_ignored, listed
 from pipeline.progress import waiting
 from pipeline.provenance.dvc import dvc
-
-GIB = 1 << 30
 
 
 def main(url: str, raw: Path) -> None:

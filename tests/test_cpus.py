@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from service.cpus import available_cores
+from pipeline.cpus import num_cores
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _own(tmp_path: Path, text: str) -> Path:
 )
 def test_a_containers_quota_bounds_the_cores(tmp_path: Path, quota: str, cores: int) -> None:
     (tmp_path / "cpu.max").write_text(f"{quota}\n")
-    assert available_cores(tmp_path, _own(tmp_path, "0::/\n")) == cores
+    assert num_cores(tmp_path, _own(tmp_path, "0::/\n")) == cores
 
 
 def test_the_least_quota_of_all_groups_above_counts(tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_the_least_quota_of_all_groups_above_counts(tmp_path: Path) -> None:
     group.mkdir(parents=True)
     (group / "cpu.max").write_text("max 100000\n")
     (group.parent / "cpu.max").write_text("300000 100000\n")
-    assert available_cores(tmp_path, _own(tmp_path, "0::/slice/pod\n")) == 3
+    assert num_cores(tmp_path, _own(tmp_path, "0::/slice/pod\n")) == 3
 
 
 @pytest.mark.parametrize(("quota", "cores"), [("150000", 1), ("400000", 4), ("-1", 8)])
@@ -46,8 +46,8 @@ def test_the_first_version_has_two_files(tmp_path: Path, quota: str, cores: int)
     (tmp_path / "cpu").mkdir()
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text(f"{quota}\n")
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    assert available_cores(tmp_path, _own(tmp_path, "4:memory:/x\n")) == cores
+    assert num_cores(tmp_path, _own(tmp_path, "4:memory:/x\n")) == cores
 
 
 def test_without_control_groups_affinity_counts(tmp_path: Path) -> None:
-    assert available_cores(tmp_path / "none", tmp_path / "none") == 8
+    assert num_cores(tmp_path / "none", tmp_path / "none") == 8

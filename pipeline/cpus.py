@@ -7,7 +7,7 @@ from pathlib import Path
 CGROUPS = Path("/sys/fs/cgroup")
 
 
-def available_cores(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
+def num_cores(cgroups: Path = CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
     """Cores by affinity, or fewer where the control group of a container has a quota of processor time; at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min([cores, *(math.floor(quota) for quota in _quotas(cgroups, own))]))
