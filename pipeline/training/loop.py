@@ -77,7 +77,7 @@ class Training:
             row_error: the error whose weighted mean is the loss.
         """
         self.params, self.schedule_table, self.device, self.workers = params, schedule_table, device, workers
-        # 6 % more images per second on a CPU (AVX2), more on a GPU.
+        # 6 % more images per second on a CPU (AVX2).
         layout = torch.contiguous_format if device.device.type == "mps" else torch.channels_last
         self.network = network.to(device.device).to(memory_format=layout).train()  # type: ignore[call-overload]
         # Compiled once for each number of rows, of which there are at most two: the last micro-batch may be smaller.
