@@ -24,6 +24,7 @@ from PIL import Image
 
 from pipeline.artefacts.files import locked
 from pipeline.params import PrepareParams, load_params
+from tests import processes
 from tests.servers import KEYS, Servers, serving
 from tests.small_sets import BETTER_THAN_BASELINES
 
@@ -49,6 +50,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--fast"):
         items[:] = [item for item in items if not {"trains", "long"} & {mark.name for mark in item.iter_markers()}]
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown() -> None:
+    """After the fixtures of a test: end the processes that it has left running."""
+    processes.end_all()
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,8 +1,6 @@
 import os
 import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -10,6 +8,7 @@ import pytest
 
 from benchmarks.protocol import in_turn, run_command, table
 from pipeline.errors import FoundryError
+from tests.processes import start, wait_for
 
 
 def test_every_arm_is_measured_once_per_round_and_the_warm_up_round_is_dropped() -> None:
@@ -49,12 +48,9 @@ def test_sigterm_to_a_benchmark_terminates_the_command_that_it_runs(root: Path, 
         f"run_command(python('-Sc', {waiting!r}), folder=Path({str(tmp_path)!r}))"
     )
     environment = os.environ | {"PYTHONPATH": str(root)}
-    benchmark = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    deadline = time.monotonic() + 30
-    while not (tmp_path / "started").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    benchmark = start([sys.executable, "-c", code], env=environment)
+    wait_for((tmp_path / "started").exists, benchmark)
     (started,) = psutil.Process(benchmark.pid).children()
     benchmark.terminate()
-    assert benchmark.wait(timeout=30) == 128 + signal.SIGTERM
+    assert benchmark.wait() == 128 + signal.SIGTERM
     assert not started.is_running()

@@ -1,9 +1,7 @@
 """`foundry gc` with real git, DVC and a registry: what somebody may want back stays, all else goes."""
 
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -16,6 +14,7 @@ from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.tracking import store
 from tests.command_line import foundry
 from tests.dvc_project import Project
+from tests.processes import end_all, start, wait_for
 
 STAGE = """
 stages:
@@ -158,16 +157,11 @@ def test_nothing_goes_while_dvc_is_at_work(project: Project) -> None:
     project.commit("One")
     project.write("dvc.yaml", "stages: {wait: {cmd: touch begun; sleep 600, outs: [late]}}\n")
     command = [str(Path(sys.executable).parent / "dvc"), "repro", "-q"]
-    with subprocess.Popen(command, cwd=project.folder, env=project.environment, start_new_session=True) as running:
-        try:
-            end = time.monotonic() + 120
-            while not (project.folder / "begun").exists():
-                assert time.monotonic() < end
-                time.sleep(0.1)
-            with pytest.raises(FoundryError, match=rf"DVC is at work \(process {running.pid}\): wait"):
-                foundry("gc", "--apply")
-        finally:
-            subprocess.run(["pkill", "-g", str(running.pid)], check=False)
+    running = start(command, cwd=project.folder, env=project.environment)
+    wait_for((project.folder / "begun").exists, running)
+    with pytest.raises(FoundryError, match=rf"DVC is at work \(process {running.pid}\): wait"):
+        foundry("gc", "--apply")
+    end_all()
     assert kept(project) == {1}
 
 

@@ -15,6 +15,7 @@ from pipeline.errors import FoundryError
 from pipeline.tracking import store
 from tests.command_line import foundry
 from tests.dvc_project import ROOT, Project
+from tests.processes import start
 
 TRAINING = """
 import os, signal, sys, time
@@ -120,13 +121,13 @@ def test_a_stopped_search_goes_on_with_the_trial_that_was_under_way(
     project.write("rates.yaml", "train.learning_rate: [0.02, 5.0, 0.012]\n")
     command = [sys.executable, "-m", "pipeline", *COMMAND]
     slow = project.environment | {"SLOW": "1"}
-    with subprocess.Popen(command, env=slow, cwd=project.folder, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        lines = iter(process.stderr.readline, "")
-        assert any("rates-1: train.learning_rate=5.0" in line for line in lines)
-        assert any("Running stage 'train'" in line for line in lines)
-        process.send_signal(signal.SIGTERM)
-        process.stderr.read()
+    process = start(command, env=slow, cwd=project.folder, stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, "")
+    assert any("rates-1: train.learning_rate=5.0" in line for line in lines)
+    assert any("Running stage 'train'" in line for line in lines)
+    process.send_signal(signal.SIGTERM)
+    process.communicate()
     assert process.returncode == 128 + signal.SIGTERM
     assert _experiments(project) == ["rates-0"]
     assert not list(Path(".dvc/tmp/exps/standalone").glob("tmp*"))

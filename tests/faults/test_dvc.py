@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import Dataset
 from tests.faults import small_project
+from tests.processes import start, wait_for
 from tests.project import Project, check_out
 from tests.proxy import Proxy
 from tests.servers import BUCKET, Servers
@@ -27,13 +27,12 @@ def project(tmp_path: Path, digits: tuple[NDArray[np.uint8], NDArray[np.int64]])
 
 
 def _start(project: Project) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+    return start(
         ["dvc", "repro", "prepare"],
         cwd=project.folder,
         env=project.environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
     )
 
 
@@ -44,15 +43,13 @@ def test_after_a_killed_experiment_git_switch_leads_back_to_the_branch(project: 
     stages = f"stages: {{wait: {{cmd: touch {log} && sleep 100, params: [train.seed]}}}}"
     (project.folder / "dvc.yaml").write_text(stages)
     project.commit("A stage that waits")
-    experiment = subprocess.Popen(
+    experiment = start(
         ["dvc", "exp", "run", "-q", "-S", "train.seed=7"],
         cwd=project.folder,
         env=project.environment,
         start_new_session=True,
     )
-    while not log.exists():
-        assert experiment.poll() is None
-        time.sleep(0.1)
+    wait_for(log.exists, experiment)
     os.killpg(experiment.pid, signal.SIGKILL)
     experiment.wait()
     assert project.run("git", "branch", "--show-current") == ""
@@ -66,7 +63,7 @@ def test_after_a_killed_experiment_git_switch_leads_back_to_the_branch(project: 
 
 def test_of_two_runs_at_once_one_waits_or_is_refused_and_changed_outs_are_made_again(project: Project) -> None:
     runs = [_start(project) for _ in range(2)]
-    said = [run.communicate(timeout=240)[0] for run in runs]
+    said = [run.communicate()[0] for run in runs]
     codes = [run.returncode for run in runs]
     assert 0 in codes, said
     for code, words in zip(codes, said, strict=True):

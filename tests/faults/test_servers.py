@@ -14,8 +14,9 @@ import yaml
 from pipeline.tracking import runs, store
 from pipeline.tracking.outbox import ownerless
 from tests.faults import small_project
+from tests.processes import start, wait_for
 from tests.proxy import Proxy
-from tests.servers import Name, Servers, wait_until
+from tests.servers import Name, Servers
 from tests.tracking.test_runs import curve, files, stored_runs
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
@@ -83,11 +84,11 @@ def test_a_server_that_dies_under_a_training_has_everything_once_after_the_next_
 ) -> None:
     _set(project, "train", num_images=LONG)
     command, environment = small_project.command("train"), small_project.environment(**servers.environment)
-    training = subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True)
-    wait_until(lambda: any(curve(run, "train/loss") for run in stored_runs("train")), timeout_sec=240)
+    training = start(command, cwd=project, env=environment, stderr=subprocess.PIPE)
+    wait_for(lambda: any(curve(run, "train/loss") for run in stored_runs("train")), training)
     assert training.poll() is None
     servers.stop(name)
-    _, errors = training.communicate(timeout=400)
+    _, errors = training.communicate()
     assert training.returncode == 0, errors
     assert "the stage goes on, `foundry runs sync` sends the rest" in errors
 
@@ -199,17 +200,11 @@ def test_eight_runs_that_write_at_once_are_all_there_once(tracking_server: Path,
     names = [f"writer-{number}" for number in range(8)]
     environment = small_project.environment(**servers.environment)
     writers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WRITER, name],
-            cwd=tracking_server,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start([sys.executable, "-c", WRITER, name], cwd=tracking_server, env=environment, stderr=subprocess.PIPE)
         for name in names
     ]
     for writer in writers:
-        _, errors = writer.communicate(timeout=400)
+        _, errors = writer.communicate()
         assert writer.returncode == 0, errors
     runs.sync()
     for name in names:

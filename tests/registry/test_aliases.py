@@ -15,6 +15,7 @@ from pipeline.provenance.process import ProcessId
 from pipeline.registry.aliases import LEDGER_TAG, Aliases, ChampionChangedError
 from pipeline.registry.registry import Registry, is_abandoned, process_tags
 from pipeline.tracking import store
+from tests.processes import start
 
 NAME = "tiny"
 
@@ -227,9 +228,7 @@ def run_two(code: str, root: Path, *words: str) -> list[str]:
     """Run the code for versions 2 and 3 in a process each, which go on together when both are ready; their output."""
     environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": store.tracking_uri()}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", code, version, *words], env=environment, stdout=subprocess.PIPE, text=True
-        )
+        start([sys.executable, "-c", code, version, *words], env=environment, stdout=subprocess.PIPE)
         for version in ("2", "3")
     ]
     while not (Path("2.ready").exists() and Path("3.ready").exists()):

@@ -19,7 +19,7 @@ from pipeline.sampling.drawing import Drawing
 from pipeline.sampling.place import Place
 from pipeline.sampling.sample_set import SampleSet
 from tests.command_line import foundry
-from tests.servers import wait_until
+from tests.processes import start, wait_for
 
 SET = ("--num-images", 70, "--shard-size", 20, "--seed", 3)
 
@@ -106,22 +106,22 @@ def test_processes_draw_a_set_together_and_one_that_is_killed_is_not_missed(
     options = ("--model", str(small_model_folder), "--num-images", "2000", "--shard-size", "50", "--steps", "20")
     command = [sys.executable, "-m", "pipeline", "sample", *options, "--out", str(tmp_path / "together")]
 
-    def start() -> "subprocess.Popen[bytes]":
-        return subprocess.Popen(command, cwd=root, stdout=subprocess.DEVNULL)
+    def draw() -> "subprocess.Popen[str]":
+        return start(command, cwd=root, stdout=subprocess.DEVNULL)
 
-    def wait_for_shards(number: int) -> None:
-        wait_until(lambda: len(list((tmp_path / "together").glob("*.sha256"))) >= number, timeout_sec=240)
+    def has_shards(number: int) -> bool:
+        return len(list((tmp_path / "together").glob("*.sha256"))) >= number
 
-    killed = start()
-    wait_for_shards(3)
+    killed = draw()
+    wait_for(lambda: has_shards(3), killed)
     killed.send_signal(signal.SIGSTOP)
-    other = start()
-    wait_for_shards(6)
+    other = draw()
+    wait_for(lambda: has_shards(6), other)
     killed.send_signal(signal.SIGCONT)
-    wait_for_shards(12)
+    wait_for(lambda: has_shards(12), other)
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
-    assert other.wait(240) == 0
+    assert other.wait() == 0
     foundry("sample", *options, "--out", tmp_path / "alone")
     # A temporary file of the killed process may be left.
     together = {name: content for name, content in files_of(tmp_path / "together").items() if not name.startswith(".")}

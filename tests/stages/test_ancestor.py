@@ -28,7 +28,7 @@ def begun(project: Path, root: Path) -> Path:
     """The project with a model in data/ancestor, and one that began with its weights in `begun`."""
     folder = Path(shutil.copytree(project / "whole", project / "data" / "ancestor" / "model"))
     change_params(project, "ancestor", digest=load_model(folder).digest, **ANCESTOR)
-    _, errors = (process := train(root, project, "begun")).communicate(timeout=240)
+    _, errors = (process := train(root, project, "begun")).communicate()
     assert process.returncode == 0, errors
     assert "resuming" not in errors
     return project
@@ -71,7 +71,7 @@ def test_without_its_ancestor_a_training_does_not_begin(begun: Path, root: Path,
     shutil.copytree(begun / "data", tmp_path / "data")
     shutil.rmtree(tmp_path / "data" / "ancestor" / "model")
     process = train(root, tmp_path, "out")
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate()
     assert process.returncode == 2, errors
     assert errors.startswith("data/ancestor/model: not found")
     assert len(errors.splitlines()) == 1

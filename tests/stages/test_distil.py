@@ -14,6 +14,7 @@ from pipeline.artefacts.model import SNAPSHOTS, TEACHER, default_plan, load_mode
 from pipeline.artefacts.tensors import load_tensors
 from pipeline.inference.draw import draw
 from pipeline.training import checkpoint
+from tests.processes import wait_for
 from tests.stages.trainings import digests, train
 
 pytestmark = pytest.mark.trains
@@ -36,7 +37,7 @@ def distilled(project: Path, root: Path) -> Path:
     document["distil"] = DISTIL
     (project / "params.yaml").write_text(yaml.safe_dump(document))
     process = train(root, project, "student")
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     assert "resuming after 4800 images" in errors  # the training is not repeated
     return project
@@ -82,7 +83,7 @@ def test_a_student_of_one_step_is_made_of_the_same_training_and_draws_in_one_net
     (distilled / "one" / "data").symlink_to(distilled / "data")
     (distilled / "one" / "params.yaml").write_text(yaml.safe_dump(document))
     process = train(root, distilled / "one", "student")
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate()
     assert process.returncode == 0, errors
     teacher, student = load_model(distilled / "teacher"), load_model(distilled / "one" / "student")
     assert default_plan(student).num_rows == 1
@@ -101,18 +102,15 @@ def test_a_killed_distillation_goes_on_to_the_same_bytes(distilled: Path, root: 
     for path in newest.rglob("*"):
         if path.is_file():
             path.unlink()
-    process, deadline = train(root, distilled, "killed"), time.monotonic() + 300
-    while not list(newest.glob("[0-9]*.safetensors")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    process = train(root, distilled, "killed")
+    wait_for(lambda: list(newest.glob("[0-9]*.safetensors")), process)
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=240)
+    process.communicate()
     assert not load_model(distilled / "killed").description.is_distilled
     stores = list((distilled / ".foundry" / "training").iterdir())
     before = sum(saved.notes["seconds"] for store in stores if (saved := checkpoint.latest(store)[0]))
     again, began = train(root, distilled, "killed"), time.monotonic()
-    _, errors = again.communicate(timeout=240)
+    _, errors = again.communicate()
     seconds_of_process = time.monotonic() - began
     assert again.returncode == 0, errors
     assert errors.count("resuming after") == 2

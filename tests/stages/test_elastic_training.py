@@ -32,7 +32,7 @@ def test_a_training_killed_in_two_processes_and_then_in_one_ends_in_three_as_it_
 ) -> None:
     _in_parts(fresh)
     whole = train(root, fresh, "whole", NPROC="1")
-    _, errors = whole.communicate(timeout=400)
+    _, errors = whole.communicate()
     assert whole.returncode == 0, errors
     shutil.rmtree(fresh / ".foundry" / "training")
 
@@ -40,9 +40,9 @@ def test_a_training_killed_in_two_processes_and_then_in_one_ends_in_three_as_it_
         killed = train(root, fresh, "out", interval_sec=0.0, NPROC=number)
         wait_for_another_checkpoint(fresh, killed)
         killed.send_signal(signal.SIGKILL)
-        killed.communicate(timeout=60)
+        killed.communicate()
     last = train(root, fresh, "out", NPROC="3")
-    _, errors = last.communicate(timeout=400)
+    _, errors = last.communicate()
     assert last.returncode == 0, errors
     assert "resuming after" in errors
     assert digests(fresh / "out") == digests(fresh / "whole")
@@ -53,7 +53,7 @@ def test_a_training_killed_in_two_processes_and_then_in_one_ends_in_three_as_it_
 def test_torchrun_on_two_hosts_replaces_a_killed_process_and_ends_with_the_same_bytes(fresh: Path, root: Path) -> None:
     _in_parts(fresh)
     whole = train(root, fresh, "whole", NPROC="1")
-    _, errors = whole.communicate(timeout=400)
+    _, errors = whole.communicate()
     assert whole.returncode == 0, errors
     shutil.rmtree(fresh / ".foundry" / "training")
 
@@ -62,7 +62,7 @@ def test_torchrun_on_two_hosts_replaces_a_killed_process_and_ends_with_the_same_
         wait_until(lambda: bool(list((fresh / ".foundry").glob("training/*/[0-9]*.safetensors"))), timeout_sec=400)
         (follower,) = [each for each in psutil.Process(hosts.pid).children(recursive=True) if _rank(each) == "1"]
         follower.kill()
-        _, errors = hosts.communicate(timeout=400)
+        _, errors = hosts.communicate()
     assert hosts.returncode == 0, errors
     assert "resuming after" in errors
     assert digests(fresh / "out") == digests(fresh / "whole")

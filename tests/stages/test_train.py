@@ -61,14 +61,14 @@ def test_a_killed_training_goes_on_to_the_same_bytes(
     first = train(root, project, out)
     wait_for_another_checkpoint(project, first)
     first.send_signal(number)
-    _, errors = first.communicate(timeout=240)
+    _, errors = first.communicate()
     assert first.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     if number == signal.SIGTERM:
         assert "the next run resumes from there" in errors
     assert not (project / out / "model.json").exists()
 
     second = train(root, project, out)
-    _, errors = second.communicate(timeout=240)
+    _, errors = second.communicate()
     assert second.returncode == 0, errors
     assert "resuming after" in errors
     assert digests(project / out) == uninterrupted
@@ -97,13 +97,13 @@ def test_a_kill_in_the_middle_of_writing_a_checkpoint_costs_that_checkpoint_alon
     (fresh / "dying").mkdir()
     (fresh / "dying" / "sitecustomize.py").write_text(DYING)
     first = train(root, fresh, "out", PYTHONPATH=f"{fresh / 'dying'}:{root}")
-    first.communicate(timeout=240)
+    first.communicate()
     assert first.returncode == -signal.SIGKILL
     assert len(list(store(fresh).glob(".new.safetensors.*.tmp"))) == 1
     assert len(list(store(fresh).glob("[0-9]*.safetensors"))) == 2
 
     second = train(root, fresh, "out")
-    _, errors = second.communicate(timeout=240)
+    _, errors = second.communicate()
     assert second.returncode == 0, errors
     assert "resuming after" in errors
     assert digests(fresh / "out") == uninterrupted
@@ -122,12 +122,12 @@ def test_a_training_goes_on_in_its_own_precision_alone(fresh: Path, root: Path) 
     first = train(root, fresh, "out", interval_sec=0.0, PYTHONPATH=f"{fresh / 'bfloat16'}:{root}")
     wait_for_another_checkpoint(fresh, first)
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=240)
+    first.communicate()
 
     said = {}
     for precision in ("float32", "bfloat16"):
         later = train(root, fresh, precision, PYTHONPATH=f"{fresh / precision}:{root}")
-        _, said[precision] = later.communicate(timeout=240)
+        _, said[precision] = later.communicate()
         assert later.returncode == 0, said[precision]
     assert "resuming after" not in said["float32"]
     assert "resuming after" in said["bfloat16"]
@@ -141,12 +141,12 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_warning(
     for _ in range(2):
         wait_for_another_checkpoint(fresh, first)
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=240)
+    first.communicate()
     newest = max(store(fresh).glob("[0-9]*.safetensors"))
     newest.write_bytes(newest.read_bytes()[:-1])
 
     second = train(root, fresh, "out")
-    _, errors = second.communicate(timeout=240)
+    _, errors = second.communicate()
     assert second.returncode == 0, errors
     assert f"{newest.name}: damaged" in errors
     assert "the checkpoint before is used" in errors
@@ -158,7 +158,7 @@ def test_a_batch_that_memory_cannot_hold_is_refused_with_one_that_fits(fresh: Pa
     document["train"]["batch_size"] = 50_000_000
     (fresh / "params.yaml").write_text(yaml.safe_dump(document))
     process = train(root, fresh, "out")
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate()
     assert process.returncode == 2, errors
     assert "train.batch_size: 50000000 images in 1 processes need about" in errors
     found = re.search(r"foundry set train\.micro_batch_size=(\d+)\n", errors)
@@ -182,7 +182,7 @@ def test_a_training_that_overfits_stops_with_its_best_weights_and_a_kill_changes
 ) -> None:
     _overfit(fresh, digits)
     whole = train(root, fresh, "whole")
-    _, errors = whole.communicate(timeout=240)
+    _, errors = whole.communicate()
     assert whole.returncode == 0, errors
     assert "over-fitting: the error on held-out images" in errors
     with (fresh / "whole" / "held_out.csv").open() as file:
@@ -193,7 +193,7 @@ def test_a_training_that_overfits_stops_with_its_best_weights_and_a_kill_changes
     assert f"least after {kept} images" in errors
 
     again = train(root, fresh, "again")
-    again.communicate(timeout=240)
+    again.communicate()
     assert digests(fresh / "again") == digests(fresh / "whole")
 
     shutil.rmtree(fresh / ".foundry" / "training")
@@ -201,9 +201,9 @@ def test_a_training_that_overfits_stops_with_its_best_weights_and_a_kill_changes
     for _ in range(2):
         wait_for_another_checkpoint(fresh, first)
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=240)
+    first.communicate()
     second = train(root, fresh, "out")
-    _, errors = second.communicate(timeout=240)
+    _, errors = second.communicate()
     assert "resuming after" in errors
     assert digests(fresh / "out") == digests(fresh / "whole")
 
@@ -222,11 +222,11 @@ def test_twenty_kills_at_random_moments_change_no_byte(fresh: Path, root: Path, 
         # With a checkpoint after every step most of these moments lie within the writing of one.
         time.sleep(draw.uniform(0, 0.03))
         process.send_signal(signal.SIGKILL)
-        _, errors = process.communicate(timeout=240)
+        _, errors = process.communicate()
         assert process.returncode == -signal.SIGKILL, errors
         kills += 1
     last = train(root, fresh, "out")
-    _, errors = last.communicate(timeout=240)
+    _, errors = last.communicate()
     assert last.returncode == 0, errors
     assert digests(fresh / "out") == uninterrupted
 
@@ -236,7 +236,7 @@ def test_when_one_of_several_processes_is_killed_the_others_end_and_the_next_run
     fresh: Path, root: Path
 ) -> None:
     whole = train(root, fresh, "whole", NPROC="2")
-    _, errors = whole.communicate(timeout=240)
+    _, errors = whole.communicate()
     assert whole.returncode == 0, errors
     shutil.rmtree(fresh / ".foundry" / "training")
 
@@ -244,11 +244,11 @@ def test_when_one_of_several_processes_is_killed_the_others_end_and_the_next_run
     wait_for_another_checkpoint(fresh, first)
     (other,) = [child for child in psutil.Process(first.pid).children() if child.name().startswith("python")]
     other.kill()
-    _, errors = first.communicate(timeout=240)
+    _, errors = first.communicate()
     assert first.returncode == 2, errors
     assert "another process has ended" in errors
     second = train(root, fresh, "out", NPROC="2")
-    _, errors = second.communicate(timeout=240)
+    _, errors = second.communicate()
     assert second.returncode == 0, errors
     assert "resuming after" in errors
     assert digests(fresh / "out") == digests(fresh / "whole")

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.artefacts.dataset import DatasetInfo, digest_of, write_split
 from pipeline.artefacts.files import file_digest
+from tests.processes import start, wait_for
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 CHANGES = {
@@ -39,10 +39,10 @@ def write_project(folder: Path, root: Path, digits: Digits) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump(document))
     write_prepared(folder / "data" / "prepared", digits, num_train=1500)
     schedule = command(root, folder, "schedule", "--out", "data/schedule")
-    _, errors = schedule.communicate(timeout=240)
+    _, errors = schedule.communicate()
     assert schedule.returncode == 0, errors
     whole = train(root, folder, "whole")
-    _, errors = whole.communicate(timeout=240)
+    _, errors = whole.communicate()
     assert whole.returncode == 0, errors
     (folder / SAID).write_text(errors)
 
@@ -69,7 +69,7 @@ def command(root: Path, folder: Path, stage: str, *options: str, **more: str) ->
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "MLFLOW_"))}
     environment |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1", "NPROC": "1"}
     command = [sys.executable, "-m", f"pipeline.{stage}", "--prepared", "data/prepared", *options]
-    return subprocess.Popen(command, cwd=folder, env=environment | more, stderr=subprocess.PIPE, text=True)
+    return start(command, cwd=folder, env=environment | more, stderr=subprocess.PIPE)
 
 
 def train(
@@ -91,8 +91,4 @@ def store(folder: Path) -> Path:
 def wait_for_another_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
     """Until a checkpoint is there that was not there before."""
     known = set((folder / ".foundry" / "training").glob("*/*.safetensors"))
-    deadline = time.monotonic() + 60
-    while not set((folder / ".foundry" / "training").glob("*/[0-9]*.safetensors")) - known:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: set((folder / ".foundry" / "training").glob("*/[0-9]*.safetensors")) - known, process)

@@ -31,8 +31,6 @@ def test_queued_experiments_run_without_an_activated_environment(project: Projec
     project.dvc("exp", "run", "--queue", "-q", "-n", "bigger", "-S", "size=22")
     said = project.foundry("runs", "queue")
     assert "dvc queue logs" in said
-    deadline = time.monotonic() + 120
     while not (done := project.run("git", "for-each-ref", "--format=%(refname)", "refs/exps/*/*/bigger").strip()):
-        assert time.monotonic() < deadline, project.dvc("queue", "status")
         time.sleep(0.5)
     assert project.run("git", "show", f"{done}:result") == "size: 22\n"
