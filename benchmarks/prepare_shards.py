@@ -1,55 +1,74 @@
-"""How fast the stage `prepare` reads tar files of a WebDataset by its number of processes, and what a grown set costs.
+"""How fast and in how much memory the stage `prepare` reads Parquet tables of images, up to a million of them, by its number of processes.
 
-    python -m benchmarks.prepare_shards --out benchmarks/results/prepare_shards.json
+    python -m benchmarks.prepare_shards --out benchmarks/results/prepare_shards.json      10 minutes alone on 2 cores; --quick 1
 
-Generated PNG files of noise, in shards, each set prepared by `python -m pipeline.prepare` in a fresh process, without results of
-earlier runs, in turn for each number of processes; then once more after one shard has been added, and once with another
-limit of a check, for which nothing is decoded. Rates leave out the fixed costs, which the smaller of two sets has too. Memory is that of
-the first process.
+Generated PNG files, in shards. Two sets are each prepared by `python -m pipeline.prepare` in a fresh process, without results of
+earlier runs, in turn for each number of processes; the larger one then once more after one shard has been added, and once with
+another limit of a check, for which nothing is decoded. At last a million images are prepared by two processes. Rates leave out the
+fixed costs, which the smaller of two sets has too. Memory is that of the first process. The disk needs 2 GB.
 """
 
 from __future__ import annotations
 
 import io
-import os
 import shutil
-import tarfile
+from collections import deque
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
 from benchmarks.pipeline_overhead import FORGIVING
 from benchmarks.protocol import ROOT, Run, finish, parser, python, run_command, scratch_environment, table
+from pipeline.cpus import num_cores
 
-SIDE = 28
-IMAGES_PER_SHARD = 500
-NUM_SHARDS = {False: (10, 50), True: (2, 4)}
-"""Shards of the smaller and of the larger set, by `--quick`."""
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIDE = 16
+IMAGES_PER_SHARD = 1000
+NUM_SHARDS = {False: (5, 25, 1000), True: (2, 4, 8)}
+"""Of the smaller, the larger and the last set; `--quick` or not."""
 WORKERS = (1, 2)
+PATCHES = {1: 45, 2: 35, 4: 25, 8: 15, 16: 8}
+"""Standard deviation of the grey of patches by their number along a side: coarse ones vary most, as in pictures."""
 
 
 def write_shard(raw: Path, number: int) -> None:
-    """Write a tar with distinct images of ten classes."""
+    """Write a table with distinct images of ten classes, as Hugging Face stores them."""
     random = np.random.default_rng(number)
-    with tarfile.open(raw / f"{number:06}.tar", "w") as archive:
-        for index in range(IMAGES_PER_SHARD):
-            image = io.BytesIO()
-            Image.fromarray(random.integers(0, 256, (SIDE, SIDE), np.uint8)).save(image, "PNG")
-            for suffix, content in (("png", image.getvalue()), ("cls", str(index % 10).encode())):
-                member = tarfile.TarInfo(f"{index:06}.{suffix}")
-                member.size = len(content)
-                archive.addfile(member, io.BytesIO(content))
+    grey = np.full((IMAGES_PER_SHARD, SIDE, SIDE), 128.0)
+    for num_patches, std in PATCHES.items():
+        patches = std * random.standard_normal((IMAGES_PER_SHARD, num_patches, num_patches))
+        grey += patches.repeat(SIDE // num_patches, axis=1).repeat(SIDE // num_patches, axis=2)
+    rows = [{"bytes": _png(image), "path": None} for image in grey.clip(0, 255).astype(np.uint8)]
+    labels = [index % 10 for index in range(IMAGES_PER_SHARD)]
+    pq.write_table(pa.table({"image": rows, "label": labels}), raw / f"{number:06}.parquet")
+
+
+def _png(image: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def write_shards(raw: Path, count: int) -> None:
+    """Write shards until there are so many."""
+    with ProcessPoolExecutor(num_cores()) as pool:
+        deque(pool.map(partial(write_shard, raw), range(len(list(raw.iterdir())), count)), maxlen=0)
 
 
 def prepare(folder: Path, workers: int, **changes: Any) -> Run:
     """Prepare the images in `folder`/raw by so many processes."""
     document = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    document["prepare"] |= FORGIVING | {"source": "archive", "class_names": None, "image_size": SIDE} | changes
+    document["prepare"] |= FORGIVING | {"source": "images", "class_names": None, "image_size": SIDE} | changes
     (folder / "params.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
     (folder / "excluded.txt").touch()
     options = ("--raw", "raw", "--excluded", "excluded.txt", "--out", "prepared")
@@ -57,41 +76,42 @@ def prepare(folder: Path, workers: int, **changes: Any) -> Run:
     return run_command(python("-m", "pipeline.prepare", *options), folder=folder, environment=environment)
 
 
-def measure(folder: Path, num_shards: tuple[int, int], rounds: int) -> dict[str, Any]:
-    """Times and peak memory of both sets by number of processes, and of the larger one grown and checked again."""
+def measure(folder: Path, num_shards: tuple[int, int, int]) -> dict[str, Any]:
+    """Times and peak memory of two sets by number of processes, of the larger one grown and checked again, and of the last."""
     raw, examined = folder / "raw", folder / ".foundry" / "examined"
     raw.mkdir()
-    few, many = num_shards
+    *small, large = num_shards
     cold: list[dict[str, Any]] = []
-    for count in num_shards:
-        for number in range(len(list(raw.iterdir())), count):
-            write_shard(raw, number)
-        runs: dict[int, list[Run]] = {workers: [] for workers in WORKERS}
-        for _ in range(rounds):
-            for workers in WORKERS:
-                shutil.rmtree(examined, ignore_errors=True)
-                runs[workers].append(prepare(folder, workers))
-        cold += [
-            {"workers": workers, "num_images": count * IMAGES_PER_SHARD, **_medians(found)}
-            for workers, found in runs.items()
-        ]
-    write_shard(raw, many)
-    grown = _medians([prepare(folder, WORKERS[-1])])
-    again = _medians([prepare(folder, WORKERS[-1], max_class_ratio=5.0)])
+    for count in small:
+        write_shards(raw, count)
+        cold += [_cold(folder, examined, workers) for workers in WORKERS]
+    write_shards(raw, small[-1] + 1)
+    grown = _figures(prepare(folder, WORKERS[-1]))
+    again = _figures(prepare(folder, WORKERS[-1], max_class_ratio=5.0))
+    write_shards(raw, large)
+    last = _cold(folder, examined, WORKERS[-1])
+    before = cold[-1]
     return {
         "cold": cold,
         "grown_by_images": IMAGES_PER_SHARD,
         "grown": grown,
         "again": again,
+        "last": last,
         "images_per_sec": {workers: _rate(cold, workers) for workers in WORKERS},
-        "memory_kib_per_image": 1024 * _slope(cold, WORKERS[-1], "peak_mib"),
-        "cores": os.cpu_count(),
-        "num_images": {"few": few * IMAGES_PER_SHARD, "many": many * IMAGES_PER_SHARD},
+        "last_images_per_sec": 1 / _slope([before, last], WORKERS[-1], "seconds"),
+        "memory_kib_per_image": 1024 * _slope([before, last], WORKERS[-1], "peak_mib"),
+        "cores": num_cores(),
     }
 
 
-def _medians(runs: list[Run]) -> dict[str, float]:
-    return {key: median(getattr(run, key) for run in runs) for key in ("seconds", "peak_mib")}
+def _cold(folder: Path, examined: Path, workers: int) -> dict[str, Any]:
+    shutil.rmtree(examined, ignore_errors=True)
+    num_images = IMAGES_PER_SHARD * len(list((folder / "raw").iterdir()))
+    return {"workers": workers, "num_images": num_images, **_figures(prepare(folder, workers))}
+
+
+def _figures(run: Run) -> dict[str, float]:
+    return {"seconds": run.seconds, "peak_mib": run.peak_mib}
 
 
 def _slope(cold: list[dict[str, Any]], workers: int, key: str) -> float:
@@ -106,28 +126,23 @@ def _rate(cold: list[dict[str, Any]], workers: int) -> float:
 
 def report(document: dict[str, Any]) -> str:
     """The table of docs/scaling.md."""
-    rows: list[list[object]] = [
-        [f"{each['num_images']:,} images", each["workers"], f"{each['seconds']:.0f}", f"{each['peak_mib']:,.0f}"]
-        for each in document["cold"]
-    ]
-    rows += [
-        [
-            f"{document['grown_by_images']} more",
-            WORKERS[-1],
-            *(f"{value:,.0f}" for value in document["grown"].values()),
-        ],
-        ["other limits of checks", WORKERS[-1], *(f"{value:,.0f}" for value in document["again"].values())],
-    ]
-    speeds = ", ".join(f"{rate:,.0f} by {workers}" for workers, rate in document["images_per_sec"].items())
-    memory = f"memory for each further image: {document['memory_kib_per_image']:.1f} KiB"
-    text = table(["", "processes", "seconds", "peak MiB of the first"], rows)
-    return f"{text}\nimages/s without the fixed costs: {speeds}; {memory}"
+    workers, more = WORKERS[-1], f"{document['grown_by_images']} more"
+    named = [(f"{each['num_images']:,} images", each["workers"], each) for each in document["cold"]]
+    named += [(more, workers, document["grown"]), ("other limits of checks", workers, document["again"])]
+    named += [(f"{document['last']['num_images']:,} images", workers, document["last"])]
+    rows = [[name, count, f"{each['seconds']:,.0f}", f"{each['peak_mib']:,.0f}"] for name, count, each in named]
+    speeds = ", ".join(f"{rate:,.0f} by {count}" for count, rate in document["images_per_sec"].items())
+    return (
+        f"{table(['', 'processes', 'seconds', 'peak MiB of the first'], rows)}\n"
+        f"images/s without the fixed costs: {speeds}; {document['last_images_per_sec']:,.0f} by {workers} up to the last; "
+        f"memory for each further image: {document['memory_kib_per_image']:.2f} KiB"
+    )
 
 
 def main() -> None:
     arguments = parser("prepare_shards", __doc__).parse_args()
     with TemporaryDirectory() as scratch:
-        document = measure(Path(scratch), NUM_SHARDS[arguments.quick], rounds=1)
+        document = measure(Path(scratch), NUM_SHARDS[arguments.quick])
     finish(arguments, document, report(document))
 
 

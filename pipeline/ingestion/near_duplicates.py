@@ -16,6 +16,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import KDTree
 
+from pipeline.cpus import num_cores
+
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
@@ -94,13 +96,13 @@ def _thumbnails(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def _candidates(points: NDArray[np.float64], variances: NDArray[np.float64]) -> Iterator[NDArray[np.int64]]:
     """Yield pairs `[m, 2]` of points that are near by the larger variance of the two, which is the first one's."""
-    tree, reach = KDTree(points), np.sqrt(SLACK * MAX_DIFFERENCE * variances)
+    tree, workers, reach = KDTree(points), num_cores(), np.sqrt(SLACK * MAX_DIFFERENCE * variances)
     order = np.argsort(variances, kind="stable")
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    num_near = np.cumsum(tree.query_ball_point(points, reach, return_length=True)[order])
+    num_near = np.cumsum(tree.query_ball_point(points, reach, return_length=True, workers=workers)[order])
     for part in np.split(order, np.flatnonzero(np.diff(num_near // PAIRS_AT_ONCE)) + 1):
-        near = tree.query_ball_point(points[part], reach[part])
+        near = tree.query_ball_point(points[part], reach[part], workers=workers)
         pairs = np.stack([part.repeat([len(each) for each in near]), np.concatenate(near).astype(np.int64)], axis=1)
         yield pairs[rank[pairs[:, 1]] < rank[pairs[:, 0]]]
 
