@@ -116,7 +116,7 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def wait_until(done: Callable[[], bool], timeout_sec: float = 60.0) -> None:
+def wait_until(done: Callable[[], bool], timeout_sec: float = 240.0) -> None:
     end = time.monotonic() + timeout_sec
     while not done():
         assert time.monotonic() < end, "it takes too long"

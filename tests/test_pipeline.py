@@ -2,6 +2,7 @@
 
 import json
 import re
+import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -60,12 +61,18 @@ def test_the_pipeline_leaves_what_dvc_yaml_says_and_nothing_else(project: Projec
     assert changed <= allowed
 
 
+def children_sec() -> float:
+    """Processor time of all processes that this one has waited for: unlike a clock's, the same on a busy machine."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_a_second_run_does_nothing_in_seconds(project: Project) -> None:
-    start = time.monotonic()
+    before = children_sec()
     said = project.run("dvc", "repro")
     assert "Data and pipelines are up to date" in said
     assert said.count("didn't change, skipping") == 6
-    assert time.monotonic() - start < 30
+    assert children_sec() - before < 30
 
 
 def test_what_was_made_once_is_not_made_again_after_git_has_restored_an_older_lock(project: Project) -> None:

@@ -21,7 +21,7 @@ def number_of_threads() -> Iterator[None]:
 @pytest.mark.usefixtures("number_of_threads")
 def test_results_come_in_the_order_of_their_batches_from_one_thread_each() -> None:
     torch.set_num_threads(3)
-    begun = threading.Barrier(3, timeout=20)
+    begun = threading.Barrier(3, timeout=240)
 
     def work(number: int) -> tuple[int, int]:
         # Nobody passes before three batches have begun.

@@ -54,7 +54,7 @@ def proxied(ports: list[int], folder: Path, more: str = "") -> Iterator[str]:
     (folder / "foundry.conf").write_text(_configuration(own_port, ports, more))
     process = subprocess.Popen([NGINX, "-p", str(folder), "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
-        for _ in range(500):
+        while True:
             with suppress(OSError), socket.create_connection(("127.0.0.1", own_port)):
                 break
             assert process.poll() is None, (folder / "error.log").read_text()
@@ -62,4 +62,4 @@ def proxied(ports: list[int], folder: Path, more: str = "") -> Iterator[str]:
         yield f"http://127.0.0.1:{own_port}"
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait()

@@ -221,7 +221,7 @@ def test_a_drained_service_finishes_its_requests_and_streams(model_folder: Path,
         texts = [stream.result() for stream in streams]
         assert {text.count("event: image_generation.completed") for text in texts} == {5}
         assert not any("event: error" in text for text in texts)
-        assert server.process.wait(60) == 0
+        assert server.process.wait() == 0
         assert server.processes() == []
 
 
@@ -232,7 +232,7 @@ def test_a_killed_worker_is_restarted(model_folder: Path, tmp_path: Path) -> Non
         worker = other.worker()
         worker.kill()
         waiting.join(60)
-        worker.wait(60)
+        worker.wait()
         wait_until_ready(other)
         assert other.post(steps=1).status_code == 200
 
