@@ -46,11 +46,13 @@ def test_the_command_drains_a_service_whose_predecessor_was_killed(
 
 def test_ctrl_c_names_what_it_waits_for_and_a_second_one_ends_it(model_folder: Path, tmp_path: Path) -> None:
     with serving(model_folder, tmp_path, FOUNDRY_ROWS="2") as server, ExitStack() as stack:
-        for _ in range(2):
-            begin(server, {"n": 8, "steps": 100, "stream": True}, stack)
-        assert soon(lambda: server.metric("open_streams") == 2)
+        # Work for ten seconds and more: it must not end before the second Ctrl-C, which a busy machine sends late.
+        for _ in range(8):
+            body = {"n": 8, "steps": 100, "stream": True, "class_label": 0, "guidance_scale": 2.0}
+            begin(server, body, stack)
+        assert soon(lambda: server.metric("open_streams") == 8)
         server.process.send_signal(signal.SIGINT)
-        assert soon(lambda: "waiting for 2 open requests; Ctrl-C again ends at once" in server.log.read_text())
+        assert soon(lambda: "waiting for 8 open requests; Ctrl-C again ends at once" in server.log.read_text())
         assert server.get("/readyz").status_code == 503
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait() == 130
