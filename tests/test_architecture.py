@@ -216,7 +216,7 @@ def test_a_change_re_runs_the_stages_that_it_can_affect_and_no_others(changed: s
 @pytest.mark.parametrize(
     "room",
     sorted(
-        path.parent for path in [*(ROOT / "pipeline").glob("*/__init__.py"), *(ROOT / "service").glob("*/__init__.py")]
+        path.parent for path in [*(ROOT / "pipeline").rglob("*/__init__.py"), *(ROOT / "service").glob("*/__init__.py")]
     ),
 )
 def test_every_room_says_what_it_is_for_and_where_to_begin(room: Path) -> None:

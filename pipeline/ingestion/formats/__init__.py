@@ -1,7 +1,7 @@
 """Formats of image files: whether a file is complete, and what it is if it is not in a supported format.
 
-Begin with `readable` and `check_whole`. `png`, `jpeg` and `tiff` check these formats, `containers` all others;
-`foreign` names files of other kinds. Two kinds of damage cannot be detected: a missing flat part of a baseline JPEG
+Begin with `png.py`, the shortest check; `jpeg` and `tiff` check these formats, `containers` all others, and `check_whole`
+below calls them. `foreign` names files of other kinds. Two kinds of damage cannot be detected: a missing flat part of a baseline JPEG
 with optimised tables, and zeros in uncompressed data, which may be black.
 """
 

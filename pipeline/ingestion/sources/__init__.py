@@ -1,10 +1,13 @@
 """Readers of data/raw, one module per kind of source (docs/contracts.md describes the kinds).
 
-A source is divided into shards, each of which is read by itself: files of a folder, a tar of a WebDataset, a Parquet file;
-other archives, arrays and IDX files are one shard. Within a shard images are yielded one at a time; nothing is unpacked to
-disk and no more than one image is held in memory. A file that
-cannot be an image (a link out of the folder, a device, an archive member that is too large) is yielded with a reason instead
-of its content, so that it appears in the manifest. A source that cannot be used at all raises FoundryError.
+A source is divided into shards, each of which is read by itself: files of a folder, a tar of a WebDataset, a Parquet
+file; other archives, arrays and IDX files are one shard. Within a shard images are yielded one at a time; nothing is
+unpacked to disk and no more than one image is held in memory. A file that cannot be an image (a link out of the folder,
+a device, an archive member that is too large) is yielded with a reason instead of its content, so that it appears in
+the manifest. A source that cannot be used at all raises FoundryError.
+
+Begin with `raw.py`, which holds the classes that all readers share, then `folder.py`; `layout.py` finds classes and
+splits in the paths.
 """
 
 from pathlib import Path
