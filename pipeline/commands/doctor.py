@@ -38,7 +38,7 @@ CONSTRAINTS, NVIDIA_DRIVER = Path("constraints.txt"), Path("/proc/driver/nvidia/
 DATA, RAW = Path("data"), Path("data/raw")
 PORTS = {3000: "serve", 5000: "ui"}
 CLOCK_TOLERANCE_SEC = 60.0
-"""The clocks of two correctly set machines differ by less."""
+"""Largest difference between the clocks of two correctly set machines, seconds."""
 MOST_NAMES = 5
 
 

@@ -1,4 +1,4 @@
-"""`foundry gc`: what takes how much disk, and what of it nothing needs; with `--apply` that is deleted.
+"""`foundry gc`: the disk usage of the project, and the part of it that nothing needs; `--apply` deletes that part.
 
 Nothing is deleted that a commit of a branch or tag, an experiment, a registered version (each stands in the history) or a
 running process needs, so each of them can still be restored.
@@ -27,7 +27,7 @@ KEPT = {
     "examined images": (".foundry/examined", "which `prepare` used in the last 30 days; all may be deleted"),
     "files of MLflow": (store.ARTIFACTS, "also of refused versions, which a person may promote"),
 }
-"""Places that this command only measures, and what to know of them."""
+"""Places that this command only measures, each with a note."""
 
 
 def main(*, apply: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a CUDA device does: speed and memory of training and sampling, and whether what should be equal to the bit is.
+"""`foundry gpu-check`: speed and memory of training and sampling on a CUDA device, and checks of bit-exactness.
 
 Prints one table; takes less than 5 minutes by plan. No device has run it yet (docs/gpu.md).
 """

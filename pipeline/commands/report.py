@@ -1,4 +1,4 @@
-"""`foundry report`: what the last retraining changed, as a page to read and a comment for a pull request.
+"""`foundry report`: the changes of the last retraining, as a page to read and a comment for a pull request.
 
 Reads: data/model, data/prepared, data/evaluation, data/registration, the registry, git
 Writes: report.html, report.md

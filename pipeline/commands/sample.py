@@ -69,7 +69,7 @@ def main(
 
 
 def require_shards(num_images: int, out: str, *, verify: bool) -> None:
-    """Refuse without --shard-size what only a set can do."""
+    """Refuse options that only a set has, where --shard-size is missing."""
     reasons = {
         "--verify: compares the shards of a set": verify,
         f"--num-images: at most {MOST_AT_ONCE} are drawn at once": num_images > MOST_AT_ONCE,

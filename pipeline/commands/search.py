@@ -34,7 +34,7 @@ PARAMS = Path("params.yaml")
 CONDITIONS = ("pipeline", "dvc.yaml", "params.yaml", "data/raw.dvc", "data/excluded.txt", "data/ancestor")
 """Files on which a trial depends; uncommitted changes of them are part of its conditions."""
 LOOK_SEC = 1.0
-"""Between two looks at the held-out errors of a training."""
+"""Seconds between two looks at the held-out errors of a training."""
 
 
 def main(space: Path, name: str | None, trainings: float, metric: str) -> None:
@@ -95,7 +95,7 @@ class Search:
         return {min(100, round(100 * images / length)): error for images, error in errors.items()}
 
     def _record(self, trial: Trial, ended: experiment.Experiment, *, is_pruned: bool) -> str:
-        """Tell the study what came of a trial, and return it in words."""
+        """Record the outcome of a trial in the study, and return it in words."""
         if is_pruned:
             self._study.prune(trial)
             return "pruned, as its held-out error is above the median of the others'"
@@ -173,7 +173,7 @@ def _name(name: str) -> str:
 
 
 def _conditions() -> dict[str, str]:
-    """What makes trials comparable: the commit, and the digest of what is not committed.
+    """The conditions under which trials are comparable: the commit, and the digest of uncommitted changes.
 
     Raises:
         FoundryError: there is no commit.

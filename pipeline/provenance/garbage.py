@@ -1,4 +1,4 @@
-"""What DVC's cache holds and nothing needs: results that no commit, no experiment and no kept dvc.lock names."""
+"""The garbage of DVC's cache: results that no commit, no experiment and no kept dvc.lock names."""
 
 import json
 import logging

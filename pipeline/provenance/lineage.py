@@ -100,7 +100,7 @@ def data_digest() -> str | None:
 
 
 def _dvc_outs() -> Iterator[str]:
-    """dvc.lock and the outs that it lists: results of a run, not causes."""
+    """The paths of dvc.lock and of the outs that it lists, which are results of a run and not causes."""
     yield LOCK
     for stage in read_yaml(Path(LOCK)).get("stages", {}).values():
         yield from (out["path"] for out in stage.get("outs", []))

@@ -7,7 +7,7 @@ from pipeline.provenance.dvc import LOCK, md5
 from pipeline.provenance.git import GitError, git, git_line, main_worktree
 
 EXPERIMENTS = "refs/exps/*/*/*"
-"""Where DVC keeps experiments: by the commit of their baseline, in two parts, and their name."""
+"""The references below which DVC keeps experiments: the commit of their baseline, in two parts, and their name."""
 NOT_EXPERIMENTS = ("refs/exps/exec/", "refs/exps/celery/", "refs/exps/stash/")
 
 

@@ -29,7 +29,7 @@ class EvaluationPage:
     """What the page shows besides the pictures in its folder."""
 
     verdict: Sequence[str]
-    """In words: first the headline, last the advice."""
+    """The verdict in words: first the headline, last the advice."""
     metrics: Mapping[str, float]
     """metrics.json."""
     levels: pd.DataFrame

@@ -28,14 +28,14 @@ class Retraining:
     challenger: ModelSummary
     champion: ModelSummary | None
     verdict: Sequence[str]
-    """On the challenger, in words: first the headline, last the advice."""
+    """The verdict on the challenger in words: first the headline, last the advice."""
     no_champion: str
-    """Why there is no champion to compare with."""
+    """The reason for which there is no champion to compare with."""
     decision: Mapping[str, Any] | None
     """decision.json."""
     data: ShownChange | None
     no_data: str
-    """Why no images are compared."""
+    """The reason for which no images are compared."""
     commits: Sequence[str]
     files: Sequence[str]
     seed: int

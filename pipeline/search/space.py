@@ -106,7 +106,7 @@ class Space:
     """The params of a search with their values."""
 
     source: Mapping[str, Any]
-    """The content of the file."""
+    """The content of the space's file."""
     dimensions: tuple[Dimension, ...]
 
     @classmethod
@@ -130,7 +130,7 @@ class Space:
         return cls(source, tuple(dimensions))
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """What optuna draws from, by param."""
+        """Optuna's distributions by param."""
         return {each.key: each.distribution for each in self.dimensions}
 
     def changes(self, suggested: Mapping[str, Any]) -> Changes:
@@ -145,7 +145,7 @@ class Space:
 
     @property
     def num_points(self) -> float:
-        """Infinite if there is a range."""
+        """Number of points; infinite if there is a range."""
         return math.prod(len(each.ends) if isinstance(each, Choices) else math.inf for each in self.dimensions)
 
     def points(self) -> list[dict[str, Any]]:

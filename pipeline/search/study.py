@@ -42,7 +42,7 @@ class Trial:
     handle: optuna.Trial
 
     def note(self, errors: Mapping[int, float]) -> None:
-        """Take note of held-out errors by percent of the training."""
+        """Record held-out errors by percent of the training."""
         known = self.handle.study.trials[self.number].intermediate_values
         for percent in sorted(errors.keys() - known.keys()):
             self.handle.report(errors[percent], percent)
@@ -147,7 +147,7 @@ class Study:
 
     @property
     def trials(self) -> list[FrozenTrial]:
-        """All that have an outcome, in their order."""
+        """All trials that have an outcome, in their order."""
         stopped = self._study.user_attrs["stopped"]
         return [each for each in self._study.trials if each.state.is_finished() and each.number not in stopped]
 
@@ -181,7 +181,7 @@ class Study:
 
     @property
     def description(self) -> dict[str, str]:
-        """What defines the search, as params of its run."""
+        """The definition of the search, as params of its run."""
         return {key: _text(value) for key, value in self._study.user_attrs.items() if key not in {"run", "stopped"}}
 
     @property

@@ -1,4 +1,4 @@
-"""What MLflow's pages show of the experiment that holds all runs: its description, and which columns the table of runs has."""
+"""The experiment that holds all runs, as MLflow's pages show it: its description and the columns of its table."""
 
 import json
 

@@ -39,7 +39,7 @@ class Entry:
     """The value of the run's RUN_TAG."""
     content: Mapping[str, Any]
     end: int
-    """The position in the file after it, in bytes."""
+    """Position in the file after the entry, in bytes."""
 
 
 class Outbox:

@@ -36,7 +36,7 @@ from pipeline.tracking.tags import (
 
 NOT_COPIED = {"train/grad_norm", "train/learning_rate"}
 LOAD = "system/"
-"""Begins the names of what the maker took of its machine."""
+"""Prefix of the metrics of the machine on which the result was made."""
 MAX_RUNS = 10_000_000
 """More than a store has: MLflow's own limit, 100,000, would leave out the oldest."""
 
@@ -69,7 +69,7 @@ def reconcile() -> Findings:
 
 
 class _Reconciliation:
-    """The runs of the store by all that they are searched by."""
+    """The runs of the store, indexed by all keys by which they are searched."""
 
     def __init__(self) -> None:
         self._client = store.connect()

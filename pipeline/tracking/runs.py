@@ -49,7 +49,7 @@ class StageRun:
 
     @property
     def run_id(self) -> str:
-        """Identifies this run and its parent; `stage_run(..., resume_run_id=run_id)` continues both."""
+        """Id of this run and its parent; `stage_run(..., resume_run_id=run_id)` continues both."""
         return f"{self._parent}.{self._child}"
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:

@@ -42,7 +42,7 @@ class SearchSummary:
     metric: str
     """Name of the metric that is minimised."""
     params: Mapping[str, str]
-    """The space, and what else defines the search."""
+    """The space and the conditions of the search."""
     trials: Sequence[TrialRow]
 
 

@@ -23,7 +23,7 @@ from pipeline.tracking.tags import NOTE_TAG, PARENT_TAG, PROCESS_TAG, RUN_TAG, W
 
 INTERVAL_SEC, MAX_BACKOFF_SEC = 5.0, 60.0
 PATIENCE_SEC = 5.0
-"""How long the end of a stage waits for a server that did not answer the last time."""
+"""Seconds that the end of a stage waits for a server that did not answer the last time."""
 
 
 class DeletedRunError(FoundryError):

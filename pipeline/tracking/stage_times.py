@@ -1,4 +1,4 @@
-"""How long each stage took when it last ran here, and how long it and what follows will take by that.
+"""The duration of each stage when it last ran here, and the time that it and what follows will take by that.
 
 DVC records no durations, and the tracking server may be away or belong to many machines.
 """

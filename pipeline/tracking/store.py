@@ -32,7 +32,7 @@ CONNECTION_FAILED = re.compile(r"Max retries exceeded .*[\"'][^:]*: (.+)[\"']\)+
 """The reason at the end of what MLflow passes on of the layers below it."""
 RETRIED_STATUS = {401, 403, 408, 429}
 READ_ONLY = "in a read-only transaction"
-"""PostgreSQL's words where it takes nothing, as a replica does; MLflow calls that a bad request."""
+"""PostgreSQL's message where it is read-only, as a replica is; MLflow passes it on as a bad request."""
 MAX_DIGEST_LENGTH = 36
 """MLflow's limit on the digest of a data set."""
 
@@ -63,7 +63,7 @@ DEFAULTS = {
 
 
 def mlflow() -> Any:
-    """The package `mlflow`. It reads its settings when it is imported, and that takes seconds: no stage waits for it."""
+    """The package `mlflow`, imported at the first call: the import takes seconds, and reads MLflow's settings."""
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
     # Stages name their runs and parents themselves; an id from outside would make them overwrite each other.

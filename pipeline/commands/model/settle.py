@@ -90,7 +90,7 @@ def seeds_of(registry: Registry, version: str) -> set[int]:
 
 
 def next_seed(own: Collection[int], other: Collection[int]) -> int:
-    """One that the other side has, for trainings with the same seed have much of their luck in common; else a new one."""
+    """A seed of the other side's trainings, since trainings with one seed share much of their luck; else a new one."""
     missing = sorted(set(other) - set(own))
     return missing[0] if missing else next(seed for seed in count() if seed not in own)
 
