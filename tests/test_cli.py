@@ -6,6 +6,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -38,8 +39,14 @@ def _target(command: click.Command) -> str | None:
 def test_a_function_takes_just_the_options_of_its_command(name: str) -> None:
     module, function = str(_target(commands()[name])).split(":")
     called = getattr(import_module(module), function)
-    options = {parameter.name: None for parameter in commands()[name].params}
+    options = {str(parameter.name): None for parameter in commands()[name].params}
     inspect.signature(called).bind(**options)
+    parameters = inspect.signature(called).parameters.values()
+    named = {each.name for each in parameters if each.kind is not inspect.Parameter.VAR_KEYWORD}
+    # The keys of a typed dictionary that the function unpacks (PEP 692), which `bind` does not check.
+    for each in parameters:
+        for unpacked in get_args(each.annotation) if each.kind is inspect.Parameter.VAR_KEYWORD else ():
+            assert set(options) == named | set(unpacked.__annotations__)
 
 
 def test_the_index_lists_every_command_and_nothing_heavy_is_loaded() -> None:

@@ -10,6 +10,7 @@ class it has the same pixels.
 
 import sys
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from PIL import Image
 
@@ -29,33 +30,21 @@ MOST_AT_ONCE = 1_000_000
 """Images that are held in memory."""
 
 
-def main(
-    model: str,
-    num_images: int,
-    seed: int,
-    out: str,
-    *,
-    shard_size: int | None,
-    verify: bool,
-    class_label: str | None,
-    sampler: Sampler | None,
-    steps: int | None,
-    eta: float,
-    guidance_scale: float | None,
-    guidance_interval: tuple[float, float] | None,
-) -> None:
-    loaded = load_model(versions.model_folder(model))
-    defaults = loaded.description.sampling
-    drawing = Drawing(
-        model=loaded,
-        seed=seed,
-        class_label=requested_class(class_label, loaded.description.data),
-        sampler=sampler or defaults.sampler,
-        num_steps=steps or defaults.num_steps,
-        eta=eta,
-        guidance_scale=defaults.guidance_scale if guidance_scale is None else guidance_scale,
-        guidance_interval=defaults.guidance_interval if guidance_interval is None else guidance_interval,
-    )
+class DrawingOptions(TypedDict):
+    """The options that say what is drawn; None is the model's default."""
+
+    model: str
+    seed: int
+    class_label: str | None
+    sampler: Sampler | None
+    steps: int | None
+    eta: float
+    guidance_scale: float | None
+    guidance_interval: tuple[float, float] | None
+
+
+def main(num_images: int, out: str, *, shard_size: int | None, verify: bool, **options: Unpack[DrawingOptions]) -> None:
+    drawing = drawing_of(options)
     if shard_size is not None:
         samples = SampleSet(drawing, num_images, shard_size, Place(out))
         complete(samples)
@@ -66,6 +55,26 @@ def main(
     with progress_bar(name="draw", unit="images", total=num_images) as bar:
         drawn = drawing.samples(range(num_images), bar.update)
     write(Path(out), drawn)
+
+
+def drawing_of(options: DrawingOptions) -> Drawing:
+    """Load the model and fill in its defaults.
+
+    Raises:
+        FoundryError: the model is missing or damaged, or has no such class.
+    """
+    model = load_model(versions.model_folder(options["model"]))
+    defaults, scale, interval = model.description.sampling, options["guidance_scale"], options["guidance_interval"]
+    return Drawing(
+        model=model,
+        seed=options["seed"],
+        class_label=requested_class(options["class_label"], model.description.data),
+        sampler=options["sampler"] or defaults.sampler,
+        num_steps=options["steps"] or defaults.num_steps,
+        eta=options["eta"],
+        guidance_scale=defaults.guidance_scale if scale is None else scale,
+        guidance_interval=defaults.guidance_interval if interval is None else interval,
+    )
 
 
 def require_shards(num_images: int, out: str, *, verify: bool) -> None:
