@@ -190,6 +190,7 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
         "__main__.py",
         "artefacts",
         "cli.py",
+        "cpus.py",
         "diffusion",
         "device.py",
         "environment.py",
