@@ -23,6 +23,7 @@ from pipeline.diffusion.augmentation import AugmentationConfig
 from pipeline.diffusion.samplers import Sampler
 from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
+from pipeline.param_findings import findings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -39,6 +40,13 @@ GuidedPart = Annotated[tuple[Share, Share], AfterValidator(_rising)]
 
 class ParamsError(FoundryError):
     """params.yaml is invalid; the message has one line per finding."""
+
+
+def _no_truth(value: Any) -> Any:
+    """Refuse yes and no, which are equal to 1 and 0."""
+    if isinstance(value, bool):
+        raise ValueError(f"should be a number (got {json.dumps(value)})")  # noqa: TRY004  # pydantic wants it
+    return value
 
 
 class Section(BaseModel):
@@ -76,7 +84,9 @@ class PrepareParams(Section):
     image_size: Annotated[ImageSize, BeforeValidator(_prepared_size)] = Field(
         description="side of the prepared square, or [height, width], in pixels"
     )
-    channels: Literal[1, 3, 4] = Field(description="1: grey, 3: RGB, 4: RGB and alpha")
+    channels: Annotated[Literal[1, 3, 4], BeforeValidator(_no_truth)] = Field(
+        description="1: grey, 3: RGB, 4: RGB and alpha"
+    )
     background: Literal["white", "black", "grey"] = Field(description="colour below transparent pixels")
     value_range: tuple[float, float] | None = Field(
         description="the values of black and white in images of more than 8 bits; null: decided once for the whole set "
@@ -270,7 +280,9 @@ class TrainParams(Section):
 class DistilParams(Section):
     """The end of stage `train`: the model is replaced by a student that draws its images in few steps without guidance."""
 
-    steps: Literal[1, 2, 4] | None = Field(description="network calls per image of the student; null: no student")
+    steps: Annotated[Literal[1, 2, 4] | None, BeforeValidator(_no_truth)] = Field(
+        description="network calls per image of the student; null: no student"
+    )
     num_images: int = Field(ge=1, description="length of the student's training, in images seen")
     teacher_steps: int = Field(
         ge=4, le=1000, description="steps of the teacher's DPM-Solver++ 2M, at most schedule.num_timesteps"
@@ -330,10 +342,14 @@ class EvaluateParams(Section):
     compared_images: int = Field(ge=4, description="images sampled at each of compared_rows, at most num_samples")
 
 
+MODEL_NAME = "[a-z0-9][a-z0-9-]{0,62}"
+"""Pattern of the names of registered models."""
+
+
 class RegisterParams(Section):
     """`foundry model register`: the registered model, and the limits a challenger must keep to become champion."""
 
-    model_name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$", description="name of the registered model in MLflow")
+    model_name: str = Field(pattern=f"^{MODEL_NAME}$", description="name of the registered model in MLflow")
     max_false_promotion: float = Field(
         gt=0,
         le=0.5,
@@ -450,6 +466,13 @@ class Params(Section):
 class _Loader(yaml.SafeLoader):
     """Reads `1e-05`, as DVC writes it, as a number, like YAML 1.2; in YAML 1.1, which PyYAML implements, it is a string."""
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
+        """A mapping, in which no key stands twice: PyYAML would take the last."""
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if repeated := sorted({key for key in keys if keys.count(key) > 1}):
+            raise yaml.constructor.ConstructorError(None, None, f"the key {repeated[0]} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+[eE][-+]?\d+$"), list("-+0123456789"))
 
@@ -505,8 +528,7 @@ def parse_params(document: Any, path: Path = Path("params.yaml")) -> Params:
     except TypeError as error:
         raise ParamsError(f"{path}: {error}") from None
     except ValidationError as error:
-        lines = [_finding(path, dict(finding)) for finding in error.errors()]
-        raise ParamsError("\n".join(lines)) from None
+        raise ParamsError("\n".join(f"{path}: {finding}" for finding in findings(error, Params))) from None
 
 
 def _too_large(value: Any, where: str = "") -> Iterator[tuple[str, int]]:
@@ -516,13 +538,3 @@ def _too_large(value: Any, where: str = "") -> Iterator[tuple[str, int]]:
     parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, part in parts:
         yield from _too_large(part, f"{where}.{key}" if where else str(key))
-
-
-def _finding(path: Path, finding: dict[str, Any]) -> str:
-    where = ".".join(str(part) for part in finding["loc"]) or "all of it"
-    message = str(finding["msg"]).removeprefix("Value error, ").removeprefix("Input ")
-    if finding["type"] == "value_error":
-        return f"{path}: {where + ': ' if finding['loc'] else ''}{message}"
-    if finding["type"] == "missing":
-        return f"{path}: {where}: is missing"
-    return f"{path}: {where}: {message} (got {json.dumps(finding['input'], default=str)[:80]})"

@@ -42,7 +42,7 @@ def editing(path: Path) -> Iterator[CommentedMap]:
     try:
         document = ruamel.load(path.read_text(encoding="utf-8"))
     except YAMLError as error:
-        # A key that stands twice, of which PyYAML takes the last.
+        # PyYAML, which reads it elsewhere, allows a little more.
         raise ParamsError(f"{path}: {in_one_line(error)}") from None
     yield document
     text = StringIO()

@@ -17,7 +17,8 @@ from ruamel.yaml.error import YAMLError
 from pipeline.adoption.params_file import drop_reason, editing
 from pipeline.commands import start_from as ancestor
 from pipeline.errors import FoundryError
-from pipeline.params import in_one_line, load_params
+from pipeline.param_findings import suggestion
+from pipeline.params import Params, in_one_line, load_params
 
 PARAMS = Path("params.yaml")
 
@@ -76,7 +77,7 @@ def _set(document: Any, key: str, value: Any) -> None:
     for section in sections:
         document = document.get(section) if isinstance(document, CommentedMap) else None
     if not isinstance(document, CommentedMap) or last not in document:
-        raise FoundryError(f"{key}: params.yaml has no such key")
+        raise FoundryError(f"{key or repr(key)}: params.yaml has no such key{suggestion(key, Params)}")
     if document[last] != value:
         drop_reason(document, last)
     document[last] = value

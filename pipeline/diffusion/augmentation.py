@@ -51,9 +51,9 @@ class AugmentationConfig:
 
     def __post_init__(self) -> None:
         if len(set(self.kinds)) < len(self.kinds):
-            raise ValueError(f"kinds should be unique (got {', '.join(self.kinds)})")
+            raise ValueError(f"kinds: should be unique (got {', '.join(self.kinds)})")
         if not 0 < self.probability <= 1:
-            raise ValueError(f"probability should be above 0 and at most 1 (got {self.probability})")
+            raise ValueError(f"probability: should be above 0 and at most 1 (got {self.probability})")
 
 
 def draw_parameters(

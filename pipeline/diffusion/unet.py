@@ -29,12 +29,14 @@ class UNetConfig:
     """Share of activations dropped in every residual block."""
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1 or self.num_blocks < 1 or not self.widths:
-            raise ValueError("patch_size and num_blocks should be at least 1 and widths should not be empty")
-        if any(width < GROUP_SIZE or width % GROUP_SIZE for width in self.widths):
-            raise ValueError(f"widths should be multiples of {GROUP_SIZE} (got {list(self.widths)})")
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size: should be at least 1 (got {self.patch_size})")
+        if self.num_blocks < 1:
+            raise ValueError(f"num_blocks: should be at least 1 (got {self.num_blocks})")
+        if not self.widths or any(width < GROUP_SIZE or width % GROUP_SIZE for width in self.widths):
+            raise ValueError(f"widths: should be one or more multiples of {GROUP_SIZE} (got {list(self.widths)})")
         if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout should be in [0, 1) (got {self.dropout})")
+            raise ValueError(f"dropout: should be in [0, 1) (got {self.dropout})")
 
 
 GROUP_SIZE = 8

@@ -30,7 +30,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.errors import FoundryError
-from pipeline.params import ParamsError, Section, parse_params
+from pipeline.param_findings import suggestion
+from pipeline.params import Params, ParamsError, Section, parse_params
 
 SECTIONS = ("schedule", "train", "ancestor", "distil")
 """The sections that make a model. The others prepare or measure images: figures of trainings that differ in them cannot be compared."""
@@ -240,7 +241,7 @@ def _at(document: Mapping[str, Any], key: str) -> Any:
     value: Any = document
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise SpaceError(f"params.yaml has no such key as {key}")
+            raise SpaceError(f"params.yaml has no such key as {key}{suggestion(key, Params)}")
         value = value[part]
     return value
 

@@ -91,7 +91,7 @@ def test_options_are_those_of_dvc(space: Space) -> None:
         ("", "should name params"),
         ("- train.seed", "should name params"),
         ("train: [", "not YAML"),
-        ("train.sede: [1, 2]", "train.sede: params.yaml has no such key"),
+        ("train.sede: [1, 2]", r"params.yaml has no such key as train.sede; did you mean train\.seed\?"),
         ("train.network: [{}, {heads: 2}]", "no such key as train.network.heads"),
         ("train.seed: [1, 2]", "best of several seeds is no better recipe"),
         ("train: [{}, {seed: 2}]", "best of several seeds is no better recipe"),

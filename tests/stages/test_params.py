@@ -1,9 +1,11 @@
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from pipeline.params import Params, ParamsError, load_params
+from pipeline.params import Params, ParamsError, load_params, parse_params
 
 ROOT = Path(__file__).parents[2]
 
@@ -68,20 +70,18 @@ def test_an_unknown_key_of_the_network_is_rejected(tmp_path: Path) -> None:
 
 
 def test_the_networks_own_check_is_reported_as_a_finding(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"train.network: widths should be multiples of 8 \(got \[30\]\)"):
+    with pytest.raises(ParamsError, match=r"train.network.widths: should be .* multiples of 8 \(got \[30\]\)"):
         load_params(_changed(tmp_path, train__network__widths=[30]))
 
 
 def test_a_floor_of_snr_above_its_largest_weight_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(
-        ParamsError, match=r"params.yaml: schedule: snr_floor: .* at most min_snr_gamma 5.0 \(got 6.0\)"
-    ):
+    with pytest.raises(ParamsError, match=r"params.yaml: schedule.snr_floor: .* at most min_snr_gamma 5.0 \(got 6.0\)"):
         load_params(_changed(tmp_path, schedule__snr_floor=6.0))
 
 
 def test_error_rates_that_contradict_each_other_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(
-        ParamsError, match=r"params.yaml: register: power: should be above max_false_promotion 0.05, .*0.04\)$"
+        ParamsError, match=r"params.yaml: register.power: should be above max_false_promotion 0.05, .*0.04\)$"
     ):
         load_params(_changed(tmp_path, register__power=0.04))
 
@@ -121,3 +121,80 @@ def test_a_network_too_narrow_for_its_patches_is_refused_before_any_stage(tmp_pa
     with pytest.raises(ParamsError, match=r"train\.network\.widths: the first should be at least 64, .* \(got 32\)"):
         load_params(_changed(tmp_path, **narrow))
     load_params(_changed(tmp_path, **narrow, train__network__widths=[64, 64]))
+
+
+def _document() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((ROOT / "tests" / "params.yaml").read_text())
+    return document
+
+
+def _keys(document: dict[str, Any], above: str = "") -> Iterator[str]:
+    for key, value in document.items():
+        yield f"{above}{key}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{above}{key}.")
+
+
+def _section(document: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
+    """The section that holds a key, and the key's last part."""
+    *sections, last = key.split(".")
+    for name in sections:
+        document = document[name]
+    return document, last
+
+
+@pytest.mark.parametrize("key", list(_keys(_document())))
+def test_a_value_of_another_type_is_named_by_its_whole_key_and_nothing_else(key: str) -> None:
+    document = _document()
+    section, last = _section(document, key)
+    section[last] = {"surprise": [[1]]}
+    with pytest.raises(ParamsError) as caught:
+        parse_params(document)
+    lines = str(caught.value).splitlines()
+    assert all(line.startswith(f"params.yaml: {key}") for line in lines), lines
+
+
+@pytest.mark.parametrize("key", [key for key in _keys(_document()) if not key.endswith(".kind")])
+def test_a_misspelt_key_is_told_the_right_one(key: str) -> None:
+    document = _document()
+    section, last = _section(document, key)
+    section[f"{last}_"] = section.pop(last)
+    with pytest.raises(ParamsError) as caught:
+        parse_params(document)
+    assert f"params.yaml: {key}_: there is no such key; did you mean {key}?" in str(caught.value).splitlines()
+
+
+def test_an_unknown_key_of_a_section_with_kinds_is_named_without_the_kind() -> None:
+    document = _document()
+    document["schedule"]["betas"] = {"kind": "cosine", "offset_": 0.1}
+    with pytest.raises(
+        ParamsError, match=r"schedule.betas.offset_: there is no such key; did you mean schedule.betas.offset\?$"
+    ):
+        parse_params(document)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("kosine", "should be one of 'linear', .*\"kosine\""), (None, "should be one of"), (..., "is missing$")],
+)
+def test_a_kind_that_there_is_not_is_told_those_that_there_are(kind: object, words: str) -> None:
+    document = _document()
+    document["schedule"]["betas"] = {} if kind is ... else {"kind": kind}
+    with pytest.raises(ParamsError, match=f"^params.yaml: schedule.betas.kind: {words}"):
+        parse_params(document)
+
+
+@pytest.mark.parametrize("key", ["prepare.channels", "distil.steps"])
+def test_yes_is_not_taken_for_one(key: str) -> None:
+    document = _document()
+    section, last = _section(document, key)
+    section[last] = True
+    with pytest.raises(ParamsError, match=rf"^params.yaml: {key}: should be a number \(got true\)$"):
+        parse_params(document)
+
+
+def test_a_key_that_stands_twice_is_refused_and_the_last_is_not_taken(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "tests" / "params.yaml").read_text().replace("  seed: 1\n", "  seed: 1\n  seed: 2\n"))
+    with pytest.raises(ParamsError, match="not YAML: the key seed stands twice"):
+        load_params(path)
