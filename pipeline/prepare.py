@@ -29,7 +29,8 @@ from pipeline.ingestion.exclusions import read_exclusions
 from pipeline.ingestion.expectations import validate
 from pipeline.ingestion.manifest import build_manifest, write_manifest
 from pipeline.ingestion.shards import delete_unused
-from pipeline.ingestion.sources import read_raw
+from pipeline.ingestion.sources import read_raw, require_folder
+from pipeline.ingestion.sources.raw import listed
 from pipeline.ingestion.spool import PixelSpool
 from pipeline.ingestion.validation import ValidationReport
 from pipeline.params import PrepareParams, load_params
@@ -45,13 +46,15 @@ OUTS = ("dataset.json", "manifest.parquet", "validation.json", "report.html", *S
 
 def main(raw: Path, excluded: Path, out: Path) -> None:
     """Run the stage."""
-    params = load_params().prepare
+    params, left_out = load_params().prepare, read_exclusions(excluded)
+    # What the last run has made stays if there is nothing to make anew from.
+    require_folder(raw, params.source)
     # Before the run is opened, since a run logs the dataset that exists when it starts.
     remove_outputs(out, OUTS)
     with stage_run("prepare", params={"prepare": params.model_dump(mode="json")}) as run:
         # Outside of the outs, which DVC removes before a stage runs.
         examined = runs.main_worktree() / ".foundry" / "examined"
-        validation, dataset = prepare(raw, out, params, read_exclusions(excluded), examined)
+        validation, dataset = prepare(raw, out, params, left_out, examined)
         delete_unused(examined)
         log(run, out, validation, dataset)
         require_success(validation, out)
@@ -89,6 +92,8 @@ def prepare(
         # The manifest has all its rows.
         del examination
         write_manifest(out / "manifest.parquet", manifest)
+        if gone := sorted(set(excluded) - set(manifest["source"])):
+            sys.stderr.write(f"{raw}: does not have {listed(gone)}, which should be left out\n")
         validation = validate(manifest, class_names, params)
         write_json(out / "validation.json", validation.document())
         report = out / "report.html"

@@ -1,6 +1,6 @@
 """Image sets with their manifests, prepared or raw, for comparison."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pipeline.artefacts.dataset import SPLITS, Dataset
 from pipeline.errors import ArtefactError
 from pipeline.ingestion.examination import examine, wanted_images
+from pipeline.ingestion.exclusions import exclusions_of
 from pipeline.ingestion.manifest import COLUMNS, NEW_COLUMNS, build_manifest
 from pipeline.ingestion.sources import read_raw
 from pipeline.ingestion.spool import PixelSpool
@@ -40,12 +41,14 @@ class ImageSet:
 
 
 def open_images(folder: Path, params: PrepareParams) -> AbstractContextManager[ImageSet]:
-    """Open a prepared folder, or raw data, which are prepared according to `params`.
+    """Open a prepared folder, or raw data, which are prepared according to `params` without those that the list beside them names.
 
     Raises:
         FoundryError: the folder holds neither.
     """
-    return nullcontext(open_prepared(folder)) if (folder / MANIFEST).exists() else open_raw(folder, params)
+    if (folder / MANIFEST).exists():
+        return nullcontext(open_prepared(folder))
+    return open_raw(folder, params, exclusions_of(folder))
 
 
 def open_prepared(folder: Path) -> ImageSet:
@@ -64,8 +67,8 @@ def open_prepared(folder: Path) -> ImageSet:
 
 
 @contextmanager
-def open_raw(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
-    """Examine raw data as the stage `prepare` does; the pixels are kept in a temporary file.
+def open_raw(folder: Path, params: PrepareParams, excluded: Collection[str] = ()) -> Iterator[ImageSet]:
+    """Examine raw data as the stage `prepare` does, without the sources `excluded`; the pixels are kept in a temporary file.
 
     Labels are not checked: new data may contain classes that the training images do not have.
 
@@ -80,7 +83,9 @@ def open_raw(folder: Path, params: PrepareParams) -> Iterator[ImageSet]:
             f"examine {folder}",
             Path(place),
         )
-        manifest, _ = build_manifest(examination.rows, _names(params, examination.rows), params.held_out_share)
+        manifest, _ = build_manifest(
+            examination.rows, _names(params, examination.rows), params.held_out_share, excluded
+        )
 
         def pixels(rows: pd.DataFrame) -> NDArray[np.uint8]:
             return spool.read(rows["spool_index"])

@@ -278,3 +278,20 @@ def test_a_set_that_is_too_small_for_figures_is_refused_at_once(
         cli.main(["prepare", "--raw", str(photo_folder), "--out", "data/prepared"])
     assert stop.value.code == 2
     assert "held-out images, wanted at least 50 and 20 (stage features): add images" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tracking_store")
+@pytest.mark.parametrize("words", [["--raw", "none"], ["--raw", "raw", "--excluded", "binary.txt"]])
+def test_what_the_last_run_has_made_stays_where_there_is_nothing_to_make_it_anew_from(
+    words: list[str], workspace: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(root / "tests" / "params.yaml", workspace)
+    (workspace / "binary.txt").write_bytes(b"\xff")
+    before = workspace / "data/prepared/dataset.json"
+    before.parent.mkdir(parents=True)
+    before.write_text("{}")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["prepare", *words, "--out", "data/prepared"])
+    assert stop.value.code == 2
+    assert before.read_text() == "{}"
+    assert capsys.readouterr().err.count("\n") == 1

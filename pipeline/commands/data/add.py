@@ -4,10 +4,16 @@ import filecmp
 import shutil
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
-from pipeline.adoption.intake import take_in
+from pipeline.adoption.intake import Intake, take_in
 from pipeline.errors import FoundryError
+from pipeline.ingestion.exclusions import LIST, exclusions_of
+from pipeline.ingestion.sources.archive import DAMAGED, SUFFIXES
+from pipeline.ingestion.sources.folder import files_below
+from pipeline.ingestion.sources.layout import layout_of
+from pipeline.ingestion.sources.raw import listed
 from pipeline.params import load_params
 from pipeline.progress import waiting
 from pipeline.provenance.dvc import dvc
@@ -23,7 +29,7 @@ def main(source: str, raw: Path, prepared: Path) -> None:
 
     Raises:
         FoundryError: data/raw is no folder of image files, or holds a file of the same name and another content, or the new
-            images stand in no folder of a class; nothing is changed then.
+            images stand in no folder of a class, or give the old ones other classes; nothing is changed then.
     """
     params = load_params().prepare
     if params.source != "images":
@@ -32,23 +38,62 @@ def main(source: str, raw: Path, prepared: Path) -> None:
         )
     shutil.rmtree(PLACE, ignore_errors=True)
     try:
-        intake = take_in(source, PLACE)
+        intake = new_images(source, raw)
         if params.labelled:
             require_class_folders(source, intake.folder, raw)
+        require_same_classes(source, intake.folder, raw)
+        excluded = exclusions_of(raw)
+        left_out = sorted(excluded & {path.as_posix() for path in files_below(intake.folder)})
         num_new = merge(intake.folder, raw)
     finally:
         shutil.rmtree(PLACE, ignore_errors=True)
     for line in intake.left_out:
         sys.stdout.write(f"left out: {line}\n")
+    if left_out:
+        sys.stdout.write(
+            f"{listed(left_out)}: listed in {raw.parent / LIST} and so left out; `foundry data exclude --undo FILE` takes them in\n"
+        )
     with waiting("giving the images to DVC"):
         dvc("add", str(raw))
     with ExitStack() as stack:
-        after = stack.enter_context(open_raw(raw, params))
+        after = stack.enter_context(open_raw(raw, params, excluded))
         if (prepared / MANIFEST).exists():
             report(open_prepared(prepared), after)
     sys.stdout.write(
         f"{raw}: {num_new} files more\napply it:  dvc repro\nkeep it:   git commit -m 'More images' {raw}.dvc\n"
+        f"undo it:   git checkout {raw}.dvc && dvc checkout {raw}.dvc\n"
     )
+
+
+def new_images(source: str, raw: Path) -> Intake:
+    """A copy of the new images, unpacked, in folders as they will stand in `raw`.
+
+    A single folder around those of the classes, as archives have it, is left away.
+
+    Raises:
+        FoundryError: there are none, or the archive is damaged.
+    """
+    intake = take_in(source, PLACE / "copy")
+    files = list(intake.folder.iterdir())
+    if len(files) == 1 and files[0].name.lower().endswith(SUFFIXES):
+        unpacked = PLACE / "unpacked"
+        try:
+            if files[0].suffix.lower() == ".zip":
+                shutil.unpack_archive(files[0], unpacked, "zip")
+            else:
+                shutil.unpack_archive(files[0], unpacked, "tar", filter="data")
+        except DAMAGED as error:
+            raise FoundryError(f"{source}: not a readable archive: {error}") from None
+        intake = take_in(str(unpacked), PLACE / "images")
+    folders, classes = list(intake.folder.iterdir()), folder_names(raw)
+    if len(folders) == 1 and folders[0].name not in classes and classes & folder_names(folders[0]):
+        return replace(intake, folder=folders[0])
+    return intake
+
+
+def folder_names(folder: Path) -> set[str]:
+    """The names of the folders in a folder, which need not exist."""
+    return {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
 
 
 def require_class_folders(source: str, new: Path, raw: Path) -> None:
@@ -57,12 +102,37 @@ def require_class_folders(source: str, new: Path, raw: Path) -> None:
     Raises:
         FoundryError: there are no folders in `new`, while there are some in `raw`.
     """
-    classes = sorted(path.name for path in raw.iterdir() if path.is_dir()) if raw.is_dir() else []
-    if classes and not any(path.is_dir() for path in new.iterdir()):
+    classes = folder_names(raw)
+    if classes and not folder_names(new):
         raise FoundryError(
-            f"{source}: its images stand in no folder, wanted folders that are named by classes, such as {classes[0]}/; "
+            f"{source}: its images stand in no folder, wanted folders that are named by classes, such as {min(classes)}/; "
             "nothing was added"
         )
+
+
+def require_same_classes(source: str, new: Path, raw: Path) -> None:
+    """Refuse images beside which those that are there would have other classes or splits.
+
+    Folders `train` and `test` are splits only where no other folder is beside them, and a folder around those of the
+    classes is left away only where it is alone.
+
+    Raises:
+        FoundryError: classes or splits would change.
+    """
+    old = sorted(path.parts for path in files_below(raw)) if raw.is_dir() else []
+    added = [path.parts for path in files_below(new)]
+
+    def content(parts: tuple[str, ...]) -> bytes:
+        return next(folder.joinpath(*parts).read_bytes() for folder in (raw, new) if folder.joinpath(*parts).exists())
+
+    before, after = (layout_of(sorted({*files}), content)[0] for files in (old, old + added))
+    for parts in old:
+        was, now = ((layout.label(parts), layout.split(parts)) for layout in (before, after))
+        if was != now:
+            raise FoundryError(
+                f"{source}: beside its folders {listed(sorted(folder_names(new)))}, {'/'.join(parts)} would be of class {now[0]} "
+                f"and not {was[0]}: sort the new images into folders as in {raw}, such as {'/'.join(parts[:-1])}/; nothing was added"
+            )
 
 
 def merge(new: Path, raw: Path) -> int:
@@ -96,4 +166,4 @@ def report(before: ImageSet, after: ImageSet) -> None:
     for name in sorted(counts[0].index.union(counts[1].index)):
         was, now = (int(count.get(name, 0)) for count in counts)
         if was != now:
-            sys.stdout.write(f"class {name}: {was} images, now {now}\n")
+            sys.stdout.write(f"class {name}: {f'{was} images' if was else 'new'}, now {now}\n")

@@ -12,8 +12,9 @@ from typing import Any
 from pipeline.artefacts.files import write_json
 from pipeline.errors import FoundryError
 from pipeline.evaluation.results import TABLE, read_results
+from pipeline.ingestion.exclusions import LIST, exclusions_of
 from pipeline.params import load_params
-from pipeline.provenance.dvc import LOCK, dvc, read_yaml
+from pipeline.provenance.dvc import LOCK, dvc, md5_of, read_yaml
 from pipeline.reporting.data_change import change_between
 from pipeline.reporting.drift import Drift, drift_of_images, read_reference
 from pipeline.reporting.image_set import open_prepared, open_raw
@@ -37,11 +38,14 @@ def main(prepared: Path, features: Path, evaluation: Path, out: Path, *, pull: b
 
 
 def is_changed() -> bool:
-    """Whether data/raw.dvc names other content than the stage `prepare` last read."""
+    """Whether data/raw.dvc names other content than the stage `prepare` last read, or other images are left out."""
     deps = read_yaml(Path(LOCK)).get("stages", {}).get("prepare", {}).get("deps", [])
-    before = next((dep.get("md5") for dep in deps if dep["path"] == str(RAW)), None)
+    before = {dep["path"]: dep.get("md5") for dep in deps}
     outs = read_yaml(Path(f"{RAW}.dvc")).get("outs", [])
-    return not outs or before != outs[0].get("md5")
+    if not outs or before.get(str(RAW)) != outs[0].get("md5"):
+        return True
+    excluded = RAW.parent / LIST
+    return excluded.exists() and before.get(str(excluded)) != md5_of(excluded)
 
 
 def compare(prepared: Path, features: Path, evaluation: Path, out: Path) -> str:
@@ -54,7 +58,7 @@ def compare(prepared: Path, features: Path, evaluation: Path, out: Path) -> str:
     params = load_params().prepare
     if reference.shape != params.image_shape:
         raise FoundryError(f"params.yaml: prepare.image_size and channels differ from those of {prepared}")
-    with open_raw(RAW, params) as new:
+    with open_raw(RAW, params, exclusions_of(RAW)) as new:
         change, drift = change_between(old, new), drift_of_images(reference, new, alpha=ALPHA, seed=SEED)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "drift.json", drift.document())

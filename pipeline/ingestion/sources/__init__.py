@@ -22,7 +22,7 @@ from pipeline.ingestion.sources.linked import LIST, read_linked
 from pipeline.ingestion.sources.parquet import read_parquet, table_files
 from pipeline.ingestion.sources.raw import RawImage, RawSet, RawShard, is_ignored, listed, require_file
 
-__all__ = ["Kind", "RawImage", "RawSet", "RawShard", "kind_of", "read_raw"]
+__all__ = ["Kind", "RawImage", "RawSet", "RawShard", "kind_of", "read_raw", "require_folder"]
 
 Kind = Literal["idx", "images", "archive", "arrays"]
 
@@ -72,6 +72,16 @@ def _kind_by_names(names: list[str]) -> Kind:
     return "archive" if names and all(name.endswith(SUFFIXES) for name in names) else "images"
 
 
+def require_folder(folder: Path, kind: Kind) -> None:
+    """Refuse what is no folder.
+
+    Raises:
+        FoundryError: the message names the kind of raw data that is wanted in it.
+    """
+    if not folder.is_dir():
+        raise FoundryError(f"{folder}: not a folder, wanted one with raw data of the kind `{kind}` (prepare.source)")
+
+
 def read_raw(folder: Path, kind: Kind, *, labelled: bool, num_classes: int | None) -> RawSet:
     """Open the source in `folder`; labels of IDX and arrays must be below `num_classes` unless it is None.
 
@@ -81,8 +91,7 @@ def read_raw(folder: Path, kind: Kind, *, labelled: bool, num_classes: int | Non
     Raises:
         FoundryError: the folder holds no source of this kind; also while images are read, if a file ends too early.
     """
-    if not folder.is_dir():
-        raise FoundryError(f"{folder}: not a folder, wanted one with raw data of the kind `{kind}` (prepare.source)")
+    require_folder(folder, kind)
     found = kind_of(folder)
     match kind:
         case "idx":

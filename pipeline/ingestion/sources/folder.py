@@ -31,7 +31,7 @@ def read_folder(folder: Path, *, labelled: bool) -> RawSet:
     Raises:
         FoundryError: there are no images, or no class folders where there should be.
     """
-    files = sorted(_walk(folder))
+    files = sorted(files_below(folder))
     layout, beside = layout_of([path.parts for path in files], lambda parts: _table(folder.joinpath(*parts), folder))
     paths = [path for path in files if path.parts not in beside]
     if not paths:
@@ -58,8 +58,12 @@ def _shard(folder: Path, paths: list[Path], layout: Layout, *, labelled: bool) -
     return RawShard(partial(_images, folder, files, layout.no_class if labelled else None), len(files))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Yield files and links below `folder`, relative to it; links to folders are not followed."""
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yield files and links below `folder` that are not ignored, relative to it; links to folders are not followed.
+
+    Raises:
+        FoundryError: a folder cannot be read.
+    """
     for parent, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [name for name in folders if not is_ignored(name)]
         links = [name for name in folders if (Path(parent) / name).is_symlink()]

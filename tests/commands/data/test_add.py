@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.commands.data.add import new_images, require_same_classes
+from pipeline.errors import FoundryError
 from tests.dvc_project import ROOT, Project
 
 
@@ -79,3 +81,66 @@ def test_what_changes_is_told(project: Project, photo_folder: Path, tmp_path: Pa
     said = project.foundry("data", "add", str(new.parent))
     assert "1 new copies of other images" in said
     assert "class flower: 16 images, now 17" in said
+
+
+@pytest.mark.parametrize("kind", ["zip", "gztar"])
+def test_the_images_of_an_archive_go_into_the_folders_of_their_classes(
+    kind: str, tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "packed" / "photographs" / "flower").mkdir(parents=True)
+    shutil.copy(photo_folder / "china/01.png", tmp_path / "packed/photographs/flower/new.png")
+    packed = shutil.make_archive(str(tmp_path / "more"), kind, tmp_path / "packed")
+    new = new_images(packed, photo_folder).folder
+    require_same_classes(packed, new, photo_folder)
+    assert [path.relative_to(new).as_posix() for path in new.rglob("*.png")] == ["flower/new.png"]
+
+
+def test_an_archive_that_is_damaged_is_named(
+    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("more.zip", "more.tar.gz"):
+        (tmp_path / name).write_bytes(b"no archive" * 100)
+        with pytest.raises(FoundryError, match=f"{name}: not a readable archive"):
+            new_images(name, photo_folder)
+        shutil.rmtree(".foundry")
+
+
+@pytest.mark.parametrize(
+    ("before", "new", "words"),
+    [
+        (
+            "images",
+            "flower",
+            "flower: beside its folders flower, images/china/00.jpg would be of class images and not china",
+        ),
+        ("test", "flower", "would be of class test and not china"),
+    ],
+)
+def test_images_that_would_give_the_old_ones_other_classes_are_refused(
+    before: str, new: str, words: str, tmp_path: Path, photo_folder: Path
+) -> None:
+    raw = tmp_path / "old"
+    shutil.copytree(photo_folder, raw / before)
+    if before == "test":
+        shutil.copytree(photo_folder, raw / "train")
+    (tmp_path / "new" / new).mkdir(parents=True)
+    shutil.copy(photo_folder / "flower/01.png", tmp_path / "new" / new / "new.png")
+    with pytest.raises(FoundryError, match=f"{words}.*sort the new images into folders as in .*old, such as {before}/"):
+        require_same_classes(new, tmp_path / "new", raw)
+    (tmp_path / "new" / before).mkdir()
+    shutil.move(tmp_path / "new" / new, tmp_path / "new" / before)
+    require_same_classes(new, tmp_path / "new", raw)
+
+
+def test_a_file_that_the_list_leaves_out_stays_out_when_others_are_added(
+    project: Project, photo_folder: Path, tmp_path: Path
+) -> None:
+    new = tmp_path / "new" / "bird"
+    new.mkdir(parents=True)
+    shutil.copy(photo_folder / "china/01.png", new / "a b\N{LATIN SMALL LETTER E WITH ACUTE}.png")
+    project.write("data/excluded.txt", "bird/a b\N{LATIN SMALL LETTER E WITH ACUTE}.png\n")
+    said = project.foundry("data", "add", str(new.parent))
+    assert "bird/a b\N{LATIN SMALL LETTER E WITH ACUTE}.png: listed in data/excluded.txt and so left out" in said
+    assert "undo it:   git checkout data/raw.dvc && dvc checkout data/raw.dvc" in said

@@ -11,6 +11,7 @@ import yaml
 from numpy.typing import NDArray
 
 from pipeline.evaluation.results import write_results
+from pipeline.ingestion.exclusions import write_exclusions
 from pipeline.params import PrepareParams
 from tests.command_line import foundry
 from tests.image_sets import prepare_arrays, write_arrays, write_evaluator
@@ -86,3 +87,17 @@ def test_without_the_images_of_the_last_run_the_retraining_goes_on(
     said = says(*digits)
     assert said.startswith("data: changed, and not compared with those of the last run: ")
     assert "data/prepared" in said
+
+
+def test_images_that_are_left_out_are_removed_and_not_there_anew(
+    says: Callable[..., str], digits: Digits, workspace: Path
+) -> None:
+    write_exclusions(workspace / "data/excluded.txt", [f"digits.npz#{number}" for number in (0, 1, KNOWN)])
+    assert says(*digits) == "data: 796 added, 2 removed; no drift found\n"
+
+
+def test_a_list_of_other_images_to_leave_out_is_a_change(
+    says: Callable[..., str], digits: Digits, workspace: Path
+) -> None:
+    write_exclusions(workspace / "data/excluded.txt", ["digits.npz#5"])
+    assert says(digits[0][:KNOWN], digits[1][:KNOWN]) == "data: 1 removed; no drift found\n"
