@@ -4,6 +4,7 @@ Nothing of the project changes before the table is printed, and nothing at all w
 and that DVC does not have are never replaced.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from pipeline.commands import summary
 from pipeline.commands.set_params import set_params
 from pipeline.errors import FoundryError
 from pipeline.ingestion.exclusions import read_exclusions, write_exclusions
-from pipeline.params import load_params, read_params
+from pipeline.params import MODEL_NAME, load_params, read_params
 from pipeline.progress import waiting
 from pipeline.provenance.dvc import dvc, md5_of, read_yaml
 from pipeline.training.cost import estimate
@@ -44,6 +45,7 @@ def main(source: str, name: str | None, minutes: float, image_size: int | None, 
         # An adoption was killed while it replaced the images.
         BEFORE.rename(RAW)
     load_params(PARAMS)
+    require_model_name(name)
     document = read_params(PARAMS)
     if not plan:
         require_replaceable(source)
@@ -112,6 +114,16 @@ def require_replaceable(source: str) -> None:
         )
 
 
+def require_model_name(name: str | None) -> None:
+    """Refuse a name that no registered model can have, before the images are looked at.
+
+    Raises:
+        FoundryError: it is given and not of that form.
+    """
+    if name is not None and not re.fullmatch(MODEL_NAME, name):
+        raise FoundryError(f"--name: should be lower-case letters, digits and hyphens, at most 63 (got {name!r})")
+
+
 def is_raw(source: str) -> bool:
     """Whether the images of the project itself are adopted again, as after `foundry data exclude`."""
     return Path(source).expanduser().resolve() == RAW.resolve()
@@ -119,21 +131,37 @@ def is_raw(source: str) -> bool:
 
 def adopt(intake: Intake, plan: Plan, excluded: Collection[str]) -> None:
     """Put the images and the params in their places; only a list of excluded images that they were chosen with stays."""
-    shutil.rmtree(BEFORE, ignore_errors=True)
-    if RAW.exists():
-        RAW.rename(BEFORE)
-    RAW.parent.mkdir(exist_ok=True)
-    intake.folder.rename(RAW)
-    with waiting("giving the images to DVC"):
-        dvc("add", str(RAW))
-    write_exclusions(EXCLUDED, excluded)
     shutil.copyfile(PARAMS, PLACE / PARAMS)
-    write_params(PARAMS, plan.choices)
-    # A model of other images is no beginning for these.
-    set_params(PARAMS, ["ancestor.digest=null"])
-    shutil.rmtree(BEFORE, ignore_errors=True)
+    with replacing_images(intake.folder):
+        with waiting("giving the images to DVC"):
+            dvc("add", str(RAW))
+        write_exclusions(EXCLUDED, excluded)
+        write_params(PARAMS, plan.choices)
+        # A model of other images is no beginning for these.
+        set_params(PARAMS, ["ancestor.digest=null"])
     sys.stdout.write(f"\n{RAW} and {PARAMS} are written; {PARAMS} as it was is {PLACE / PARAMS}\n\n")
     sys.stdout.flush()
+
+
+@contextmanager
+def replacing_images(folder: Path) -> Iterator[None]:
+    """Put `folder` in the place of data/raw; if the block fails, images, params and records become what they were."""
+    files = {path: path.read_bytes() for path in (PARAMS, RECORD, EXCLUDED) if path.exists()}
+    shutil.rmtree(BEFORE, ignore_errors=True)
+    RAW.mkdir(parents=True, exist_ok=True)
+    RAW.rename(BEFORE)
+    try:
+        folder.rename(RAW)
+        yield
+    except BaseException:
+        shutil.rmtree(RAW, ignore_errors=True)
+        BEFORE.rename(RAW)
+        for path in (RECORD, EXCLUDED):
+            path.unlink(missing_ok=True)
+        for path, content in files.items():
+            path.write_bytes(content)
+        raise
+    shutil.rmtree(BEFORE, ignore_errors=True)
 
 
 def run_pipeline() -> None:

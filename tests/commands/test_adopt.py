@@ -118,3 +118,34 @@ def test_an_error_names_the_file_that_was_given_and_not_its_copy(tmp_path: Path)
     np.savez(source, images=np.zeros((4, 3, 8, 8), np.uint8))
     with pytest.raises(FoundryError, match=f"^{re.escape(source)}: images are uint8 "):
         looked_at(source, take_in(source, tmp_path / "copy"), ())
+
+
+@pytest.mark.parametrize("images", [["old.png"], []])
+def test_where_dvc_refuses_the_images_everything_is_as_it_was(
+    images: list[str],
+    workspace: Path,
+    root: Path,
+    digits_file: Path,
+) -> None:
+    # No repository, in which `dvc add` could do its work.
+    shutil.copy(root / "tests" / "params.yaml", workspace)
+    (workspace / "data/raw").mkdir(parents=True)
+    for name in images:
+        (workspace / "data/raw" / name).write_bytes(b"precious")
+    (workspace / "data/raw.dvc").write_text("outs: []\n")
+    (workspace / "data/excluded.txt").write_text("old.png\n")
+    PLACE.mkdir(parents=True)
+    before = _digests(workspace)
+    with pytest.raises(FoundryError, match="dvc add"):
+        adopt(take_in(str(digits_file), PLACE / "raw"), planned(photographs()), ())
+    (workspace / PLACE / "params.yaml").unlink()
+    assert _digests(workspace) == before
+
+
+@pytest.mark.parametrize("name", ["A B", "e\N{COMBINING ACUTE ACCENT}", "-x", "x" * 64, "x\n"])
+def test_a_name_that_no_model_can_have_is_refused_before_the_images_are_read(
+    name: str, workspace: Path, root: Path
+) -> None:
+    shutil.copy(root / "tests" / "params.yaml", workspace)
+    with pytest.raises(FoundryError, match="^--name: should be lower-case letters, digits and hyphens, at most 63"):
+        foundry("adopt", "--plan", "nowhere", "--name", name)
