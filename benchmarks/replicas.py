@@ -8,7 +8,8 @@ exponential intervals. The simulation gets the same arrivals. It also gets what 
 besides its ticks, as requests showed just before that had a replica for themselves while the other replica drew the same;
 ticks are then scaled to the mean that the replicas themselves counted under the load, which HTTP and other programs slow down.
 
-A load of 1 is the throughput of full batches. The client and HTTP share the replicas' cores.
+A load of 1 is the throughput of full batches. The client and HTTP share the replicas' cores. Another program on the machine
+lengthens queues that the simulation has not: its share of the cores stands beside each load.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
+import psutil
 
 from benchmarks.protocol import finish, log_progress, parser, table
 from benchmarks.scheduler_simulator import Arrival, Simulation, run_replicas
@@ -97,6 +99,14 @@ class Ticks:
         return Ticks(self.number - before.number, self.rows - before.rows, self.seconds - before.seconds)
 
 
+def elsewhere_sec() -> float:
+    """Processor time, seconds, that programs took which are not part of this benchmark, since the machine was started."""
+    times, own = psutil.cpu_times(), psutil.Process()
+    idle = times.idle + times.iowait + times.guest + times.guest_nice  # guests are part of user and nice
+    counted = [process.cpu_times() for process in (own, *own.children(recursive=True))]
+    return float(sum(times) - idle - sum(each.user + each.system for each in counted))
+
+
 @dataclass(eq=False)
 class LeastConnections:
     """Sends each request to the replica with the fewest open ones, in turns where several have them."""
@@ -145,13 +155,14 @@ async def measure(
         result: dict[str, Any] = {"seed": seed, "seconds": seconds, **asdict(costs), "blocks": []}
         for load in loads:
             rate = costs.requests_per_sec(load, len(replicas))
-            before = await Ticks.counted(replicas)
-            answers, _ = await open_loop(LeastConnections(deque(replicas)), rate, seconds, seed)
+            before, elsewhere = await Ticks.counted(replicas), elsewhere_sec()
+            answers, elapsed = await open_loop(LeastConnections(deque(replicas)), rate, seconds, seed)
             ticks = (await Ticks.counted(replicas)).since(before)
-            log_progress(f"load {load}: {len(answers)} requests")
+            share = (elsewhere_sec() - elsewhere) / (elapsed * (psutil.cpu_count() or 1))
+            log_progress(f"load {load}: {len(answers)} requests, {share:.0%} of the cores taken by other programs")
             simulated = simulate(answers, costs.scaled_to(ticks), len(replicas))
             counted = {"answers": answers, "simulated_sec": simulated, "ticks": asdict(ticks)}
-            result["blocks"].append({"load": load, **counted})
+            result["blocks"].append({"load": load, "elsewhere": share, **counted})
     return result
 
 
@@ -200,6 +211,7 @@ def report(result: Mapping[str, Any]) -> str:
         "requests",
         "refused",
         "refused in simulation",
+        "other programs",
         "quantile",
         "measured ms",
         "simulated ms",
@@ -213,6 +225,7 @@ def _rows(block: Mapping[str, Any]) -> list[list[object]]:
     answers, simulated_sec = block["answers"], block["simulated_sec"]
     measured_sec = [answer.latency_sec for answer in answers if answer.status == 200]
     counts = [block["load"], len(answers), *(len(answers) - len(drawn) for drawn in (measured_sec, simulated_sec))]
+    counts.append(f"{block['elsewhere']:.0%}")
     rows: list[list[object]] = []
     for name, q in (("p50", 0.5), ("p95", 0.95)):
         measured, simulated = (float(np.quantile(each, q)) for each in (measured_sec, simulated_sec))

@@ -1,6 +1,10 @@
+import subprocess
+import sys
+import time
+
 import pytest
 
-from benchmarks.replicas import FEW, MANY, Costs, Ticks, report, simulate
+from benchmarks.replicas import FEW, MANY, Costs, Ticks, elsewhere_sec, report, simulate
 from benchmarks.traffic import Answer, Kind
 from pipeline.errors import FoundryError
 
@@ -44,14 +48,27 @@ def test_a_simulated_request_takes_its_ticks_and_what_is_outside_of_them() -> No
     assert simulate([alone, alone], COSTS, 1) == pytest.approx([0.205, 0.205])
 
 
+def test_the_processor_time_of_programs_that_this_one_did_not_start_is_counted() -> None:
+    before = elsewhere_sec()
+    # The shell ends at once, so that the program is no descendant of this process.
+    subprocess.run(["/bin/sh", "-c", '"$0" -c "$1" &', sys.executable, BUSY], check=True)
+    deadline = time.monotonic() + 60
+    while elsewhere_sec() - before < 0.4:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+BUSY = "import time\nwhile time.process_time() < 0.5: pass"
+
+
 @pytest.mark.parametrize(
     ("simulated_sec", "verdict"), [(1.14, "met"), (0.86, "met"), (1.16, "missed"), (0.84, "missed")]
 )
 def test_the_target_holds_both_ways(simulated_sec: float, verdict: str) -> None:
     answers = [Answer(steps=10, images=1, due_sec=0.0, latency_sec=1.0, status=200)] * 3
     refused = Answer(steps=10, images=1, due_sec=0.0, latency_sec=0.0, status=429)
-    block = {"load": 0.5, "answers": [*answers, refused], "simulated_sec": [simulated_sec] * 4}
+    block = {"load": 0.5, "elsewhere": 0.03, "answers": [*answers, refused], "simulated_sec": [simulated_sec] * 4}
     result = {"tick_sec": COSTS.tick_sec, "outside_sec": {1: 0.005, 8: 0.006}, "blocks": [block]}
     p95 = report(result).splitlines()[-1]
-    assert p95.startswith("| 0.5 | 4 | 1 | 0 | p95 | 1000 |")
+    assert p95.startswith("| 0.5 | 4 | 1 | 0 | 3% | p95 | 1000 |")
     assert verdict in p95

@@ -51,8 +51,8 @@ def write_tar(path: Path, numbers: range) -> None:
 @pytest.fixture
 def tars(tmp_path: Path) -> Path:
     (tmp_path / "raw").mkdir()
-    for number in range(4):
-        write_tar(tmp_path / "raw" / f"{number}.tar", range(10 * number, 10 * number + 10))
+    for number in range(20):
+        write_tar(tmp_path / "raw" / f"{number:02}.tar", range(3 * number, 3 * number + 3))
     return tmp_path / "raw"
 
 
@@ -70,16 +70,18 @@ def test_the_number_of_workers_changes_no_byte(
     assert len(files(tmp_path / "examined 3")) == len(files(tmp_path / "examined 1")) > 2 * 2 * 4
 
 
-def test_of_a_grown_set_only_the_new_shard_is_examined(tars: Path, prepare_params: Make, tmp_path: Path) -> None:
+def test_of_twenty_shards_and_one_more_only_the_new_one_is_examined(
+    tars: Path, prepare_params: Make, tmp_path: Path
+) -> None:
     examined, params = tmp_path / "examined", prepare_params(source="archive")
     prepare(tars, tmp_path / "before", params, examined=examined)
     written = {path: path.stat().st_ino for path in examined.iterdir()}
-    assert len(written) == 2 * 4
-    write_tar(tars / "0a.tar", range(40, 50))
+    assert len(written) == 2 * 20
+    write_tar(tars / "00a.tar", range(60, 63))
     prepare(tars, tmp_path / "grown", params, examined=examined)
     after = {path: path.stat().st_ino for path in examined.iterdir()}
     assert after.items() > written.items()
-    assert len(after) == 2 * 5
+    assert len(after) == 2 * 21
     prepare(tars, tmp_path / "at once", params)
     assert files(tmp_path / "grown") == files(tmp_path / "at once")
 
@@ -162,11 +164,11 @@ def test_results_that_nobody_used_for_a_month_are_deleted(tmp_path: Path) -> Non
 def test_the_first_damaged_shard_is_named_whoever_reads_it(
     tars: Path, prepare_params: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tars / "2.tar").write_bytes((tars / "2.tar").read_bytes()[:700])
-    (tars / "3.tar").write_bytes(b"no archive")
+    (tars / "02.tar").write_bytes((tars / "02.tar").read_bytes()[:700])
+    (tars / "03.tar").write_bytes(b"no archive")
     for number in ("1", "2"):
         monkeypatch.setenv("NPROC", number)
-        with pytest.raises(FoundryError, match=r"2\.tar: not a readable archive"):
+        with pytest.raises(FoundryError, match=r"02\.tar: not a readable archive"):
             prepare(tars, tmp_path / "out", prepare_params(source="archive"))
 
 
