@@ -40,9 +40,9 @@ def prepared_per_sec(overhead: dict[str, Any], source: str) -> float:
     return float((many["num_images"] - few["num_images"]) / (many["seconds"] - few["seconds"]))
 
 
-def prepared_gib(overhead: dict[str, Any], source: str, num_images: int) -> float:
-    """Memory of `prepare`, whose manifest holds a row for each image, as it grew from the smaller of two sets to the larger."""
-    few, many = _measured(overhead, source)
+def prepared_gib(shards: dict[str, Any], num_images: int) -> float:
+    """Memory of `prepare`, whose manifest holds a row for each image, as it grew up to the last set of `prepare_shards`."""
+    few, many = shards["cold"][-1], shards["last"]
     per_image = (many["peak_mib"] - few["peak_mib"]) / (many["num_images"] - few["num_images"])
     return float((few["peak_mib"] + per_image * (num_images - few["num_images"])) / 1024)
 
@@ -63,8 +63,9 @@ def duration(seconds: float) -> str:
 
 def report(rows: int, load: float) -> str:
     """All tables."""
-    tick, overhead, training = (
-        json.loads((RESULTS / f"{name}.json").read_text()) for name in ("tick", "pipeline_overhead", "train_throughput")
+    tick, overhead, shards, training = (
+        json.loads((RESULTS / f"{name}.json").read_text())
+        for name in ("tick", "pipeline_overhead", "prepare_shards", "train_throughput")
     )
     speed = row_steps_per_sec(tick)
     serving = [
@@ -79,7 +80,7 @@ def report(rows: int, load: float) -> str:
     memory = [
         "memory of prepare, GiB",
         "",
-        *(f"{prepared_gib(overhead, 'images', count):,.0f}" for count in NUM_IMAGES),
+        *(f"{prepared_gib(shards, count):,.0f}" for count in NUM_IMAGES),
     ]
     return "\n".join(
         [

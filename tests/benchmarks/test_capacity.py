@@ -13,13 +13,13 @@ def test_replicas_are_as_many_as_keep_to_the_load() -> None:
 
 
 def test_fixed_costs_of_prepare_are_left_out_of_its_speed_and_part_of_its_memory() -> None:
-    measured = [
+    few, many = (
         {"source": "images", "num_images": count, "seconds": 7 + count / 50, "peak_mib": 512 + count / 8}
-        for count in (200, 100)
-    ]
-    overhead = {"prepare": [*measured, {"source": "idx", "num_images": 1, "seconds": 1, "peak_mib": 1}]}
+        for count in (100, 200)
+    )
+    overhead = {"prepare": [many, few, {"source": "idx", "num_images": 1, "seconds": 1, "peak_mib": 1}]}
     assert prepared_per_sec(overhead, "images") == pytest.approx(50)
-    assert prepared_gib(overhead, "images", 12288) == pytest.approx(2)
+    assert prepared_gib({"cold": [few], "last": many}, 12288) == pytest.approx(2)
 
 
 def test_durations_have_the_largest_unit_of_which_there_is_one() -> None:
