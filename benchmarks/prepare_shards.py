@@ -120,8 +120,10 @@ def _slope(cold: list[dict[str, Any]], workers: int, key: str) -> float:
     return float((many[key] - few[key]) / (many["num_images"] - few["num_images"]))
 
 
-def _rate(cold: list[dict[str, Any]], workers: int) -> float:
-    return 1 / _slope(cold, workers, "seconds")
+def _rate(cold: list[dict[str, Any]], workers: int) -> float | None:
+    """Images per second; None if more of them took no more time, as on a busy machine."""
+    seconds = _slope(cold, workers, "seconds")
+    return 1 / seconds if seconds > 0 else None
 
 
 def report(document: dict[str, Any]) -> str:
@@ -131,10 +133,13 @@ def report(document: dict[str, Any]) -> str:
     named += [(more, workers, document["grown"]), ("other limits of checks", workers, document["again"])]
     named += [(f"{document['last']['num_images']:,} images", workers, document["last"])]
     rows = [[name, count, f"{each['seconds']:,.0f}", f"{each['peak_mib']:,.0f}"] for name, count, each in named]
-    speeds = ", ".join(f"{rate:,.0f} by {count}" for count, rate in document["images_per_sec"].items())
+    known = [(rate, count) for count, rate in document["images_per_sec"].items() if rate is not None]
+    speeds = ", ".join(
+        f"{rate:,.0f} by {count}" for rate, count in [*known, (document["last_images_per_sec"], workers)]
+    )
     return (
         f"{table(['', 'processes', 'seconds', 'peak MiB of the first'], rows)}\n"
-        f"images/s without the fixed costs: {speeds}; {document['last_images_per_sec']:,.0f} by {workers} up to the last; "
+        f"images/s without the fixed costs: {speeds} up to the last set; "
         f"memory for each further image: {document['memory_kib_per_image']:.2f} KiB"
     )
 

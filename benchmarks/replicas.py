@@ -5,11 +5,12 @@
 Each replica has a core of its own with one thread for the network, and a client sends each request to the replica with the
 fewest open ones, as nginx does (`deploy/nginx.conf.template`). Requests of 10, 25 or 50 steps for 1 to 4 images arrive at
 exponential intervals. The simulation gets the same arrivals. It also gets what a tick takes by its rows, and a request
-besides its ticks, as requests showed just before that had a replica for themselves while the other replica drew the same;
-ticks are then scaled to the mean that the replicas themselves counted under the load, which HTTP and other programs slow down.
+besides its ticks, as requests showed just before that had a replica for themselves while the other replica drew the same.
+Under load HTTP, the client and other programs on the machine slow both down: by the factor, in every `WINDOW_SEC`, by which the
+ticks that the replicas themselves counted took longer than these.
 
-A load of 1 is the throughput of full batches. The client and HTTP share the replicas' cores. Another program on the machine
-lengthens queues that the simulation has not: its share of the cores stands beside each load.
+A load of 1 is the throughput of full batches. The client and HTTP share the replicas' cores. The share of them that other programs
+took stands beside each load.
 """
 
 import argparse
@@ -17,8 +18,8 @@ import asyncio
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from statistics import mean, median
 from typing import Any
@@ -35,6 +36,7 @@ from pipeline.errors import FoundryError
 from service.engine.forecast import TickTimes
 from service.engine.scheduler import Limits, Scheduler
 
+WINDOW_SEC = 5.0
 ROWS = Limits().rows
 FEW, MANY = 10, 50
 """Steps of the requests from which the costs are found."""
@@ -72,11 +74,12 @@ class Costs:
         row_steps = mean(STEPS) * mean(IMAGES)
         return load * num_replicas / (row_steps * self.tick_sec[ROWS] / ROWS)
 
-    def scaled_to(self, ticks: "Ticks") -> "Costs":
-        """Return these costs, whose ticks take what they took in `ticks` at the mean of their rows."""
-        sizes, seconds = list(self.tick_sec), list(self.tick_sec.values())
-        scale = ticks.seconds / ticks.number / float(np.interp(ticks.rows / ticks.number, sizes, seconds))
-        return Costs({size: scale * each for size, each in self.tick_sec.items()}, self.outside_sec)
+    def slowdown(self, ticks: "Ticks") -> float:
+        """How much longer than these the counted ticks took, at the mean of their rows; 1 if there were none."""
+        if not ticks.number:
+            return 1.0
+        expected = np.interp(ticks.rows / ticks.number, list(self.tick_sec), list(self.tick_sec.values()))
+        return float(ticks.seconds / ticks.number / expected)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,15 +158,43 @@ async def measure(
         result: dict[str, Any] = {"seed": seed, "seconds": seconds, **asdict(costs), "blocks": []}
         for load in loads:
             rate = costs.requests_per_sec(load, len(replicas))
-            before, elsewhere = await Ticks.counted(replicas), elsewhere_sec()
-            answers, elapsed = await open_loop(LeastConnections(deque(replicas)), rate, seconds, seed)
-            ticks = (await Ticks.counted(replicas)).since(before)
+            elsewhere = elsewhere_sec()
+            async with counted_in_windows(replicas) as windows:
+                answers, elapsed = await open_loop(LeastConnections(deque(replicas)), rate, seconds, seed)
+            slowdowns = [costs.slowdown(ticks) for ticks in windows]
             share = (elsewhere_sec() - elsewhere) / (elapsed * (psutil.cpu_count() or 1))
             log_progress(f"load {load}: {len(answers)} requests, {share:.0%} of the cores taken by other programs")
-            simulated = simulate(answers, costs.scaled_to(ticks), len(replicas))
-            counted = {"answers": answers, "simulated_sec": simulated, "ticks": asdict(ticks)}
+            simulated = simulate(answers, costs, slowdowns, len(replicas))
+            counted = {"answers": answers, "simulated_sec": simulated, "slowdowns": slowdowns}
             result["blocks"].append({"load": load, "elsewhere": share, **counted})
     return result
+
+
+@asynccontextmanager
+async def counted_in_windows(replicas: Sequence[Target]) -> AsyncIterator[list[Ticks]]:
+    """Yield a list that gets the ticks of every `WINDOW_SEC`, and at the end those of the last part of one."""
+    windows: list[Ticks] = []
+    before = await Ticks.counted(replicas)
+
+    async def count() -> None:
+        nonlocal before
+        now = await Ticks.counted(replicas)
+        windows.append(now.since(before))
+        before = now
+
+    async def keep_counting() -> None:
+        began = time.perf_counter()
+        while True:
+            await asyncio.sleep(began + (len(windows) + 1) * WINDOW_SEC - time.perf_counter())
+            await count()
+
+    counting = asyncio.create_task(keep_counting())
+    try:
+        yield windows
+    finally:
+        counting.cancel()
+        await asyncio.gather(counting, return_exceptions=True)
+        await count()
 
 
 async def latencies_alone(replicas: Sequence[Target], times: int) -> dict[Kind, float]:
@@ -185,17 +216,24 @@ async def _latency(replica: Target, kind: Kind, seed: int) -> float:
     return time.perf_counter() - began
 
 
-def simulate(answers: Sequence[Answer], costs: Costs, num_replicas: int) -> list[float]:
-    """Latencies, seconds, of those of these requests that the simulation does not refuse."""
-    replicas = [Simulation(Scheduler(Limits(), TickTimes(dict(costs.tick_sec))), []) for _ in range(num_replicas)]
+def simulate(answers: Sequence[Answer], costs: Costs, slowdowns: Sequence[float], num_replicas: int) -> list[float]:
+    """Latencies, seconds, of those of these requests that the simulation does not refuse; a slowdown for each `WINDOW_SEC`."""
+
+    def slowdown(now: float) -> float:
+        return slowdowns[min(int(now / WINDOW_SEC), len(slowdowns) - 1)]
+
+    replicas = [
+        Simulation(Scheduler(Limits(), TickTimes(dict(costs.tick_sec))), [], slowdown=slowdown)
+        for _ in range(num_replicas)
+    ]
     arrivals = [
         Arrival(time=answer.due_sec, num_images=answer.images, num_steps=answer.steps)
         for answer in sorted(answers, key=lambda answer: answer.due_sec)
     ]
     return [
-        outcome.latency_sec + costs.outside_sec[outcome.arrival.num_images]
+        outcome.latency_sec + slowdown(outcome.finished) * costs.outside_sec[outcome.arrival.num_images]
         for outcome in run_replicas(replicas, arrivals)
-        if outcome.latency_sec is not None
+        if outcome.latency_sec is not None and outcome.finished is not None
     ]
 
 

@@ -23,7 +23,7 @@ from service.engine.scheduler import Limits, Scheduler
 from service.errors import ServiceError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,8 +85,23 @@ class Tick:
 class Simulation:
     """Runs arrivals through a scheduler, tick by tick."""
 
-    def __init__(self, scheduler: Scheduler, arrivals: Sequence[Arrival], *, max_request_sec: float = math.inf) -> None:
-        self.scheduler = scheduler
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        arrivals: Sequence[Arrival],
+        *,
+        max_request_sec: float = math.inf,
+        slowdown: Callable[[float], float] = lambda _now: 1.0,
+    ) -> None:
+        """Run nothing yet.
+
+        Args:
+            scheduler: its `tick_times` are those of the ticks.
+            arrivals: in any order.
+            max_request_sec: after which a request expires.
+            slowdown: by which factor a tick that begins at a time takes longer than the scheduler knows.
+        """
+        self.scheduler, self._slowdown = scheduler, slowdown
         self._max_request_sec = max_request_sec
         self.now = 0.0
         self.outcomes: list[Outcome] = []
@@ -113,7 +128,7 @@ class Simulation:
             if jobs := self.scheduler.choose(self.now):
                 rows = sum(job.rows for job in jobs)
                 yield Tick(self.now, tuple(jobs), rows)
-                self.now += self.scheduler.tick_times.tick_sec(rows)
+                self.now += self._slowdown(self.now) * self.scheduler.tick_times.tick_sec(rows)
                 self._advance(jobs)
 
     def run(self, until: float = math.inf) -> list[Outcome]:

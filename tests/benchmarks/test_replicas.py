@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks.replicas import FEW, MANY, Costs, Ticks, elsewhere_sec, report, simulate
+from benchmarks.replicas import FEW, MANY, WINDOW_SEC, Costs, Ticks, elsewhere_sec, report, simulate
 from benchmarks.traffic import Answer, Kind
 from pipeline.errors import FoundryError
 
@@ -33,19 +33,27 @@ def test_a_load_of_1_is_the_throughput_of_full_batches() -> None:
     assert COSTS.requests_per_sec(0.5, 2) == pytest.approx(COSTS.requests_per_sec(1.0, 1))
 
 
-def test_ticks_are_scaled_to_what_they_took_under_load_at_the_mean_of_their_rows() -> None:
+def test_a_slowdown_is_what_ticks_took_under_load_over_what_they_should_have_taken_at_the_mean_of_their_rows() -> None:
     # At 4.5 rows, half way from 1 to 8, they should have taken 15 ms.
-    scaled = COSTS.scaled_to(Ticks(number=100, rows=450, seconds=3.0))
-    assert scaled.tick_sec == pytest.approx({1: 0.02, 8: 0.04})
-    assert scaled.outside_sec == COSTS.outside_sec
+    assert COSTS.slowdown(Ticks(number=100, rows=450, seconds=3.0)) == pytest.approx(2)
+    assert COSTS.slowdown(Ticks(0, 0, 0.0)) == 1
     assert Ticks(3, 20, 0.5).since(Ticks(1, 8, 0.2)) == Ticks(2, 12, pytest.approx(0.3))
 
 
 def test_a_simulated_request_takes_its_ticks_and_what_is_outside_of_them() -> None:
     alone = Answer(steps=10, images=1, due_sec=1.0, latency_sec=0.0, status=200)
-    assert simulate([alone], COSTS, 1) == pytest.approx([0.105])
-    assert simulate([alone, alone], COSTS, 2) == pytest.approx([0.105, 0.105])
-    assert simulate([alone, alone], COSTS, 1) == pytest.approx([0.205, 0.205])
+    assert simulate([alone], COSTS, [1.0], 1) == pytest.approx([0.105])
+    assert simulate([alone, alone], COSTS, [1.0], 2) == pytest.approx([0.105, 0.105])
+    assert simulate([alone, alone], COSTS, [1.0], 1) == pytest.approx([0.205, 0.205])
+
+
+def test_a_simulated_request_is_as_slow_as_ticks_are_in_its_window() -> None:
+    early, late = (
+        Answer(steps=10, images=1, due_sec=due, latency_sec=0.0, status=200) for due in (1.0, WINDOW_SEC + 1)
+    )
+    assert simulate([early, late], COSTS, [3.0, 1.0], 1) == pytest.approx([0.315, 0.105])
+    # The last window has no end.
+    assert simulate([early, late], COSTS, [2.0], 1) == pytest.approx([0.21, 0.21])
 
 
 def test_the_processor_time_of_programs_that_this_one_did_not_start_is_counted() -> None:
