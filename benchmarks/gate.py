@@ -3,11 +3,11 @@
     python -m benchmarks.gate --pool .foundry/gate-pool --out benchmarks/results/gate.json
 
 Four recipes for scikit-learn's digits are trained with many seeds each: `base`; `fifteen` and `better`, with an eighth and a
-sixth more images, whose KID is about 14 and 19 % lower; and `twice`. Decisions draw trainings from this pool: three of `base` against three others of `base`,
-of which any promotion is luck; and of two recipes the same three seeds. Each is decided by the gate that knows the images'
-luck alone, with the first training of each side, and by the present gate after one, two and three, until it is promoted
-or refused. These are decisions by the rules of KID; how often the rules of classes and copies refuse one training a side
-is counted on its own.
+sixth more images; and `twice`. Decisions draw trainings from this pool: three of `base` against three others of `base`, of
+which any promotion is luck; and of two recipes the same three seeds. Each is decided by the gate that knows the images' luck
+alone, with the first training of each side, and by the present gate after one, two and three, until it is promoted or
+refused. These are decisions by the rules of KID; how often the rules of classes and copies refuse one training a side is
+counted on its own.
 
 As on new data the same comparisons are judged by the rule "not worse by more than max_kid_rise"; `base` as a challenger of
 `better` is then worse than allowed. A stopped run continues: trainings and pairs are kept in --pool.
@@ -25,8 +25,9 @@ import torch
 from scipy.stats import binomtest
 
 from benchmarks.pairs import CONFIDENCE, Comparisons
-from benchmarks.pool import Arm, Pool, Result, arm_figures
+from benchmarks.pool import Arm, Pool, Result
 from benchmarks.protocol import finish, log_progress, parser, table
+from benchmarks.recipe_luck import arm_figures, pair_figures
 from pipeline.evaluation.evaluator import NUM_SHIFTED
 from pipeline.params import RegisterParams
 from pipeline.registry import promotion
@@ -43,7 +44,7 @@ from pipeline.registry.kid_difference import (
 from pipeline.registry.rule import Outcome, Rule, outcome_of
 from pipeline.registry.work import Work
 
-BASE, FIFTEEN, BETTER, TWICE = Arm("base", 3200), Arm("fifteen", 3584), Arm("better", 3712), Arm("twice", 6400)
+ARMS = BASE, FIFTEEN, BETTER, TWICE = Arm("base", 3200), Arm("fifteen", 3584), Arm("better", 3712), Arm("twice", 6400)
 NUM_HISTORY = 10
 KID_RULES = {"kid_is_lower", "kid_is_not_worse", "few_trainings"}
 OTHER_RULES = {"class_balance", "classes_are_shown", "near_copies", "shifted_near_copies"}
@@ -200,11 +201,11 @@ def main() -> None:
     made.add_argument("--pool", type=Path, required=True, metavar="FOLDER", help="trainings, kept between runs")
     made.add_argument("--seeds", type=int, default=60, help="trainings of each recipe (default: %(default)s)")
     made.add_argument("--decisions", type=int, default=200, help="of each case (default: %(default)s)")
-    made.add_argument("--challenger", help="judge this recipe alone")
+    made.add_argument("--recipes", nargs="+", help="judge these alone, `base` among them")
     arguments = made.parse_args()
     torch.set_num_threads(1)
-    cases = [case for case in CASES if arguments.challenger in {None, case.challenger.name}]
-    recipes = {arm.name: arm for case in cases for arm in (case.champion, case.challenger)}
+    recipes = {arm.name: arm for arm in ARMS if arm.name in (arguments.recipes or [arm.name])}
+    cases = [case for case in CASES if {case.challenger.name, case.champion.name} <= recipes.keys()]
     # Three a side and the history are disjoint.
     seeds = 2 * MAX_TRAININGS + NUM_HISTORY if arguments.quick else arguments.seeds
     count = 3 if arguments.quick else arguments.decisions
@@ -215,9 +216,11 @@ def main() -> None:
             if not pool.has(arm, seed):
                 pool.train(arm, seed)
     gate = Gate(Comparisons(pool), pool.params.register_)
-    arms = {name: arm_figures([pool.result(arm, seed) for seed in range(seeds)]) for name, arm in recipes.items()}
+    trainings = {name: [pool.result(arm, seed) for seed in range(seeds)] for name, arm in recipes.items()}
+    arms = {name: arm_figures(each, pool.held_out) for name, each in trainings.items()}
+    pairs = {name: pair_figures(each, trainings["base"]) for name, each in trainings.items() if name != "base"}
     results = [row for case in cases for row in decide(gate, case, seeds, count)]
-    document = {"num_trainings": seeds, "num_decisions": count, "arms": arms, "results": results}
+    document = {"num_trainings": seeds, "num_decisions": count, "arms": arms, "pairs": pairs, "results": results}
     finish(arguments, document, report(document))
 
 
@@ -250,8 +253,8 @@ def decide(gate: Gate, case: Case, seeds: int, count: int) -> Iterator[dict[str,
 
 
 def report(document: Mapping[str, Any]) -> str:
-    """The recipes, and the share of decisions that promote and refuse, with Wilson's intervals of 95 %."""
-    recipes = [(name, *figures.values()) for name, figures in document["arms"].items()]
+    """The recipes, beside `base` by seed, and the share of decisions that promote and refuse, with Wilson's intervals of 95 %."""
+    recipes, pairs = ([(name, *found.values()) for name, found in document[key].items()] for key in ("arms", "pairs"))
     columns = ["challenger, champion", "data", "gate", "promotion is", "promoted", "refused", "left open"]
     rows = [
         (
@@ -272,9 +275,16 @@ def report(document: Mapping[str, Any]) -> str:
         (name, *(share(found.get(rule, 0), document["num_decisions"]) for rule in sorted(OTHER_RULES)))
         for name, found in others.items()
     ]
-    titles = ["recipe", "KID", "its deviation over seeds", "its error by images", "seconds of training"]
+    titles = ["recipe", "KID", "its deviation over seeds", "by samples", "its error by images", "seconds of training"]
+    by_seed = ["less base of the same seed, as a share", "mean", "deviation", "correlation of KID", "of features"]
     return "\n".join(
-        (table(titles, recipes), table(columns, rows), table(["refused by", *sorted(OTHER_RULES)], refused))
+        table(*each)
+        for each in (
+            (titles, recipes),
+            (by_seed, pairs),
+            (columns, rows),
+            (["refused by", *sorted(OTHER_RULES)], refused),
+        )
     )
 
 

@@ -5,11 +5,10 @@ is tuned and sampled as `evaluate` and `foundry trial` do it; what the gate read
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from statistics import fmean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -205,14 +204,3 @@ class Pool:
 @cache
 def _read(features: Path, facts: Path) -> Result:
     return Result(features=load_tensors(features)["features"], **read_document(facts))
-
-
-def arm_figures(results: Sequence[Result]) -> dict[str, float]:
-    """Mean KID of a recipe, its standard deviation over seeds, and the error that images alone make."""
-    kids = [each.figures["kid"] for each in results]
-    return {
-        "kid": fmean(kids),
-        "kid_deviation": stdev(kids),
-        "kid_standard_error": fmean(each.figures["kid_standard_error"] for each in results),
-        "seconds": fmean(each.seconds for each in results),
-    }
