@@ -41,10 +41,8 @@ class SeedSpread:
 
 
 PRIOR = SeedSpread(relative=0.1, degrees=4)
-"""Without history: the spread of 60 trainings on digits (docs/retraining.md), with the weight of five trainings only, since other
-data may have another spread."""
-
-
+"""Without history: about the spread of trainings on digits (docs/retraining.md), with the weight of five trainings only, since
+other data may have another spread."""
 CORRELATION_DEGREES = 4.0
 """Weight of the variance that the correlation of features predicts, beside that of the differences themselves: without these
 too many equal recipes are promoted where KID shares less of the luck than features do, without it too few better ones."""
