@@ -37,7 +37,37 @@ class Finite(click.FloatRange):
         return number
 
 
-PATH = click.Path(path_type=Path)
+class Filled(click.types.StringParamType):
+    """A text that is not empty, as a shell variable would be that is not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take a text.
+
+        Raises:
+            click.BadParameter: it is empty.
+        """
+        text = super().convert(value, param, ctx)
+        if not text.strip():
+            self.fail("is empty", param, ctx)
+        return text
+
+
+class FilledPath(click.Path):
+    """A path that is not empty, which would be the working folder."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Take a path.
+
+        Raises:
+            click.BadParameter: it is empty.
+        """
+        if value == "":
+            self.fail("is empty: should name a file or folder", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PATH = FilledPath(path_type=Path)
+FILLED = Filled()
 PORT = click.IntRange(1, 65535)
 SEED = click.IntRange(0, 2**63 - 1)
 MOST_IMAGES = 1_000_000
@@ -300,7 +330,7 @@ command(
     Those of the champion run in a git worktree, .foundry/checkouts/NAME-VERSION.""",
 )
 command(
-    MODEL, "promote", "pipeline.commands.model.champion:promote_version", argument("version", type=click.IntRange(min=1)),
+    MODEL, "promote", "pipeline.commands.model.champion:promote_version", argument("version", type=click.IntRange(1, 2**31 - 1)),
     option("--reason", required=True, metavar="TEXT", help="Reason to record in the history."),
     describe="""Make a registered version the champion without applying the rules.
 
@@ -344,14 +374,14 @@ command(
     option("--plan", is_flag=True, help="Only print the params that would be chosen, why, and their cost; change nothing."),
     option("--minutes", type=Finite(min=1), default=15.0, help="Time for all stages together."),
     option("--image-size", type=click.IntRange(4, 512), help="Side in pixels.  [default: the largest that fits into the time]"),
-    option("--name", help="Name of the registered model.  [default: the source's]"),
+    option("--name", type=FILLED, help="Name of the registered model.  [default: the source's]"),
     describe="Make a champion from any images: examine them, choose all params and say why, run the pipeline.",
 )
 command(
     foundry, "search", "pipeline.commands.search:main", argument("space", type=PATH, metavar="FILE"),
     option("--trainings", type=Finite(min=1), default=20.0, help="Budget; a pruned training counts by the share of it that ran."),
     option("--metric", type=click.Choice(SEARCHED_METRICS), default=SEARCHED_METRICS[0], help="Metric to minimise."),
-    option("--name", help="Name of the search; its experiments get a number, too.  [default: the file's name]"),
+    option("--name", type=FILLED, help="Name of the search; its experiments get a number, too.  [default: the file's name]"),
     describe="""Search for better params: each trial is an experiment of DVC, and bad ones are pruned.
 
     FILE has the params with their ranges and choices (docs/experiments.md). The same command resumes a search that was
@@ -361,7 +391,7 @@ command(
     foundry, "sample", "pipeline.commands.sample:main", option("--model", required=True, **ANY_MODEL),
     option("--num-images", type=click.IntRange(1, 10**9), required=True),
     option("--seed", type=SEED, default=0),
-    option("--out", required=True, metavar="PATH|URL", help="samples.npz, grid.png, or a folder for a PNG of each image; of a set a folder or s3://…"),
+    option("--out", type=FILLED, required=True, metavar="PATH|URL", help="samples.npz, grid.png, or a folder for a PNG of each image; of a set a folder or s3://…"),
     option("--shard-size", type=click.IntRange(1, MOST_IMAGES), help="Draw a set, which can be resumed, as shards of so many images: .npz files with digests."),
     option("--verify", is_flag=True, help="Check the digests of a set, and draw some images of each shard again."),
     option("--class-label", metavar="N|NAME|none", help="One class.  [default: each class in turn]"),

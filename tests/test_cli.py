@@ -135,3 +135,28 @@ def test_every_whole_number_of_an_option_has_a_range(name: str, option: str) -> 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["--version"])
     assert version("diffusion-foundry") in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "parameter"),
+    [
+        (["model", "trace", ""], "'PICTURE'"),
+        (["prepare", "--raw", ""], "'--raw'"),
+        (["data", "drift", ""], "'NEW...'"),
+        (["adopt", "x", "--name", " "], "'--name'"),
+        (["sample", "--model", "x", "--num-images", "1", "--out", ""], "'--out'"),
+        (["model", "promote", str(10**30), "--reason", "x"], "'VERSION'"),
+    ],
+)
+def test_a_value_that_is_empty_or_too_large_is_refused_with_its_name(
+    words: list[str], parameter: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(words)
+    assert stop.value.code == 2
+    assert f"Invalid value for {parameter}" in capsys.readouterr().err
+
+
+def test_a_picture_of_no_known_format_is_refused_before_it_is_drawn() -> None:
+    with pytest.raises(FoundryError, match=r"--out: should end in .npz or .png or name a folder \(got .gif\)"):
+        cli.foundry.main(["sample", "--model", "none", "--num-images", "1", "--out", "a.gif"], standalone_mode=False)

@@ -44,6 +44,8 @@ class DrawingOptions(TypedDict):
 
 
 def main(num_images: int, out: str, *, shard_size: int | None, verify: bool, **options: Unpack[DrawingOptions]) -> None:
+    if shard_size is None:
+        require_writable(num_images, out, verify=verify)
     drawing = drawing_of(options)
     if shard_size is not None:
         samples = SampleSet(drawing, num_images, shard_size, Place(out))
@@ -51,7 +53,6 @@ def main(num_images: int, out: str, *, shard_size: int | None, verify: bool, **o
         if verify:
             check(samples)
         return
-    require_shards(num_images, out, verify=verify)
     with progress_bar(name="draw", unit="images", total=num_images) as bar:
         drawn = drawing.samples(range(num_images), bar.update)
     write(Path(out), drawn)
@@ -77,8 +78,8 @@ def drawing_of(options: DrawingOptions) -> Drawing:
     )
 
 
-def require_shards(num_images: int, out: str, *, verify: bool) -> None:
-    """Refuse options that only a set has, where --shard-size is missing."""
+def require_writable(num_images: int, out: str, *, verify: bool) -> None:
+    """Refuse without --shard-size what only a set can do, and a name that gives no format, before anything is drawn."""
     reasons = {
         "--verify: compares the shards of a set": verify,
         f"--num-images: at most {MOST_AT_ONCE} are drawn at once": num_images > MOST_AT_ONCE,
@@ -86,6 +87,8 @@ def require_shards(num_images: int, out: str, *, verify: bool) -> None:
     }
     if found := [f"{reason}; give --shard-size too" for reason, applies in reasons.items() if applies]:
         raise FoundryError("\n".join(found))
+    if (suffix := Path(out).suffix.lower()) not in {".npz", ".png", ""}:
+        raise FoundryError(f"--out: should end in .npz or .png or name a folder (got {suffix})")
 
 
 def complete(samples: SampleSet) -> None:
@@ -147,12 +150,10 @@ def write(out: Path, samples: Samples) -> None:
             write_samples(out, samples)
         case ".png":
             _save(grid_image(samples.images), out)
-        case "":
+        case _:
             out.mkdir(exist_ok=True)
             for image, seed in zip(samples.images, samples.seeds, strict=True):
                 _save(as_image(image), out / f"{seed}.png")
-        case suffix:
-            raise FoundryError(f"--out: should end in .npz or .png or name a folder (got {suffix})")
 
 
 def _save(image: Image.Image, path: Path) -> None:

@@ -76,7 +76,7 @@ def copy(bundle: Bundle, out: Path) -> None:
         FoundryError: `out` exists.
     """
     if out.exists():
-        raise FoundryError(f"{out}: already exists")
+        raise FoundryError(f"{out}: already exists, wanted a new folder")
     _copy(bundle.folder, out, [path.name for path in bundle.folder.iterdir()])
 
 

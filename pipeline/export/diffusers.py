@@ -37,7 +37,7 @@ def write_diffusers(model: Model, out: Path) -> None:
         ExportError: `out` exists, or the pipeline's images differ from the model's.
     """
     if out.exists():
-        raise ExportError(f"{out}: already exists")
+        raise ExportError(f"{out}: already exists, wanted a new folder")
     with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         folder = Path(temporary) / "exported"
         _write_folder(model, folder)

@@ -15,7 +15,7 @@ from pipeline.tracking.tags import ANCESTOR_TAG, DIGEST_TAG, TRAINING_RUN_TAG
 
 COMPLETE_TAG = "registered_at"
 """Tag that a version gets last; without it the registration was killed on the way."""
-URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d+))")
+URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<number>\d{1,9}))")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,8 +89,8 @@ def resolve(uri: str) -> Version:
     """
     named = URI.fullmatch(uri)
     if named is None:
-        raise FoundryError(f"--model: should be a folder, models:/NAME@ALIAS or models:/NAME/VERSION (got {uri})")
-    with store.answering(), _knowing(uri):
+        raise FoundryError(f"{uri!r}: should be models:/NAME@ALIAS or models:/NAME/VERSION")
+    with store.answering(), knowing(uri):
         client = store.connect_to_read()
         if named["alias"]:
             return _version(client, client.get_model_version_by_alias(named["name"], named["alias"]))
@@ -138,20 +138,21 @@ def model_folder(path_or_uri: str) -> Path:
     """The model folder at a path or at a URI like `models:/fashion-mnist@champion`; read-only.
 
     Raises:
+        FoundryError: the URI has another form.
         StoreError: the registry does not have it, or does not answer.
     """
-    return download(path_or_uri) if ":/" in path_or_uri else Path(path_or_uri)
+    return download(resolve(path_or_uri).uri) if ":/" in path_or_uri else Path(path_or_uri)
 
 
 def download(uri: str) -> Path:
     """The model folder of a registered model, given as `models:/NAME@ALIAS` or `models:/NAME/VERSION`; read-only."""
-    with store.answering(), _knowing(uri):
+    with store.answering(), knowing(uri):
         store.connect_to_read()
         return Path(store.mlflow().artifacts.download_artifacts(uri)) / "artifacts" / "model"
 
 
 @contextmanager
-def _knowing(uri: str) -> Iterator[None]:
+def knowing(uri: str) -> Iterator[None]:
     """Turn MLflow's error for a model, version or alias that it does not have into one that says what to do."""
     try:
         yield

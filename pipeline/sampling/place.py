@@ -21,6 +21,10 @@ class Place:
             FoundryError: the protocol is unknown, or its package is missing.
         """
         self.url = url.rstrip("/")
+        protocol, colon, _ = url.partition("://")
+        if colon and len(protocol) == 1:
+            # Which fsspec takes for a drive of Windows, and so for a folder here.
+            raise FoundryError(f"{url}: Protocol not known: {protocol}")
         try:
             # Other processes add files.
             self._files, self._root = fsspec.url_to_fs(self.url, use_listings_cache=False)

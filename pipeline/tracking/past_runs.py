@@ -1,5 +1,6 @@
 """Queries about the runs in the tracking store: a model's stage runs, their parents, curves and files."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,9 @@ from pipeline.errors import FoundryError
 from pipeline.provenance.lineage import LOCK_TAG
 from pipeline.tracking import pictures, store
 from pipeline.tracking.tags import DIGEST_TAG, HIT_TAG, PARENT_TAG, RECIPE_TAG, SOURCE_TAG, STAGE_TAG
+
+RUN_ID = re.compile("[0-9a-f]{1,32}")
+"""An id of MLflow's, or its beginning."""
 
 
 class PastRuns:
@@ -44,13 +48,18 @@ class PastRuns:
         Raises:
             FoundryError: there is none, or ids of several runs begin like this.
         """
+        # MLflow's filters know no way to write both a quotation mark and a backslash.
         quoted = text.replace("'", "\\'")
-        run = self._newest(f"attributes.run_name = '{quoted}' and tags.`{SOURCE_TAG}` = 'pipeline'")
-        if run is None:
-            run = self._with_id(quoted)
+        run = (
+            None
+            if "\\" in text
+            else self._newest(f"attributes.run_name = '{quoted}' and tags.`{SOURCE_TAG}` = 'pipeline'")
+        )
+        if run is None and RUN_ID.fullmatch(text):
+            run = self._with_id(text)
         if run is None:
             raise FoundryError(
-                f"run {text}: {store.tracking_uri()} has no run with this id or name; `foundry runs list` shows them"
+                f"run {text!r}: {store.tracking_uri()} has no run with this id or name; `foundry runs list` shows them"
             )
         return run
 

@@ -31,3 +31,10 @@ def test_removing_what_is_gone_is_no_error(bucket: str, tmp_path: Path) -> None:
         place.remove("file")
         place.remove("file")
         assert (place.read("file"), place.names()) == (None, set())
+
+
+@pytest.mark.parametrize("url", ["x://bucket/set", "s4://bucket/set"])
+def test_a_protocol_that_there_is_not_is_refused_and_no_folder_has_its_name(url: str, workspace: Path) -> None:
+    with pytest.raises(FoundryError, match=f"{url}: Protocol not known: {url.partition(':')[0]}"):
+        Place(url)
+    assert list(workspace.iterdir()) == []

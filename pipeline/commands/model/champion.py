@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.artefacts.files import replacing
 from pipeline.errors import FoundryError
 from pipeline.params import load_params
+from pipeline.registry import versions
 from pipeline.registry.aliases import Aliases
 from pipeline.registry.history import Entry, as_lines
 from pipeline.registry.registry import Registry
@@ -26,7 +27,7 @@ def promote(name: str, version: str, reason: str) -> str:
         FoundryError: it is the champion already.
         StoreError: there is no such version, or the registry does not answer.
     """
-    with store.answering():
+    with store.answering(), versions.knowing(f"models:/{name}/{version}"):
         before = aliases_of(name).promote(version, reason)
     place = f"in place of version {before}" if before else "the first"
     return f"{name} version {version} is champion, {place}: {reason}"

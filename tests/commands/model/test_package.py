@@ -99,8 +99,8 @@ def test_without_onnx_runtime_a_model_is_packed_without_its_onnx_file(
         ("models:/small@previous", "alias"),
         ("models:/small/2", "Model Version"),
         ("models:/large@champion", "large"),
-        ("models:/small", "should be a folder, models:/NAME@ALIAS or models:/NAME/VERSION"),
-        ("runs:/abc/model", "should be a folder, models:/NAME@ALIAS or models:/NAME/VERSION"),
+        ("models:/small", "should be models:/NAME@ALIAS or models:/NAME/VERSION"),
+        ("runs:/abc/model", "should be models:/NAME@ALIAS or models:/NAME/VERSION"),
         ("no/such/folder", r"no/such/folder/model\.json: not found, wanted the folder of a model"),
     ],
 )

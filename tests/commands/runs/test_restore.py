@@ -164,7 +164,7 @@ def test_a_folder_or_a_missing_commit_is_named(here: Project, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("here")
 def test_a_run_that_the_store_does_not_have_is_an_error_of_one_line(tmp_path: Path) -> None:
-    with pytest.raises(FoundryError, match="run no-such-run: .* has no run with this id or name"):
+    with pytest.raises(FoundryError, match="run 'no-such-run': .* has no run with this id or name"):
         foundry("runs", "restore", "no-such-run", "--out", tmp_path / "out")
     with pytest.raises(FoundryError, match="models:/NAME@ALIAS"):
         foundry("runs", "restore", "models:/x", "--out", tmp_path / "out")
@@ -176,3 +176,10 @@ def test_the_list_of_runs_shows_what_is_registered(here: Project, capsys: pytest
     _, newest, oldest = capsys.readouterr().out.splitlines()
     assert newest.endswith("fashion-mnist version 1 (champion)")
     assert "fashion-mnist" not in oldest
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("name", ["", "%", "_", "0'", "\\", "a' or 'a' = 'a"])
+def test_what_is_no_id_and_no_name_stands_for_no_run(name: str, tmp_path: Path) -> None:
+    with pytest.raises(FoundryError, match="has no run with this id or name; `foundry runs list` shows them"):
+        foundry("runs", "restore", name, "--out", tmp_path / "out")
