@@ -110,7 +110,7 @@ class Gate:
     def kid_difference(
         self, case: Case, ours: Sequence[int], theirs: Sequence[int], history: Sequence[int]
     ) -> KidDifference:
-        """The difference between the recipes of a case by these trainings, the first of each side as if of one seed."""
+        """The difference between the recipes of a case; the i-th trainings of both sides count as trainings with one seed."""
         challengers, champions = [(case.challenger, seed) for seed in ours], [(case.champion, seed) for seed in theirs]
         # The last judgement is by pairs of one seed alone.
         is_last = len(ours) == MAX_TRAININGS

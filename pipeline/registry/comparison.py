@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any, Self
 
@@ -143,7 +144,7 @@ def _measure(name: str, models: Sequence[LoadedModel], setup: EvaluationSetup, o
 def _kid_difference(
     ours: Mapping[str, Path], theirs: Mapping[str, Path], setup: EvaluationSetup, spread: SeedSpread
 ) -> KidDifference:
-    """Compare each training of one recipe with each of the other, by the features of their samples."""
+    """Compare each training of one recipe with each of the other, or with that of the same seed, by features of their samples."""
     reference, params = load_tensors(setup.features / REFERENCE)["held_out"], setup.params.register_
     features = [
         {seed: load_tensors(folder / "features.safetensors")["features"] for seed, folder in side.items()}
@@ -155,10 +156,14 @@ def _kid_difference(
         confidence=1 - 2 * params.max_false_promotion,
         seed=setup.params.evaluate.seed,
     )
-    pairs = {(one, other): compare_images(features[0][one], features[1][other]) for one in ours for other in theirs}
-    kids = [read_document(folder / "figures.json")["kid"] for folder in theirs.values()]
     shared = [(features[0][seed], features[1][seed]) for seed in ours if seed in theirs]
     same_seeds = SameSeeds.measure(shared, reference) if len(shared) >= MAX_TRAININGS else None
+    pairs = {
+        (one, other): compare_images(features[0][one], features[1][other])
+        for one, other in product(ours, theirs)
+        if one == other or same_seeds is None
+    }
+    kids = [read_document(folder / "figures.json")["kid"] for folder in theirs.values()]
     return compare_recipes(pairs, kids, spread, params, same_seeds)
 
 
