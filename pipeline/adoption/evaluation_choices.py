@@ -8,8 +8,8 @@ from pipeline.adoption.choices import Choice
 MOST_SHARE = 0.2
 """Share of the time that the evaluation may take before it is shortened."""
 GUIDANCE_SCALES = [1.0, 1.25, 1.5, 2.0, 3.0, 4.0]
-"""Models of few images need much guidance, so large scales are among them. On emoji the distances of neighbours differed by less
-than the 5 % that the choice overlooks (DECISIONS.md); the ten of params.yaml cost a quarter of the evaluation more."""
+"""Models of few images need much guidance, so large scales are among them. Fewer than in params.yaml, since each costs time that
+the training needs: on emoji the distances of neighbours differed by less than the 5 % that the choice overlooks."""
 THOROUGH: dict[str, Any] = {
     "guidance_intervals": [[0.0, 1.0], [0.5, 0.9]],
     "tuning_rows": 20_000,
