@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+import pyarrow as pa
 
 from pipeline.artefacts.dataset import SPLITS, DatasetInfo, digest_of, require_enough, write_split
 from pipeline.artefacts.files import naming, remove_outputs, write_json
@@ -51,6 +52,8 @@ def main(raw: Path, excluded: Path, out: Path) -> None:
     require_folder(raw, params.source)
     # Before the run is opened, since a run logs the dataset that exists when it starts.
     remove_outputs(out, OUTS)
+    # Arrow's own allocators keep what is freed: 300,000 images then take a sixth more memory.
+    pa.set_memory_pool(pa.system_memory_pool())
     with stage_run("prepare", params={"prepare": params.model_dump(mode="json")}) as run:
         # Outside of the outs, which DVC removes before a stage runs.
         examined = runs.main_worktree() / ".foundry" / "examined"

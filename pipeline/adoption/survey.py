@@ -96,7 +96,7 @@ def survey(folder: Path, excluded: Collection[str] = ()) -> Survey:
             rows = _examined(folder, kind, spool, excluded, Path(place), labelled=False)
         seconds = perf_counter() - start
         accepted = rows[rows["state"] == "accepted"]
-        pixels = spool.read(accepted["position_in_spool"])
+        pixels = spool.read(accepted["spool_index"])
         seen = on_white(pixels)
     refusals = _counts(rows["reason"])
     if accepted.empty:
@@ -148,15 +148,13 @@ def has_labels(folder: Path, kind: Kind) -> bool:
 def _examined(
     folder: Path, kind: Kind, spool: PixelSpool, excluded: Collection[str], place: Path, *, labelled: bool
 ) -> pd.DataFrame:
-    """One row per file, with the columns of `pipeline.ingestion.manifest.ROW`; pixels go to `spool`, by files in `place`."""
+    """One row per file, as of `pipeline.ingestion.manifest.join`; pixels go to `spool`, by files in `place`."""
 
     def open_source() -> RawSet:
         return read_raw(folder, kind, labelled=labelled, num_classes=None)
 
     rows = examine(open_source, spool, Wanted(SIDE, 4), "survey", place).rows
-    rows["position_in_spool"] = (rows["state"] == "accepted").cumsum() - 1
-    sources = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + rows["position"].astype("str"))
-    return rows[~sources.isin(list(excluded))]
+    return rows[~rows["source"].isin(list(excluded))]
 
 
 def _examined_with_classes(

@@ -9,7 +9,7 @@ import pandas as pd
 
 from pipeline.cpus import num_cores
 from pipeline.ingestion.decode import Wanted
-from pipeline.ingestion.manifest import to_frame
+from pipeline.ingestion.manifest import join
 from pipeline.ingestion.near_duplicates import group_near_duplicates
 from pipeline.ingestion.shards import QUARANTINED_BYTES, examine_shard, read_shard
 from pipeline.ingestion.sources import RawSet
@@ -25,8 +25,8 @@ class Examination:
     """The examined images of a source."""
 
     rows: pd.DataFrame
-    """One per image, accepted or quarantined, in the order of the source; columns `ROW` of pipeline/ingestion/manifest.py
-    and `group`, equal for near-duplicates."""
+    """One per image, accepted or quarantined: those of `pipeline.ingestion.manifest.join`, with the further column `group`,
+    equal for near-duplicates."""
     quarantined_bytes: dict[str, bytes]
     """Content of quarantined image files by `file`, up to about `QUARANTINED_BYTES`."""
 
@@ -64,7 +64,7 @@ def examine(
 
 
 def _pass(source: RawSet, spool: PixelSpool, wanted: Wanted, description: str, folder: Path) -> Examination:
-    frames = [to_frame([])]
+    frames = list[pd.DataFrame]()
     kept: dict[str, bytes] = {}
     workers = num_workers(source)
     with progress_bar(name=description, unit="images", total=source.num_images) as progress:
@@ -84,4 +84,4 @@ def _pass(source: RawSet, spool: PixelSpool, wanted: Wanted, description: str, f
                 kept |= shard.quarantined_bytes
             num_images += len(shard.rows)
             progress.update(num_images - progress.n)
-    return Examination(pd.concat(frames, ignore_index=True), kept)
+    return Examination(join(frames), kept)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.artefacts.files import replacing
-from pipeline.ingestion.splits import SPLIT_BY, split_of
+from pipeline.ingestion.splits import SPLIT_BY, are_held_out
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -45,7 +45,7 @@ NEW_COLUMNS = {"neighbour_correlation", "near_duplicate_of", "notes"}
 """Columns that the manifests of release 0.2 do not have."""
 
 FOUND_LATER = {"source", "index", "duplicate_of", "near_duplicate_of"}
-"""Columns that depend on all images together."""
+"""Columns that are not known from an image alone."""
 
 ROW: dict[str, Any] = {
     "file": "str",
@@ -62,36 +62,23 @@ def to_frame(rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame({name: pd.array([row.get(name) for row in rows], dtype=dtype) for name, dtype in ROW.items()})
 
 
-def build_manifest(
-    rows: pd.DataFrame,
-    class_names: Sequence[str] | None,
-    held_out_share: float,
-    excluded: Collection[str] = (),
-) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
-    """Assign classes, duplicates and splits to the examined images.
-
-    Args:
-        rows: one per image, with the columns `ROW` and, if near-duplicates are known, `group`, equal for them.
-        class_names: names of the labels of IDX and array sources; None: the labels' numbers are the names.
-        held_out_share: of images whose source has no split of its own, 0 to 1.
-        excluded: sources that are left out.
+def join(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Join frames of examined images, which are in the order in which pixels were appended to the `PixelSpool`.
 
     Returns:
-        The manifest, sorted by source, with one more column than the file, `spool_index` (the position of an accepted
-        image in the `PixelSpool`); and the class names by label, or None where images have no classes.
+        The rows, sorted by `file` and `position`, with three more columns: `source`; `spool_index`, the position of an
+        accepted image in the spool; and `content`, a number that accepted images with equal pixels share, and only they.
     """
+    rows = pd.concat([to_frame([]), *frames], ignore_index=True)
     accepted = rows["state"] == "accepted"
-    rows = rows.assign(spool_index=(accepted.cumsum() - 1).where(accepted).astype("Int64"))
-    rows = rows.take(_order(rows)).reset_index(drop=True)
-    position = rows["position"].astype("str")
-    rows["source"] = rows["file"].where(rows["position"].isna(), rows["file"] + "#" + position)
-    rows = _excluded(rows, excluded)
-    names = _classes(rows, class_names)
-    if "group" not in rows:
-        rows["group"] = rows["pixels_sha256"].factorize()[0]
-    _find_duplicates(rows)
-    _split(rows, held_out_share)
-    return rows[[*COLUMNS, "spool_index"]], names
+    rows["spool_index"] = (accepted.cumsum() - 1).where(accepted).astype("Int64")
+    order = _order(rows)
+    # Most sources are in order, and a copy takes as much memory as the rows.
+    if not np.array_equal(order, np.arange(len(order))):
+        rows = rows.take(order).reset_index(drop=True)
+    rows["source"] = _source(rows)
+    rows["content"] = _content(rows)
+    return rows
 
 
 def _order(rows: pd.DataFrame) -> NDArray[np.int64]:
@@ -102,8 +89,52 @@ def _order(rows: pd.DataFrame) -> NDArray[np.int64]:
     return np.asarray(pc.sort_indices(keys, sort_keys=by_file), np.int64)
 
 
+def _source(rows: pd.DataFrame) -> pd.Series[str]:
+    """The file, and the position in it where there is one, as in `b.idx#10`."""
+    file, position = pa.array(rows["file"]), pa.array(rows["position"])
+    numbered = pc.binary_join_element_wise(file, pc.cast(position, file.type), pa.scalar("#", file.type))
+    return pd.Series(pc.coalesce(numbered, file), index=rows.index, dtype="str")
+
+
+def _content(rows: pd.DataFrame) -> NDArray[np.int64]:
+    """Number equal pixels from 0 on, and then each row that is not accepted."""
+    number, contents = rows["pixels_sha256"].where(rows["state"] == "accepted").factorize()
+    without = np.flatnonzero(number < 0)
+    number[without] = len(contents) + np.arange(len(without))
+    return np.asarray(number, np.int64)
+
+
+def build_manifest(
+    rows: pd.DataFrame,
+    class_names: Sequence[str] | None,
+    held_out_share: float,
+    excluded: Collection[str] = (),
+) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
+    """Assign classes, duplicates and splits to the examined images.
+
+    Args:
+        rows: those of `join` and, if near-duplicates are known, with the column `group`, equal for them.
+        class_names: names of the labels of IDX and array sources; None: the labels' numbers are the names.
+        held_out_share: of images whose source has no split of its own, 0 to 1.
+        excluded: sources that are left out.
+
+    Returns:
+        The manifest, with one more column than the file, `spool_index`; and the class names by label, or None where images
+        have no classes.
+    """
+    rows = _excluded(rows, excluded)
+    names = _classes(rows, class_names)
+    if "group" not in rows:
+        rows["group"] = rows["content"]
+    _find_duplicates(rows)
+    _split(rows, held_out_share)
+    return rows[[*COLUMNS, "spool_index"]], names
+
+
 def _excluded(rows: pd.DataFrame, sources: Collection[str]) -> pd.DataFrame:
     """Rows whose source is one of `sources` get the state `excluded`, and lose class and reason."""
+    if not sources:
+        return rows.copy()
     chosen = rows["source"].isin(list(sources))
     nothing = {column: rows[column].mask(chosen) for column in ("label", "class_name", "reason")}
     return rows.assign(state=rows["state"].mask(chosen, "excluded"), **nothing)
@@ -117,28 +148,31 @@ def _classes(rows: pd.DataFrame, class_names: Sequence[str] | None) -> tuple[str
         rows["class_name"] = rows["label"].map(names).astype("str")
     else:
         # Tables of one set may have numbers in one file and names in another.
-        rows["class_name"] = rows["class_name"].fillna(rows["label"].astype("str"))
+        numbers = rows["label"].where(rows["class_name"].isna()).dropna().astype("str")
+        rows.loc[numbers.index, "class_name"] = numbers
         names = dict(enumerate(sorted(rows["class_name"].dropna().unique())))
+    found, present = rows["class_name"].factorize()
     labels = {name: label for label, name in enumerate(names.values())}
-    rows["label"] = rows["class_name"].map(labels).astype("Int64")
+    rows["label"] = pd.array([*(labels[name] for name in present), None], dtype="Int64").take(found)
     return tuple(names.values()) or None
 
 
 def _find_duplicates(rows: pd.DataFrame) -> None:
     """Fill in the first image with the same pixels, and the first of the near-duplicates."""
-    accepted = rows[rows["state"] == "accepted"].index
-    source = rows["source"]
-    for column, key in (("duplicate_of", "pixels_sha256"), ("near_duplicate_of", "group")):
-        equal = rows.loc[accepted, key].factorize()[0]
-        first = source.take(accepted[np.unique(equal, return_index=True)[1][equal]]).set_axis(accepted)
-        rows[column] = first[first != source[accepted]].reindex(rows.index).astype("str")
+    accepted = np.flatnonzero(rows["state"] == "accepted")
+    for column, key in (("duplicate_of", "content"), ("near_duplicate_of", "group")):
+        _, first, equal = np.unique(rows[key].to_numpy()[accepted], return_index=True, return_inverse=True)
+        later = first[equal] != np.arange(len(accepted))
+        found = rows["source"].take(accepted[first[equal[later]]])
+        rows[column] = found.set_axis(accepted[later]).reindex(rows.index)
 
 
 def _split(rows: pd.DataFrame, held_out_share: float) -> None:
     """Fill in `split` where the source has none, and `index`."""
     accepted = rows["state"] == "accepted"
     if rows["split"].isna().all() and accepted.any():
-        rows.loc[accepted, "split"] = split_of(rows.loc[accepted, list(SPLIT_BY)], held_out_share)
+        held_out = are_held_out(rows.loc[accepted, list(SPLIT_BY)], held_out_share)
+        rows.loc[accepted, "split"] = pd.array(pc.if_else(held_out, "held_out", "train"), dtype="str")
     rows["split"] = rows["split"].where(accepted)
     rows["index"] = rows.groupby("split").cumcount().where(accepted).astype("Int64")
 

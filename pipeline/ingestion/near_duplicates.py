@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Pixels = Callable[[Iterable[int]], "NDArray[np.uint8]"]
-"""Reads prepared images by their position among the accepted rows."""
+"""Reads prepared images by their position in the spool."""
 
 MAX_DIFFERENCE = 0.01
 """At equal means a correlation of 0.995."""
@@ -41,19 +41,17 @@ IMAGES_AT_ONCE, PAIRS_AT_ONCE = 1024, 2**17
 def group_near_duplicates(rows: pd.DataFrame, pixels: Pixels) -> NDArray[np.int64]:
     """Return the number of each row's group: `[n]`; rows with the same number are near-duplicates or equal.
 
-    Rows are those of `Examination`; one that is not accepted is a group of its own.
+    Rows are those of `pipeline.ingestion.manifest.join`; one that is not accepted is a group of its own.
     """
-    accepted = rows["state"] == "accepted"
-    position = (accepted.cumsum() - 1).to_numpy(dtype="int64")
-    group = rows["pixels_sha256"].where(accepted, rows.index.astype("str")).factorize()[0]
-    first = np.unique(group, return_index=True)[1]
+    content, position = (rows[column].to_numpy(dtype="int64", na_value=-1) for column in ("content", "spool_index"))
+    first = np.unique(content, return_index=True)[1]
     # Blank images are near-duplicates only if they are equal.
-    has_contrast = (accepted & (rows["std"] > 0)).to_numpy(dtype=bool)
-    chosen = first[has_contrast[first]]
+    has_contrast = (rows["state"] == "accepted") & (rows["std"] > 0)
+    chosen = first[has_contrast.to_numpy(dtype=bool)[first]]
     pairs = near_pairs(lambda at: pixels(position[chosen[at]]), len(chosen))
-    left, right = group[chosen[pairs.T]]
+    left, right = content[chosen[pairs.T]]
     graph = coo_array((np.ones(len(pairs), np.int8), (left, right)), shape=(len(first), len(first)))
-    return np.asarray(connected_components(graph, directed=False)[1][group], np.int64)
+    return np.asarray(connected_components(graph, directed=False)[1][content], np.int64)
 
 
 def near_pairs(pixels: Callable[[NDArray[np.int64]], NDArray[np.uint8]], num_images: int) -> NDArray[np.int64]:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,8 +19,8 @@ SPLIT_BY = ("pixels_sha256", "group", "class_name")
 """Columns on which an image's split depends."""
 
 
-def split_of(rows: pd.DataFrame, held_out_share: float) -> NDArray[np.str_]:
-    """Return `held_out` or `train` for each row with the columns `SPLIT_BY`.
+def are_held_out(rows: pd.DataFrame, held_out_share: float) -> NDArray[np.bool_]:
+    """Return whether each row is held out: `[n]`; rows have the columns `SPLIT_BY`.
 
     A group's place is part of its lowest digest, read as a fraction of 1; groups with places below `held_out_share` are
     held out, so that an image's split does not depend on other groups. The exception are classes, usually small ones,
@@ -26,16 +28,30 @@ def split_of(rows: pd.DataFrame, held_out_share: float) -> NDArray[np.str_]:
     are added or removed in the order of their places. A group is never divided; it counts with the class of its first
     image.
     """
-    groups = (
-        rows.assign(stratum=rows["class_name"].fillna(""))
-        .groupby("group")
-        .agg(digest=("pixels_sha256", "min"), stratum=("stratum", "first"), size=("pixels_sha256", "size"))
+    _, first, number, size = np.unique(
+        rows["group"].to_numpy(), return_index=True, return_inverse=True, return_counts=True
     )
-    # Not the first digits: the lowest digest of a large group begins with zeros.
-    groups["place"] = groups["digest"].map(lambda digest: int(digest[16:32], 16) / 2**64)
-    strata = groups.sort_values(["place", "digest"]).groupby("stratum")
+    # As numbers: a Python string of a digest takes 113 bytes.
+    digests = pa.array(rows["pixels_sha256"])
+    order = np.asarray(pc.sort_indices(digests))
+    lowest = np.sort(np.unique(number[order], return_index=True)[1])
+    groups = pd.DataFrame({"number": number[order[lowest]], "place": _places(digests.take(order[lowest]))})
+    groups = groups.assign(
+        size=size[groups["number"]], stratum=rows["class_name"].factorize()[0][first[groups["number"]]]
+    )
+    # Stable: groups with one place stay in the order of their digests.
+    strata = groups.sort_values("place", kind="stable").groupby("stratum")
     held_out = pd.concat([_held_out(stratum, held_out_share) for _, stratum in strata])
-    return np.where(rows["group"].map(held_out).to_numpy(dtype=bool), "held_out", "train")
+    chosen = np.zeros(len(groups), np.bool_)
+    chosen[groups["number"][held_out.index[held_out]]] = True
+    return chosen[number]
+
+
+def _places(digests: pa.Array) -> NDArray[np.float64]:
+    """The second 64 bits of SHA-256 digests, as fractions of 1: `[n]`."""
+    # Not the first digits: the lowest digest of a large group begins with zeros.
+    digits = pc.utf8_slice_codeunits(digests, 16, 32)
+    return np.fromiter((int(each.as_py(), 16) / 2**64 for each in digits), np.float64, len(digits))
 
 
 def _held_out(groups: pd.DataFrame, share: float) -> pd.Series[bool]:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.ingestion.expectations import Check, _mostly, run_checks, suite, validate
-from pipeline.ingestion.manifest import build_manifest, to_frame
+from pipeline.ingestion.manifest import build_manifest, join, to_frame
 from pipeline.ingestion.validation import ValidationReport
 from pipeline.params import PrepareParams
 
@@ -40,7 +40,7 @@ def good(num_images: int = 40) -> pd.DataFrame:
         }
         for number in range(num_images)
     ]
-    return build_manifest(to_frame(rows), None, 0.1)[0]
+    return build_manifest(join([to_frame(rows)]), None, 0.1)[0]
 
 
 @pytest.fixture

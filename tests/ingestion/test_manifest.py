@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.ingestion.manifest import COLUMNS, build_manifest, to_frame, write_manifest
+from pipeline.ingestion.manifest import COLUMNS, build_manifest, join, to_frame, write_manifest
 
 
 def row(file: str, pixels: str = "", **more: Any) -> dict[str, Any]:
@@ -15,7 +15,7 @@ def row(file: str, pixels: str = "", **more: Any) -> dict[str, Any]:
 
 
 def manifest(*rows: dict[str, Any], class_names: list[str] | None = None, share: float = 0.3) -> Any:
-    return build_manifest(to_frame(rows), class_names, share)
+    return build_manifest(join([to_frame(rows)]), class_names, share)
 
 
 def test_rows_are_sorted_by_source_and_position() -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.ingestion.splits import LEAST, MOST, split_of
+from pipeline.ingestion.splits import LEAST, MOST, are_held_out
 
 
 def images(
@@ -23,7 +23,7 @@ def images(
 
 
 def held_out(rows: pd.DataFrame, share: float) -> NDArray[np.bool_]:
-    return np.asarray(split_of(rows, share) == "held_out")
+    return are_held_out(rows, share)
 
 
 def test_the_held_out_share_is_close_to_the_param() -> None:
@@ -60,7 +60,7 @@ def test_every_small_class_has_its_share_held_out(share: float) -> None:
 @pytest.mark.parametrize("share", [0.0001, 0.5, 0.9999])
 @pytest.mark.parametrize("num_images", [2, 3, 10, 1000])
 def test_no_split_is_empty(share: float, num_images: int) -> None:
-    assert set(split_of(images(range(num_images)), share)) == {"train", "held_out"}
+    assert set(held_out(images(range(num_images)), share)) == {True, False}
 
 
 def test_the_only_image_of_a_class_is_trained_on() -> None:

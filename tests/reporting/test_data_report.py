@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipeline.ingestion.manifest import build_manifest, to_frame
+from pipeline.ingestion.manifest import build_manifest, join, to_frame
 from pipeline.ingestion.validation import ExpectationResult, ValidationReport
 from pipeline.reporting.data_report import write_report
 
@@ -39,7 +39,7 @@ def broken(file: str, reason: str) -> dict[str, Any]:
 
 
 def table_of(*rows: dict[str, Any]) -> tuple[pd.DataFrame, tuple[str, ...] | None]:
-    return build_manifest(to_frame(rows), None, 0.2)
+    return build_manifest(join([to_frame(rows)]), None, 0.2)
 
 
 def validation(table: pd.DataFrame) -> ValidationReport:
