@@ -153,6 +153,7 @@ def _classes(rows: pd.DataFrame, class_names: Sequence[str] | None) -> tuple[str
         names = dict(enumerate(sorted(rows["class_name"].dropna().unique())))
     found, present = rows["class_name"].factorize()
     labels = {name: label for label, name in enumerate(names.values())}
+    # -1, no class, is the last of them.
     rows["label"] = pd.array([*(labels[name] for name in present), None], dtype="Int64").take(found)
     return tuple(names.values()) or None
 

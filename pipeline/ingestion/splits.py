@@ -28,23 +28,17 @@ def are_held_out(rows: pd.DataFrame, held_out_share: float) -> NDArray[np.bool_]
     are added or removed in the order of their places. A group is never divided; it counts with the class of its first
     image.
     """
-    _, first, number, size = np.unique(
-        rows["group"].to_numpy(), return_index=True, return_inverse=True, return_counts=True
-    )
     # As numbers: a Python string of a digest takes 113 bytes.
     digests = pa.array(rows["pixels_sha256"])
     order = np.asarray(pc.sort_indices(digests))
-    lowest = np.sort(np.unique(number[order], return_index=True)[1])
-    groups = pd.DataFrame({"number": number[order[lowest]], "place": _places(digests.take(order[lowest]))})
-    groups = groups.assign(
-        size=size[groups["number"]], stratum=rows["class_name"].factorize()[0][first[groups["number"]]]
-    )
-    # Stable: groups with one place stay in the order of their digests.
-    strata = groups.sort_values("place", kind="stable").groupby("stratum")
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    numbers = pd.DataFrame({"group": rows["group"], "rank": rank, "stratum": rows["class_name"].factorize()[0]})
+    groups = numbers.groupby("group").agg(rank=("rank", "min"), stratum=("stratum", "first"), size=("rank", "size"))
+    groups["place"] = _places(digests.take(order[groups["rank"]]))
+    strata = groups.sort_values(["place", "rank"]).groupby("stratum")
     held_out = pd.concat([_held_out(stratum, held_out_share) for _, stratum in strata])
-    chosen = np.zeros(len(groups), np.bool_)
-    chosen[groups["number"][held_out.index[held_out]]] = True
-    return chosen[number]
+    return rows["group"].map(held_out).to_numpy(dtype=bool)
 
 
 def _places(digests: pa.Array) -> NDArray[np.float64]:
