@@ -3,7 +3,7 @@
     python -m benchmarks.speed --out FILE
 
 The network of params.yaml with new weights, on random pixels: no data and no trained model are needed. Each number is the
-least of several repeats, since whatever else the machine does makes work longer, never shorter.
+least of several repeats, since whatever else the machine does makes work longer, never shorter; a training step's is the median.
 """
 
 from __future__ import annotations
