@@ -59,8 +59,10 @@ class Layout:
         return NOT_LISTED if self.labels else NO_CLASS
 
     def split(self, parts: Parts) -> Split | None:
-        """The split of a file; None if the set has none."""
-        return SPLIT_NAMES[parts[self.depth - 1].lower()] if self.has_splits and len(parts) >= self.depth else None
+        """The split of a file; None if the set has none. A file beside the folders of the splits is not held out."""
+        if not self.has_splits:
+            return None
+        return SPLIT_NAMES[parts[self.depth - 1].lower()] if len(parts) > self.depth else "train"
 
 
 def layout_of(files: Collection[Parts], read: Callable[[Parts], bytes]) -> tuple[Layout, set[Parts]]:
@@ -141,7 +143,11 @@ def _classes(parts: Parts, content: bytes) -> dict[Parts, str]:
 def _rows(text: str, *, is_json: bool) -> Iterable[dict[str, Any]]:
     if is_json:
         return (json.loads(line) for line in text.splitlines() if line.strip())
-    names = text.partition("\n")[0]
-    cells = csv.reader(io.StringIO(text), delimiter=max(",;\t", key=names.count), skipinitialspace=True)
+    cells = csv.reader(io.StringIO(text), delimiter=delimiter_of(text), skipinitialspace=True)
     columns = [name.strip().lower() for name in next(cells, [])]
     return (dict(zip(columns, map(str.strip, row), strict=False)) for row in cells)
+
+
+def delimiter_of(text: str) -> str:
+    """What divides the columns of a table: a comma, a semicolon or a tab, whichever its first line has most of."""
+    return max(",;\t", key=text.partition("\n")[0].count)

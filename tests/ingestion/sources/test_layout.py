@@ -69,6 +69,13 @@ def test_split_folders_without_classes_are_splits(tmp_path: Path) -> None:
     assert splits(images) == {"test/3.png": "held_out", "train/1.png": "train", "train/2.png": "train"}
 
 
+def test_a_file_beside_the_folders_of_splits_is_trained_on_and_has_no_class(tmp_path: Path) -> None:
+    for path in ("train/dog/1.png", "test/dog/2.png", "stray.png"):
+        write(tmp_path / path)
+    assert splits(read(tmp_path, "images", labelled=False))["stray.png"] == "train"
+    assert reasons(read(tmp_path, "images")) == {"stray.png": "in no class folder"}
+
+
 def test_classes_of_which_one_is_called_test_are_classes(tmp_path: Path) -> None:
     for path in ("test/1.png", "dog/2.png"):
         write(tmp_path / path)
