@@ -65,7 +65,7 @@ def measure(
     seeds: Sequence[int],
 ) -> Iterator[dict[str, Any]]:
     """Yield the metrics of `params.num_samples` images for each scale and seed."""
-    sampling = default_sampling(model, params)
+    sampling = default_sampling(params, model.schedule.num_timesteps)
     for scale in scales:
         guided = with_sampling(model, replace(sampling, guidance_scale=scale))
         for seed in seeds:

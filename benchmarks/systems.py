@@ -280,6 +280,7 @@ def _describe(workspace: Workspace) -> tuple[Description, ScheduleTable]:
 def _draw_guided(model: Model, workspace: Workspace, dataset: Dataset, params: EvaluateParams) -> ArmSamples:
     """Draw with the guidance scale that `evaluate` would choose; EMA length and times stay those of the model."""
     evaluator = load_evaluator(workspace.data / "features", dataset, "train")
-    sampling, _ = choose_guidance(model, default_sampling(model, params), evaluator, params, real_agreement=None)
+    unguided = default_sampling(params, model.schedule.num_timesteps)
+    sampling, _ = choose_guidance(model, unguided, evaluator, params, real_agreement=None)
     samples = draw_samples(with_sampling(model, sampling), dataset.split("train"), params)
     return ArmSamples(samples.images, samples.labels, sampling.guidance_scale)

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import torch
 
+from pipeline.adoption.evaluation_work import evaluation_work
 from pipeline.adoption.survey import Survey
 from pipeline.artefacts.dataset import DatasetInfo
 from pipeline.artefacts.image_size import ImageSize, height_and_width
@@ -16,7 +17,7 @@ from pipeline.device import best_device
 from pipeline.evaluation.all_images import MAX_IMAGES
 from pipeline.evaluation.budget import fitted
 from pipeline.evaluation.extractors.networks import EfficientNetLite0
-from pipeline.params import EvaluateParams, Params
+from pipeline.params import Params
 from pipeline.training.cost import FORWARD_SHARE, Cost, distillation_seconds
 
 START_SEC = 6.0
@@ -26,8 +27,6 @@ SCHEDULE_SEC_PER_DIM = 4e-3
 NUM_BACKGROUNDS = 2
 """Images with alpha are compared on white and on black."""
 REGISTER_SEC = 20.0
-NUM_IN_INTERVAL = 2
-"""Guidance scales tried in a part of the steps, where only those above the best one so far are; of emoji two were."""
 NUM_FOR_PACE = 32
 """Images by which the extractor is timed."""
 
@@ -43,28 +42,16 @@ def stage_seconds(
         sec_per_feature *= NUM_BACKGROUNDS
     dimensions = math.prod(info.image_shape)
     classifier = params.features.num_images * CLASSIFIER_SEC_PER_IMAGE if info.num_classes > 1 else 0.0
-    num_rows, num_drawn = evaluation_rows(fitted(params.evaluate, info), info.num_classes)
+    work = evaluation_work(fitted(params.evaluate, info), info, params.schedule.num_timesteps)
     return {
         "survey": reading,
         "prepare": START_SEC + reading,
         "schedule": START_SEC + dimensions * SCHEDULE_SEC_PER_DIM,
         "features": START_SEC + num_images * sec_per_feature + classifier,
         "train": START_SEC + cost.seconds + distillation_seconds(params.distil, cost, info.num_classes),
-        "evaluate": START_SEC + num_rows * row_sec + num_drawn * sec_per_feature,
+        "evaluate": START_SEC + work.num_rows * row_sec + work.num_features * sec_per_feature,
         "register": REGISTER_SEC,
     }
-
-
-def evaluation_rows(params: EvaluateParams, num_classes: int) -> tuple[int, int]:
-    """Rows that pass through the network, and images whose features are computed, in `evaluate`."""
-    rows_per_step = 2 if num_classes else 1
-    in_intervals = NUM_IN_INTERVAL * (len(params.guidance_intervals) - 1)
-    candidates = len(params.guidance_scales) + in_intervals if num_classes else 0
-    tuned = candidates * params.guidance_images
-    compared = params.compared_images * len(params.compared_rows)
-    steps = tuned * params.num_steps + params.num_samples * params.num_steps
-    unguided = params.compared_images * sum(params.compared_rows) + 9 * params.likelihood_num_images
-    return rows_per_step * steps + unguided + params.tuning_rows, tuned + 2 * params.num_samples + compared
 
 
 def seconds_per_feature(image_size: ImageSize) -> float:

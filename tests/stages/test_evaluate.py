@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
+from pipeline.adoption.evaluation_work import evaluation_work
 from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.model import SNAPSHOTS, TEACHER, DataSpec, Description, build_network, load_model, save_model
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
@@ -27,10 +29,11 @@ from pipeline.diffusion.gaussian import linear_denoiser_mse
 from pipeline.diffusion.moments import image_moments
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import TARGETS
-from pipeline.diffusion.unet import UNetConfig
+from pipeline.diffusion.unet import UNet, UNetConfig
 from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.errors import ArtefactError
 from pipeline.evaluate import OUTS, evaluate, read_inputs
+from pipeline.evaluation.extractors.extractor import Extractor
 from pipeline.evaluation.figures import BY_ROWS, CHIEF_FIGURES, FIGURES, distances_by_rows
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.samples import balanced_labels
@@ -103,8 +106,27 @@ def data(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def out(data: Path) -> Path:
-    _evaluate(data, data / "evaluation")
+def counts() -> dict[str, list[int]]:
+    """The images of each call of the network and of the extractor during the evaluation of `out`."""
+    return {"rows": [], "features": []}
+
+
+@pytest.fixture(scope="module")
+def out(data: Path, counts: dict[str, list[int]]) -> Path:
+    forward, features_of = UNet.forward, Extractor.features
+
+    def counted_forward(network: UNet, x: Tensor, *arguments: Tensor) -> Tensor:
+        counts["rows"].append(len(x))
+        return forward(network, x, *arguments)
+
+    def counted_features(extractor: Extractor, images: NDArray[np.uint8]) -> Tensor:
+        counts["features"].append(len(images))
+        return features_of(extractor, images)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(UNet, "forward", counted_forward)
+        patch.setattr(Extractor, "features", counted_features)
+        _evaluate(data, data / "evaluation")
     return data / "evaluation"
 
 
@@ -115,6 +137,14 @@ def metrics(out: Path) -> dict[str, float]:
 
 def test_the_files_are_those_of_the_contract(out: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTS)
+
+
+def test_the_work_is_what_was_counted_before(data: Path, out: Path, counts: dict[str, list[int]]) -> None:
+    assert out.exists()
+    planned = evaluation_work(EVALUATE, Dataset.open(data / "prepared").info, 50)
+    # Batches are filled up to 16 rows: of 50 images 64 pass through the network.
+    assert 0.9 * planned.num_rows < sum(counts["rows"]) < 1.3 * planned.num_rows
+    assert 0.9 * planned.num_features < sum(counts["features"]) <= planned.num_features
 
 
 def test_a_second_run_writes_the_same_bytes(data: Path, out: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from scale 1.5 to 4, while the share of recognised images rises from 58 to 69 % 
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -66,19 +66,18 @@ def choose_guidance(
     classes = evaluator.real.split.labels
     if model.null_label is None or classes is None:
         return replace(sampling, guidance_scale=1.0, guidance_interval=ALL_STEPS), {}
-    scales = sorted(set(params.guidance_scales))
-    candidates = [[_guided(sampling, scale, each) for scale in scales] for each in params.guidance_intervals]
-    if len({each for group in candidates for each in group}) == 1:
-        return candidates[0][0], {}
+    groups = candidates(sampling, params)
+    if is_single(groups):
+        return groups[0][0], {}
     labels = balanced_labels(classes, params.guidance_images).tolist()
     # Other seeds than those of the evaluated samples.
     seeds = [image_seed(params.seed + 1, i) for i in range(params.guidance_images)]
     measured: dict[SamplingDefaults, Measured] = {}
     wanted = _wanted_agreement(real_agreement, params.guidance_images)
-    for group in candidates:
+    for group in groups:
         largest = min(measured, key=lambda each: measured[each].distance).guidance_scale if measured else -math.inf
         least = math.inf
-        for tried in dict.fromkeys(each for each in group if each.guidance_scale > largest):
+        for tried in (each for each in group if each.guidance_scale > largest):
             images = draw(model, seeds, labels, **asdict(tried), progress=True)
             measured[tried] = _measure(evaluator, images, np.array(labels))
             least = min(least, measured[tried].distance)
@@ -87,6 +86,27 @@ def choose_guidance(
             if not _is_near(measured[tried], least, share):
                 break
     return best(measured, wanted), measured
+
+
+def candidates(sampling: SamplingDefaults, params: EvaluateParams) -> list[list[SamplingDefaults]]:
+    """The candidates of each interval, by ascending scale; all that guide no step are the same one, with scale 1."""
+    scales = sorted(set(params.guidance_scales))
+    return [
+        list(dict.fromkeys(_guided(sampling, scale, each) for scale in scales)) for each in params.guidance_intervals
+    ]
+
+
+def is_single(groups: Sequence[Sequence[SamplingDefaults]]) -> bool:
+    """Whether there is nothing to choose among the `candidates`."""
+    return len({each for group in groups for each in group}) == 1
+
+
+def most_tried(groups: Sequence[Sequence[SamplingDefaults]]) -> list[SamplingDefaults]:
+    """The `candidates` that `choose_guidance` tries if the distance never rises enough and the smallest scale is the best."""
+    if is_single(groups):
+        return []
+    first, *others = groups
+    return [*first, *(each for group in others for each in group if each.guidance_scale > first[0].guidance_scale)]
 
 
 def best(measured: Mapping[SamplingDefaults, Measured], wanted: float) -> SamplingDefaults:

@@ -82,7 +82,8 @@ def tune(
         return untuned(model)
     width, ema_losses = _choose_width(model, snapshots, evaluator.real, table, params)
     model.network.load_state_dict(average_weights(snapshots, width))
-    sampling, candidates = choose_guidance(model, default_sampling(model, params), evaluator, params, real_agreement)
+    unguided = default_sampling(params, model.schedule.num_timesteps)
+    sampling, candidates = choose_guidance(model, unguided, evaluator, params, real_agreement)
     measured = {
         guidance_in_words(tried.guidance_scale, tried.guidance_interval): found for tried, found in candidates.items()
     }
@@ -116,13 +117,9 @@ def untuned(model: Model) -> Tuning:
     )
 
 
-def default_sampling(model: Model, params: EvaluateParams) -> SamplingDefaults:
+def default_sampling(params: EvaluateParams, num_timesteps: int) -> SamplingDefaults:
     """Unguided sampling with the sampler and number of steps of `params`, at most one step per noise level."""
-    return SamplingDefaults(
-        sampler=params.sampler,
-        num_steps=min(params.num_steps, model.schedule.num_timesteps),
-        guidance_scale=1.0,
-    )
+    return SamplingDefaults(sampler=params.sampler, num_steps=min(params.num_steps, num_timesteps), guidance_scale=1.0)
 
 
 def _choose_width(
