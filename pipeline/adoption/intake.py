@@ -9,7 +9,7 @@ import re
 import shutil
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -80,15 +80,15 @@ def take_in(source: str, folder: Path) -> Intake:
         raise FoundryError(f"{source}: contains this project, wanted a folder of images")
     entries = list(_walk(path, "", ())) if path.is_dir() else [Entry(path.name, path, is_link=False)]
     found = [entry for entry in entries if entry.refusal is None]
-    left_out = [f"{_utf8(entry.path)}: {entry.refusal}" for entry in entries if entry.refusal is not None]
+    left_out = [f"{utf8(entry.path)}: {entry.refusal}" for entry in entries if entry.refusal is not None]
     if not found:
         raise FoundryError("\n".join([f"{source}: no file in it can be read, wanted images", *left_out[:5]]))
-    _require_space(sum(entry.target.stat().st_size for entry in found), folder)
+    require_space(source, (entry.target.stat().st_size for entry in found), folder)
     for entry in progress_bar(found, name="copy", unit="files", total=len(found)):
         try:
             _copy(entry, folder)
         except PermissionError:
-            left_out.append(f"{_utf8(entry.path)}: may not be read")
+            left_out.append(f"{utf8(entry.path)}: may not be read")
     return Intake(folder, model_name(path.resolve().parts), sum(entry.is_link for entry in found), tuple(left_out))
 
 
@@ -123,26 +123,33 @@ def _walk(folder: Path, below: str, above: tuple[tuple[int, int], ...]) -> Itera
             yield Entry(path, target, is_link, None if stat.S_ISREG(mode) else "not a regular file")
 
 
-def _require_space(num_bytes: int, folder: Path) -> None:
-    """Refuse what does not fit twice: in the project, and in DVC's cache."""
+def require_space(source: str, sizes: Iterable[int], folder: Path) -> None:
+    """Refuse files of these sizes in bytes if they do not fit twice: in the project, and in DVC's cache.
+
+    Raises:
+        FoundryError: as soon as those looked at so far do not fit; the message has their size and the free space.
+    """
     place = next(parent for parent in folder.absolute().parents if parent.exists())
-    free = shutil.disk_usage(place).free
-    if 2 * num_bytes + SPARE_BYTES > free:
-        raise FoundryError(
-            f"{place}: {free / GIB:.1f} GiB free, wanted {(2 * num_bytes + SPARE_BYTES) / GIB:.1f}: "
-            f"the images are copied into the project and into DVC's cache"
-        )
+    free, total = shutil.disk_usage(place).free, 0
+    for num_files, size in enumerate(sizes, start=1):
+        total += size
+        wanted = 2 * total + SPARE_BYTES
+        if wanted > free:
+            raise FoundryError(
+                f"{source}: its first {num_files:,} files have {total / GIB:,.1f} GiB, for which {wanted / GIB:,.1f} GiB must be free "
+                f"in {place} (found {free / GIB:,.1f}): images are copied into the project and into DVC's cache"
+            )
 
 
 def _copy(entry: Entry, folder: Path) -> None:
-    path = folder / _utf8(entry.path)
+    path = folder / utf8(entry.path)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         raise FoundryError(f"{path.name}: two files have this name once it is written in UTF-8; rename one of them")
     shutil.copyfile(entry.target, path)
 
 
-def _utf8(path: str) -> str:
+def utf8(path: str) -> str:
     """A path as valid text, which DVC needs: bytes that are not UTF-8 become `%xx`."""
     text = path.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return text if text == path else text.replace("\\x", "%")

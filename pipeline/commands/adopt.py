@@ -1,7 +1,7 @@
 """`foundry adopt`: from any folder, archive or address of images to a champion, without a hand-written param.
 
-Nothing of the project changes before the table is printed, and nothing at all with `--plan`. Images that were in data/raw
-and that DVC does not have are never replaced.
+Nothing of the project changes before the table is printed, and nothing at all with `--plan`, but that what a killed adoption
+has left is put back or completed. Images that were in data/raw and that DVC does not have are never replaced.
 """
 
 import re
@@ -14,10 +14,12 @@ from pathlib import Path
 
 import psutil
 
+from pipeline.adoption.change import changing_images
 from pipeline.adoption.durations import seconds_per_feature
 from pipeline.adoption.intake import Intake, take_in
 from pipeline.adoption.params_file import write_params
 from pipeline.adoption.plan import Pace, Plan, Wish, make_plan
+from pipeline.adoption.replacement import EXCLUDED, PARAMS, PLACE, RAW, RECORD, replacing_images
 from pipeline.adoption.survey import Survey, survey
 from pipeline.adoption.table import plan_table
 from pipeline.artefacts.sizes import MIB
@@ -30,44 +32,40 @@ from pipeline.progress import waiting
 from pipeline.provenance.dvc import dvc, md5_of, read_yaml
 from pipeline.training.cost import estimate
 
-PARAMS, RAW, RECORD = Path("params.yaml"), Path("data/raw"), Path("data/raw.dvc")
-EXCLUDED = RAW.parent / "excluded.txt"
-PLACE = Path(".foundry/adoption")
-"""Where images wait while they are looked at, and where params.yaml is kept as it was."""
 BUSY_PERCENT = 30
 """Share of all cores in use above which a measured pace is not that of an idle machine."""
-BEFORE = PLACE / "raw.before"
-"""What was in data/raw, until DVC has the new images."""
 
 
 def main(source: str, name: str | None, minutes: float, image_size: int | None, *, plan: bool) -> None:
-    if BEFORE.exists() and not RAW.exists():
-        # An adoption was killed while it replaced the images.
-        BEFORE.rename(RAW)
-    load_params(PARAMS)
-    require_model_name(name)
-    document = read_params(PARAMS)
-    if not plan:
-        require_replaceable(source)
-    busy_percent = psutil.cpu_percent(interval=0.5)
-    with incoming(source) as intake:
-        excluded = read_exclusions(EXCLUDED) if is_raw(source) else frozenset()
-        found = looked_at(source, intake, excluded)
-        wish = Wish(name=name or intake.name, minutes=minutes, image_size=image_size)
-        free = psutil.virtual_memory().available / MIB
-        pace = Pace(training=estimate, sec_per_feature=seconds_per_feature, memory_mib=free)
-        with waiting("timing training steps and the extractor"):
-            chosen = make_plan(found, document, wish, pace)
-        sys.stdout.write(f"{plan_table(intake, found, chosen)}\n")
-        if busy_percent > BUSY_PERCENT:
-            sys.stdout.write(
-                f"other programs take {busy_percent:.0f} % of this machine: without them it is faster than planned\n"
-            )
-        sys.stdout.flush()
-        if plan:
-            return
-        adopt(intake, chosen, excluded)
+    with changing_images() as settled:
+        sys.stdout.write("".join(f"{line}\n" for line in settled))
+        load_params(PARAMS)
+        require_model_name(name)
+        if not plan:
+            require_replaceable(source)
+        busy_percent = psutil.cpu_percent(interval=0.5)
+        with incoming(source) as intake:
+            excluded = read_exclusions(EXCLUDED) if is_raw(source) else frozenset()
+            found = looked_at(source, intake, excluded)
+            chosen = planned(found, Wish(name=name or intake.name, minutes=minutes, image_size=image_size))
+            sys.stdout.write(f"{plan_table(intake, found, chosen)}\n")
+            if busy_percent > BUSY_PERCENT:
+                sys.stdout.write(
+                    f"other programs take {busy_percent:.0f} % of this machine: without them it is faster than planned\n"
+                )
+            sys.stdout.flush()
+            if plan:
+                return
+            adopt(intake, chosen, excluded)
     run_pipeline()
+
+
+def planned(found: Survey, wish: Wish) -> Plan:
+    """The plan for this machine, of which a few training steps and the extractor are timed."""
+    free = psutil.virtual_memory().available / MIB
+    pace = Pace(training=estimate, sec_per_feature=seconds_per_feature, memory_mib=free)
+    with waiting("timing training steps and the extractor"):
+        return make_plan(found, read_params(PARAMS), wish, pace)
 
 
 @contextmanager
@@ -131,37 +129,17 @@ def is_raw(source: str) -> bool:
 
 def adopt(intake: Intake, plan: Plan, excluded: Collection[str]) -> None:
     """Put the images and the params in their places; only a list of excluded images that they were chosen with stays."""
-    shutil.copyfile(PARAMS, PLACE / PARAMS)
-    with replacing_images(intake.folder):
+    with replacing_images(intake.folder) as files:
+        params = files / PARAMS.name
+        shutil.copyfile(PARAMS, params)
+        write_params(params, plan.choices)
+        # A model of other images is no beginning for these.
+        set_params(params, ["ancestor.digest=null"])
+        write_exclusions(files / EXCLUDED.name, excluded)
         with waiting("giving the images to DVC"):
             dvc("add", str(RAW))
-        write_exclusions(EXCLUDED, excluded)
-        write_params(PARAMS, plan.choices)
-        # A model of other images is no beginning for these.
-        set_params(PARAMS, ["ancestor.digest=null"])
-    sys.stdout.write(f"\n{RAW} and {PARAMS} are written; {PARAMS} as it was is {PLACE / PARAMS}\n\n")
+    sys.stdout.write(f"\n{RAW} and {PARAMS} are written; {PARAMS} as it was is {PLACE / PARAMS.name}\n\n")
     sys.stdout.flush()
-
-
-@contextmanager
-def replacing_images(folder: Path) -> Iterator[None]:
-    """Put `folder` in the place of data/raw; if the block fails, images, params and records become what they were."""
-    files = {path: path.read_bytes() for path in (PARAMS, RECORD, EXCLUDED) if path.exists()}
-    shutil.rmtree(BEFORE, ignore_errors=True)
-    RAW.mkdir(parents=True, exist_ok=True)
-    RAW.rename(BEFORE)
-    try:
-        folder.rename(RAW)
-        yield
-    except BaseException:
-        shutil.rmtree(RAW, ignore_errors=True)
-        BEFORE.rename(RAW)
-        for path in (RECORD, EXCLUDED):
-            path.unlink(missing_ok=True)
-        for path, content in files.items():
-            path.write_bytes(content)
-        raise
-    shutil.rmtree(BEFORE, ignore_errors=True)
 
 
 def run_pipeline() -> None:

@@ -5,9 +5,11 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from pipeline.errors import FoundryError
@@ -46,6 +48,27 @@ def environment() -> dict[str, str]:
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return os.environ | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+
+
+def require_no_dvc(worktree: Path) -> None:
+    """Refuse to go on while a process of DVC works in a worktree, its queue's workers among them.
+
+    Raises:
+        FoundryError: the message has the numbers of the processes.
+    """
+    if running := list(_dvc_processes(worktree)):
+        raise FoundryError(f"{worktree}: DVC is at work (process {', '.join(map(str, running))}): wait until it ends")
+
+
+def _dvc_processes(worktree: Path) -> Iterator[int]:
+    for process in psutil.process_iter():
+        try:
+            words, folder = process.cmdline()[:4], Path(process.cwd())
+        except psutil.Error:
+            continue
+        is_dvc = process.pid != os.getpid() and any(Path(word).name == "dvc" for word in words)
+        if is_dvc and folder.is_relative_to(worktree):
+            yield process.pid
 
 
 def md5(content: bytes) -> str:

@@ -8,13 +8,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import psutil
 from dvc.exceptions import DvcException
 from dvc.lock import LockError
 from dvc.repo import Repo
 
 from pipeline.errors import FoundryError
-from pipeline.provenance.dvc import stages_of
+from pipeline.provenance.dvc import require_no_dvc, stages_of
 from pipeline.provenance.git import main_worktree
 
 
@@ -115,21 +114,7 @@ def exclusive_cache() -> Iterator[Cache]:
     with opened as repo:
         try:
             with repo.lock:
-                if running := list(_dvc_processes(worktree)):
-                    raise FoundryError(
-                        f"{worktree}: DVC is at work (process {', '.join(map(str, running))}): wait until it ends"
-                    )
+                require_no_dvc(worktree)
                 yield Cache(repo)
         except LockError:
             raise FoundryError(f"{worktree}: DVC is at work: wait until it ends") from None
-
-
-def _dvc_processes(worktree: Path) -> Iterator[int]:
-    """Numbers of the other processes of DVC that work in this worktree, its queue's workers among them."""
-    for process in psutil.process_iter():
-        try:
-            words, folder = process.cmdline()[:4], Path(process.cwd())
-        except psutil.Error:
-            continue
-        if any(Path(word).name == "dvc" for word in words) and folder.is_relative_to(worktree):
-            yield process.pid

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adoption.intake import model_name, take_in
+from pipeline.adoption.intake import model_name, require_space, take_in
 from pipeline.errors import FoundryError
 from pipeline.params import RegisterParams
 
@@ -49,6 +49,16 @@ def test_links_become_copies_and_the_rest_is_named(messy: Path, tmp_path: Path) 
         "tabby/loop: a link to a folder that contains it",
         "tabby/lost.png: a dangling link to ../nowhere.png",
     )
+
+
+def test_files_that_do_not_fit_on_the_disk_twice_are_refused_before_all_are_looked_at(tmp_path: Path) -> None:
+    sizes = iter([2**20, 2**50, 2**20])
+    with pytest.raises(
+        FoundryError, match=r"^birds: its first 2 files have 1,048,576\.0 GiB, for which 2,097,153\.0 GiB must"
+    ):
+        require_space("birds", sizes, tmp_path / "in")
+    assert list(sizes) == [2**20]
+    require_space("birds", [2**20], tmp_path / "in")
 
 
 def test_a_single_file_is_taken_as_it_is(tmp_path: Path) -> None:

@@ -1,22 +1,29 @@
 """`foundry adopt`: the table, and what it does to the project."""
 
 import hashlib
+import os
 import re
 import shutil
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.adoption.change import changing_images
 from pipeline.adoption.intake import take_in
-from pipeline.commands.adopt import PLACE, adopt, looked_at, require_replaceable
+from pipeline.adoption.replacement import PLACE
+from pipeline.commands.adopt import adopt, incoming, looked_at, require_replaceable
 from pipeline.errors import FoundryError
 from pipeline.ingestion.exclusions import read_exclusions
 from pipeline.params import load_params
+from pipeline.provenance.dvc import require_no_dvc
 from tests.adoption.test_plan import photographs, planned
 from tests.command_line import foundry
 from tests.dvc_project import Project
+from tests.processes import start, wait_for
 from tests.project import check_out
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -34,12 +41,21 @@ def _digests(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def running(folder: Path) -> bool:
+    """Whether DVC is at work in a folder."""
+    try:
+        require_no_dvc(folder)
+    except FoundryError:
+        return True
+    return False
+
+
 def test_a_plan_is_a_table_with_a_reason_for_each_param_and_changes_nothing(
     workspace: Path, root: Path, digits_file: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(root))
     shutil.copy(root / "tests" / "params.yaml", workspace)
-    before = _digests(workspace)
+    before = _digests(workspace) | {".foundry/raw.lock": hashlib.sha256(str(os.getpid()).encode()).hexdigest()}
     foundry("adopt", "--plan", digits_file)
     table = capfd.readouterr().out
     assert "digits: 1,797 of 1,797 images can be used, read as `arrays`" in table
@@ -63,16 +79,43 @@ def test_images_that_dvc_does_not_have_are_never_replaced(workspace: Path, root:
     assert (workspace / "data" / "raw" / "only-copy.png").read_bytes() == b"precious"
 
 
-def test_an_adoption_that_was_killed_while_it_replaced_images_loses_none(
-    workspace: Path, root: Path, digits_file: Path
+def test_an_adoption_that_was_killed_while_dvc_recorded_its_images_is_undone_by_the_next(
+    tmp_path: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    project = Project(tmp_path / "project", "no store")
+    monkeypatch.chdir(project.folder)
+    project.write("params.yaml", (root / "tests" / "params.yaml").read_text())
+    project.write("data/raw/old.png", "old")
+    project.dvc("add", "-q", "data/raw")
+    project.write(".foundry/adoption/raw/new.png", "new")
+    before = _digests(Path("data"))
+    adoption = start([sys.executable, "-m", "tests.adoption.kills", "replace_with_dvc"], env=project.environment)
+    wait_for(lambda: running(project.folder), adoption)
+    adoption.kill()
+    adoption.wait()
+    # DVC does not end with the process that started it.
+    with pytest.raises(FoundryError, match=r"DVC is at work \(process \d+\): wait until it ends"):
+        foundry("adopt", "nowhere")
+    while running(project.folder):
+        time.sleep(0.05)
+    with pytest.raises(FoundryError, match="^nowhere: not found"):
+        foundry("adopt", "nowhere")
+    assert capsys.readouterr().out == (
+        "an earlier adoption was cut short before DVC had its images: data/raw, data/raw.dvc and params.yaml are what "
+        "they were before it; what it had put into data/raw is in .foundry/adoption/unfinished-1: delete it, unless "
+        "you have changed it since\n"
+    )
+    assert _digests(Path("data")) == before
+    assert Path(".foundry/adoption/unfinished-1/new.png").read_text() == "new"
+
+
+def test_of_two_changes_of_data_raw_at_once_the_second_is_refused(workspace: Path, root: Path) -> None:
     shutil.copy(root / "tests" / "params.yaml", workspace)
-    (workspace / "data").mkdir()
-    (workspace / ".foundry" / "adoption" / "raw.before").mkdir(parents=True)
-    (workspace / ".foundry" / "adoption" / "raw.before" / "only-copy.png").write_bytes(b"precious")
-    with pytest.raises(FoundryError, match="does not record"):
-        foundry("adopt", digits_file)
-    assert (workspace / "data" / "raw" / "only-copy.png").read_bytes() == b"precious"
+    with changing_images(), pytest.raises(FoundryError, match="another change of data/raw is running already"):
+        foundry("adopt", "nowhere")
 
 
 def test_images_and_params_take_their_places_and_what_was_there_stays_in_dvc(
@@ -134,11 +177,9 @@ def test_where_dvc_refuses_the_images_everything_is_as_it_was(
         (workspace / "data/raw" / name).write_bytes(b"precious")
     (workspace / "data/raw.dvc").write_text("outs: []\n")
     (workspace / "data/excluded.txt").write_text("old.png\n")
-    PLACE.mkdir(parents=True)
     before = _digests(workspace)
-    with pytest.raises(FoundryError, match="dvc add"):
-        adopt(take_in(str(digits_file), PLACE / "raw"), planned(photographs()), ())
-    (workspace / PLACE / "params.yaml").unlink()
+    with pytest.raises(FoundryError, match="dvc add"), incoming(str(digits_file)) as intake:
+        adopt(intake, planned(photographs()), ())
     assert _digests(workspace) == before
 
 

@@ -42,6 +42,8 @@ DAMAGED = (
 )
 """Exceptions of `zipfile` and `tarfile` for a damaged, encrypted or unusually compressed archive."""
 
+OpenArchive = zipfile.ZipFile | tarfile.TarFile
+
 
 @dataclass(frozen=True, slots=True)
 class Member:
@@ -75,8 +77,8 @@ def read_archive(folder: Path, *, labelled: bool) -> RawSet:
         raise FoundryError(f"{folder}: found {listed(found)}, wanted exactly one file of {', '.join(SUFFIXES)}")
     path = folder / found[0]
     try:
-        with _opened(path) as archive:
-            members = _members(archive)
+        with opened(path) as archive:
+            members = list(members_of(archive))
     except DAMAGED as error:
         raise FoundryError(f"{path}: not a readable archive: {error}") from None
     layout, beside = layout_of(
@@ -94,7 +96,7 @@ def read_archive(folder: Path, *, labelled: bool) -> RawSet:
 def _file_of(path: Path, members: list[Member], parts: tuple[str, ...]) -> bytes:
     found = [member for member in members if member.parts == parts]
     try:
-        with _opened(path) as archive:
+        with opened(path) as archive:
             return _read(archive, found[-1])
     except DAMAGED as error:
         raise FoundryError(f"{path}: {found[-1].name}: damaged in the archive: {error}") from None
@@ -102,14 +104,14 @@ def _file_of(path: Path, members: list[Member], parts: tuple[str, ...]) -> bytes
 
 def _images(path: Path, members: list[Member], layout: Layout, *, labelled: bool) -> Iterator[RawImage]:
     last = {member.parts: member for member in members}
-    with _opened(path) as archive:
+    with opened(path) as archive:
         for member in members:
             # No class follows from a path that does not lead into the archive.
             label = layout.label(member.parts) if labelled and not _leads_out(member.name) else None
             split = layout.split(member.parts)
             printable_label = label and printable(label)
             try:
-                content = _content(archive, member, is_last=member is last[member.parts])
+                content = content_of(archive, member, is_last=member is last[member.parts])
             except UnreadableError as error:
                 name, refusal = printable(f"{path.name}/{member.name}"), printable(str(error))
                 yield RawImage(name, None, None, member.num_bytes, reason=refusal, label=printable_label, split=split)
@@ -119,7 +121,7 @@ def _images(path: Path, members: list[Member], layout: Layout, *, labelled: bool
                 yield RawImage(name, None, content, len(content), reason=reason, label=printable_label, split=split)
 
 
-def _content(archive: zipfile.ZipFile | tarfile.TarFile, member: Member, *, is_last: bool) -> bytes:
+def content_of(archive: OpenArchive, member: Member, *, is_last: bool) -> bytes:
     """Read a member.
 
     Raises:
@@ -135,28 +137,29 @@ def _content(archive: zipfile.ZipFile | tarfile.TarFile, member: Member, *, is_l
         raise UnreadableError(f"damaged in the archive: {error}") from None
 
 
-def _opened(path: Path) -> zipfile.ZipFile | tarfile.TarFile:
+def opened(path: Path) -> OpenArchive:
+    """Open an archive by the suffix of its name, to be closed by the caller."""
     return zipfile.ZipFile(path) if path.name.lower().endswith(".zip") else tarfile.open(path)
 
 
-def _members(archive: zipfile.ZipFile | tarfile.TarFile) -> list[Member]:
-    if isinstance(archive, zipfile.ZipFile):
-        # Old Windows tools wrote backslashes, which the format forbids.
-        found = [
-            Member(entry.filename.replace("\\", "/"), entry.file_size, _zip_refusal(entry), entry)
-            for entry in archive.infolist()
-            if not entry.is_dir()
-        ]
-    else:
-        found = [
-            Member(entry.name, entry.size, _tar_refusal(entry), entry)
-            for entry in archive.getmembers()
-            if not entry.isdir()
-        ]
-    return [member for member in found if not any(is_ignored(part) for part in member.parts if part != "..")]
+def members_of(archive: OpenArchive) -> Iterator[Member]:
+    """Yield the files of an archive that are not ignored, of a tar as their headers are read."""
+    members = _zip_members(archive) if isinstance(archive, zipfile.ZipFile) else _tar_members(archive)
+    return (each for each in members if not any(is_ignored(part) for part in each.parts if part != ".."))
 
 
-def _read(archive: zipfile.ZipFile | tarfile.TarFile, member: Member) -> bytes:
+def _zip_members(archive: zipfile.ZipFile) -> Iterator[Member]:
+    for entry in archive.infolist():
+        if not entry.is_dir():
+            # Old Windows tools wrote backslashes, which the format forbids.
+            yield Member(entry.filename.replace("\\", "/"), entry.file_size, _zip_refusal(entry), entry)
+
+
+def _tar_members(archive: tarfile.TarFile) -> Iterator[Member]:
+    return (Member(each.name, each.size, _tar_refusal(each), each) for each in archive if not each.isdir())
+
+
+def _read(archive: OpenArchive, member: Member) -> bytes:
     file = archive.open(member.entry) if isinstance(archive, zipfile.ZipFile) else archive.extractfile(member.entry)
     if file is None:
         raise tarfile.TarError("not a file")

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.commands.data.add import new_images, require_same_classes
+from pipeline.commands.data.add import new_images, require_classes
 from pipeline.errors import FoundryError
 from tests.dvc_project import ROOT, Project
+from tests.ingestion.sources.reading import write
 
 
 @pytest.fixture
@@ -85,26 +86,21 @@ def test_what_changes_is_told(project: Project, photo_folder: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("kind", ["zip", "gztar"])
 def test_the_images_of_an_archive_go_into_the_folders_of_their_classes(
-    kind: str, tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, tmp_path: Path, photo_folder: Path
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     (tmp_path / "packed" / "photographs" / "flower").mkdir(parents=True)
     shutil.copy(photo_folder / "china/01.png", tmp_path / "packed/photographs/flower/new.png")
     packed = shutil.make_archive(str(tmp_path / "more"), kind, tmp_path / "packed")
-    new = new_images(packed, photo_folder).folder
-    require_same_classes(packed, new, photo_folder)
+    new = new_images(packed, tmp_path / "place", photo_folder).folder
+    require_classes(packed, new, photo_folder, labelled=True)
     assert [path.relative_to(new).as_posix() for path in new.rglob("*.png")] == ["flower/new.png"]
 
 
-def test_an_archive_that_is_damaged_is_named(
-    tmp_path: Path, photo_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in ("more.zip", "more.tar.gz"):
-        (tmp_path / name).write_bytes(b"no archive" * 100)
-        with pytest.raises(FoundryError, match=f"{name}: not a readable archive"):
-            new_images(name, photo_folder)
-        shutil.rmtree(".foundry")
+@pytest.mark.parametrize("name", ["more.zip", "more.tar.gz"])
+def test_an_archive_that_is_damaged_is_named(name: str, tmp_path: Path, photo_folder: Path) -> None:
+    (tmp_path / name).write_bytes(b"no archive" * 100)
+    with pytest.raises(FoundryError, match=f"{name}: not a readable archive"):
+        new_images(str(tmp_path / name), tmp_path / "place", photo_folder)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +124,49 @@ def test_images_that_would_give_the_old_ones_other_classes_are_refused(
     (tmp_path / "new" / new).mkdir(parents=True)
     shutil.copy(photo_folder / "flower/01.png", tmp_path / "new" / new / "new.png")
     with pytest.raises(FoundryError, match=f"{words}.*sort the new images into folders as in .*old, such as {before}/"):
-        require_same_classes(new, tmp_path / "new", raw)
+        require_classes(new, tmp_path / "new", raw, labelled=False)
     (tmp_path / "new" / before).mkdir()
     shutil.move(tmp_path / "new" / new, tmp_path / "new" / before)
-    require_same_classes(new, tmp_path / "new", raw)
+    require_classes(new, tmp_path / "new", raw, labelled=True)
+
+
+def test_images_are_refused_that_the_table_of_classes_does_not_name(tmp_path: Path) -> None:
+    write(tmp_path / "raw" / "1.png")
+    write(tmp_path / "raw" / "metadata.csv", b"file_name,label\n1.png,cat\n")
+    write(tmp_path / "new" / "cat" / "2.png")
+    with pytest.raises(
+        FoundryError, match=r"^new: its images are in no row of a metadata\.csv or metadata\.jsonl, as those of"
+    ):
+        require_classes("new", tmp_path / "new", tmp_path / "raw", labelled=True)
+    require_classes("new", tmp_path / "new", tmp_path / "raw", labelled=False)
+    write(tmp_path / "new" / "cat" / "metadata.csv", b"file_name,label\n2.png,cat\n")
+    require_classes("new", tmp_path / "new", tmp_path / "raw", labelled=True)
+
+
+def test_a_table_of_classes_beside_folders_of_classes_is_refused(tmp_path: Path) -> None:
+    write(tmp_path / "raw" / "cat" / "1.png")
+    write(tmp_path / "new" / "cat" / "2.png")
+    write(tmp_path / "new" / "metadata.csv", b"file_name,label\ncat/2.png,cat\n")
+    with pytest.raises(
+        FoundryError, match="its table of classes would be that of all images, .* leave out the table; nothing"
+    ):
+        require_classes("new", tmp_path / "new", tmp_path / "raw", labelled=True)
+
+
+def test_images_with_a_table_are_added_beside_others_with_a_table(project: Project, tmp_path: Path) -> None:
+    for path in (project.folder / "data/raw").iterdir():
+        shutil.rmtree(path)
+    write(project.folder / "data/raw/1.png", b"one")
+    write(project.folder / "data/raw/metadata.csv", b"file_name,label\n1.png,cat\n")
+    project.dvc("add", "-q", "data/raw")
+    write(tmp_path / "birds/1.png", b"other")
+    write(tmp_path / "birds/metadata.csv", b"file_name,label\n1.png,bird\n")
+    said = project.foundry("data", "add", str(tmp_path / "birds"))
+    assert "data/raw has other files of the same names: the new ones are in data/raw/birds\n" in said
+    assert "data/raw: 2 files more" in said
+    assert (project.folder / "data/raw/1.png").read_bytes() == b"one"
+    assert (project.folder / "data/raw/birds/1.png").read_bytes() == b"other"
+    assert "nfiles: 4" in (project.folder / "data/raw.dvc").read_text()
 
 
 def test_a_file_that_the_list_leaves_out_stays_out_when_others_are_added(
