@@ -169,6 +169,6 @@ def peer_model(peer: str, network: PeerNetwork) -> Model:
     sampling = SamplingDefaults(sampler="ddim", num_steps=DDIM_STEPS, guidance_scale=1.0)
     targets: dict[str, Target] = {"diffusers": "eps", "ddp": "v"}
     betas = linear_betas(1000) if peer == "diffusers" else ddp_diffusion(network).betas.double()
-    # The description of our network is unused.
-    description = Description(data=data, network=UNetConfig(), target=targets[peer], sampling=sampling)
+    unused = UNetConfig(patch_size=1, widths=(8,), num_blocks=1, attention=False, dropout=0.0)
+    description = Description(data=data, network=unused, target=targets[peer], sampling=sampling)
     return Model(description, cast("UNet", network), NoiseSchedule(betas), digest=peer)

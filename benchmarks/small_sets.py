@@ -30,11 +30,11 @@ from pipeline.training.pace import cosine_table
 from pipeline.training.preview import Preview
 
 NUM_HELD_OUT, SIDE = 400, 8
-NETWORK = UNetConfig(patch_size=1, widths=(16, 32))
-GEOMETRY = AugmentationConfig(kinds=("shift", "scale", "rotation", "stretch"))
+NETWORK = UNetConfig(patch_size=1, widths=(16, 32), num_blocks=2, attention=False, dropout=0.0)
+GEOMETRY = AugmentationConfig(kinds=("shift", "scale", "rotation", "stretch"), probability=0.12)
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "shift, scale": {"augmentation": AugmentationConfig(kinds=("shift", "scale"))},
+    "shift, scale": {"augmentation": replace(GEOMETRY, kinds=("shift", "scale"))},
     "shift, scale, rotation, stretch": {"augmentation": GEOMETRY},
     "the same, each for 30 %": {"augmentation": replace(GEOMETRY, probability=0.3)},
     "dropout 10 %": {"network": replace(NETWORK, dropout=0.1)},

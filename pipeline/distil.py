@@ -22,7 +22,6 @@ from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.schedule_table import ScheduleTable, read_schedule_table
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.device import best_device
-from pipeline.diffusion.augmentation import AugmentationConfig
 from pipeline.diffusion.unet import UNet
 from pipeline.errors import FoundryError
 from pipeline.params import DistilParams, Params, TrainParams, load_params
@@ -141,7 +140,7 @@ def student_params(train: TrainParams, distil: DistilParams) -> TrainParams:
             "adam_learning_rate": train.adam_learning_rate * distil.learning_rate_ratio,
             "weighting": "uniform",
             "horizontal_flip": False,
-            "augmentation": AugmentationConfig(kinds=()),
+            "augmentation": replace(train.augmentation, kinds=()),
             "stop_when_overfitting": False,
             "num_grids": 1,
         }

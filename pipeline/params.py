@@ -27,6 +27,11 @@ from pipeline.param_findings import findings
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+TrainingLength = Annotated[int, Field(ge=1, le=10**11)]
+"""Images seen; the largest published trainings see some 10^10."""
+BatchSize = Annotated[int, Field(ge=1, le=2**16)]
+NumImages = Annotated[int, Field(le=10**6)]
+"""Images that are drawn, or measured, at once."""
 
 
 def _rising(interval: tuple[float, float]) -> tuple[float, float]:
@@ -93,14 +98,17 @@ class PrepareParams(Section):
         "(pipeline/ingestion/value_range.py)"
     )
     min_side: int = Field(
-        ge=1, description="least shorter side of a source image, in pixels; smaller ones are quarantined"
+        ge=1,
+        # The shorter side of the largest image that is read, of 2^26 pixels.
+        le=2**13,
+        description="least shorter side of a source image, in pixels; smaller ones are quarantined",
     )
     held_out_share: float = Field(
         gt=0,
         lt=1,
         description="share of images held out; ignored where the source has a split of its own (IDX, folders train and test)",
     )
-    min_num_images: int = Field(ge=2, description="check: least number of accepted images")
+    min_num_images: int = Field(ge=2, le=10**9, description="check: least number of accepted images")
     max_broken_share: Share = Field(description="check: largest share of quarantined files")
     max_duplicate_share: Share = Field(description="check: largest share of images that repeat another's pixels")
     max_blank_share: Share = Field(description="check: largest share of images with a single pixel value")
@@ -120,7 +128,11 @@ class PrepareParams(Section):
 
 
 class LinearBetas(Section):
-    """Equally spaced betas (Ho et al. 2020)."""
+    """Equally spaced betas (Ho et al. 2020).
+
+    The numbers of this and the other kinds may be left out, so that `dvc exp run -S schedule.betas.kind=linear` changes the
+    kind alone; docs/contracts.md lists their defaults. No other key has one.
+    """
 
     kind: Literal["linear"]
     beta_start: float = Field(default=1e-4, gt=0, lt=1)
@@ -223,7 +235,7 @@ class FeaturesParams(Section):
     extractor: Literal["auto", "classifier", "efficientnet_lite0", "random"] = Field(
         description="auto: classifier if there are labels, else efficientnet_lite0"
     )
-    num_images: int = Field(ge=1, description="training length of the classifier, in images seen")
+    num_images: TrainingLength = Field(description="training length of the classifier, in images seen")
     seed: Seed = Field(description="seed of the classifier's training and of the choice of images")
     min_accuracy: Share = Field(description="check: least accuracy of the classifier on held-out images")
 
@@ -232,10 +244,9 @@ class TrainParams(Section):
     """Stage `train`: the network that predicts the clean image."""
 
     seed: Seed = Field(description="seed of initial weights, order of images, noise and label dropout")
-    num_images: int = Field(ge=1, description="training length, in images seen")
-    batch_size: int = Field(ge=1, description="images per step, over all processes")
-    micro_batch_size: int | None = Field(
-        ge=1,
+    num_images: TrainingLength = Field(description="training length, in images seen")
+    batch_size: BatchSize = Field(description="images per step, over all processes")
+    micro_batch_size: BatchSize | None = Field(
         description="images whose gradients are computed at once; null: a process's whole share of a batch. If set, the "
         "weights do not depend on the number of processes; smaller values need less memory",
     )
@@ -272,7 +283,9 @@ class TrainParams(Section):
         description="stop when the held-out error rises, and keep the weights of the snapshot before; false: only warn"
     )
     num_grids: int = Field(
-        ge=0, description="sample grids drawn during training, besides those after 1, 2, 5 and 10 %; 0 for none at all"
+        ge=0,
+        le=1000,
+        description="sample grids drawn during training, besides those after 1, 2, 5 and 10 %; 0 for none at all",
     )
     network: UNetConfig = Field(description="architecture of the U-Net, see pipeline/diffusion/unet.py")
 
@@ -283,7 +296,7 @@ class DistilParams(Section):
     steps: Annotated[Literal[1, 2, 4] | None, BeforeValidator(_no_truth)] = Field(
         description="network calls per image of the student; null: no student"
     )
-    num_images: int = Field(ge=1, description="length of the student's training, in images seen")
+    num_images: TrainingLength = Field(description="length of the student's training, in images seen")
     teacher_steps: int = Field(
         ge=4, le=1000, description="steps of the teacher's DPM-Solver++ 2M, at most schedule.num_timesteps"
     )
@@ -316,7 +329,7 @@ class AncestorParams(Section):
 class EvaluateParams(Section):
     """Stage `evaluate`: how to sample, and how many images to measure."""
 
-    num_samples: int = Field(ge=100, description="images sampled and measured; 5,000 to decide on a promotion")
+    num_samples: NumImages = Field(ge=100, description="images sampled and measured; 5,000 to decide on a promotion")
     seed: Seed = Field(description="seed of samples, noise and baseline")
     sampler: Sampler = Field(description="ancestral DDPM, DDIM or DPM-Solver++ 2M")
     num_steps: int = Field(ge=1, le=1000, description="network calls per image, at most schedule.num_timesteps")
@@ -326,20 +339,21 @@ class EvaluateParams(Section):
     guidance_intervals: tuple[GuidedPart, ...] = Field(
         min_length=1, description="candidates for the part of the steps that is guided, begin and end in 0 … 1"
     )
-    guidance_images: int = Field(ge=4, description="images sampled per candidate, if there is more than one")
+    guidance_images: NumImages = Field(ge=4, description="images sampled per candidate, if there is more than one")
     ema_widths: tuple[Annotated[float, Field(gt=0, lt=0.28)], ...] = Field(
         min_length=1, description="candidates for the relative width of the post-hoc EMA"
     )
     tuning_rows: int = Field(
         ge=0,
+        le=10**8,
         description="images passed through the network to refine the sampling times; 0: none",
     )
-    baseline_components: int = Field(ge=1, description="number of Gaussians in the baseline mixture")
-    likelihood_num_images: int = Field(ge=2, description="held-out images whose bits/dim are bounded")
+    baseline_components: int = Field(ge=1, le=10_000, description="number of Gaussians in the baseline mixture")
+    likelihood_num_images: NumImages = Field(ge=2, description="held-out images whose bits/dim are bounded")
     compared_rows: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
         description="further numbers of unguided steps at which quality is measured; each costs one network row per image"
     )
-    compared_images: int = Field(ge=4, description="images sampled at each of compared_rows, at most num_samples")
+    compared_images: NumImages = Field(ge=4, description="images sampled at each of compared_rows, at most num_samples")
 
 
 MODEL_NAME = "[a-z0-9][a-z0-9-]{0,62}"

@@ -26,7 +26,7 @@ from pipeline.artefacts.files import locked
 from pipeline.params import PrepareParams, load_params
 from tests import processes
 from tests.servers import KEYS, Servers, serving
-from tests.small_sets import BETTER_THAN_BASELINES
+from tests.small_sets import BETTER_THAN_BASELINES, SMALL_NETWORK
 
 # The same examples on every machine, and no clock: the machine may be busy. Before its first example Hypothesis looks through all
 # imported modules for constants (half a second of CPU once MLflow and DVC are imported), and 30 s of that fail a test.
@@ -238,11 +238,10 @@ def small_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pipeline.artefacts.sampling_defaults import SamplingDefaults
     from pipeline.diffusion.betas import cosine_betas
     from pipeline.diffusion.noise import NoiseSchedule
-    from pipeline.diffusion.unet import UNetConfig
 
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=("cat", "dog"), sigma_data=0.5),
-        network=UNetConfig(widths=(8,), num_blocks=1),
+        network=SMALL_NETWORK,
         target="v",
         sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=4, guidance_scale=1.0),
         provenance={"data_digest": "da" * 32},

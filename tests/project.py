@@ -31,7 +31,7 @@ CHANGES = {
         "num_images": 6_400,
         "num_grids": 1,
         "num_snapshots": 2,
-        "network": {"widths": [16], "num_blocks": 1, "patch_size": 1},
+        "network": {"widths": [16], "num_blocks": 1, "patch_size": 1, "attention": False, "dropout": 0.0},
     },
     "evaluate": {
         "num_samples": 200,

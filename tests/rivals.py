@@ -12,11 +12,10 @@ from pipeline.artefacts.model import DataSpec, Description, build_network, save_
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.features import features
 from pipeline.params import load_params
 from pipeline.registry.evaluation_setup import EvaluationSetup
-from tests.small_sets import features_params, write_prepared
+from tests.small_sets import SMALL_NETWORK, features_params, write_prepared
 
 ROOT = Path(__file__).parents[1]
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
@@ -58,7 +57,7 @@ def write_rival(
     """Write a model that draws a pattern of this quality."""
     description = Description(
         data=DataSpec(image_size=image_size, channels=1, class_names=classes, sigma_data=0.5),
-        network=UNetConfig(widths=(8,), num_blocks=1),
+        network=SMALL_NETWORK,
         target="x0",
         sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=num_steps, guidance_scale=1.0),
         provenance={"data_digest": data_digest, **(origin or {})},

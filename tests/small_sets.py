@@ -1,6 +1,7 @@
 """Small datasets and small params for tests."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ from pipeline.artefacts.dataset import Dataset, DatasetInfo, Split, digest_of, w
 from pipeline.params import EvaluateParams, FeaturesParams, load_params
 
 PARAMS = load_params(Path(__file__).parent / "params.yaml")
+NETWORK = PARAMS.train.network
+SMALL_NETWORK = replace(NETWORK, widths=(8,), num_blocks=1)
 
 FEATURES = PARAMS.features.model_copy(update={"num_images": 10_000})
 """Enough for the digits; trains in 2 s."""

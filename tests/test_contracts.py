@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import click
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipeline import cli
 from pipeline.artefacts.model import FORMAT
 from pipeline.errors import ArtefactError, CheckFailedError, FoundryError
+from pipeline.params import Betas, Density
 from pipeline.training.journal import COLUMNS
 from tests.training.test_loop import SMALL, _training
 
@@ -49,6 +51,22 @@ def test_every_option_in_the_table_is_one_that_the_command_has(row: str) -> None
 @pytest.mark.parametrize("error", [FoundryError, CheckFailedError, ArtefactError])
 def test_every_exit_code_is_explained(error: type[FoundryError]) -> None:
     assert f"| {error.exit_code} |" in CONTRACTS
+
+
+def test_the_numbers_that_params_may_leave_out_are_those_of_the_page() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+) \|$", _section("params.yaml"), re.MULTILINE)
+    listed = {
+        kind: {name: float(value) for name, value in re.findall(r"`(\w+)` (\S+?),? ", f"{numbers} ")}
+        for kind, numbers in rows
+    }
+    sections = [section for alternatives in (Betas, Density) for section in get_args(get_args(alternatives)[0])]
+    defaults = {
+        get_args(section.model_fields["kind"].annotation)[0]: {
+            name: field.default for name, field in section.model_fields.items() if not field.is_required()
+        }
+        for section in sections
+    }
+    assert listed == {kind: numbers for kind, numbers in defaults.items() if numbers}
 
 
 def test_the_columns_of_curves_are_the_journals() -> None:

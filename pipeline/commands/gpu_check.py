@@ -209,7 +209,8 @@ def exactness_of_service() -> Iterator[Row]:
 def _untrained_network() -> UNet:
     """With no weight at zero, as those of a new network are."""
     torch.manual_seed(0)
-    network = UNet(UNetConfig(), image_size=IMAGE_SIZE, channels=1, num_classes=NUM_CLASSES)
+    config = UNetConfig(patch_size=2, widths=(32, 64), num_blocks=2, attention=False, dropout=0.0)
+    network = UNet(config, image_size=IMAGE_SIZE, channels=1, num_classes=NUM_CLASSES)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.05)
     return network

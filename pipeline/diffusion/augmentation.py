@@ -44,9 +44,9 @@ BRIGHTNESS_STD, CONTRAST_STD, SATURATION_STD = 0.2, 0.5, 1.0
 class AugmentationConfig:
     """Which changes training images undergo."""
 
-    kinds: tuple[Kind, ...] = ()
+    kinds: tuple[Kind, ...]
     """Empty: no augmentation."""
-    probability: float = 0.12
+    probability: float
     """Share of the images that each kind changes; always half for `mirror`."""
 
     def __post_init__(self) -> None:

@@ -17,30 +17,34 @@ from torch.nn import functional as F
 class UNetConfig:
     """Architecture of the network; image channels and classes come from the data."""
 
-    patch_size: int = 2
-    """Side in pixels of the patches that the network sees as one position."""
-    widths: tuple[int, ...] = (32, 64)
-    """Channels of each level; every level has half the side of the one before."""
-    num_blocks: int = 2
-    """Residual blocks per level, on each side of the U."""
-    attention: bool = False
+    patch_size: int
+    """Side in pixels of the patches that the network sees as one position, 1 to 64."""
+    widths: tuple[int, ...]
+    """Channels of each level, 8 to 4096; every level has half the side of the one before."""
+    num_blocks: int
+    """Residual blocks per level, on each side of the U, 1 to 64."""
+    attention: bool
     """Self-attention over the positions of the smallest level."""
-    dropout: float = 0.0
+    dropout: float
     """Share of activations dropped in every residual block."""
 
     def __post_init__(self) -> None:
-        if self.patch_size < 1:
-            raise ValueError(f"patch_size: should be at least 1 (got {self.patch_size})")
-        if self.num_blocks < 1:
-            raise ValueError(f"num_blocks: should be at least 1 (got {self.num_blocks})")
-        if not self.widths or any(width < GROUP_SIZE or width % GROUP_SIZE for width in self.widths):
-            raise ValueError(f"widths: should be one or more multiples of {GROUP_SIZE} (got {list(self.widths)})")
+        if not 1 <= self.patch_size <= MAX_PATCH_SIZE:
+            raise ValueError(f"patch_size: should be in 1 … {MAX_PATCH_SIZE} (got {self.patch_size})")
+        if not 1 <= self.num_blocks <= MAX_BLOCKS:
+            raise ValueError(f"num_blocks: should be in 1 … {MAX_BLOCKS} (got {self.num_blocks})")
+        if not self.widths or any(width not in WIDTHS for width in self.widths):
+            raise ValueError(
+                f"widths: should be one or more multiples of {GROUP_SIZE} up to {WIDTHS[-1]} (got {list(self.widths)})"
+            )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: should be in [0, 1) (got {self.dropout})")
 
 
 GROUP_SIZE = 8
 """Channels that share one normalisation."""
+MAX_PATCH_SIZE, MAX_BLOCKS = 64, 64
+WIDTHS = range(GROUP_SIZE, 4097, GROUP_SIZE)
 
 
 class GroupNorm(nn.GroupNorm):

@@ -12,12 +12,12 @@ from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.artefacts.tensors import load_tensors, save_tensors
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
+from tests.small_sets import SMALL_NETWORK
 
 DESCRIPTION = Description(
     data=DataSpec(image_size=8, channels=1, class_names=("cat", "dog"), sigma_data=0.5),
-    network=UNetConfig(widths=(8,), num_blocks=1),
+    network=SMALL_NETWORK,
     target="v",
     sampling=DEFAULT_SAMPLING,
     timetables={"ddim": {"2": (9, 4)}},

@@ -10,8 +10,8 @@ from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.timetables import stretched, times_for, timetable
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
+from tests.small_sets import SMALL_NETWORK
 
 SCHEDULE = NoiseSchedule(cosine_betas(100))
 KNOWN = {"4": (99, 60, 30, 5), "10": tuple(range(99, 0, -10))}
@@ -50,7 +50,7 @@ def test_a_number_of_steps_that_the_schedule_does_not_have_is_refused(num_steps:
 def test_each_sampler_has_timetables_of_its_own() -> None:
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=None, sigma_data=0.5),
-        network=UNetConfig(widths=(8,), num_blocks=1),
+        network=SMALL_NETWORK,
         target="v",
         sampling=replace(DEFAULT_SAMPLING, num_steps=4),
         timetables={"ddim": KNOWN},

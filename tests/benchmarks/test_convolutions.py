@@ -1,14 +1,17 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.convolutions import convolutions_of, measured_peak
-from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.unet import UNet
+from tests.small_sets import SMALL_NETWORK
 
 
 def test_the_number_of_operations_equals_torchs_count() -> None:
-    network = UNet(UNetConfig(widths=(8, 16), num_blocks=1), image_size=8, channels=1, num_classes=0)
+    network = UNet(replace(SMALL_NETWORK, widths=(8, 16)), image_size=8, channels=1, num_classes=0)
     x, t = torch.randn(3, 1, 8, 8), torch.zeros(3, dtype=torch.int64)
     found = convolutions_of(network, lambda: network(x, t, None))
     with FlopCounterMode(display=False) as counter:

@@ -13,13 +13,13 @@ from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.model import DataSpec, Description, load_model, save_model
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.artefacts.schedule_table import read_schedule_table
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.evaluation.evaluator import load_evaluator
 from pipeline.evaluation.metrics import Reference
 from pipeline.params import load_params
 from pipeline.schedule import schedule
 from pipeline.training.initial_network import initial_network
 from tests.rivals import write_setup
+from tests.small_sets import SMALL_NETWORK
 
 
 def test_a_student_is_measured_beside_its_teacher(
@@ -27,8 +27,7 @@ def test_a_student_is_measured_beside_its_teacher(
 ) -> None:
     write_setup(tmp_path, digits)
     params = load_params(root / "tests" / "params.yaml")
-    network_config = UNetConfig(widths=(8,), num_blocks=1, patch_size=2)
-    changes = {"num_images": 1920, "network": network_config}
+    changes = {"num_images": 1920, "network": SMALL_NETWORK}
     params = params.model_copy(
         update={
             "train": params.train.model_copy(update=changes),
@@ -41,7 +40,7 @@ def test_a_student_is_measured_beside_its_teacher(
     table = read_schedule_table(tmp_path / "schedule" / "table.parquet")
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=dataset.info.class_names, sigma_data=0.5),
-        network=network_config,
+        network=SMALL_NETWORK,
         target=params.train.target,
         sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=4, guidance_scale=1.5),
     )

@@ -14,7 +14,6 @@ from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.commands import report
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import ArtefactError
 from pipeline.evaluation.results import write_results
 from pipeline.registry.versions import COMPLETE_TAG
@@ -23,7 +22,7 @@ from pipeline.reporting.model_summaries import Folders, ModelSummary
 from pipeline.tracking import runs, store
 from pipeline.tracking.tags import DIGEST_TAG
 from tests.image_sets import prepare_arrays, write_arrays
-from tests.small_sets import BETTER_THAN_BASELINES
+from tests.small_sets import BETTER_THAN_BASELINES, SMALL_NETWORK
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 FOLDERS = Folders(
@@ -61,7 +60,7 @@ def write_model(folder: Path, seed: int) -> str:
     """Write a model of digits; returns its digest."""
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=tuple("0123456789"), sigma_data=0.5),
-        network=UNetConfig(widths=(8,), num_blocks=1),
+        network=SMALL_NETWORK,
         target="v",
         sampling=DEFAULT_SAMPLING,
     )

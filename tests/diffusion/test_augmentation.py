@@ -124,4 +124,4 @@ def test_each_kind_changes_its_share_of_the_images_and_no_other_parameter() -> N
 @pytest.mark.parametrize("fields", [{"kinds": ("shift", "shift")}, {"probability": 0.0}, {"probability": 1.1}])
 def test_an_impossible_configuration_is_refused(fields: dict) -> None:  # type: ignore[type-arg]
     with pytest.raises(ValueError, match="should be"):
-        AugmentationConfig(**fields)
+        AugmentationConfig(**{"kinds": (), "probability": 0.12} | fields)

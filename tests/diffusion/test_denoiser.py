@@ -6,8 +6,9 @@ from pipeline.diffusion.betas import cosine_betas, linear_betas, rescale_zero_te
 from pipeline.diffusion.denoiser import NetworkDenoiser
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.target import TARGETS, Target, training_target
-from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.unet import UNet
 from pipeline.errors import FoundryError
+from tests.small_sets import SMALL_NETWORK
 
 COSINE = NoiseSchedule(cosine_betas(1000))
 ZERO_SNR = NoiseSchedule(rescale_zero_terminal_snr(linear_betas(1000)))
@@ -61,7 +62,7 @@ def test_coefficients_are_float64_whatever_the_images_are() -> None:
 
 
 def test_the_network_is_called_with_labels_and_noise_levels() -> None:
-    network = UNet(UNetConfig(widths=(8,), num_blocks=1), image_size=4, channels=3, num_classes=2)
+    network = UNet(SMALL_NETWORK, image_size=4, channels=3, num_classes=2)
     torch.nn.init.normal_(network.outward.weight, std=0.1)
     t, labels = torch.tensor([3, 500]), torch.tensor([0, 2])
     *_, x = noisy_rows(COSINE, t, torch.float32)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from pipeline.diffusion.gaussian import GaussianDenoiser
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
 from pipeline.diffusion.patch_filter import patch_moments, set_filter, target_gains
 from pipeline.diffusion.target import TARGETS, Target, training_target
-from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.unet import UNet
+from tests.small_sets import NETWORK
 
 SCHEDULE = NoiseSchedule(cosine_betas(100))
 
@@ -25,7 +28,7 @@ def test_a_new_network_is_the_exact_denoiser_of_images_whose_patches_are_indepen
     target: Target,
 ) -> None:
     covariance = patch_covariance(12)
-    network = UNet(UNetConfig(widths=(16, 16)), image_size=4, channels=3, num_classes=0, num_timesteps=100)
+    network = UNet(replace(NETWORK, widths=(16, 16)), image_size=4, channels=3, num_classes=0, num_timesteps=100)
     assert network.linear is not None
     set_filter(network.linear, covariance, target, SCHEDULE)
     found = NetworkDenoiser(network.eval(), SCHEDULE, target)

@@ -1,19 +1,22 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
-from pipeline.diffusion.unet import UNet, UNetConfig, group_norm, time_features
+from pipeline.diffusion.unet import UNet, group_norm, time_features
+from tests.small_sets import NETWORK, SMALL_NETWORK
 
 
 def _network(*, num_classes: int = 10, **config: object) -> UNet:
     torch.manual_seed(0)
-    network = UNet(UNetConfig(**config), image_size=16, channels=3, num_classes=num_classes)  # type: ignore[arg-type]
+    network = UNet(replace(NETWORK, **config), image_size=16, channels=3, num_classes=num_classes)  # type: ignore[arg-type]
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network.eval()
 
 
 def test_both_sides_should_divide_into_patches_and_levels() -> None:
-    config = UNetConfig(patch_size=2, widths=(8, 8), num_blocks=1, attention=True)
+    config = replace(SMALL_NETWORK, widths=(8, 8), attention=True)
     x, t, labels = torch.randn(2, 3, 8, 12), torch.arange(2), torch.arange(2)
     assert UNet(config, image_size=(8, 12), channels=3, num_classes=10)(x, t, labels).shape == x.shape
     for size in ((8, 10), (10, 8)):
@@ -42,7 +45,7 @@ def test_the_prediction_has_the_shape_of_the_image(config: dict[str, object]) ->
 
 def test_a_new_network_predicts_zero() -> None:
     x, t, labels = _inputs(2)
-    assert UNet(UNetConfig(), image_size=16, channels=3, num_classes=10)(x, t, labels).abs().max() == 0
+    assert UNet(NETWORK, image_size=16, channels=3, num_classes=10)(x, t, labels).abs().max() == 0
 
 
 def test_a_row_depends_on_nothing_but_itself() -> None:
@@ -81,7 +84,7 @@ def test_every_weight_learns() -> None:
 
 def test_a_size_that_does_not_divide_is_refused_with_the_divisor() -> None:
     with pytest.raises(ValueError, match="image_size 30 should be a multiple of 4"):
-        UNet(UNetConfig(), image_size=30, channels=1, num_classes=0)
+        UNet(NETWORK, image_size=30, channels=1, num_classes=0)
 
 
 def test_time_features_tell_every_pair_of_times_apart() -> None:

@@ -12,13 +12,13 @@ from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.samplers import Sampler
 from pipeline.diffusion.sampling import sample
-from pipeline.diffusion.unet import UNetConfig
 from tests.command_line import foundry
+from tests.small_sets import SMALL_NETWORK
 
 SCHEDULE = NoiseSchedule(cosine_betas(50))
 WITH_CLASSES = Description(
     data=DataSpec(image_size=8, channels=1, class_names=("cat", "dog"), sigma_data=0.5),
-    network=UNetConfig(widths=(8,), num_blocks=1, attention=True),
+    network=replace(SMALL_NETWORK, attention=True),
     target="v",
     sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=5, guidance_scale=1.0),
     timetables={"ddim": {"3": (49, 20, 3)}},
@@ -26,7 +26,7 @@ WITH_CLASSES = Description(
 WITHOUT_CLASSES = replace(
     WITH_CLASSES,
     data=replace(WITH_CLASSES.data, image_size=(8, 12), class_names=None, channels=4),
-    network=UNetConfig(widths=(8,), num_blocks=1),
+    network=SMALL_NETWORK,
     target="x0",
 )
 

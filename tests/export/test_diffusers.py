@@ -103,7 +103,8 @@ class Refuse(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Refuse())
 import foundry_network
-foundry_network.UNet(foundry_network.UNetConfig(), image_size=8, channels=1, num_classes=2)
+config = foundry_network.UNetConfig(patch_size=2, widths=(8,), num_blocks=1, attention=True, dropout=0.0)
+foundry_network.UNet(config, image_size=8, channels=1, num_classes=2)
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=file.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

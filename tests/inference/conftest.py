@@ -6,7 +6,7 @@ from pipeline.artefacts.model import DataSpec, Description, Model, build_network
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNetConfig
+from tests.small_sets import SMALL_NETWORK
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +14,7 @@ def model() -> Model:
     """A network that was never trained, with weights everywhere."""
     description = Description(
         data=DataSpec(image_size=8, channels=3, class_names=("a", "b"), sigma_data=0.5),
-        network=UNetConfig(widths=(8,), num_blocks=1),
+        network=SMALL_NETWORK,
         target="x0",
         sampling=SamplingDefaults(sampler="ddim", num_steps=3, guidance_scale=1.0),
     )

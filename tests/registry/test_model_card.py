@@ -7,12 +7,11 @@ from hypothesis import strategies as st
 
 from pipeline.artefacts.model import DataSpec, Description
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.evaluation.figures import FIGURES
 from pipeline.registry.model_card import MAX_DESCRIPTION, THE_REST, description, model_card, shortened
 from pipeline.registry.promotion import Decision
 from pipeline.registry.rule import Rule
-from tests.small_sets import BETTER_THAN_BASELINES, PARAMS
+from tests.small_sets import BETTER_THAN_BASELINES, PARAMS, SMALL_NETWORK
 
 METRICS = {
     **BETTER_THAN_BASELINES,
@@ -32,7 +31,7 @@ METRICS = {
 def card(metrics: Mapping[str, float] = METRICS, *, teacher: Mapping[str, Any] | None = None, **changes: Any) -> str:
     description = Description(
         data=DataSpec(image_size=28, channels=1, class_names=("T-shirt/top", "a|b *c*"), sigma_data=0.7),
-        network=UNetConfig(widths=(8,), num_blocks=1),
+        network=SMALL_NETWORK,
         target="v",
         sampling=DEFAULT_SAMPLING,
         provenance={"data_digest": "da7a"} | ({"teacher": teacher} if teacher else {}),

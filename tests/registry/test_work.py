@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -5,14 +7,14 @@ from pipeline.artefacts.model import DataSpec, Description, Model, build_network
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.registry.work import AliveTensors, work_of
+from tests.small_sets import SMALL_NETWORK
 
 
 def made(width: int = 8, num_steps: int = 10, guidance_scale: float = 1.0) -> Model:
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=("a", "b"), sigma_data=0.5),
-        network=UNetConfig(widths=(width,), num_blocks=1),
+        network=replace(SMALL_NETWORK, widths=(width,)),
         target="v",
         sampling=SamplingDefaults(sampler="ddim", num_steps=num_steps, guidance_scale=guidance_scale),
     )

@@ -1,6 +1,7 @@
 """Small models with weights that matter: a new network's last convolution is zero, and every bit would be equal."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from pipeline.artefacts.model import DataSpec, Description, build_network, save_
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNetConfig
 from tests.service.server import Server, serving
+from tests.small_sets import SMALL_NETWORK
 
 CLASS_NAMES = ("cat", "dog", "bird")
 
@@ -32,7 +33,7 @@ def write_model(
 ) -> Path:
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=class_names, sigma_data=0.5),
-        network=UNetConfig(widths=(8, 16), num_blocks=1),
+        network=replace(SMALL_NETWORK, widths=(8, 16)),
         target="v",
         sampling=SamplingDefaults(sampler="dpmpp_2m", num_steps=10, guidance_scale=guidance_scale),
         timetables={"ddim": {"3": (99, 60, 20)}},

@@ -29,7 +29,7 @@ from pipeline.diffusion.gaussian import linear_denoiser_mse
 from pipeline.diffusion.moments import image_moments
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import TARGETS
-from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.unet import UNet
 from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.errors import ArtefactError
 from pipeline.evaluate import OUTS, evaluate, read_inputs
@@ -42,12 +42,11 @@ from pipeline.evaluation.verdict import verdict
 from pipeline.features import features
 from pipeline.inference.draw import draw
 from tests.command_line import foundry
-from tests.small_sets import PARAMS, evaluate_params, features_params, write_prepared
+from tests.small_sets import PARAMS, SMALL_NETWORK, evaluate_params, features_params, write_prepared
 
 pytestmark = pytest.mark.trains
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
-NETWORK = UNetConfig(widths=(8,), num_blocks=1)
 EVALUATE = evaluate_params(guidance_scales=(1.5, 2.0), guidance_intervals=((0.0, 1.0),))
 BOUNDS = SnrBounds(0.1, 5.0)
 
@@ -68,7 +67,7 @@ def _write_model(folder: Path, prepared: Dataset, table: ScheduleTable) -> None:
     info = prepared.info
     description = Description(
         data=DataSpec(image_size=info.image_size, channels=info.channels, class_names=info.class_names, sigma_data=0.7),
-        network=NETWORK,
+        network=SMALL_NETWORK,
         target="v",
         sampling=SamplingDefaults(sampler="ddim", num_steps=10, guidance_scale=1.0),
         timetables={"dpmpp_2m": {"4": (49, 30, 12, 2)}},

@@ -1,3 +1,4 @@
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ def test_an_unknown_key_of_the_network_is_rejected(tmp_path: Path) -> None:
 
 
 def test_the_networks_own_check_is_reported_as_a_finding(tmp_path: Path) -> None:
-    with pytest.raises(ParamsError, match=r"train.network.widths: should be .* multiples of 8 \(got \[30\]\)"):
+    with pytest.raises(
+        ParamsError, match=r"train.network.widths: should be .* multiples of 8 up to 4096 \(got \[30\]\)"
+    ):
         load_params(_changed(tmp_path, train__network__widths=[30]))
 
 
@@ -135,8 +138,8 @@ def _keys(document: dict[str, Any], above: str = "") -> Iterator[str]:
             yield from _keys(value, f"{above}{key}.")
 
 
-def _section(document: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
-    """The section that holds a key, and the key's last part."""
+def _section(document: dict[str, Any], key: str) -> tuple[Any, str]:
+    """The section or list that holds a key, and the key's last part."""
     *sections, last = key.split(".")
     for name in sections:
         document = document[name]
@@ -164,6 +167,72 @@ def test_a_misspelt_key_is_told_the_right_one(key: str) -> None:
     assert f"params.yaml: {key}_: there is no such key; did you mean {key}?" in str(caught.value).splitlines()
 
 
+@pytest.mark.parametrize("key", list(_keys(_document())))
+def test_a_missing_key_is_named_with_what_to_add_and_has_no_default(key: str) -> None:
+    document = _document()
+    section, last = _section(document, key)
+    del section[last]
+    with pytest.raises(ParamsError) as caught:
+        parse_params(document)
+    above, _, _ = key.rpartition(".")
+    [said] = str(caught.value).splitlines()
+    assert said.startswith(f"params.yaml: {key}: is missing; add `{last}: ")
+    assert said.endswith(f"` to {above}" if above else "`")
+
+
+@pytest.mark.parametrize(
+    ("key", "wanted"),
+    [
+        ("train", "add `train: {…}`"),
+        ("train.network", "add `network: {…}` to train"),
+        ("train.network.dropout", "add `dropout: NUMBER` to train.network"),
+        ("train.augmentation.kinds", "add `kinds: […]` to train.augmentation"),
+        ("train.micro_batch_size", "add `micro_batch_size: INTEGER|null` to train"),
+        ("train.horizontal_flip", "add `horizontal_flip: true|false` to train"),
+        ("evaluate.sampler", "add `sampler: ddpm|ddim|dpmpp_2m` to evaluate"),
+        ("distil.steps", "add `steps: 1|2|4|null` to distil"),
+        ("schedule.betas.kind", "add `kind: linear|scaled_linear|cosine|sigmoid|trained` to schedule.betas"),
+    ],
+)
+def test_what_to_add_says_which_values_there_are(key: str, wanted: str) -> None:
+    document = _document()
+    section, last = _section(document, key)
+    del section[last]
+    with pytest.raises(ParamsError, match=rf"^params.yaml: {key}: is missing; {re.escape(wanted)}$"):
+        parse_params(document)
+
+
+def test_no_key_has_a_default_but_the_numbers_of_a_section_with_kinds() -> None:
+    for section in Params.model_json_schema()["$defs"].values():
+        if "kind" not in section["properties"]:
+            assert set(section["required"]) == set(section["properties"]), section["title"]
+
+
+def _integers(value: Any, key: str) -> Iterator[str]:
+    """The keys of the integers in a document, with the positions in lists."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        yield key
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, part in parts:
+        yield from _integers(part, f"{key}.{name}" if key else str(name))
+
+
+SIZES = [key for key in _integers(_document(), "") if not key.endswith(".seed")]
+
+
+@pytest.mark.parametrize("size", [2**40, 2**62])
+@pytest.mark.parametrize("key", [*SIZES, "train.micro_batch_size"])
+def test_an_absurd_size_is_refused_before_it_takes_memory(key: str, size: int) -> None:
+    document = _document()
+    section, last = _section(document, key)
+    section[int(last) if isinstance(section, list) else last] = size
+    with pytest.raises(ParamsError) as caught:
+        parse_params(document)
+    [said] = str(caught.value).splitlines()
+    assert said.startswith(f"params.yaml: {key.rstrip('.0123456789')}")
+    assert str(size) in said
+
+
 def test_an_unknown_key_of_a_section_with_kinds_is_named_without_the_kind() -> None:
     document = _document()
     document["schedule"]["betas"] = {"kind": "cosine", "offset_": 0.1}
@@ -175,7 +244,7 @@ def test_an_unknown_key_of_a_section_with_kinds_is_named_without_the_kind() -> N
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("kosine", "should be one of 'linear', .*\"kosine\""), (None, "should be one of"), (..., "is missing$")],
+    [("kosine", "should be one of 'linear', .*\"kosine\""), (None, "should be one of"), (..., "is missing; add")],
 )
 def test_a_kind_that_there_is_not_is_told_those_that_there_are(kind: object, words: str) -> None:
     document = _document()

@@ -18,7 +18,6 @@ from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.commands.model.champion import promote, rollback
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import FoundryError
 from pipeline.evaluation.results import read_results, write_results
 from pipeline.evaluation.tuning.apply import apply_tuning
@@ -35,7 +34,7 @@ from pipeline.registry.versions import COMPLETE_TAG, download, resolve
 from pipeline.tracking import runs, store
 from pipeline.tracking.tags import EXTRACTOR_TAG, RECIPE_TAG
 from tests.rivals import BAD, FAIR, GOOD, Digits, open_setup, write_rival, write_setup
-from tests.small_sets import BETTER_THAN_BASELINES
+from tests.small_sets import BETTER_THAN_BASELINES, SMALL_NETWORK
 
 NAME = "tiny"
 NOWHERE = EvaluationSetup(
@@ -47,7 +46,7 @@ NOWHERE = EvaluationSetup(
 def write_model(folder: Path, seed: int = 0, class_names: tuple[str, ...] | None = ("cat", "dog")) -> Path:
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=class_names, sigma_data=0.5),
-        network=UNetConfig(widths=(8,), num_blocks=1),
+        network=SMALL_NETWORK,
         target="v",
         sampling=DEFAULT_SAMPLING,
         timetables={"ddim": {"2": (9, 4)}},

@@ -24,7 +24,7 @@ CHANGES = {
         "batch_size": 32,
         "num_grids": 2,
         "num_snapshots": 2,
-        "network": {"widths": [8], "num_blocks": 1, "patch_size": 2},
+        "network": {"widths": [8], "num_blocks": 1, "patch_size": 2, "attention": False, "dropout": 0.0},
     },
 }
 SAID = "whole.log"

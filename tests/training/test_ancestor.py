@@ -10,13 +10,13 @@ from pipeline.artefacts.model import DataSpec, Description, Model, build_network
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.diffusion.betas import cosine_betas, linear_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.errors import ArtefactError, FoundryError
 from pipeline.params import load_params
 from pipeline.training.ancestor import descendant, load_ancestor
+from tests.small_sets import SMALL_NETWORK
 
 DATA = DataSpec(image_size=8, channels=1, class_names=("cat", "dog", "eel"), sigma_data=0.5)
-ANCESTOR = Description(data=DATA, network=UNetConfig(widths=(8,), num_blocks=1), target="v", sampling=DEFAULT_SAMPLING)
+ANCESTOR = Description(data=DATA, network=SMALL_NETWORK, target="v", sampling=DEFAULT_SAMPLING)
 
 
 SCHEDULE = NoiseSchedule(cosine_betas(50))
@@ -52,7 +52,7 @@ def test_classes_are_inherited_by_their_names_and_a_new_one_begins_as_no_class()
 @pytest.mark.parametrize(
     ("found", "said"),
     [
-        (replace(ANCESTOR, network=UNetConfig(widths=(16,), num_blocks=1)), r"train\.network .*widths=\(16,\).* for "),
+        (replace(ANCESTOR, network=replace(SMALL_NETWORK, widths=(16,))), r"train\.network .*widths=\(16,\).* for "),
         (replace(ANCESTOR, data=replace(DATA, image_size=16)), r"channels, height and width \(1, 16, 16\) for"),
         (replace(ANCESTOR, data=replace(DATA, class_names=None)), "classes False for True"),
         (replace(ANCESTOR, target="x0"), r"train\.target x0 for v"),

@@ -1,5 +1,6 @@
 """The cost of a training is known before, and is what its steps then take."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ from pipeline.training.cost import (
 )
 from pipeline.training.feature_error import FeatureError
 from pipeline.training.pace import measure
+from tests.small_sets import NETWORK, SMALL_NETWORK
 
 PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
 COMMITTED = PARAMS.train
@@ -32,8 +34,8 @@ SHAPE = {"image_size": 16, "channels": 3, "num_classes": 4}
 
 
 def test_weights_and_arithmetic_are_counted_as_a_convolution_needs_them() -> None:
-    size = network_size(UNetConfig(widths=(8,), num_blocks=1), **SHAPE)
-    network = UNet(UNetConfig(widths=(8,), num_blocks=1), **SHAPE)
+    size = network_size(SMALL_NETWORK, **SHAPE)
+    network = UNet(SMALL_NETWORK, **SHAPE)
     assert size.num_weights == sum(weight.numel() for weight in network.parameters())
     # On the one level of 8x8 positions: a convolution of c_in to c_out channels with a window of k.
     blocks = [(8, 8), (8, 8), (16, 8), (16, 8)]
@@ -44,7 +46,7 @@ def test_weights_and_arithmetic_are_counted_as_a_convolution_needs_them() -> Non
 
 
 def test_rows_within_a_limit_are_the_most_that_keep_it_in_equal_parts() -> None:
-    size = network_size(UNetConfig(), **SHAPE)
+    size = network_size(NETWORK, **SHAPE)
     share = 10_000
     rows = size.rows_within(1000, share)
     num_parts = -(-share // rows)
@@ -91,7 +93,7 @@ def test_a_student_needs_the_memory_of_its_features(small_model: Path) -> None:
 
 
 def test_a_large_image_is_counted_without_being_computed() -> None:
-    config = UNetConfig(patch_size=1, widths=(256, 512, 1024), num_blocks=4)
+    config = replace(NETWORK, patch_size=1, widths=(256, 512, 1024), num_blocks=4)
     size = network_size(config, image_size=256, channels=3, num_classes=0)
     assert size.step_mib(96) > 500_000
 
@@ -101,10 +103,14 @@ def test_a_large_image_is_counted_without_being_computed() -> None:
 @pytest.mark.parametrize(
     ("network", "image_size", "batch_size"),
     [
-        (UNetConfig(widths=(32, 64)), 32, 64),
-        pytest.param(UNetConfig(patch_size=4, widths=(64, 128)), 64, 32, marks=pytest.mark.long),
-        pytest.param(UNetConfig(patch_size=4, widths=(64, 96, 128), attention=True), 128, 12, marks=pytest.mark.long),
-        pytest.param(UNetConfig(patch_size=8, widths=(64, 128, 192), attention=True), 256, 8, marks=pytest.mark.long),
+        (NETWORK, 32, 64),
+        pytest.param(replace(NETWORK, patch_size=4, widths=(64, 128)), 64, 32, marks=pytest.mark.long),
+        pytest.param(
+            replace(NETWORK, patch_size=4, widths=(64, 96, 128), attention=True), 128, 12, marks=pytest.mark.long
+        ),
+        pytest.param(
+            replace(NETWORK, patch_size=8, widths=(64, 128, 192), attention=True), 256, 8, marks=pytest.mark.long
+        ),
     ],
 )
 def test_a_step_needs_the_memory_that_was_estimated(network: UNetConfig, image_size: int, batch_size: int) -> None:
@@ -117,7 +123,9 @@ def test_a_step_needs_the_memory_that_was_estimated(network: UNetConfig, image_s
 @pytest.mark.long
 def test_the_time_of_a_large_batch_follows_from_smaller_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     shape = {"image_size": 64, "channels": 3, "num_classes": 4}
-    params = COMMITTED.model_copy(update={"network": UNetConfig(patch_size=4, widths=(64, 128)), "batch_size": 96})
+    params = COMMITTED.model_copy(
+        update={"network": replace(NETWORK, patch_size=4, widths=(64, 128)), "batch_size": 96}
+    )
     multiply_adds = network_size(params.network, **shape).multiply_adds
     monkeypatch.setattr(pace, "MULTIPLY_ADDS", 40e9)
     estimated = pace.step_seconds(params, multiply_adds, 1, **shape)
@@ -129,9 +137,7 @@ def test_the_time_of_a_large_batch_follows_from_smaller_ones(monkeypatch: pytest
 @pytest.mark.trains
 def test_the_steps_of_the_network_itself_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NPROC", "2")
-    params = COMMITTED.model_copy(
-        update={"network": UNetConfig(widths=(8,), num_blocks=1), "batch_size": 16, "num_images": 160}
-    )
+    params = COMMITTED.model_copy(update={"network": SMALL_NETWORK, "batch_size": 16, "num_images": 160})
     cost = estimate(params, PARAMS.distil, **SHAPE)
     assert (cost.num_processes, cost.num_steps) == (2, 10)
     assert 0 < cost.step_sec < 5
@@ -143,7 +149,7 @@ def test_the_steps_of_the_network_itself_are_timed(monkeypatch: pytest.MonkeyPat
 def test_a_student_costs_its_own_rows_and_those_of_its_trajectories() -> None:
     params = PARAMS.distil
     cost = Cost(
-        network=network_size(UNetConfig(), **SHAPE),
+        network=network_size(NETWORK, **SHAPE),
         num_processes=1,
         process_mib=0,
         all_mib=0,

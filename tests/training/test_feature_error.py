@@ -1,5 +1,7 @@
 """The error of a student in its teacher's features, against the activations of the teacher's network as it runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -9,9 +11,9 @@ from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.loss import visible_error
 from pipeline.diffusion.noise import NoiseSchedule, add_noise
-from pipeline.diffusion.unet import UNetConfig
 from pipeline.training.batches import Batch
 from pipeline.training.feature_error import FeatureError
+from tests.small_sets import NETWORK
 
 SCHEDULE, ROWS, SHAPE = NoiseSchedule(cosine_betas(50)), 3, (1, 8, 8)
 CPU = torch.device("cpu")
@@ -21,7 +23,7 @@ CPU = torch.device("cpu")
 def teacher(request: pytest.FixtureRequest) -> Model:
     description = Description(
         data=DataSpec(image_size=8, channels=1, class_names=request.param, sigma_data=0.5),
-        network=UNetConfig(widths=(8, 16), num_blocks=2),
+        network=replace(NETWORK, widths=(8, 16)),
         target="v",
         sampling=DEFAULT_SAMPLING,
     )

@@ -1,6 +1,7 @@
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,13 @@ from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.density import uniform_density
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.diffusion.target import TARGETS
-from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.unet import UNet
 from pipeline.diffusion.weighting import WEIGHTINGS, SnrBounds, loss_weight
 from pipeline.params import TrainParams, load_params
 from pipeline.training.batches import Batch, BatchSource
 from pipeline.training.distributed import SINGLE, Workers
 from pipeline.training.loop import Training
+from tests.small_sets import NETWORK, SMALL_NETWORK
 from tests.training.waits import Waits
 
 CPU = Device(torch.device("cpu"), autocast=False, compile=False)
@@ -32,7 +34,7 @@ SMALL = PARAMS.model_copy(
     update={
         "num_images": 160,
         "batch_size": 16,
-        "network": UNetConfig(widths=(8,), num_blocks=1, dropout=0.1),
+        "network": replace(SMALL_NETWORK, dropout=0.1),
         "horizontal_flip": True,
         "num_snapshots": 4,
     }
@@ -122,7 +124,7 @@ def test_the_learning_rate_rises_to_its_peak_and_falls_to_zero() -> None:
 
 @pytest.mark.parametrize("size", [2, 3])
 def test_the_gradients_of_several_processes_add_up_to_that_of_the_whole_batch(size: int) -> None:
-    params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
+    params = SMALL.model_copy(update={"network": SMALL_NETWORK})
     wanted, found = _gradient(Workers(), params), 0.0
     for rank in range(size):
         found = found + _gradient(Workers(rank, size), params)
@@ -131,7 +133,7 @@ def test_the_gradients_of_several_processes_add_up_to_that_of_the_whole_batch(si
 
 @pytest.mark.parametrize("size", [1, 5, 16])
 def test_the_gradient_of_a_batch_in_parts_is_that_of_the_whole(size: int) -> None:
-    params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
+    params = SMALL.model_copy(update={"network": SMALL_NETWORK})
     parts = _gradient(Workers(), params.model_copy(update={"micro_batch_size": size}))
     torch.testing.assert_close(parts, _gradient(Workers(), params), rtol=1e-4, atol=1e-6)
 
@@ -161,7 +163,7 @@ def test_training_learns_what_images_undergo_and_keeps_it_apart_from_the_network
 
 
 def test_the_gradient_in_bfloat16_has_nearly_the_direction_of_that_in_float32() -> None:
-    params = SMALL.model_copy(update={"network": UNetConfig(widths=(8,), num_blocks=1)})
+    params = SMALL.model_copy(update={"network": SMALL_NETWORK})
     rough, exact = _gradient(Workers(), params, IN_BFLOAT16), _gradient(Workers(), params)
     assert not torch.equal(rough, exact)
     # bfloat16 has eight bits.
@@ -191,7 +193,7 @@ def test_with_a_constant_plan_a_longer_training_begins_like_a_shorter_one() -> N
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("labelled", [True, False])
 def test_the_loss_falls(device: Device, target: str, labelled: bool) -> None:  # noqa: FBT001
-    params = SMALL.model_copy(update={"target": target, "num_images": 1600, "network": UNetConfig(widths=(8,))})
+    params = SMALL.model_copy(update={"target": target, "num_images": 1600, "network": replace(NETWORK, widths=(8,))})
     losses = [float(step.loss) for step in _training(params, labelled=labelled, device=device).steps()]
     assert np.mean(losses[-20:]) < 0.6 * np.mean(losses[:10])
 

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import torch
 from hypothesis import given
@@ -6,8 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import Parameter
 
-from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.unet import UNet
 from pipeline.training.muon import Muon, orthogonalise
+from tests.small_sets import SMALL_NETWORK
 
 SHAPES = [(8, 4, 3, 3), (4, 8, 3, 3), (16, 4, 1, 1), (4, 4, 3, 3)]
 
@@ -112,7 +114,7 @@ def test_a_closure_is_evaluated_with_gradients_before_the_step() -> None:
 
 
 def test_the_hidden_matrices_of_the_unet_are_its_convolutions_but_the_first_and_the_last() -> None:
-    network = UNet(UNetConfig(widths=(8, 16), num_blocks=1, attention=True), image_size=8, channels=1, num_classes=2)
+    network = UNet(replace(SMALL_NETWORK, widths=(8, 16), attention=True), image_size=8, channels=1, num_classes=2)
     convolutions = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Conv2d)]
     names = {id(weight): name.removesuffix(".weight") for name, weight in network.named_parameters()}
     hidden = [names[id(weight)] for weight in network.hidden_matrices()]

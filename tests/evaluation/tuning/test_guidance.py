@@ -12,11 +12,11 @@ from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.guidance_interval import ALL_STEPS, Interval
 from pipeline.diffusion.images import to_bytes
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.diffusion.unet import UNet, UNetConfig
+from pipeline.diffusion.unet import UNet
 from pipeline.evaluation.evaluator import Evaluator
 from pipeline.evaluation.extractors.extractor import ExtractorConfig, make_extractor
 from pipeline.evaluation.tuning.guidance import Measured, best, choose_guidance
-from tests.small_sets import evaluate_params, features_params, write_prepared
+from tests.small_sets import NETWORK, evaluate_params, features_params, write_prepared
 
 NAMES = ("left", "right", "above")
 MEANS = torch.full((3, 1, 8, 8), -0.4)
@@ -66,7 +66,7 @@ def evaluator(tmp_path_factory: pytest.TempPathFactory) -> Evaluator:
 
 def _model(wanted: float, names: tuple[str, ...] | None = NAMES) -> Model:
     data = DataSpec(image_size=8, channels=1, class_names=names, sigma_data=0.5)
-    description = Description(data=data, network=UNetConfig(), target="x0", sampling=SAMPLING)
+    description = Description(data=data, network=NETWORK, target="x0", sampling=SAMPLING)
     return Model(description, Timid(wanted), SCHEDULE, digest="")
 
 
