@@ -241,17 +241,9 @@ def _of_students(setting: Setting, steps: Sequence[int]) -> Iterator[Images]:
 
 
 def _student(setting: Setting, params: Params, source: type[Trajectories]) -> Model:
-    trained, dataset = setting.trained, setting.workspace.dataset
-    made = Distillation(params, trained, dataset, setting.schedule, SINGLE)
+    trained = setting.trained
+    made = Distillation(params, trained, setting.workspace.dataset, setting.schedule, SINGLE, source=source)
     training = made.training
-    training.batches = source(
-        made.teacher,
-        training.network,
-        dataset.split("train").labels,
-        seed=training.params.seed,
-        batch_size=training.params.batch_size,
-        label_dropout=training.params.label_dropout,
-    )
     deque(training.steps(), maxlen=0)
     weights, _ = training.averages_at(training.num_steps)
     network = build_network(made.description, seed=0, num_timesteps=trained.network.num_timesteps)

@@ -79,13 +79,30 @@ class Distillation:
     """A student, its teacher, and the training of the student."""
 
     def __init__(
-        self, params: Params, trained: Model, dataset: Dataset, table: ScheduleTable, workers: Workers
+        self,
+        params: Params,
+        trained: Model,
+        dataset: Dataset,
+        table: ScheduleTable,
+        workers: Workers,
+        *,
+        source: type[Trajectories] = Trajectories,
     ) -> None:
+        """Prepare the first step.
+
+        Args:
+            params: the sections `train` and `distil`.
+            trained: the teacher, whose weights the student starts from.
+            dataset: its training images give the trajectories their classes.
+            table: the noise levels.
+            workers: the place of this process among those that share each batch.
+            source: the kind of batches.
+        """
         device, settings = best_device(), student_params(params.train, params.distil)
         student, images = student_network(trained), dataset.split("train")
         self.params, self.trained = params.distil, trained
         self.teacher = drawing_teacher(trained, params.distil, device.device)
-        trajectories = Trajectories(
+        batches = source(
             self.teacher,
             student,
             images.labels,
@@ -96,9 +113,7 @@ class Distillation:
             workers=workers,
         )
         error = FeatureError(trained, params.distil.feature_weight, device.device)
-        self.training = Training(
-            settings, student, table, images, device, workers, batches=trajectories, row_error=error
-        )
+        self.training = Training(settings, student, table, images, device, workers, batches=batches, row_error=error)
 
     @property
     def description(self) -> Description:

@@ -65,6 +65,9 @@ def test_a_student_is_measured_beside_its_teacher(
     by_arm = {each["arm"]: each for each in results}
     # Even a student that has learnt nothing begins as its teacher, and its guided teacher is nearer to itself.
     assert by_arm["teacher"]["rms_to_exact"] < by_arm["2 steps without guidance"]["rms_to_exact"]
+    # Each arm is trained on the batches that its name says.
+    own, teachers = (by_arm[f"student of 2, no features{states}"] for states in ("", ", teacher's states"))
+    assert own["rms_to_exact"] != teachers["rms_to_exact"]
     assert all((each["training_sec"] or 0) > 0 for each in results[4:])
     assert report(results, time_of_training(setting)).count("\n") == 2 + len(results)
 
