@@ -63,7 +63,9 @@ class Place:
         """The names of all files."""
         with self._naming(""):
             try:
-                return {Path(path).name for path in self._files.ls(self._root, detail=False)}
+                # A store may list the prefix itself, as an object without content.
+                paths = {path.rstrip("/") for path in self._files.ls(self._root, detail=False)}
+                return {Path(path).name for path in paths - {self._root.rstrip("/")}}
             except FileNotFoundError:
                 return set()
 

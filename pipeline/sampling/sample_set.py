@@ -22,7 +22,9 @@ from pipeline.sampling.drawing import Drawing
 from pipeline.sampling.place import Place
 
 FORMAT = 1
-DESCRIPTION, SUMS = "set.json", "SHA256SUMS"
+DESCRIPTION, SUMS, BEGUN = "set.json", "SHA256SUMS", ".begun"
+NUM_NAMED = 3
+"""Files that the error for a place with other files names."""
 NUM_VERIFIED = BATCH_SIZE
 """Images of each shard that are drawn again: one batch."""
 
@@ -52,10 +54,11 @@ class SampleSet:
         """Write what the set is, or compare it with what is written there.
 
         Raises:
-            FoundryError: another set is there; the message names what differs.
+            FoundryError: another set is there, or other files; the message names what differs, or some of them.
         """
         content = self.place.read(DESCRIPTION)
         if content is None:
+            self._require_empty()
             self.place.write(DESCRIPTION, self._description())
         elif content != self._description():
             raise FoundryError("\n".join(self._differences(content)))
@@ -101,6 +104,18 @@ class SampleSet:
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             differ = (arrays["images"][rows] != again.images).any(axis=(1, 2, 3))
         yield from (f"{file}: image {row} has other pixels when it is drawn again" for row in rows[differ])
+
+    def _require_empty(self) -> None:
+        """Refuse a place with files that no process leaves there before the description of its set."""
+        names = self.place.names()
+        others = sorted(name for name in names if not name.endswith(BEGUN) and not name.startswith(f".{DESCRIPTION}."))
+        # Another process may have written the description meanwhile.
+        if others and DESCRIPTION not in names:
+            found = ", ".join(others[:NUM_NAMED]) + (", …" if len(others) > NUM_NAMED else "")
+            raise FoundryError(
+                f"{self.place}: is not empty and has no {DESCRIPTION}, so it is no set that was begun (found {found}); "
+                "give another --out"
+            )
 
     def _recorded(self, shard: int) -> bytes:
         content = self.place.read(_digest_name(shard))
@@ -150,7 +165,7 @@ def _digest_name(shard: int) -> str:
 
 
 def _mark_name(shard: int) -> str:
-    return f"{_name(shard)}.begun"
+    return f"{_name(shard)}{BEGUN}"
 
 
 def _sum_line(name: str, content: bytes) -> bytes:

@@ -25,6 +25,12 @@ def test_a_bucket_that_does_not_exist_is_named(small_model_folder: Path) -> None
         foundry("sample", "--model", small_model_folder, "--out", "s3://nowhere/set", *SET)
 
 
+def test_a_prefix_that_the_console_of_a_store_made_is_empty(bucket: str) -> None:
+    # It makes an object without content that is called as the prefix is.
+    Place(f"{bucket}/made").write("", b"")
+    assert Place(f"{bucket}/made").names() == set()
+
+
 def test_removing_what_is_gone_is_no_error(bucket: str, tmp_path: Path) -> None:
     for place in (Place(f"{bucket}/set"), Place(str(tmp_path))):
         place.write("file", b"content")

@@ -146,6 +146,25 @@ def test_another_set_is_not_mixed_into_one(
     assert files_of(drawn) == before
 
 
+@pytest.mark.parametrize(
+    "names",
+    [("train-images-idx3-ubyte", "t10k-images-idx3-ubyte", ".gitignore", "a/b.png"), ("samples-000000.npz.sha256",)],
+)
+def test_a_folder_with_other_files_is_refused_and_stays_as_it_is(
+    small_model_folder: Path, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    for name in names:
+        (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "raw" / name).write_text("a file of somebody")
+    found = ", ".join(sorted(name.partition("/")[0] for name in names)[:3])
+    with pytest.raises(
+        FoundryError, match=rf"raw: is not empty and has no set\.json, .*\(found {re.escape(found)}.*--out"
+    ):
+        foundry("sample", "--model", small_model_folder, "--out", tmp_path / "raw", *SET)
+    files = {path.relative_to(tmp_path / "raw").as_posix() for path in (tmp_path / "raw").rglob("*") if path.is_file()}
+    assert files == set(names)
+
+
 def test_a_machine_whose_last_bits_may_differ_does_not_join(drawn: Path, small_model_folder: Path) -> None:
     path = drawn / "set.json"
     own = path.read_text()
