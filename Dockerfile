@@ -30,7 +30,7 @@ RUN useradd --uid 10001 --create-home foundry
 COPY --from=build /opt/venv /opt/venv
 WORKDIR /app
 COPY service/ service/
-COPY pipeline/__init__.py pipeline/__main__.py pipeline/cli.py pipeline/cpus.py pipeline/device.py pipeline/environment.py pipeline/errors.py pipeline/
+COPY pipeline/__init__.py pipeline/__main__.py pipeline/address.py pipeline/cli.py pipeline/cpus.py pipeline/device.py pipeline/environment.py pipeline/errors.py pipeline/
 COPY pipeline/artefacts/ pipeline/artefacts/
 COPY pipeline/diffusion/ pipeline/diffusion/
 ENV PATH=/opt/venv/bin:${PATH}

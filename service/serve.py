@@ -3,14 +3,13 @@
 BentoML restarts a service that fails at its start for ever; here an error ends with one line and exit code 2.
 """
 
-import errno
 import ipaddress
 import os
-import socket
 import sys
 from pathlib import Path
 from tempfile import TemporaryFile
 
+from pipeline.address import require_free
 from pipeline.errors import FoundryError
 from service.runtime import load_stepper
 from service.settings import Settings, load_settings
@@ -48,16 +47,10 @@ def _environment(model: Path, name: str | None, port: int) -> dict[str, str]:
 
 def _check_address(host: str, port: int) -> None:
     try:
-        family = socket.AF_INET if ipaddress.ip_address(host).version == 4 else socket.AF_INET6
+        ipaddress.ip_address(host)
     except ValueError:
         raise FoundryError(f"--host: should be an IP address, such as 127.0.0.1 or 0.0.0.0 (got {host})") from None
-    try:
-        with socket.socket(family) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
-    except OSError as error:
-        another = f"; `--port {port + 1}` takes another" if error.errno == errno.EADDRINUSE else ""
-        raise FoundryError(f"--host {host} --port {port}: {error.strerror}{another}") from None
+    require_free(host, port)
 
 
 def _check_home() -> None:

@@ -15,6 +15,7 @@ SOURCES = (
     "service/**/*",
     "pipeline/__init__.py",
     "pipeline/__main__.py",
+    "pipeline/address.py",
     "pipeline/cli.py",
     "pipeline/cpus.py",
     "pipeline/device.py",

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from pipeline.address import require_free
 from pipeline.artefacts.files import locked
 from pipeline.errors import FoundryError
 from pipeline.provenance.git import main_worktree
@@ -204,14 +205,21 @@ def dataset(digest: str) -> Any:
 
 
 def serve(host: str, port: int) -> None:
-    """Become the MLflow server of a local store, until it is stopped; for a remote store, only print its address."""
+    """Become the MLflow server of a local store, until it is stopped; for a remote store, only print its address.
+
+    Raises:
+        FoundryError: the store is local, and no server can listen at this address.
+    """
     uri = tracking_uri()
+    is_remote = uri.startswith(("http:", "https:"))
+    if not is_remote:
+        require_free(host, port)
     client = connect()
     id_ = experiment_id(client)
     for key, value in experiment.TAGS.items():
         client.set_experiment_tag(id_, key, value)
     page = experiment.page(id_)
-    if uri.startswith(("http:", "https:")):
+    if is_remote:
         sys.stderr.write(f"{uri}/{page}\n")
         return
     sys.stderr.write(f"http://{host}:{port}/{page}\n")

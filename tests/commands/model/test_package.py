@@ -188,6 +188,7 @@ def test_a_bento_is_built_without_a_network_once_and_serves_the_registered_model
     assert {name.split("/")[1] for name in sources if name.startswith("pipeline/")} == {
         "__init__.py",
         "__main__.py",
+        "address.py",
         "artefacts",
         "cli.py",
         "cpus.py",
