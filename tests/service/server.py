@@ -23,7 +23,8 @@ from service.http.schemas import ErrorResponse
 
 ROOT = Path(__file__).parents[2]
 GENERATIONS = "/v1/images/generations"
-STARTED_WITHIN_SEC = 240
+WITHIN_SEC = 600
+"""The longest wait for what a test expects: a busy machine may need minutes for what takes a second alone."""
 
 
 @dataclass(eq=False)
@@ -122,7 +123,7 @@ def wait_until_ready(server: Server) -> None:
         except httpx.TransportError:
             return False
 
-    assert soon(answers, STARTED_WITHIN_SEC, every_sec=0.1), server.log.read_text()
+    assert soon(answers, every_sec=0.1), server.log.read_text()
 
 
 def end(server: Server) -> None:
@@ -130,11 +131,11 @@ def end(server: Server) -> None:
     if server.process.poll() is None:
         server.process.send_signal(signal.SIGTERM)
     try:
-        server.process.wait(60)
+        server.process.wait(WITHIN_SEC)
     finally:
         for left in server.processes():
             left.kill()
-        server.process.wait(60)
+        server.process.wait(WITHIN_SEC)
 
 
 @contextmanager
@@ -159,8 +160,8 @@ def begin(server: Server, body: dict[str, Any], stack: ExitStack, *, request_id:
     return connection
 
 
-def soon(claim: Any, within_sec: float = 240, *, every_sec: float = 0.02) -> bool:
-    """Whether the claim becomes true in time; a busy machine may need minutes for what takes a second alone."""
+def soon(claim: Any, within_sec: float = WITHIN_SEC, *, every_sec: float = 0.02) -> bool:
+    """Whether the claim becomes true in time."""
     deadline = time.monotonic() + within_sec
     while not claim():
         if time.monotonic() > deadline:

@@ -21,6 +21,7 @@ from service.engine.stats import Stats
 from service.engine.stepper import Stepper
 from service.errors import ServiceError
 from tests.fakes import elementwise_denoiser
+from tests.service.server import WITHIN_SEC, soon
 
 SLOTS = 32
 LIMITS = Limits()
@@ -40,7 +41,7 @@ class Listener:
             self._ended.set()
 
     def error(self) -> ServiceError | None:
-        assert self._ended.wait(60)
+        assert self._ended.wait(WITHIN_SEC)
         end = self.events[-1]
         assert isinstance(end, End)
         assert sum(isinstance(event, End) for event in self.events) == 1
@@ -66,14 +67,18 @@ class Gate:
 
     def __init__(self) -> None:
         self.open = threading.Event()
-        self.entered = threading.Event()
+        self._entered = threading.Event()
         self.calls = 0
 
     def __call__(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
         self.calls += 1
-        self.entered.set()
-        assert self.open.wait(60)
+        self._entered.set()
+        assert self.open.wait(WITHIN_SEC)
         return elementwise_denoiser(x, t, labels)
+
+    def wait_for_call(self) -> None:
+        """Return when a tick is under way."""
+        assert self._entered.wait(WITHIN_SEC)
 
 
 def make_request(request_id: str, *images: SamplingParams, owner: str = "o", **options: object) -> Request:
@@ -97,9 +102,7 @@ def running(
 ) -> Iterator[Engine]:
     engine = Engine(build, limits, Stats(), max_request_sec=300, stuck_sec=30, clock=clock)
     engine.start()
-    deadline = time.monotonic() + 60
-    while not engine.is_ready and engine.is_alive and time.monotonic() < deadline:
-        time.sleep(0.005)
+    assert soon(lambda: engine.is_ready or not engine.is_alive)
     yield engine
     engine.stop()
 
@@ -118,11 +121,3 @@ def is_empty(engine: Engine) -> bool:
     """Whether no image is open and every slot is free."""
     load = engine.load()
     return (load.active_units, load.waiting_units, len(engine.stepper._free)) == (0, 0, SLOTS)
-
-
-def soon(claim: Callable[[], bool]) -> bool:
-    """Whether the claim comes true within a minute."""
-    deadline = time.monotonic() + 60
-    while not claim() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    return claim()

@@ -22,8 +22,8 @@ from tests.service.engine.engines import (
     load_stepper,
     make_request,
     running,
-    soon,
 )
+from tests.service.server import soon
 
 
 def test_a_request_gets_all_its_images_and_then_its_end(engine: Engine) -> None:

@@ -23,8 +23,8 @@ from tests.service.engine.engines import (
     load_stepper,
     make_request,
     running,
-    soon,
 )
+from tests.service.server import soon
 
 
 def test_a_row_that_is_not_finite_fails_its_request_alone(broken_folder: Path) -> None:
@@ -60,7 +60,7 @@ def test_parameters_that_the_model_cannot_use_fail_their_request_alone(model_fol
     wrong = replace(PARAMS, num_steps=101)
     with gated(model_folder) as (engine, gate):
         engine.submit(make_request("first"), Listener())
-        assert gate.entered.wait(60)
+        gate.wait_for_call()
         engine.submit(make_request("wrong", PARAMS, wrong, wrong), failed := Listener())
         engine.submit(make_request("right"), fine := Listener())
         gate.open.set()

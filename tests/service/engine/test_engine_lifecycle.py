@@ -17,15 +17,15 @@ from tests.service.engine.engines import (
     load_stepper,
     make_request,
     running,
-    soon,
 )
+from tests.service.server import soon
 
 
 def test_an_engine_that_is_stuck_is_not_alive(model_folder: Path) -> None:
     clock = Clock()
     with gated(model_folder, clock=clock) as (engine, gate):
         engine.submit(make_request("stuck"), Listener())
-        assert gate.entered.wait(60)
+        gate.wait_for_call()
         clock.now += 31
         assert not engine.is_alive
         gate.open.set()
@@ -55,7 +55,7 @@ def test_a_draining_engine_finishes_open_requests_and_refuses_new_ones(model_fol
 def test_stopping_fails_the_open_requests(model_folder: Path) -> None:
     with gated(model_folder) as (engine, gate):
         engine.submit(make_request("open"), listener := Listener())
-        assert gate.entered.wait(60)
+        gate.wait_for_call()
         threading.Timer(0.1, gate.open.set).start()
         engine.stop()
         assert isinstance(listener.error(), StoppedError)

@@ -20,14 +20,14 @@ from tests.service.engine.engines import (
     gated,
     is_empty,
     make_request,
-    soon,
 )
+from tests.service.server import soon
 
 
 def test_a_cancelled_request_ends_before_the_next_tick_and_frees_its_slots(model_folder: Path) -> None:
     with gated(model_folder) as (engine, gate):
         engine.submit(make_request("going", PARAMS, replace(PARAMS, seed=8)), listener := Listener())
-        assert gate.entered.wait(60)
+        gate.wait_for_call()
         engine.cancel("o", "going")
         engine.cancel("o", "going")
         gate.open.set()
@@ -57,7 +57,7 @@ def test_a_deadline_that_passes_ends_the_request(model_folder: Path) -> None:
     clock = Clock()
     with gated(model_folder, clock=clock) as (engine, gate):
         engine.submit(make_request("late", deadline_sec=5), listener := Listener())
-        assert gate.entered.wait(60)
+        gate.wait_for_call()
         clock.now += 5
         gate.open.set()
         assert isinstance(listener.error(), DeadlineExceededError)
@@ -75,7 +75,7 @@ def test_no_request_may_take_longer_than_the_limit(model_folder: Path, deadline_
     clock = Clock()
     with gated(model_folder, clock=clock) as (engine, gate):
         engine.submit(make_request("endless", deadline_sec=deadline_sec), listener := Listener())
-        assert gate.entered.wait(60)
+        gate.wait_for_call()
         clock.now += 300
         gate.open.set()
         assert isinstance(listener.error(), DeadlineExceededError)
