@@ -12,7 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
-from benchmarks.peers import peer_network, train_ddp, train_diffusers
+from benchmarks.peer_recipes import train_ddp, train_diffusers
+from benchmarks.peers import peer_network
 from benchmarks.systems import ARMS, WEIGHTS, PeerArm, Workspace, device_for, read_workspace
 from pipeline import cli
 from pipeline.artefacts.schedule_table import read_schedule_table

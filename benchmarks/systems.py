@@ -20,7 +20,8 @@ import yaml
 from numpy.typing import NDArray
 from torch import nn
 
-from benchmarks.peers import NUM_STEPS, SAMPLERS, PeerNetwork, draw_with_peer, peer_network, write_png_images
+from benchmarks.peer_recipes import write_png_images
+from benchmarks.peers import NUM_STEPS, SAMPLERS, PeerNetwork, draw_with_peer, peer_network
 from benchmarks.protocol import (
     ROOT,
     Run,
