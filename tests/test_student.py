@@ -24,7 +24,7 @@ from tests.command_line import foundry
 from tests.service.conftest import write_model
 from tests.service.server import Server, serving
 from tests.small_sets import BETTER_THAN_BASELINES
-from tests.stages.test_register import NOWHERE
+from tests.stages.registrations import NOWHERE
 from tests.test_retraining import Loop, failed
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]

@@ -17,7 +17,7 @@ from pipeline.tracking import store
 from pipeline.tracking.store import StoreError
 from tests.command_line import foundry
 from tests.dvc_project import Project
-from tests.stages.test_register import registered
+from tests.stages.registrations import registered
 
 ANCESTOR = Path("data/ancestor/model")
 STAGE = """
