@@ -17,7 +17,7 @@ from tests.faults import small_project
 from tests.processes import start, wait_for
 from tests.proxy import Proxy
 from tests.servers import Name, Servers
-from tests.tracking.test_runs import curve, files, stored_runs
+from tests.tracking.stored import curve, files, stored_runs
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 

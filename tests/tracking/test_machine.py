@@ -9,7 +9,7 @@ import pytest
 from pipeline.tracking import runs
 from pipeline.tracking.outbox import ENTRIES
 from tests.servers import wait_until
-from tests.tracking.test_runs import curve, parent_of, stored_runs
+from tests.tracking.stored import curve, parent_of, stored_runs
 
 CPU, MEMORY = "system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"
 

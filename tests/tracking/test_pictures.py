@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.tracking import runs
 from tests.servers import free_port
 from tests.service.page import CHROMIUM, TIMEOUT_MS, expect, needs_chromium, playwright
-from tests.tracking.test_runs import parent_of, pictures_below, stored_runs
+from tests.tracking.stored import parent_of, pictures_below, stored_runs
 
 pytestmark = [needs_chromium, pytest.mark.long]
 COLOURS = {0: (200, 0, 0), 640: (0, 200, 0), 1280: (0, 0, 200)}

@@ -1,55 +1,19 @@
+"""What a run has: facts of its origin, curves, pictures, a note, a state and a name."""
+
 import contextlib
-import os
-import re
-import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.evaluation.figures import FIGURES
 from pipeline.provenance import lineage
-from pipeline.provenance.git import worktree
-from pipeline.provenance.process import ProcessId
 from pipeline.tracking import runs, store, titles
-from pipeline.tracking.outbox import Outbox, ownerless
-from pipeline.tracking.shipper import Shipper
-from pipeline.tracking.tags import PARENT_TAG, PROCESS_TAG, STAGE_TAG, WORKTREE_TAG
-from tests.servers import Servers, free_port, wait_until
-
-PARAMS = {"train": {"learning_rate": 0.001, "network": {"widths": [32, 64]}, "target": "v"}}
-
-
-def stored_runs(name: str | None = None) -> list[Any]:
-    """Runs in the store, oldest first; those called `name`."""
-    client = store.connect()
-    found = client.search_runs([store.experiment_id(client)], order_by=["attributes.start_time"])
-    return [run for run in found if name in {None, run.info.run_name}]
-
-
-def curve(run: Any, key: str) -> list[tuple[int, float]]:
-    history = store.connect().get_metric_history(run.info.run_id, key)
-    return [(metric.step, metric.value) for metric in history]
-
-
-def parent_of(run: Any) -> Any:
-    return store.connect().get_run(run.data.tags[PARENT_TAG])
-
-
-def pictures_below(pipeline: Any) -> list[Any]:
-    return [
-        run for run in stored_runs(titles.pictures_name(pipeline.info.run_name)) if parent_of(run).info == pipeline.info
-    ]
-
-
-def files(run: Any, folder: str | None = None) -> list[str]:
-    return [file.path for file in store.connect().list_artifacts(run.info.run_id, folder)]
+from pipeline.tracking.tags import STAGE_TAG
+from tests.tracking.stored import PARAMS, curve, files, parent_of, pictures_below, stored_runs
 
 
 @pytest.mark.usefixtures("tracking_store")
@@ -180,95 +144,6 @@ def test_a_resumed_training_whose_run_was_deleted_gets_a_new_one() -> None:
 
 
 @pytest.mark.usefixtures("tracking_store")
-def test_sending_everything_again_changes_nothing(workspace: Path) -> None:
-    """As after a kill between sending and remembering that it was sent."""
-    home = workspace / ".foundry" / "outbox"
-    Image.new("L", (8, 8)).save(workspace / "grid.png")
-    with runs.stage_run("train", params=PARAMS) as run:
-        for step in range(5):
-            run.metrics({"train/loss": float(step)}, step=step)
-        run.metrics({"train/held_out": 0.5})
-        run.image("train/grid", workspace / "grid.png")
-        (folder,) = home.iterdir()
-        shutil.copytree(folder, workspace / "copy")
-    before = _everything()
-    for _ in range(2):
-        shutil.copytree(workspace / "copy", home / folder.name)
-        (home / folder.name / "shipped").unlink(missing_ok=True)
-        assert runs.sync() == 1
-    after = _everything()
-    assert len(after) == 3
-    assert after == before
-
-
-@pytest.mark.usefixtures("tracking_store")
-def test_the_next_stage_sends_the_outbox_of_a_killed_one_and_ends_its_run(workspace: Path, root: Path) -> None:
-    code = """
-from pipeline.tracking import runs
-with runs.stage_run("train", params={"train": {"target": "v"}}) as run:
-    run.metrics({"train/loss": 0.5}, step=64)
-    print("ready", flush=True)
-    input()
-"""
-    environment = {**os.environ, "PYTHONPATH": str(root), "MLFLOW_TRACKING_URI": f"http://127.0.0.1:{free_port()}"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code], env=environment, cwd=workspace, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    with process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        process.send_signal(signal.SIGKILL)
-    with runs.stage_run("evaluate", params={}):
-        pass
-    (child,) = stored_runs("train")
-    assert curve(child, "train/loss") == [(64, 0.5)]
-    assert (child.info.status, parent_of(child).info.status) == ("KILLED", "KILLED")
-
-
-@pytest.mark.usefixtures("tracking_store")
-def test_runs_of_ended_processes_are_ended_and_those_of_running_ones_are_not(workspace: Path) -> None:
-    client = store.connect()
-    experiment = store.experiment_id(client)
-    gone, here = ProcessId(2**22 + 1, 0.0), ProcessId.current()
-    made = {
-        (process, place): client.create_run(experiment, tags={PROCESS_TAG: str(process), WORKTREE_TAG: place})
-        for process in (gone, here)
-        for place in (worktree(), "another-machine:/work")
-    }
-    Shipper(workspace / ".foundry" / "outbox").ship_ownerless()
-    status = {key: client.get_run(run.info.run_id).info.status for key, run in made.items()}
-    assert status.pop((gone, worktree())) == "KILLED"
-    assert set(status.values()) == {"RUNNING"}
-
-
-@pytest.mark.usefixtures("tracking_store")
-def test_refused_entries_are_moved_aside_and_the_rest_arrives(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with runs.stage_run("train", params=PARAMS) as run:
-        run.metrics({"train/loss": 0.5}, step=1)
-        run.metrics({"a*b": 0.5}, step=1)
-        run.metrics({"train/loss": 0.25}, step=2)
-    (child,) = stored_runs("train")
-    assert curve(child, "train/loss") == [(1, 0.5), (2, 0.25)]
-    (refused,) = (workspace / ".foundry" / "refused").glob("*/refused.jsonl")
-    assert "a*b" in refused.read_text()
-    assert "a*b" in capsys.readouterr().err
-
-
-@pytest.mark.usefixtures("tracking_store")
-def test_a_damaged_outbox_is_moved_aside_and_the_others_are_sent(workspace: Path) -> None:
-    home = workspace / ".foundry" / "outbox"
-    damaged = Outbox.create(home)
-    (damaged.folder / "entries.jsonl").write_text("not JSON\n")
-    os.close(damaged._file)
-    with runs.stage_run("train", params=PARAMS):
-        pass
-    assert [run.info.status for run in stored_runs("train")] == ["FINISHED"]
-    assert (workspace / ".foundry" / "refused" / damaged.folder.name).is_dir()
-
-
-@pytest.mark.usefixtures("tracking_store")
 def test_the_changes_of_a_dirty_tree_are_kept_with_the_pipeline(workspace: Path) -> None:
     for command in (["init"], ["add", "mlflow.db"], ["commit", "--message", "first"]):
         identity = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
@@ -316,89 +191,3 @@ def test_a_pipeline_is_named_by_the_params_that_differ_from_the_commits_and_note
     assert titles.run_name() == "birds, 11 params changed"
     monkeypatch.setenv("DVC_EXP_NAME", "wide-net")
     assert titles.run_name() == "wide-net"
-
-
-@pytest.mark.usefixtures("tracking_server")
-def test_the_page_of_the_runs_is_that_of_model_training(capsys: pytest.CaptureFixture[str]) -> None:
-    store.serve("127.0.0.1", 5000)
-    assert capsys.readouterr().err.endswith("viewStateShareKey=pipelines&workflowType=machine_learning\n")
-    client = store.connect()
-    tags = client.get_experiment(store.experiment_id(client)).tags
-    assert tags["mlflow.experimentKind"] == "custom_model_development"
-    shown = re.findall(r"evaluate/(\w+)", tags["mlflow.sharedViewState.pipelines"])
-    assert shown
-    assert set(shown) <= set(FIGURES)
-
-
-def test_a_relative_database_lies_in_the_main_worktree(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert store.tracking_uri() == f"sqlite:///{workspace}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert store.tracking_uri() == f"sqlite:///{workspace}/other.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
-    assert store.tracking_uri() == "http://somewhere:5000"
-
-
-def test_artefacts_of_a_local_store_lie_beside_it(tracking_store: Path) -> None:
-    client = store.connect()
-    experiment = client.get_experiment(store.experiment_id(client))
-    assert experiment.artifact_location == f"{tracking_store.parent.as_uri()}/mlartifacts"
-
-
-@pytest.mark.usefixtures("tracking_store")
-def test_a_deleted_experiment_is_restored() -> None:
-    client = store.connect()
-    experiment = store.experiment_id(client)
-    client.delete_experiment(experiment)
-    assert store.experiment_id(client) == experiment
-    assert client.get_experiment(experiment).lifecycle_stage == "active"
-
-
-def test_processes_that_create_the_store_at_the_same_time_all_find_it(raced_store: tuple[Path, list[str]]) -> None:
-    assert raced_store[1] == ["1\n", "1\n"]
-
-
-@pytest.mark.usefixtures("tracking_store")
-def test_mlflow_sends_no_telemetry() -> None:
-    store.connect()
-    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
-
-
-def test_an_unreachable_server_fails_no_stage_and_gets_everything_once_when_it_is_back(
-    tracking_server: Path, servers: Servers, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Away at the start, there, gone in the middle, away at the end, and back."""
-    workspace = tracking_server
-    servers.stop("tracking")
-    (workspace / "report.html").write_text("report")
-
-    with runs.stage_run("prepare", params=PARAMS) as run:
-        run.metrics({"prepare/num_train": 60000})
-        run.artifact(workspace / "report.html")
-    assert capsys.readouterr().err.count("does not answer") == 1
-    with pytest.raises(store.StoreError, match=servers.tracking_uri):
-        runs.sync()
-    assert len(list((workspace / ".foundry" / "outbox").iterdir())) == 1
-
-    with runs.stage_run("train", params=PARAMS) as run:
-        servers.start("tracking")
-        run.metrics({"train/loss": 0.0}, step=0)
-        wait_until(lambda: [curve(found, "train/loss") for found in stored_runs("train")] == [[(0, 0.0)]])
-        servers.stop("tracking")
-        for step in range(1, 50):
-            run.metrics({"train/loss": float(step)}, step=step)
-    assert capsys.readouterr().err.count("sync` sends the rest") == 1
-
-    servers.start("tracking")
-    assert runs.sync() == 1
-    assert runs.sync() == 0
-    (prepare,), (train,) = stored_runs("prepare"), stored_runs("train")
-    assert curve(prepare, "prepare/num_train") == [(0, 60000.0)]
-    assert files(prepare) == ["report.html"]
-    assert curve(train, "train/loss") == [(step, float(step)) for step in range(50)]
-    assert {run.info.status for run in stored_runs()} == {"FINISHED"}
-    assert len(stored_runs()) == 4
-    assert list(ownerless(workspace / ".foundry" / "outbox")) == []
-
-
-def _everything() -> list[Any]:
-    return [(run.data.to_dictionary(), curve(run, "train/loss"), files(run, "images")) for run in stored_runs()]

@@ -1,6 +1,7 @@
-"""A local store follows the project: `mlflow.db` with `mlartifacts` beside it."""
+"""The store of runs: where it lies, that a local one follows the project, and the page that shows it."""
 
 import os
+import re
 import shutil
 import socket
 import sqlite3
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.artefacts.model import model_digest
+from pipeline.evaluation.figures import FIGURES
 from pipeline.registry.versions import download
 from pipeline.tracking import experiment, runs, store
 from pipeline.tracking.store import StoreError
@@ -133,3 +135,48 @@ def test_a_model_that_is_not_registered_is_named_with_what_shows_those_that_are(
         match=rf"^models:/none@champion: sqlite:///{tracking_store}: .*not found; `foundry model history` shows",
     ):
         foundry("sample", "--model", "models:/none@champion", "--num-images", "1", "--out", "a.png")
+
+
+@pytest.mark.usefixtures("tracking_server")
+def test_the_page_of_the_runs_is_that_of_model_training(capsys: pytest.CaptureFixture[str]) -> None:
+    store.serve("127.0.0.1", 5000)
+    assert capsys.readouterr().err.endswith("viewStateShareKey=pipelines&workflowType=machine_learning\n")
+    client = store.connect()
+    tags = client.get_experiment(store.experiment_id(client)).tags
+    assert tags["mlflow.experimentKind"] == "custom_model_development"
+    shown = re.findall(r"evaluate/(\w+)", tags["mlflow.sharedViewState.pipelines"])
+    assert shown
+    assert set(shown) <= set(FIGURES)
+
+
+def test_a_relative_database_lies_in_the_main_worktree(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert store.tracking_uri() == f"sqlite:///{workspace}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
+    assert store.tracking_uri() == f"sqlite:///{workspace}/other.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somewhere:5000")
+    assert store.tracking_uri() == "http://somewhere:5000"
+
+
+def test_artefacts_of_a_local_store_lie_beside_it(tracking_store: Path) -> None:
+    client = store.connect()
+    experiment = client.get_experiment(store.experiment_id(client))
+    assert experiment.artifact_location == f"{tracking_store.parent.as_uri()}/mlartifacts"
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_a_deleted_experiment_is_restored() -> None:
+    client = store.connect()
+    experiment = store.experiment_id(client)
+    client.delete_experiment(experiment)
+    assert store.experiment_id(client) == experiment
+    assert client.get_experiment(experiment).lifecycle_stage == "active"
+
+
+def test_processes_that_create_the_store_at_the_same_time_all_find_it(raced_store: tuple[Path, list[str]]) -> None:
+    assert raced_store[1] == ["1\n", "1\n"]
+
+
+@pytest.mark.usefixtures("tracking_store")
+def test_mlflow_sends_no_telemetry() -> None:
+    store.connect()
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
