@@ -30,9 +30,9 @@ from benchmarks.protocol import finish, log_progress, parser, table
 from benchmarks.recipe_luck import arm_figures, pair_figures
 from pipeline.evaluation.evaluator import NUM_SHIFTED
 from pipeline.params import RegisterParams
-from pipeline.registry import promotion
-from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
-from pipeline.registry.kid_difference import (
+from pipeline.registry.gate import promotion
+from pipeline.registry.gate.comparison_result import ClassAgreement, ComparisonResult, ModelResult
+from pipeline.registry.gate.kid_difference import (
     MAX_TRAININGS,
     PRIOR,
     KidDifference,
@@ -41,8 +41,8 @@ from pipeline.registry.kid_difference import (
     compare_recipes,
     estimate_spread,
 )
-from pipeline.registry.rule import Outcome, Rule, outcome_of
-from pipeline.registry.work import Work
+from pipeline.registry.gate.rule import Outcome, Rule, outcome_of
+from pipeline.registry.gate.work import Work
 
 ARMS = BASE, FIFTEEN, BETTER, TWICE = Arm("base", 3200), Arm("fifteen", 3584), Arm("better", 3712), Arm("twice", 6400)
 NUM_HISTORY = 10

@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.pool import Arm, Pool
 from benchmarks.protocol import save
 from pipeline.evaluation.paired_kid import Difference, kid_difference
-from pipeline.registry.kid_difference import SameSeeds
+from pipeline.registry.gate.kid_difference import SameSeeds
 
 NUM_RESAMPLES = 500
 """A quarter of the gate's: the ends of an interval are then known to a tenth of its width."""

@@ -30,7 +30,7 @@ from pipeline.evaluation.evaluator import REFERENCE, Evaluator, copy_figures, lo
 from pipeline.evaluation.samples import draw_samples
 from pipeline.evaluation.tuning.tune import tune
 from pipeline.params import Params, load_params
-from pipeline.registry.trial import class_agreement
+from pipeline.registry.gate.trial import class_agreement
 from pipeline.train import describe
 from pipeline.training.ancestor import descendant
 from pipeline.training.initial_network import initial_network

@@ -512,7 +512,7 @@ command(
     describe="Draw pictures alone and together by the service's code and compare their bits (for `gpu-check`).",
 )
 command(
-    foundry, "trial", "pipeline.registry.trial:main",
+    foundry, "trial", "pipeline.registry.gate.trial:main",
     folder("model"), folder("prepared"), folder("features"), out(), hidden=True,
     describe="Draw and evaluate one side of a comparison, alone in its process (for `model register`).",
 )

@@ -24,18 +24,18 @@ from pipeline.params import Params, load_params
 from pipeline.progress import waiting
 from pipeline.provenance import lineage
 from pipeline.provenance.git import main_worktree
-from pipeline.registry import promotion
 from pipeline.registry.aliases import ChampionChangedError
-from pipeline.registry.comparison import Champion, LoadedModel, OtherTrainings, as_document, compare
-from pipeline.registry.comparison_result import ComparisonResult
-from pipeline.registry.evaluation_setup import EvaluationSetup
+from pipeline.registry.gate import promotion
+from pipeline.registry.gate.comparison import Champion, LoadedModel, OtherTrainings, as_document, compare
+from pipeline.registry.gate.comparison_result import ComparisonResult
+from pipeline.registry.gate.evaluation_setup import EvaluationSetup
+from pipeline.registry.gate.kid_difference import MAX_TRAININGS, PastEvaluation, estimate_spread
+from pipeline.registry.gate.promotion import Decision
+from pipeline.registry.gate.rule import outcome_of
+from pipeline.registry.gate.second_judge import second_opinion
 from pipeline.registry.history import NOBODY
-from pipeline.registry.kid_difference import MAX_TRAININGS, PastEvaluation, estimate_spread
 from pipeline.registry.model_card import model_card
-from pipeline.registry.promotion import Decision
 from pipeline.registry.registry import Candidate, Registry
-from pipeline.registry.rule import outcome_of
-from pipeline.registry.second_judge import second_opinion
 from pipeline.registry.versions import download
 from pipeline.tracking import store
 from pipeline.tracking.past_runs import PastRuns

@@ -268,7 +268,7 @@ def champion(tracking_store: Path, small_model: Path, tmp_path: Path) -> str:
     from pipeline.artefacts.model import model_digest
     from pipeline.evaluation.results import write_results
     from pipeline.register import register
-    from pipeline.registry.evaluation_setup import EvaluationSetup
+    from pipeline.registry.gate.evaluation_setup import EvaluationSetup
     from pipeline.tracking import runs
 
     assert tracking_store.exists()

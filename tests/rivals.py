@@ -14,7 +14,7 @@ from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.features import features
 from pipeline.params import load_params
-from pipeline.registry.evaluation_setup import EvaluationSetup
+from pipeline.registry.gate.evaluation_setup import EvaluationSetup
 from tests.small_sets import SMALL_NETWORK, features_params, write_prepared
 
 ROOT = Path(__file__).parents[1]

@@ -194,7 +194,7 @@ def test_the_page_answers_seven_questions() -> None:
         ("pipeline/training/loop.py", {"train"}),
         ("pipeline/inference/grids.py", {"train", "evaluate"}),
         ("pipeline/diffusion/noise.py", {"schedule", "features", "train", "evaluate"}),
-        ("pipeline/registry/promotion.py", set()),
+        ("pipeline/registry/gate/promotion.py", set()),
         ("pipeline/tracking/outbox.py", set()),
         ("pipeline/provenance/lineage.py", set()),
         ("pipeline/export/bento.py", set()),

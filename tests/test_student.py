@@ -19,7 +19,7 @@ from pipeline.artefacts.tensors import save_tensors
 from pipeline.evaluation.results import write_results
 from pipeline.inference.draw import draw
 from pipeline.register import register
-from pipeline.registry import promotion
+from pipeline.registry.gate import promotion
 from tests.command_line import foundry
 from tests.service.conftest import write_model
 from tests.service.server import Server, serving

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pipeline.provenance import lineage
 from pipeline.provenance.git import git_line
-from pipeline.registry.rule import Outcome
+from pipeline.registry.gate.rule import Outcome
 
 Entry = dict[str, str]
 """`at`, `by`, `champion_before`, `event`, `git.commit`, `version`, `why`; docs/contracts.md has the values."""

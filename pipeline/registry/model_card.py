@@ -15,7 +15,7 @@ from pipeline.artefacts.sampling_defaults import guidance_in_words
 from pipeline.evaluation.figures import FIGURES, ORIGINS, Z, distances_by_rows
 from pipeline.evaluation.verdict import verdict
 from pipeline.params import Params
-from pipeline.registry.promotion import Decision
+from pipeline.registry.gate.promotion import Decision
 
 MAX_DESCRIPTION = 5000
 """Characters of a version's description that MLflow's tables have room for; PostgreSQL refuses more."""

@@ -19,10 +19,10 @@ from pipeline.provenance.git import worktree
 from pipeline.provenance.process import ProcessId
 from pipeline.registry import history, model_card
 from pipeline.registry.aliases import Aliases
-from pipeline.registry.comparison import LoadedModel
+from pipeline.registry.gate.comparison import LoadedModel
+from pipeline.registry.gate.promotion import Decision
+from pipeline.registry.gate.rule import Outcome
 from pipeline.registry.logged_model import link_to_runs, log_figures, save_logged_model
-from pipeline.registry.promotion import Decision
-from pipeline.registry.rule import Outcome
 from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.tracking import pictures, store
 from pipeline.tracking.tags import (

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from pipeline.artefacts.model import DataSpec, Description
 from pipeline.artefacts.sampling_defaults import DEFAULT_SAMPLING
 from pipeline.evaluation.figures import FIGURES
+from pipeline.registry.gate.promotion import Decision
+from pipeline.registry.gate.rule import Rule
 from pipeline.registry.model_card import MAX_DESCRIPTION, THE_REST, description, model_card, shortened
-from pipeline.registry.promotion import Decision
-from pipeline.registry.rule import Rule
 from tests.small_sets import BETTER_THAN_BASELINES, PARAMS, SMALL_NETWORK
 
 METRICS = {

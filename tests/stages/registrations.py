@@ -11,8 +11,8 @@ from pipeline.diffusion.noise import NoiseSchedule
 from pipeline.evaluation.results import write_results
 from pipeline.params import load_params
 from pipeline.register import register
-from pipeline.registry import promotion
-from pipeline.registry.evaluation_setup import EvaluationSetup
+from pipeline.registry.gate import promotion
+from pipeline.registry.gate.evaluation_setup import EvaluationSetup
 from pipeline.tracking import store
 from tests.small_sets import BETTER_THAN_BASELINES, SMALL_NETWORK
 

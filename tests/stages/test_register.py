@@ -18,8 +18,8 @@ from pipeline.errors import FoundryError
 from pipeline.evaluation.results import read_results
 from pipeline.evaluation.tuning.apply import apply_tuning
 from pipeline.register import publish, refuse_experiments, register, tune
-from pipeline.registry import promotion
-from pipeline.registry.promotion import Decision
+from pipeline.registry.gate import promotion
+from pipeline.registry.gate.promotion import Decision
 from pipeline.registry.registry import Registry
 from pipeline.registry.versions import download, resolve
 from pipeline.tracking import runs, store

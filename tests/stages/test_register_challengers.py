@@ -11,9 +11,9 @@ import pytest
 
 from pipeline.errors import FoundryError
 from pipeline.register import decide, past_evaluations, register, tune
-from pipeline.registry import promotion
-from pipeline.registry.comparison import Champion, compare
-from pipeline.registry.evaluation_setup import EvaluationSetup
+from pipeline.registry.gate import promotion
+from pipeline.registry.gate.comparison import Champion, compare
+from pipeline.registry.gate.evaluation_setup import EvaluationSetup
 from pipeline.registry.registry import Registry
 from pipeline.registry.versions import COMPLETE_TAG, download
 from pipeline.tracking import runs

@@ -8,7 +8,7 @@ import pytest
 from pipeline.artefacts.model import model_digest
 from pipeline.register import tune
 from pipeline.registry.aliases import ChampionChangedError
-from pipeline.registry.promotion import Decision
+from pipeline.registry.gate.promotion import Decision
 from pipeline.registry.registry import Registry
 from pipeline.registry.versions import COMPLETE_TAG
 from pipeline.tracking import store

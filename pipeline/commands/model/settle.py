@@ -3,7 +3,7 @@
 Reads: data/registration/decision.json, the registry
 Writes: what `train.seed`, `dvc repro` and `foundry model register` change, here and in a worktree of the champion
 
-A round gives each side one training more, three at most (`pipeline.registry.kid_difference`), the champion's first. Each is registered,
+A round gives each side one training more, three at most (`pipeline.registry.gate.kid_difference`), the champion's first. Each is registered,
 so that a run that was stopped goes on with the training that is missing.
 """
 
@@ -21,7 +21,7 @@ from pipeline.errors import FoundryError
 from pipeline.params import load_params
 from pipeline.provenance.dvc import environment
 from pipeline.provenance.git import main_worktree
-from pipeline.registry.kid_difference import MAX_TRAININGS
+from pipeline.registry.gate.kid_difference import MAX_TRAININGS
 from pipeline.registry.registry import Registry
 from pipeline.registry.versions import download
 from pipeline.tracking import store

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.artefacts.model import load_model
 from pipeline.commands.model.settle import is_open, next_seed
 from pipeline.evaluation.results import write_results
-from pipeline.registry.kid_difference import MAX_TRAININGS
+from pipeline.registry.gate.kid_difference import MAX_TRAININGS
 from pipeline.registry.registry import Registry
 from pipeline.registry.versions import download
 from tests.command_line import foundry

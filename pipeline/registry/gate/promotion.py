@@ -9,10 +9,10 @@ from typing import Any
 from pipeline.evaluation.paired_kid import Difference
 from pipeline.evaluation.verdict import LEAST_LEVELS, against_baselines
 from pipeline.params import RegisterParams
-from pipeline.registry.budgets import costs, gain_of
-from pipeline.registry.comparison_result import ComparisonResult, ModelResult
-from pipeline.registry.kid_difference import MAX_TRAININGS, KidDifference
-from pipeline.registry.rule import Outcome, Rule
+from pipeline.registry.gate.budgets import costs, gain_of
+from pipeline.registry.gate.comparison_result import ComparisonResult, ModelResult
+from pipeline.registry.gate.kid_difference import MAX_TRAININGS, KidDifference
+from pipeline.registry.gate.rule import Outcome, Rule
 
 KID = "evaluate/kid"
 COLLAPSE = 5.0

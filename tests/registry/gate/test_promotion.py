@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 
 from pipeline.evaluation.paired_kid import Difference
 from pipeline.params import load_params
-from pipeline.registry.comparison import ratio
-from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
-from pipeline.registry.kid_difference import KidDifference
-from pipeline.registry.promotion import KID, Decision, first_rules, margin, rules, second_judge, unlike_rules
-from pipeline.registry.rule import Rule, outcome_of
-from pipeline.registry.work import Ratio, Work
+from pipeline.registry.gate.comparison import ratio
+from pipeline.registry.gate.comparison_result import ClassAgreement, ComparisonResult, ModelResult
+from pipeline.registry.gate.kid_difference import KidDifference
+from pipeline.registry.gate.promotion import KID, Decision, first_rules, margin, rules, second_judge, unlike_rules
+from pipeline.registry.gate.rule import Rule, outcome_of
+from pipeline.registry.gate.work import Ratio, Work
 from tests.small_sets import BETTER_THAN_BASELINES
 
-PARAMS = load_params(Path(__file__).parents[1] / "params.yaml").register_
+PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").register_
 FIGURES = {
     "num_images": 2000,
     "kid": 1.0,

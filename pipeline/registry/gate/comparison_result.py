@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline.registry.kid_difference import KidDifference
-from pipeline.registry.work import Ratio, Work
+from pipeline.registry.gate.kid_difference import KidDifference
+from pipeline.registry.gate.work import Ratio, Work
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from pipeline.evaluation.paired_kid import Difference
-from pipeline.registry.kid_difference import (
+from pipeline.registry.gate.kid_difference import (
     MAX_TRAININGS,
     PRIOR,
     SHARES,

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import IO, Self, cast
 
 from pipeline.errors import FoundryError
-from pipeline.registry.evaluation_setup import EvaluationSetup
+from pipeline.registry.gate.evaluation_setup import EvaluationSetup
 
 
 class EvaluationProcess:

@@ -15,12 +15,19 @@ from pipeline.artefacts.tensors import load_tensors
 from pipeline.errors import ArtefactError
 from pipeline.evaluation.evaluator import NUM_SHIFTED, REFERENCE
 from pipeline.evaluation.paired_kid import kid_difference
-from pipeline.registry.comparison_result import ClassAgreement, ComparisonResult, ModelResult
-from pipeline.registry.evaluation_process import EvaluationProcess
-from pipeline.registry.evaluation_setup import EvaluationSetup
-from pipeline.registry.kid_difference import MAX_TRAININGS, PRIOR, KidDifference, SameSeeds, SeedSpread, compare_recipes
-from pipeline.registry.promotion import margin
-from pipeline.registry.work import Ratio, work_of
+from pipeline.registry.gate.comparison_result import ClassAgreement, ComparisonResult, ModelResult
+from pipeline.registry.gate.evaluation_process import EvaluationProcess
+from pipeline.registry.gate.evaluation_setup import EvaluationSetup
+from pipeline.registry.gate.kid_difference import (
+    MAX_TRAININGS,
+    PRIOR,
+    KidDifference,
+    SameSeeds,
+    SeedSpread,
+    compare_recipes,
+)
+from pipeline.registry.gate.promotion import margin
+from pipeline.registry.gate.work import Ratio, work_of
 
 NUM_TURNS = 9
 

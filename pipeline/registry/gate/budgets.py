@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from pipeline.params import RegisterParams
-from pipeline.registry.comparison_result import ComparisonResult
-from pipeline.registry.rule import Rule
-from pipeline.registry.work import Ratio
+from pipeline.registry.gate.comparison_result import ComparisonResult
+from pipeline.registry.gate.rule import Rule
+from pipeline.registry.gate.work import Ratio
 
 
 def gain_of(comparison: ComparisonResult, params: RegisterParams) -> str | None:

@@ -7,7 +7,7 @@ from pipeline.artefacts.model import DataSpec, Description, Model, build_network
 from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.betas import cosine_betas
 from pipeline.diffusion.noise import NoiseSchedule
-from pipeline.registry.work import AliveTensors, work_of
+from pipeline.registry.gate.work import AliveTensors, work_of
 from tests.small_sets import SMALL_NETWORK
 
 

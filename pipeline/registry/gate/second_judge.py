@@ -11,7 +11,7 @@ from pipeline.artefacts.dataset import Dataset
 from pipeline.artefacts.files import read_document
 from pipeline.evaluation.all_images import MAX_COMPARED, load_all
 from pipeline.evaluation.paired_kid import Difference, kid_difference
-from pipeline.registry.evaluation_setup import EvaluationSetup
+from pipeline.registry.gate.evaluation_setup import EvaluationSetup
 
 CONFIDENCE = 0.95
 
