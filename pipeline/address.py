@@ -28,8 +28,6 @@ def require_free(host: str, port: int) -> None:
             with socket.socket(family, kind, protocol) as probe:
                 # As servers do: connections of a server that has just ended do not keep the port.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind(address)
     except OSError as error:
         another = f"; `--port {port + 1}` takes another" if error.errno == errno.EADDRINUSE else ""

@@ -74,7 +74,7 @@ def test_words_that_no_shell_would_read_are_named() -> None:
     [
         ("a: [", r"params\.yaml: not YAML: "),
         ("train: {seed: 1}\ntrain: {seed: 2}\n", r"params\.yaml: not YAML: the key train stands twice"),
-        ("", "train.seed: params.yaml has no such key"),
+        ("", "train.seed: params.yaml has no such key; add `seed: INTEGER` to train$"),
     ],
 )
 def test_a_file_that_cannot_be_changed_is_named(text: str, error: str, tmp_path: Path) -> None:
