@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from tests.test_retraining import Loop, failed
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 NAME = "student"
 SAMPLING = SamplingDefaults(sampler="ddim", num_steps=2, guidance_scale=1.0)
+TAUGHT = SamplingDefaults(sampler="dpmpp_2m", num_steps=10, guidance_scale=2.0, guidance_interval=(0.5, 0.9))
 SEEDS, LABELS = [5, 6, 7], [0, 1, 2]
 
 
@@ -42,9 +43,7 @@ def student(tmp_path: Path) -> Path:
         teacher.description,
         sampling=SAMPLING,
         timetables={"ddim": {"2": (99, 60)}},
-        provenance={
-            "teacher": {"digest": teacher.digest, "sampler": "dpmpp_2m", "num_steps": 10, "guidance_scale": 2.0}
-        },
+        provenance={"teacher": {"digest": teacher.digest, **asdict(TAUGHT)}},
     )
     folder = tmp_path / "model"
     save_model(
@@ -77,17 +76,23 @@ def server(champion: Model, tmp_path: Path) -> Iterator[Server]:
         yield started
 
 
-def test_a_student_is_registered_drawn_and_exported_as_it_was_trained(champion: Model, tmp_path: Path) -> None:
+def test_a_student_is_registered_drawn_and_exported_as_it_was_trained(
+    champion: Model, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     uri, wanted = f"models:/{NAME}@champion", draw(champion, SEEDS, LABELS)
     card = " ".join((tmp_path / "registration" / "MODEL_CARD.md").read_text().split())
     assert "its teacher: better than the best linear denoiser" in card
-    assert "This model is a student" in card
+    assert "in 10 steps of `dpmpp_2m` with guidance 2 from 0.5 to 0.9 of the steps it draws in 2 steps" in card
 
     foundry("sample", "--model", uri, "--num-images", 3, "--seed", 5, "--out", tmp_path / "samples.npz")
     with np.load(tmp_path / "samples.npz") as samples:
         again = draw(champion, samples["seeds"].tolist(), samples["labels"].tolist(), sampler="ddim", num_steps=2)
         assert np.array_equal(samples["images"], again)
     assert (wanted != draw(champion, SEEDS, LABELS, num_steps=3)).any()
+    assert "student" not in capsys.readouterr().err
+    for other in (("--steps", 3), ("--sampler", "ddpm"), ("--guidance-scale", 2), ("--eta", 1)):
+        foundry("sample", "--model", uri, "--num-images", 1, "--out", tmp_path / "other.png", *other)
+        assert "a student, trained for --sampler ddim --steps 2 without guidance" in capsys.readouterr().err
     import mlflow
 
     frame = pd.DataFrame({"seed": SEEDS, "label": LABELS})

@@ -16,6 +16,7 @@ from PIL import Image
 
 from pipeline.artefacts.files import replacing
 from pipeline.artefacts.model import DataSpec, load_model
+from pipeline.artefacts.sampling_defaults import SamplingDefaults
 from pipeline.diffusion.samplers import Sampler
 from pipeline.errors import CheckFailedError, FoundryError
 from pipeline.evaluation.samples import Samples, write_samples
@@ -47,6 +48,7 @@ def main(num_images: int, out: str, *, shard_size: int | None, verify: bool, **o
     if shard_size is None:
         require_writable(num_images, out, verify=verify)
     drawing = drawing_of(options)
+    note_other_sampling(drawing)
     if shard_size is not None:
         samples = SampleSet(drawing, num_images, shard_size, Place(out))
         complete(samples)
@@ -76,6 +78,20 @@ def drawing_of(options: DrawingOptions) -> Drawing:
         guidance_scale=defaults.guidance_scale if scale is None else scale,
         guidance_interval=defaults.guidance_interval if interval is None else interval,
     )
+
+
+def note_other_sampling(drawing: Drawing) -> None:
+    """Say on standard error if a student is to draw in another way than the one that it was trained for."""
+    description = drawing.model.description
+    chosen = SamplingDefaults(
+        sampler=drawing.sampler, num_steps=drawing.num_steps, guidance_scale=drawing.guidance_scale
+    )
+    own = description.sampling
+    if description.is_distilled and ((chosen, drawing.eta) != (own, 0.0)):
+        sys.stderr.write(
+            f"the model is a student, trained for --sampler {own.sampler} --steps {own.num_steps} without guidance: "
+            "other settings give worse images\n"
+        )
 
 
 def require_writable(num_images: int, out: str, *, verify: bool) -> None:

@@ -51,7 +51,7 @@ def model_card(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"escaped": _escaped, "plural": _plural}
+    environment.filters |= {"escaped": _escaped, "plural": _plural, "guidance": guidance_in_words}
     sampling = description.sampling
     measured = [name for name in FIGURES if f"evaluate/{name}" in metrics]
     return environment.get_template("model_card.md").render(
@@ -60,7 +60,6 @@ def model_card(
         description=description,
         data=description.data,
         sampling=sampling,
-        guidance=guidance_in_words(sampling.guidance_scale, sampling.guidance_interval),
         teacher=description.provenance.get("teacher"),
         ancestor_digest=description.provenance.get("ancestor_digest"),
         params=params,

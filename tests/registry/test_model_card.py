@@ -114,10 +114,11 @@ def test_foreign_names_are_escaped() -> None:
 
 
 def test_the_card_of_a_student_names_its_teacher_and_says_whose_losses_it_shows() -> None:
-    teacher = {"digest": "7eac4e5", "sampler": "dpmpp_2m", "num_steps": 10, "guidance_scale": 1.2}
+    drawn = {"sampler": "dpmpp_2m", "num_steps": 10, "guidance_scale": 1.2, "guidance_interval": [0.5, 0.9]}
+    teacher = {"digest": "7eac4e5", **drawn}
     text = " ".join(card(teacher=teacher).split())
     assert "a student: it was distilled from the model `7eac4e5`, whose images in 10 steps of `dpmpp_2m`" in text
-    assert "with guidance 1.2 it draws in 20 steps" in text
+    assert "with guidance 1.2 from 0.5 to 0.9 of the steps it draws in 20 steps" in text
     assert "Bits/dim and errors on held-out images are those of the model that this one was distilled from." in text
     assert "distilled" not in card()
 

@@ -55,7 +55,10 @@ def _training_facts(version: Version) -> Iterator[tuple[str, str | None]]:
     tags = version.tags
     commit, lock, data = tags.get(COMMIT_TAG), tags.get(LOCK_TAG), tags.get(RAW_DATA_TAG)
     yield "registered", f"{version}" + (f" ({', '.join(version.aliases)})" if version.aliases else "")
-    yield "decision", _joined(tags.get("decision"), version.promoted_why)
+    yield "decision", tags.get("decision")
+    if version.promoted_why:
+        # By the gate, or by a person against its decision.
+        yield "promoted", version.promoted_why
     yield "trained by", f"run {version.training_run} in {tracking_uri()}"
     yield "git", _joined(commit, commit and commit_line(commit))
     if tags.get(DIRTY_TAG) == "true":

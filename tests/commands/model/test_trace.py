@@ -69,7 +69,8 @@ def test_a_picture_is_traced_to_model_run_commit_lock_and_data(
     assert lines["bits"] == "exact, repro_id cafe"
     assert lines["model"] == digest
     assert lines["registered"] == "small version 1 (champion)"
-    assert lines["decision"].startswith("accept: ")
+    assert lines["decision"] == "accept"
+    assert lines["promoted"].startswith("kid_is_known: found ")
     assert lines["trained by"].startswith("run ")
     assert lines["git"].startswith(f"{commit}: ")
     assert lines["git"].endswith(" The first model")
