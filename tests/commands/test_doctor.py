@@ -78,7 +78,8 @@ def test_packages_of_other_versions_are_named(project: Project) -> None:
 
 def test_a_training_that_memory_cannot_hold_is_refused_with_what_fits(project: Project) -> None:
     params = yaml.safe_load(Path("params.yaml").read_text())
-    params["train"] |= {"batch_size": 1 << 22, "micro_batch_size": None}
+    params["train"] |= {"batch_size": 1 << 16, "micro_batch_size": None}
+    params["train"]["network"] |= {"patch_size": 1, "widths": [128]}
     project.write("params.yaml", yaml.safe_dump(params))
     assert "foundry set train.micro_batch_size=" in wrong("memory")
 
