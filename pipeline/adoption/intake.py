@@ -11,10 +11,12 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
-from pipeline.artefacts.sizes import GIB
+from pipeline.artefacts.files import naming
+from pipeline.artefacts.sizes import GIB, MIB
 from pipeline.errors import FoundryError
 from pipeline.ingestion.sources.layout import METADATA, names_classes
 from pipeline.ingestion.sources.raw import is_ignored
@@ -24,6 +26,7 @@ from pipeline.provenance.dvc import dvc
 TABLES = {".csv", ".tsv", ".json", ".jsonl", ".xlsx"}
 SPARE_BYTES = GIB
 """Space left free on the disk for the outputs of the stages."""
+AGAIN = "nothing is taken over: give the command again when nothing writes to these files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ def take_in(source: str, folder: Path) -> Intake:
         folder: is created and must not exist.
 
     Raises:
-        FoundryError: `source` does not exist, is empty, or does not fit on the disk.
+        FoundryError: `source` does not exist, is empty, cannot be read, changes meanwhile, or does not fit on the disk.
     """
     if "://" in source:
         return _download(source, folder)
@@ -89,6 +92,8 @@ def take_in(source: str, folder: Path) -> Intake:
             _copy(entry, folder)
         except PermissionError:
             left_out.append(f"{utf8(entry.path)}: may not be read")
+        except FileNotFoundError:
+            raise FoundryError(f"{entry.target}: is gone since the files were listed; {AGAIN}") from None
     return Intake(folder, model_name(path.resolve().parts), sum(entry.is_link for entry in found), tuple(left_out))
 
 
@@ -143,10 +148,34 @@ def require_space(source: str, sizes: Iterable[int], folder: Path) -> None:
 
 def _copy(entry: Entry, folder: Path) -> None:
     path = folder / utf8(entry.path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         raise FoundryError(f"{path.name}: two files have this name once it is written in UTF-8; rename one of them")
-    shutil.copyfile(entry.target, path)
+    # An error must name the disk that it is of: a full disk is that of the copy, whatever is read.
+    with entry.target.open("rb") as source, naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as copy:
+            for block in _blocks(source):
+                copy.write(block)
+
+
+def _blocks(file: BufferedReader) -> Iterator[bytes]:
+    """Yield the content of a file.
+
+    Raises:
+        FoundryError: it cannot be read, or changes meanwhile. It is not left out: where a disk fails or somebody writes, many
+            more files may be so.
+    """
+    before = os.fstat(file.fileno())
+    try:
+        while block := file.read(MIB):
+            yield block
+    except OSError as error:
+        raise FoundryError(
+            f"{file.name}: cannot be read: {error.strerror}; nothing is taken over: move it away"
+        ) from None
+    after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        raise FoundryError(f"{file.name}: changes while it is copied; {AGAIN}")
 
 
 def utf8(path: str) -> str:

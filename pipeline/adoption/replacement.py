@@ -5,6 +5,7 @@ the decision for the new ones, after which the files that belong to them take th
 process leaves says what to do: undecided images are put back, decided ones are completed. Both may be killed and repeated.
 """
 
+import filecmp
 import os
 import shutil
 from collections.abc import Iterator
@@ -77,7 +78,9 @@ def _put_back(aside: Path) -> None:
         if os.path.lexists(RAW):
             RAW.rename(aside)
         if (UNDECIDED / RECORD.name).exists():
-            _copy(UNDECIDED / RECORD.name, RECORD)
+            # Where DVC has not changed it nothing is written: the disk may be full.
+            if not (RECORD.exists() and filecmp.cmp(UNDECIDED / RECORD.name, RECORD, shallow=False)):
+                _copy(UNDECIDED / RECORD.name, RECORD)
         else:
             RECORD.unlink(missing_ok=True)
         # Last: where the old images are is how a repetition knows that they are to be put back.
@@ -90,8 +93,9 @@ def _complete() -> None:
     for path in (EXCLUDED, PARAMS):
         new = DECIDED / NEW / path.name
         if new.exists():
+            # Renamed and not copied, which needs no room: the disk may be full.
             if path.exists():
-                shutil.copyfile(path, PLACE / path.name)
+                path.replace(PLACE / path.name)
             new.rename(path)
     shutil.rmtree(DECIDED)
 

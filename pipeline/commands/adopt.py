@@ -22,6 +22,7 @@ from pipeline.adoption.plan import Pace, Plan, Wish, make_plan
 from pipeline.adoption.replacement import EXCLUDED, PARAMS, PLACE, RAW, RECORD, replacing_images
 from pipeline.adoption.survey import Survey, survey
 from pipeline.adoption.table import plan_table
+from pipeline.artefacts.files import naming
 from pipeline.artefacts.sizes import MIB
 from pipeline.commands import summary
 from pipeline.commands.set_params import set_params
@@ -131,7 +132,8 @@ def adopt(intake: Intake, plan: Plan, excluded: Collection[str]) -> None:
     """Put the images and the params in their places; only a list of excluded images that they were chosen with stays."""
     with replacing_images(intake.folder) as files:
         params = files / PARAMS.name
-        shutil.copyfile(PARAMS, params)
+        with naming(params):
+            shutil.copyfile(PARAMS, params)
         write_params(params, plan.choices)
         # A model of other images is no beginning for these.
         set_params(params, ["ancestor.digest=null"])

@@ -3,6 +3,7 @@
 import http.server
 import os
 import re
+import resource
 import threading
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.adoption.intake import model_name, require_space, take_in
+from pipeline.artefacts.files import UnwritableError
 from pipeline.errors import FoundryError
 from pipeline.params import RegisterParams
 
@@ -59,6 +61,41 @@ def test_files_that_do_not_fit_on_the_disk_twice_are_refused_before_all_are_look
         require_space("birds", sizes, tmp_path / "in")
     assert list(sizes) == [2**20]
     require_space("birds", [2**20], tmp_path / "in")
+
+
+def test_a_full_disk_is_named_by_the_copy_and_not_by_the_file_that_was_read(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats" / "large.png").write_bytes(bytes(100_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+    try:
+        with pytest.raises(UnwritableError, match=r"/in/large\.png: cannot be written: File too large"):
+            take_in(str(tmp_path / "cats"), tmp_path / "in")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_file_that_somebody_writes_to_is_not_taken_half(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    growing = tmp_path / "cats" / "archive.tar"
+    growing.write_bytes(bytes(50 * 2**20))
+    stop = threading.Event()
+
+    def write() -> None:
+        with growing.open("ab", buffering=0) as file:
+            while not stop.is_set():
+                file.write(b"more")
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        with pytest.raises(
+            FoundryError, match=r"cats/archive\.tar: changes while it is copied; nothing is taken over: give"
+        ):
+            take_in(str(growing), tmp_path / "in")
+    finally:
+        stop.set()
+        writer.join()
 
 
 def test_a_single_file_is_taken_as_it_is(tmp_path: Path) -> None:
