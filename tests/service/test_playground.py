@@ -240,6 +240,41 @@ def test_an_unreachable_service_is_reported_and_can_be_tried_again(page: Any) ->
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_service_that_did_not_describe_its_model_is_asked_again_before_it_draws(page: Any) -> None:
+    page.route("**/v1/models", lambda route: route.abort())
+    page.reload()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    page.get_by_role("button", name="Draw").click()
+    expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    expect(page.locator("li")).to_have_count(0)
+    page.unroute("**/v1/models")
+    draw(page, 1)
+    # The model's default, not the page's.
+    assert read(png_of(page), None).passport.num_steps == 10
+    expect(page.get_by_label("Class").locator("option")).to_have_count(4)
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_the_keyboard_keeps_its_place(page: Any, server: Server) -> None:
+    set_number(page, 1)
+    button = page.get_by_role("button", name="Draw", exact=True)
+    for number in (1, 2):
+        button.press("Enter")
+        expect(page.locator("#history button")).to_have_count(number)
+        expect(button).to_be_focused()
+    older = page.locator("#history button").nth(1)
+    older.press("Enter")
+    expect(older).to_have_attribute("aria-current", "true")
+    expect(older).to_be_focused()
+    page.get_by_label("Steps").fill("100")
+    set_number(page, 8)
+    with busy(server):
+        button.press("Enter")
+        page.get_by_role("button", name="Stop").press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Stopped.")
+    expect(button).to_be_focused()
+
+
 def test_the_page_connects_to_its_own_service_only(browser: Any, server: Server) -> None:
     page, asked = browser.new_page(), set()
     page.on(

@@ -1,6 +1,7 @@
 """What the playground does with pictures that are drawn: passports, the same seeds, comparisons, history, archives, links."""
 
 import io
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -204,6 +205,30 @@ def test_nothing_is_wider_than_a_phone(page: Any, server: Server, width: int) ->
     drop(page, drawn_by(server, seed=3, steps=5))
     expect(page.get_by_role("region", name="Passport")).to_be_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+ODD_NAMES = {"データ": "データ", "x" * 120: "x" * 50, "<b>\N{CAT FACE}</b>/..": "b-b", "\N{CAT FACE}": "class-3"}
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_class_names_of_any_kind_fit_and_name_files(page: Any, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 740})
+    page.evaluate("(names) => showModel({ ...model, class_names: names })", list(ODD_NAMES))
+    # The service has three classes, and the page shows what it is told.
+    for label, name in list(enumerate(ODD_NAMES))[:3]:
+        page.get_by_label("Class").select_option(str(label))
+        page.get_by_label("Compare with these settings as A").check()
+        page.get_by_label("Compare with these settings as A").uncheck()
+        draw(page, 1)
+        expect(page.get_by_role("img").first).to_have_attribute("alt", re.compile(f"^{re.escape(name)}, seed "))
+    page.evaluate("showError('y'.repeat(300))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    named = page.evaluate(
+        "() => model.class_names.map((_, class_label) => fileName({ seed: 7, request: { class_label, label: '' } }))"
+    )
+    assert named == [f"{name}-7.png" for name in ODD_NAMES.values()]
+    label = page.evaluate("fileName({ seed: 7, request: { class_label: 0, label: 'データ' } })")
+    assert label == "データ-7.png"
 
 
 def test_different_pixels_are_counted_as_numpy_counts_them(page: Any) -> None:

@@ -15,7 +15,9 @@ function remember(drawing) {
 function setCurrent(drawing) {
   current = drawing;
   $("images-tools").hidden = $("history-part").hidden = !current;
+  const isFocused = $("history").contains(document.activeElement);
   $("history").replaceChildren(...drawings.map(button));
+  if (isFocused) $("history").querySelector("[aria-current=true]").focus();
 }
 
 function button(drawing) {

@@ -53,13 +53,15 @@ async function redraw() {
     showError(wordsFor(error));
   } finally {
     $("redraw").disabled = false;
+    // A disabled button has lost the focus.
+    if (document.activeElement === document.body) $("redraw").focus();
   }
 }
 
 function verdictOn(count) {
   if (count === 0) return "It is the same picture: no pixel differs.";
   const why = isOfThisModel(opened) ? "Another machine or another version of a library rounds differently." : "Another model has drawn it.";
-  return count === null ? `The pictures have different sizes. ${why}` : `${count} pixels differ. ${why}`;
+  return count === null ? `The pictures have different sizes. ${why}` : `${counted(count, "pixel")} ${count === 1 ? "differs" : "differ"}. ${why}`;
 }
 
 function closePassport() {

@@ -73,7 +73,9 @@ function showProgress(progress) {
 }
 
 function setBusy(busy) {
-  $("draw").disabled = busy;
+  // Not `disabled`, by which the keyboard would lose its place.
+  $("draw").setAttribute("aria-disabled", busy);
+  if (document.activeElement === $("stop")) $("draw").focus();
   $("stop").disabled = !busy;
   $("progress").hidden = !busy;
   $("progress").value = 0;
@@ -92,7 +94,15 @@ function showError(message) {
   if (message.includes("API key")) $("access").open = true;
 }
 
+/** Draw; a service that has not described its model yet is asked again first, for its classes and defaults. */
+async function submit(event) {
+  event.preventDefault();
+  if (!running && !model) await loadModel();
+  if (!running && model) draw();
+}
+
 async function loadModel() {
+  if (!model) $("model").textContent = "loading the model …";
   try {
     const response = await fetch("v1/models", { headers: headers() });
     if (!response.ok) throw await errorOf(response);
@@ -125,7 +135,7 @@ function compareWithThese() {
   $("settings-a").textContent = compared ? `A: ${inWords(compared)}. What you change now is B.` : "";
 }
 
-$("form").addEventListener("submit", (event) => { event.preventDefault(); if (!running) draw(); });
+$("form").addEventListener("submit", submit);
 $("guidance").addEventListener("input", () => delete $("guidance").dataset.default);
 $("form").addEventListener("input", updateControls);
 $("compare").addEventListener("change", compareWithThese);
@@ -137,7 +147,7 @@ $("zip").addEventListener("click", saveAll);
 $("link").addEventListener("click", copyLink);
 $("open").addEventListener("change", () => { if ($("open").files.length) openPicture($("open").files[0]); $("open").value = ""; });
 $("redraw").addEventListener("click", redraw);
-$("close-passport").addEventListener("click", closePassport);
+$("close-passport").addEventListener("click", () => { closePassport(); $("open").focus(); });
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => { event.preventDefault(); document.body.classList.toggle("dropping", name === "dragover"); });
 }

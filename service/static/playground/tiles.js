@@ -63,9 +63,12 @@ function finish(tile, drawn) {
   download.download = fileName(drawn);
 }
 
+/** Class, label and seed; letters and digits of any script, and few enough for a file system's 255 bytes. */
 function fileName({ seed, request }) {
-  const words = [className(request.class_label), request.label].filter(Boolean).join("-");
-  return `${words.replace(/\W+/g, "-").toLowerCase()}-${seed}.png`;
+  const plain = (words) => words.replace(/[^\p{L}\p{M}\p{N}]+/gu, "-").replace(/^-|-$/g, "").toLowerCase();
+  const name = plain(className(request.class_label)) || `class-${request.class_label}`;
+  const words = [...new Set([name, plain(request.label)])].filter(Boolean).join("-");
+  return `${[...words].slice(0, 50).join("")}-${seed}.png`;
 }
 
 function keepSeed(seed) {
