@@ -25,6 +25,10 @@ KEPT = {
     "states of trainings": (".foundry/training", "of the 3 last finished and the 16 last stopped ones, at most"),
     "restored checkouts": (".foundry/checkouts", "`git worktree remove --force FOLDER` gives one up"),
     "examined images": (".foundry/examined", "which `prepare` used in the last 30 days; all may be deleted"),
+    "images being adopted": (
+        ".foundry/adoption",
+        "left by a killed `foundry adopt`: the next one settles all but `unfinished-N`",
+    ),
     "files of MLflow": (store.ARTIFACTS, "also of refused versions, which a person may promote"),
 }
 """Places that this command only measures, each with a note."""
