@@ -119,6 +119,8 @@ def test_the_card_of_a_student_names_its_teacher_and_says_whose_losses_it_shows(
     text = " ".join(card(teacher=teacher).split())
     assert "a student: it was distilled from the model `7eac4e5`, whose images in 10 steps of `dpmpp_2m`" in text
     assert "with guidance 1.2 from 0.5 to 0.9 of the steps it draws in 20 steps" in text
+    unguided = " ".join(card(teacher=teacher | {"guidance_scale": 1.0}).split())
+    assert "in 10 steps of `dpmpp_2m` without guidance it draws in 20 steps" in unguided
     assert "Bits/dim and errors on held-out images are those of the model that this one was distilled from." in text
     assert "distilled" not in card()
 
