@@ -98,6 +98,14 @@ def test_a_file_that_somebody_writes_to_is_not_taken_half(tmp_path: Path) -> Non
         writer.join()
 
 
+def test_a_file_that_the_disk_does_not_give_is_named(tmp_path: Path) -> None:
+    # There is nothing at its beginning, so that reading fails as on a broken disk.
+    with pytest.raises(
+        FoundryError, match="^/proc/self/mem: cannot be read: Input/output error; nothing is taken over"
+    ):
+        take_in("/proc/self/mem", tmp_path / "in")
+
+
 def test_a_single_file_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "birds.tar.gz").write_bytes(b"archive")
     intake = take_in(str(tmp_path / "birds.tar.gz"), tmp_path / "in")
