@@ -79,7 +79,7 @@ def line(entry: Entry) -> str:
     """One decision as a line for people."""
     why = entry["why"] if len(entry["why"]) <= MAX_REASON_WIDTH else f"{entry['why'][: MAX_REASON_WIDTH - 1]}…"
     which = f"version {entry['version']} (champion before: {entry['champion_before']})"
-    return f"{entry['at'][:16]}  {entry['event']:8}  {which:36}  by {entry['by']}: {why}"
+    return f"{entry['at'][:16]}  {entry['event']:9}  {which:36}  by {entry['by']}: {why}"
 
 
 def _on_one_line(reason: str) -> str:
