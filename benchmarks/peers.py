@@ -36,7 +36,7 @@ BATCH_SIZE = 64
 
 
 class PeerNetwork(nn.Module):
-    """A peer's network with the call of ours: (x, t, labels) -> prediction."""
+    """A peer's network with the call of ours, (x, t, labels, condition) -> prediction; without a condition for augmentation."""
 
     def __init__(self, network: Any, num_classes: int, image_shape: ImageShape) -> None:
         super().__init__()
@@ -78,7 +78,8 @@ class DiffusersNetwork(PeerNetwork):
     def ends(self) -> tuple[nn.Module, nn.Module]:
         return self.network.conv_in, self.network.conv_out
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None, condition: None = None) -> Tensor:
+        del condition
         prediction: Tensor = self.network(x, t, labels).sample
         return prediction
 
@@ -92,7 +93,8 @@ class DdpNetwork(PeerNetwork):
     def ends(self) -> tuple[nn.Module, nn.Module]:
         return self.network.init_conv, self.network.final_conv
 
-    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor, labels: Tensor | None, condition: None = None) -> Tensor:
+        del condition
         # The training loop drops classes itself.
         known = () if labels is None else (labels, 0.0)
         prediction: Tensor = self.network(x, t, *known)

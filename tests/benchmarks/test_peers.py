@@ -1,3 +1,4 @@
+from collections import deque
 from collections.abc import Iterator
 from importlib.util import find_spec
 
@@ -6,6 +7,10 @@ import pytest
 import torch
 
 from benchmarks.peers import NETWORKS, SAMPLERS, draw_with_peer, peer_network
+from pipeline.device import Device
+from pipeline.training.loop import Training
+from pipeline.training.pace import cosine_table
+from tests.small_sets import PARAMS, split_of
 
 INSTALLED = [peer for peer in NETWORKS if peer == "diffusers" or find_spec("denoising_diffusion_pytorch")]
 MILLIONS = {"diffusers": 1.7, "ddp": 2.6}
@@ -45,6 +50,19 @@ def test_a_network_for_other_images_has_their_shape(peer: str) -> None:
         assert network(x, torch.tensor([0, 999]), torch.tensor([3, 10])).shape == x.shape
     with torch.no_grad():
         assert SAMPLERS[peer](peer_network(peer, 0, (16, 16, 3)), 2)(2).shape == (2, 16, 16, 3)
+
+
+@pytest.mark.parametrize("peer", INSTALLED)
+def test_our_recipe_trains_every_weight_of_a_network(peer: str) -> None:
+    params = PARAMS.train.model_copy(update={"num_images": 8, "batch_size": 4, "num_snapshots": 1})
+    images = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 1), np.uint8)
+    network, device = peer_network(peer, 2, (8, 8, 1)), Device(torch.device("cpu"), autocast=False, compile=False)
+    before = {name: weight.clone() for name, weight in network.weights().items()}
+    table = cosine_table(params.weighting)
+    deque(Training(params, network, table, split_of(images, np.arange(8) % 2), device).steps(), maxlen=0)
+    still = {name for name, weight in network.weights().items() if torch.equal(weight, before[name])}
+    # Our recipe drops classes itself: "no class" is one more class of the network.
+    assert still <= {"network.null_classes_emb"}
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
