@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 SIDE = 16
 IMAGES_PER_SHARD = 1000
-NUM_SHARDS = {False: (5, 25, 1000), True: (2, 4, 8)}
+NUM_SHARDS = {False: (20, 200, 1000), True: (2, 4, 8)}
 """Of the smaller, the larger and the last set; `--quick` or not."""
 WORKERS = (1, 2)
 PATCHES = {1: 45, 2: 35, 4: 25, 8: 15, 16: 8}
