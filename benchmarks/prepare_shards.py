@@ -1,6 +1,6 @@
 """How fast and in how much memory the stage `prepare` reads Parquet tables of images, up to a million of them, by its number of processes.
 
-    python -m benchmarks.prepare_shards --out benchmarks/results/prepare_shards.json      10 minutes alone on 2 cores; --quick 1
+    python -m benchmarks.prepare_shards --out benchmarks/results/prepare_shards.json      6 minutes alone on 2 cores; --quick 1
 
 Generated PNG files, in shards. Two sets are each prepared by `python -m pipeline.prepare` in a fresh process, without results of
 earlier runs, in turn for each number of processes; the larger one then once more after one shard has been added, and once with
