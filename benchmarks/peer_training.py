@@ -19,6 +19,7 @@ from pipeline import cli
 from pipeline.artefacts.schedule_table import read_schedule_table
 from pipeline.artefacts.tensors import save_tensors
 from pipeline.diffusion.unet import UNet
+from pipeline.errors import FoundryError
 from pipeline.training.distributed import launch_workers
 from pipeline.training.loop import Training
 
@@ -40,7 +41,7 @@ def main() -> None:
     workspace = read_workspace(arguments.data, arguments.out)
     arm = cast("PeerArm", ARMS[arguments.arm])
     if arm.with_our_recipe:
-        _train_with_our_recipe(arm.peer, workspace, arguments.num_images, arguments.seed, arguments.out)
+        train_with_our_recipe(arm.peer, workspace, arguments.num_images, arguments.seed, arguments.out)
     else:
         _train_with_their_recipe(arm.peer, workspace, arguments)
 
@@ -54,8 +55,15 @@ def _train_with_their_recipe(peer: str, workspace: Workspace, arguments: argpars
     save_tensors(arguments.out / WEIGHTS, recipes[peer]())
 
 
-def _train_with_our_recipe(peer: str, workspace: Workspace, num_images: int, seed: int, out: Path) -> None:
+def train_with_our_recipe(peer: str, workspace: Workspace, num_images: int, seed: int, out: Path) -> None:
+    """Train a peer's network by our training loop, and write its averaged weights into `out`.
+
+    Raises:
+        FoundryError: the params have augmentation, for which the peers' networks have no input.
+    """
     params = workspace.params.train.model_copy(update={"num_images": num_images, "seed": seed})
+    if params.augmentation.kinds:
+        raise FoundryError("train.augmentation.kinds: should be []: the peers' networks have no input for augmentation")
     with launch_workers(params.batch_size) as workers:
         info = workspace.dataset.info
         network = peer_network(peer, info.num_classes, info.image_shape, seed=seed)

@@ -1,13 +1,18 @@
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks.peer_training import train_with_our_recipe
 from benchmarks.peers import NETWORKS, SAMPLERS, draw_with_peer, peer_network
+from benchmarks.systems import Workspace
 from pipeline.device import Device
+from pipeline.errors import FoundryError
 from pipeline.training.loop import Training
 from pipeline.training.pace import cosine_table
 from tests.small_sets import PARAMS, split_of
@@ -63,6 +68,13 @@ def test_our_recipe_trains_every_weight_of_a_network(peer: str) -> None:
     still = {name for name, weight in network.weights().items() if torch.equal(weight, before[name])}
     # Our recipe drops classes itself: "no class" is one more class of the network.
     assert still <= {"network.null_classes_emb"}
+
+
+def test_augmentation_is_refused_since_a_peers_network_has_no_input_for_it(tmp_path: Path) -> None:
+    augmented = PARAMS.train.model_copy(update={"augmentation": replace(PARAMS.train.augmentation, kinds=("shift",))})
+    workspace = Workspace(tmp_path, tmp_path, PARAMS.model_copy(update={"train": augmented}))
+    with pytest.raises(FoundryError, match=r"train\.augmentation\.kinds: should be \[\]"):
+        train_with_our_recipe("diffusers", workspace, 1, 0, tmp_path)
 
 
 @pytest.mark.parametrize("peer", INSTALLED)
